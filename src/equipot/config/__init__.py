@@ -1,0 +1,29 @@
+"""The configuration: a strict schema, read from YAML, with errors that name the place and the remedy."""
+
+from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
+from equipot.config.load import config_from_dict, load_config
+from equipot.config.model import AllegroConfig, CommonModelConfig, ModelConfig, NequIPConfig
+from equipot.config.run import LoggingConfig, RunConfig, WandbConfig
+from equipot.config.schema import Config, json_schema
+from equipot.config.training import EarlyStoppingConfig, LossConfig, ScheduleConfig, TrainingConfig
+
+__all__ = [
+    "AllegroConfig",
+    "CommonModelConfig",
+    "Config",
+    "DataConfig",
+    "EarlyStoppingConfig",
+    "LabelsConfig",
+    "LoggingConfig",
+    "LossConfig",
+    "ModelConfig",
+    "NequIPConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "TrainingConfig",
+    "UnitsConfig",
+    "WandbConfig",
+    "config_from_dict",
+    "json_schema",
+    "load_config",
+]

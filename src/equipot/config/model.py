@@ -1,0 +1,95 @@
+"""Section ``model``: the architecture, chosen by ``type``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from equipot.config.section import PositiveInts, Section
+
+
+class CommonModelConfig(Section):
+    """What every model has."""
+
+    type: str = Field(description="The architecture.")
+    cutoff: float = Field(5.0, gt=0, description="Atoms closer than this are neighbors, in Å.")
+    l_max: int = Field(2, ge=0, le=4, description="Highest degree l of the equivariant features.")
+    parity: bool = Field(
+        True,
+        description="Keep features that are even and features that are odd under inversion for each l; "
+        "false: only those that transform like the spherical harmonics, (−1)^l, which costs less.",
+    )
+    num_bessel: int = Field(8, ge=1, description="Number of Bessel functions that describe a distance.")
+    polynomial_cutoff: int = Field(
+        6,
+        ge=2,
+        description="Exponent p of the polynomial envelope that brings messages to zero at the cutoff.",
+    )
+    dtype: Literal["float32", "float64"] = Field(
+        "float32",
+        description="Precision of the network. Geometry and sums over atoms are always float64.",
+    )
+    scale: Literal["force_rms"] | Annotated[float, Field(gt=0)] = Field(
+        "force_rms",
+        description="Energy that one unit of network output stands for, in eV: a number, or the root mean "
+        "square of the training forces times 1 Å.",
+    )
+    trainable_scale_shift: bool = Field(
+        False, description="Train the scale and the shift (the atomic energy) of each element."
+    )
+    zbl: bool = Field(
+        False, description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance."
+    )
+
+
+class NequIPConfig(CommonModelConfig):
+    """NequIP: equivariant message passing."""
+
+    type: Literal["nequip"] = Field(description="The architecture.")
+    layers: int = Field(4, ge=1, description="Number of message-passing layers.")
+    channels: Annotated[int, Field(ge=1)] | PositiveInts = Field(
+        32,
+        description="Channels of the features: one number for all l, or a list of l_max + 1 numbers, one for "
+        "each l from 0.",
+    )
+    radial_hidden: PositiveInts = Field(
+        (64, 64), description="Hidden-layer widths of the networks that weigh messages by distance."
+    )
+
+    @property
+    def channels_per_l(self) -> tuple[int, ...]:
+        """Channels for each l = 0 ... l_max."""
+        if isinstance(self.channels, int):
+            return (self.channels,) * (self.l_max + 1)
+        return self.channels
+
+    @model_validator(mode="after")
+    def _one_channel_number_per_l(self):
+        given, needed = len(self.channels_per_l), self.l_max + 1
+        if given != needed:
+            raise ValueError(
+                f"`channels` lists {given} number{'s' * (given > 1)}, but l_max = {self.l_max} needs "
+                f"{needed}: one for each l from 0 to {self.l_max}."
+            )
+        return self
+
+
+class AllegroConfig(CommonModelConfig):
+    """Allegro: equivariant features of pairs of atoms, strictly local."""
+
+    type: Literal["allegro"] = Field(description="The architecture.")
+    layers: int = Field(2, ge=1, description="Number of tensor-product layers.")
+    scalar_channels: int = Field(64, ge=1, description="Width of the scalar (latent) features of a pair.")
+    tensor_channels: int = Field(32, ge=1, description="Channels of the equivariant features of a pair.")
+    two_body_hidden: PositiveInts = Field(
+        (64, 64), description="Hidden-layer widths of the network that embeds a distance and two elements."
+    )
+    latent_hidden: PositiveInts = Field(
+        (64, 64),
+        description="Hidden-layer widths of the network that updates the scalar features in a layer.",
+    )
+    readout_hidden: PositiveInts = Field(
+        (32,), description="Hidden-layer widths of the network from scalar features to the energy of a pair."
+    )
+
+
+ModelConfig = Annotated[NequIPConfig | AllegroConfig, Field(discriminator="type")]

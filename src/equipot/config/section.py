@@ -1,0 +1,56 @@
+"""What every section of the configuration shares, and the field types used by more than one."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from ase.data import chemical_symbols
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+
+from equipot.config.nearest import did_you_mean
+
+ELEMENTS = tuple(chemical_symbols[1:])  # chemical_symbols[0] is ASE's placeholder 'X'
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values are not coerced, instances cannot change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+
+def paths_from_strings(value: Any) -> Any:
+    """One file name or a list of them as path tuple; anything else unchanged, for pydantic to reject."""
+    names = value if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(name, str | Path) and str(name) for name in names):
+        return value
+    return tuple(Path(name).expanduser() for name in names)
+
+
+def path_from_string(value: Any) -> Any:
+    """A file name as a path; anything else unchanged, for pydantic to reject."""
+    return Path(value).expanduser() if isinstance(value, str) and value else value
+
+
+def _check_symbol(symbol: str) -> str:
+    if symbol not in ELEMENTS:
+        raise ValueError(f"'{symbol}' is not a chemical symbol.{did_you_mean(symbol, ELEMENTS)}")
+    return symbol
+
+
+PathField = Annotated[Path, BeforeValidator(path_from_string, json_schema_input_type=Path)]
+
+Paths = Annotated[
+    tuple[Path, ...],
+    BeforeValidator(
+        paths_from_strings, json_schema_input_type=Path | Annotated[list[Path], Field(min_length=1)]
+    ),
+]
+"""One file name or a list of them in the YAML; always a tuple of paths in the Config."""
+
+Element = Annotated[str, AfterValidator(_check_symbol), Field(json_schema_extra={"format": "element"})]
+
+# YAML has lists where a frozen Config holds tuples, hence the one relaxed conversion.
+Elements = Annotated[tuple[Element, ...], Strict(False), Field(min_length=1)]
+
+PositiveInts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False), Field(min_length=1)]

@@ -1,0 +1,102 @@
+"""Section ``training``: loss, optimizer, schedule, and when to stop."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from equipot.config.section import Section
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class LossConfig(Section):
+    """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
+
+    The mean runs over frames for the energy (per atom) and over components for forces and stress.
+    """
+
+    kind: Literal["mse", "huber"] = Field(
+        "mse", description="Function of each error: its square (`mse`), or the Huber function (`huber`)."
+    )
+    huber_delta: float = Field(
+        0.01,
+        gt=0,
+        description="Error at which the Huber function turns from quadratic to linear, in eV/atom, eV/Å and "
+        "eV/Å³.",
+    )
+    energy: Weight = Field(1.0, description="Weight of the energy error per atom (eV).")
+    forces: Weight = Field(1.0, description="Weight of the force errors (eV/Å).")
+    stress: Weight = Field(0.0, description="Weight of the stress errors (eV/Å³).")
+
+    @model_validator(mode="after")
+    def _something_to_learn(self):
+        if self.energy == self.forces == self.stress == 0:
+            raise ValueError("the weights `energy`, `forces` and `stress` are all 0: nothing to train.")
+        return self
+
+
+class ScheduleConfig(Section):
+    """Learning rate over time."""
+
+    kind: Literal["plateau", "cosine", "constant"] = Field(
+        "plateau",
+        description="`plateau`: multiply by `factor` when the validation loss has not improved for "
+        "`patience` epochs; `cosine`: fall to `min_learning_rate` over all epochs; `constant`.",
+    )
+    warmup_epochs: int = Field(0, ge=0, description="Epochs of linear rise at the start.")
+    patience: int = Field(
+        25, ge=0, description="For `plateau`: epochs without improvement before a reduction."
+    )
+    factor: float = Field(0.5, gt=0, lt=1, description="For `plateau`: factor of a reduction.")
+    min_learning_rate: float = Field(1e-6, ge=0, description="The learning rate never falls below this.")
+
+
+class EarlyStoppingConfig(Section):
+    """Stop when the validation loss no longer falls."""
+
+    patience: int = Field(50, ge=1, description="Epochs without improvement before training stops.")
+    min_delta: float = Field(0.0, ge=0, description="Smallest fall of the validation loss that counts.")
+
+
+class TrainingConfig(Section):
+    """How the model is fitted."""
+
+    epochs: int = Field(100, ge=1, description="Passes over the training frames.")
+    batch_size: int = Field(5, ge=1, description="Frames per optimizer step.")
+    validation_batch_size: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Frames per validation batch; null: `batch_size`."
+    )
+    learning_rate: float = Field(0.01, gt=0, description="Learning rate before the schedule changes it.")
+    optimizer: Literal["adam", "adamw"] = Field("adam", description="Optimizer.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    loss: LossConfig = Field(LossConfig(), description="What is minimized.")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over time.")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        0.99,
+        description="Decay per step of the exponential moving average of the weights, which is what is "
+        "validated and deployed; null: the weights themselves.",
+    )
+    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest norm of the gradient of all weights; null: no limit."
+    )
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="Stop when the validation loss no longer falls; null: run all epochs."
+    )
+    max_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Minutes (wall clock) after which training stops, ready to resume; null: no limit.",
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self):
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"`schedule.warmup_epochs` ({self.schedule.warmup_epochs}) must be less than `epochs` "
+                f"({self.epochs})."
+            )
+        if self.schedule.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"`schedule.min_learning_rate` ({self.schedule.min_learning_rate}) must not exceed "
+                f"`learning_rate` ({self.learning_rate})."
+            )
+        return self
