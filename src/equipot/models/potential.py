@@ -1,0 +1,99 @@
+"""From atomic energies to forces, virials and stress: the one gradient path of the project."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from equipot.graph import AtomicGraph, edge_vectors, volume
+from equipot.models.terms import ZBL, SpeciesScaleShift
+
+
+class Potential(nn.Module):
+    """A network, its scale and shift, optional repulsion, and the derivatives of their energy.
+
+    With g_e = ∂E/∂edge_vec_e: F_i += g_e for the center, F_j −= g_e for the neighbor, and the virial
+    −edge_vec ⊗ g is counted at the neighbor. For a model without message passing, counting it there makes
+    Σ_i W_i v_i the heat current of Fan et al., Phys. Rev. B 92, 094301 (2015), eq. 32.
+    """
+
+    __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
+
+    def __init__(
+        self, network: nn.Module, species: list[str], scale_shift: SpeciesScaleShift, zbl: ZBL | None = None
+    ):
+        super().__init__()
+        self.network = network
+        self.scale_shift = scale_shift
+        self.zbl = zbl
+        self.species = species
+        self.cutoff: float = network.cutoff
+        self.num_exchanges: int = network.num_exchanges
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating-point type; geometry and energies are always float64."""
+        return next(self.network.parameters()).dtype
+
+    def atom_energies(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
+        """(E, 3) float64 Å, (2, E), (N,) → (N,) float64 eV."""
+        outputs = self.network(edge_vec, edge_index, atom_types)
+        energies = self.scale_shift(outputs[:, 0], atom_types)
+        if self.zbl is not None:
+            energies = energies + self.zbl(edge_vec, edge_index, atom_types)
+        return energies
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The deployed contract.
+
+        edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool
+        → atom_energies (N,) float64 eV, zero where not owned; forces (N, 3) float64 eV/Å; atom_virials
+        (N, 3, 3) float64 eV. In train mode all three can be differentiated by the parameters. Gradients
+        must be enabled (TorchScript cannot switch them on).
+        """
+        edge_vec = edge_vec.detach().requires_grad_(True)
+        energies = self.atom_energies(edge_vec, edge_index, atom_types)
+        energies = energies * owned.to(energies.dtype)
+        gradient = torch.autograd.grad([energies.sum()], [edge_vec], create_graph=self.training)[0]
+        assert gradient is not None  # for TorchScript: the energy always depends on edge_vec
+        center, neighbor = edge_index[0], edge_index[1]
+        num_atoms = atom_types.shape[0]
+        forces = torch.zeros(num_atoms, 3, dtype=edge_vec.dtype, device=edge_vec.device)
+        forces = forces.index_add(0, center, gradient).index_add(0, neighbor, -gradient)
+        edge_virials = (edge_vec.detach().unsqueeze(2) * gradient.unsqueeze(1)).view(-1, 9)
+        virials = torch.zeros(num_atoms, 9, dtype=edge_vec.dtype, device=edge_vec.device)
+        virials = virials.index_add(0, neighbor, -edge_virials).view(-1, 3, 3)
+        if not self.training:
+            energies = energies.detach()
+        return energies, forces, virials
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of a graph; units and signs as in :mod:`equipot.units`."""
+
+    energy: Tensor  # (S,) float64, eV
+    atom_energies: Tensor  # (N,) float64, eV
+    forces: Tensor  # (N, 3) float64, eV/Å
+    stress: Tensor  # (S, 3, 3) float64, eV/Å³, symmetric; NaN for structures that are not fully periodic
+    atom_virials: Tensor  # (N, 3, 3) float64, eV
+
+
+def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
+    """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
+
+    ``potential`` is a :class:`Potential` or a deployed module with the same contract.
+    """
+    owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
+    with torch.enable_grad():  # forces are a derivative, also where no graph is kept
+        energies, forces, virials = potential(edge_vectors(graph), graph.edge_index, graph.atom_types, owned)
+    energy = energies.new_zeros(graph.num_structures).index_add(0, graph.structure, energies)
+    virial = virials.new_zeros(graph.num_structures, 3, 3).index_add(0, graph.structure, virials)
+    size = volume(graph)
+    periodic = (size > 0)[:, None, None]
+    # Dividing by 1 where there is no volume keeps NaN out of the gradient.
+    stress = -virial / torch.where(size > 0, size, torch.ones_like(size))[:, None, None]
+    stress = 0.5 * (stress + stress.transpose(1, 2))
+    return Prediction(energy, energies, forces, stress.masked_fill(~periodic, torch.nan), virials)

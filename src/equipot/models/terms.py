@@ -1,0 +1,61 @@
+"""Energy terms that stand beside the network."""
+
+import math
+
+import ase.data
+import ase.units
+import torch
+from torch import Tensor, nn
+
+from equipot.nn.radial import PolynomialCutoff
+
+
+class SpeciesScaleShift(nn.Module):
+    """E_i = scale_s · ε_i + shift_s for an atom of species s, in float64.
+
+    ``scale`` (eV) is usually the RMS of the forces in Å units, ``shift`` (eV) the atomic reference energy.
+    """
+
+    def __init__(self, scale: list[float], shift: list[float], trainable: bool):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64), requires_grad=trainable)
+        self.shift = nn.Parameter(torch.tensor(shift, dtype=torch.float64), requires_grad=trainable)
+
+    def forward(self, energies: Tensor, atom_types: Tensor) -> Tensor:
+        """(N,) network energies, (N,) → (N,) eV, float64."""
+        scale, shift = self.scale.index_select(0, atom_types), self.shift.index_select(0, atom_types)
+        return energies.to(torch.float64) * scale + shift
+
+
+class ZBL(nn.Module):
+    """Screened nuclear repulsion, half of each pair's energy to its center.
+
+    E_ij = k Z_i Z_j / r · Σ_k c_k exp(−d_k r / a) · u(r / (R_i + R_j)), a = 0.4685 Å / (Z_i^0.23 + Z_j^0.23),
+    u the polynomial cutoff at the sum of the covalent radii, so that it acts below bond distances only.
+    Source: J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
+    """
+
+    def __init__(self, atomic_numbers: list[int]):
+        super().__init__()
+        numbers = torch.tensor(atomic_numbers, dtype=torch.float64)
+        radii = torch.tensor([ase.data.covalent_radii[z] for z in atomic_numbers], dtype=torch.float64)
+        self.register_buffer("atomic_numbers", numbers, persistent=False)
+        self.register_buffer("radii", radii, persistent=False)
+        amplitude = torch.tensor([0.18175, 0.50986, 0.28022, 0.02817], dtype=torch.float64)
+        decay = torch.tensor([3.19980, 0.94229, 0.40290, 0.20162], dtype=torch.float64)
+        self.register_buffer("amplitude", amplitude, persistent=False)
+        self.register_buffer("decay", decay, persistent=False)
+        self.envelope = PolynomialCutoff(6)
+        self.coulomb = ase.units._e / (4.0 * math.pi * ase.units._eps0) * 1e10  # eV Å
+
+    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
+        """(E, 3) float64 Å, (2, E), (N,) → (N,) eV."""
+        center, neighbor = atom_types[edge_index[0]], atom_types[edge_index[1]]
+        z_i, z_j = self.atomic_numbers[center], self.atomic_numbers[neighbor]
+        r = torch.linalg.vector_norm(edge_vec, dim=1)
+        a = 0.46850 / (z_i**0.23 + z_j**0.23)
+        screening = (self.amplitude * torch.exp(-self.decay * (r / a).unsqueeze(1))).sum(dim=1)
+        reach = self.radii[center] + self.radii[neighbor]
+        pair = self.coulomb * z_i * z_j / r * screening * self.envelope(r / reach)
+        energies = torch.zeros(atom_types.shape[0], dtype=edge_vec.dtype, device=edge_vec.device)
+        return energies.index_add(0, edge_index[0], 0.5 * pair)

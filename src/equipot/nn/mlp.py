@@ -1,0 +1,45 @@
+"""Multilayer perceptron without biases."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from equipot.nn.activation import SILU_FACTOR
+
+
+class Dense(nn.Module):
+    """x ↦ factor · x W / √n_in, W ~ N(0, 1): unit variance in, unit variance out."""
+
+    def __init__(self, n_in: int, n_out: int, factor: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_in, n_out, dtype=torch.float64))
+        self.factor = factor / n_in**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.mm(x, self.weight * self.factor)
+
+
+class MLP(nn.Module):
+    """Dense layers with SiLU between them and no biases.
+
+    Zero in gives zero out, so what enters multiplied by a smooth cutoff leaves with one. The weights keep
+    unit variance and are scaled when applied, so that every layer sees the same relative step under Adam.
+    """
+
+    def __init__(self, dims: Sequence[int]):
+        super().__init__()
+        # SiLU's normalisation is folded into the weights that follow it: one pass over the edges less.
+        self.layers = nn.ModuleList(
+            Dense(n_in, n_out, SILU_FACTOR if i > 0 else 1.0)
+            for i, (n_in, n_out) in enumerate(pairwise(dims))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, dims[0]) → (rows, dims[-1])."""
+        for i, layer in enumerate(self.layers):
+            if i > 0:
+                x = nn.functional.silu(x)
+            x = layer(x)
+        return x

@@ -1,0 +1,72 @@
+"""What every model is put through: small networks in float64, and structures of every boundary kind."""
+
+import ase
+import numpy as np
+import pytest
+import torch
+
+from equipot.config import AllegroConfig, NequIPConfig
+from equipot.data import graph_from_atoms
+from equipot.models.build import build_potential
+
+SPECIES = ["H", "C", "O"]
+CUTOFF = 3.5
+_COMMON = {"cutoff": CUTOFF, "dtype": "float64"}
+_NEQUIP = {"type": "nequip", "layers": 3, "channels": 4, "radial_hidden": (8,), **_COMMON}
+_ALLEGRO = {
+    "type": "allegro",
+    "layers": 2,
+    "scalar_channels": 8,
+    "tensor_channels": 4,
+    "two_body_hidden": (8,),
+    "latent_hidden": (8,),
+    "readout_hidden": (8,),
+    **_COMMON,
+}
+MODELS = {
+    "nequip": NequIPConfig(**_NEQUIP),
+    "nequip-no-parity": NequIPConfig(**_NEQUIP, parity=False),
+    "nequip-l3-channels-per-l-zbl": NequIPConfig(**_NEQUIP | {"channels": (5, 4, 3, 2), "l_max": 3, "zbl": True}),
+    "nequip-l0-one-layer": NequIPConfig(**_NEQUIP | {"l_max": 0, "layers": 1}),
+    "allegro": AllegroConfig(**_ALLEGRO),
+    "allegro-no-parity-zbl": AllegroConfig(**_ALLEGRO, parity=False, zbl=True),
+    "allegro-l3-three-layers": AllegroConfig(**_ALLEGRO | {"l_max": 3, "layers": 3}),
+}
+
+
+@pytest.fixture(params=MODELS, scope="module")
+def potential(request):
+    """An untrained model of each kind; reference energies far from zero, so that a lost shift shows."""
+    torch.manual_seed(7)
+    return build_potential(MODELS[request.param], SPECIES, 6.0, [-13.6, -1030.0, -2040.0], 1.3).eval()
+
+
+def _random_atoms(number: int, box: np.ndarray, seed: int, pbc) -> ase.Atoms:
+    """Atoms at least 0.9 Å apart, images included."""
+    generator = np.random.default_rng(seed)
+    atoms = ase.Atoms(cell=box, pbc=pbc)
+    while len(atoms) < number:
+        trial = atoms.copy()
+        trial.append(ase.Atom(generator.choice(SPECIES), generator.random(3) @ box))
+        distances = trial.get_all_distances(mic=True)[-1, :-1]
+        if (distances > 0.9).all():
+            atoms = trial
+    return atoms
+
+
+@pytest.fixture(scope="session")
+def structures() -> dict[str, ase.Atoms]:
+    """A molecule, crystals that are smaller than the cutoff, a slab and a chain."""
+    triclinic = np.array([[2.6, 0.0, 0.0], [0.7, 2.4, 0.0], [-0.5, 0.6, 2.8]])
+    return {
+        "molecule": _random_atoms(7, np.eye(3) * 3.0, 1, False),
+        "crystal with self-images": _random_atoms(2, triclinic, 2, True),
+        "slab": _random_atoms(4, np.diag([3.0, 3.2, 6.0]), 3, (True, True, False)),
+        "chain": _random_atoms(3, np.diag([2.9, 5.0, 5.0]), 4, (True, False, False)),
+    }
+
+
+@pytest.fixture(scope="session")
+def graphs(structures):
+    """The structures as graphs."""
+    return {name: graph_from_atoms(atoms, SPECIES, CUTOFF) for name, atoms in structures.items()}
