@@ -1,0 +1,74 @@
+"""Units, files and graphs: what everything stands on."""
+
+import numpy as np
+import pytest
+import torch
+
+from equipot.errors import ConfigError
+from equipot.files import atomic_write
+from equipot.graph import AtomicGraph, Label, Labels, collate, edge_vectors, volume
+from equipot.units import EV_A3_TO_GPA, energy_factor, length_factor, stress_to_voigt, voigt_to_stress
+
+
+def test_units():
+    assert energy_factor("kcal/mol") == pytest.approx(0.0433641, rel=1e-5)  # CODATA
+    assert energy_factor("Hartree") == pytest.approx(27.211386, rel=1e-6)
+    assert length_factor("Bohr") == pytest.approx(0.529177, rel=1e-6)
+    assert pytest.approx(160.21766, rel=1e-6) == EV_A3_TO_GPA
+    with pytest.raises(ConfigError, match=r"Unknown energy unit 'ev'.*Did you mean 'eV'"):
+        energy_factor("ev")
+
+
+def test_voigt_is_ase_order():
+    voigt = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])  # xx yy zz yz xz xy
+    full = voigt_to_stress(voigt)
+    assert full[1, 2] == full[2, 1] == 4 and full[0, 2] == 5 and full[0, 1] == 6
+    from ase.stress import voigt_6_to_full_3x3_stress
+
+    assert (full == voigt_6_to_full_3x3_stress(voigt)).all()
+    assert (stress_to_voigt(full) == voigt).all()
+    batch = torch.from_numpy(np.stack([full, 2 * full]))
+    assert torch.equal(stress_to_voigt(batch)[1], 2 * torch.from_numpy(voigt))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    target = tmp_path / "model.pt"
+    target.write_text("old")
+    with pytest.raises(OSError, match="disk full"), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise OSError("disk full")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+    with atomic_write(target) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new" and list(tmp_path.iterdir()) == [target]
+
+
+def graph(labels: Labels, periodic: bool) -> AtomicGraph:
+    return AtomicGraph(
+        positions=torch.tensor([[0.0, 0, 0], [1.0, 0, 0]], dtype=torch.float64),
+        cell=torch.diag(torch.tensor([3.0, 4.0, -5.0], dtype=torch.float64))[None],
+        pbc=torch.tensor([[True, True, periodic]]),
+        atom_types=torch.tensor([0, 1]),
+        structure=torch.zeros(2, dtype=torch.int64),
+        edge_index=torch.tensor([[0, 1], [1, 0]]),
+        edge_shift=torch.tensor([[0, 0, 0], [1, 0, 0]]),
+        labels=labels,
+    )
+
+
+def test_edge_vectors_and_volume():
+    one = graph(Labels(), True)
+    assert edge_vectors(one).tolist() == [[1, 0, 0], [2, 0, 0]]
+    # A left-handed cell has a positive volume; an open direction means none.
+    assert volume(collate([one, graph(Labels(), False)])).tolist() == [60.0, 0.0]
+
+
+def test_collate_masks_missing_labels():
+    energy = Label(torch.tensor([2.5], dtype=torch.float64), torch.tensor([True]))
+    joined = collate([graph(Labels(), True), graph(Labels(energy=energy), True)])
+    assert joined.labels.energy.value.tolist() == [0.0, 2.5]
+    assert joined.labels.energy.mask.tolist() == [False, True]
+    assert joined.labels.forces is None
+    assert joined.edge_index.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
+    assert joined.structure.tolist() == [0, 0, 1, 1]
