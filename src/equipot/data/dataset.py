@@ -1,0 +1,146 @@
+"""Frames as graphs."""
+
+from collections.abc import Sequence
+
+import ase
+import numpy as np
+import torch
+from ase.data import atomic_numbers as number_of
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from equipot.data.frames import Frame, frame_from_atoms
+from equipot.data.neighbors import neighbor_list
+from equipot.data.progress import track
+from equipot.errors import DataError, UnknownSpeciesError
+from equipot.graph import AtomicGraph, Label, Labels
+
+# No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
+MIN_DISTANCE = 0.1
+
+
+class GraphDataset(Dataset):
+    """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
+
+    Args:
+        frames: what to build graphs of.
+        species: chemical symbols; an atom's type is its element's index here.
+        cutoff: Å, length of the longest edge.
+
+    Raises:
+        UnknownSpeciesError: a frame contains an element that is not in ``species``.
+        DataError: two atoms coincide.
+    """
+
+    def __init__(self, frames: Sequence[Frame], species: Sequence[str], cutoff: float):
+        self.frames = list(frames)
+        self.species = list(species)
+        self.cutoff = float(cutoff)
+        types = _type_table(self.species)
+        self.graphs = [
+            _graph(frame, types, self.species, self.cutoff)
+            for frame in track(self.frames, "neighbor lists", len(self.frames))
+        ]
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __getitem__(self, index: int) -> AtomicGraph:
+        return self.graphs[index]
+
+
+def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
+    """The graph of one frame with its labels. Raises as ``GraphDataset``."""
+    return _graph(frame, _type_table(species), list(species), cutoff)
+
+
+def graph_from_atoms(atoms: ase.Atoms, species: Sequence[str], cutoff: float) -> AtomicGraph:
+    """The graph of an ASE structure (Å), no labels. Raises as ``GraphDataset`` and ``frame_from_atoms``."""
+    return to_graph(frame_from_atoms(atoms), species, cutoff)
+
+
+def atom_types(
+    atomic_numbers: NDArray, species: Sequence[str], where: str = "The structure"
+) -> NDArray[np.int64]:
+    """(N,) index of each atom's element in ``species``.
+
+    Raises:
+        UnknownSpeciesError: an element is not in ``species``; the message starts with ``where``.
+    """
+    return _look_up(np.asarray(atomic_numbers), _type_table(species), species, where)
+
+
+def _type_table(species: Sequence[str]) -> NDArray[np.int64]:
+    """(Z_max + 1,) atom type of each element, -1 for those not in ``species``."""
+    table = np.full(len(chemical_symbols), -1, dtype=np.int64)
+    for index, symbol in enumerate(species):
+        if symbol not in number_of or symbol == "X":
+            raise UnknownSpeciesError(f"'{symbol}' in the species list is not a chemical element.")
+        if table[number_of[symbol]] >= 0:
+            raise UnknownSpeciesError(f"'{symbol}' is more than once in the species list {list(species)}.")
+        table[number_of[symbol]] = index
+    return table
+
+
+def _look_up(
+    atomic_numbers: NDArray, table: NDArray, species: Sequence[str], where: str
+) -> NDArray[np.int64]:
+    types = table[atomic_numbers]
+    if (types < 0).any():
+        unknown = sorted(set(atomic_numbers[types < 0].tolist()))
+        names = ", ".join(chemical_symbols[number] for number in unknown)
+        raise UnknownSpeciesError(
+            f"{where} contains {names}, but the known species are {', '.join(species)}. Train with "
+            f"structures that contain {names}, or leave this structure out."
+        )
+    return types
+
+
+def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> AtomicGraph:
+    frame_types = _look_up(frame.atomic_numbers, types, species, frame.where)
+    edge_index, edge_shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
+    _check_distances(frame, edge_index, edge_shift)
+    return AtomicGraph(
+        positions=torch.from_numpy(frame.positions),
+        cell=torch.from_numpy(frame.cell).reshape(1, 3, 3),
+        pbc=torch.from_numpy(frame.pbc).reshape(1, 3),
+        atom_types=torch.from_numpy(frame_types),
+        structure=torch.zeros(frame.num_atoms, dtype=torch.int64),
+        edge_index=torch.from_numpy(edge_index),
+        edge_shift=torch.from_numpy(edge_shift),
+        labels=_labels(frame),
+    )
+
+
+def _check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> None:
+    center, neighbor = edge_index
+    edge_vec = frame.positions[neighbor] + edge_shift @ frame.cell - frame.positions[center]
+    squared = np.einsum("ea,ea->e", edge_vec, edge_vec)
+    if len(squared) and squared.min() < MIN_DISTANCE**2:
+        edge = int(squared.argmin())
+        i, j = int(center[edge]), int(neighbor[edge])
+        raise DataError(
+            f"{frame.where}: atoms {i} and {j} are {np.sqrt(squared[edge]):.4f} Å apart"
+            f"{' (across the cell boundary)' if edge_shift[edge].any() else ''}. Remove the duplicate, or "
+            "correct the positions, the cell or the length unit."
+        )
+
+
+def _labels(frame: Frame) -> Labels:
+    def label(value, mask_size: int) -> Label | None:
+        if value is None:
+            return None
+        return Label(torch.as_tensor(value, dtype=torch.float64), torch.ones(mask_size, dtype=torch.bool))
+
+    return Labels(
+        energy=label(None if frame.energy is None else [frame.energy], 1),
+        forces=label(frame.forces, frame.num_atoms),
+        stress=label(None if frame.stress is None else frame.stress[None], 1),
+    )
+
+
+def species_of(frames: Sequence[Frame]) -> list[str]:
+    """Chemical symbols that occur, sorted by atomic number."""
+    numbers = sorted({int(number) for frame in frames for number in np.unique(frame.atomic_numbers)})
+    return [chemical_symbols[number] for number in numbers]

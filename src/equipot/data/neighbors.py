@@ -1,0 +1,89 @@
+"""Neighbor lists: which atoms, or periodic images of atoms, lie within the cutoff of each atom."""
+
+import numpy as np
+from matscipy.neighbours import neighbour_list as matscipy_neighbour_list
+from numpy.typing import ArrayLike, NDArray
+
+from equipot.errors import DataError
+
+# The search sorts atoms into bins of about one cutoff; a box of this many cutoffs per open direction bounds
+# their number for structures with far-away fragments. Atoms outside the box are still found, more slowly.
+_MAX_BOX_IN_CUTOFFS = 50.0
+
+
+def neighbor_list(
+    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All directed edges with length r < cutoff, including those between an atom and its own images.
+
+    The edge vector is ``positions[j] + edge_shift @ cell - positions[i]``. Atoms may lie outside the cell.
+    Only the lattice vectors of periodic directions are used; the others may be zero.
+
+    Args:
+        positions: (N, 3), Å.
+        cell: (3, 3), Å, rows are lattice vectors.
+        pbc: (3,) bool.
+        cutoff: Å, positive.
+
+    Returns:
+        edge_index (2, E) int64, [0] center and [1] neighbor, and edge_shift (E, 3) int64; sorted by center,
+        then neighbor, then shift.
+
+    Raises:
+        DataError: positions are not finite, or the periodic lattice vectors are linearly dependent.
+        ValueError: the cutoff is not positive.
+    """
+    if not cutoff > 0:
+        raise ValueError(f"The cutoff must be positive, not {cutoff}.")
+    positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
+    cell = np.asarray(cell, dtype=np.float64).reshape(3, 3)
+    pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
+    if not np.isfinite(positions).all():
+        raise DataError("The positions are not finite, so there is no neighbor list.")
+    if len(positions) == 0:
+        return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64)
+
+    box, origin = _search_box(positions, cell, pbc, cutoff)
+    # A slightly larger radius: the exact decision is made below, with the same expression models use.
+    center, neighbor, shift = matscipy_neighbour_list(
+        "ijS", positions=positions, cell=box, pbc=pbc, cell_origin=origin, cutoff=cutoff * (1 + 1e-9)
+    )
+    edge_vec = positions[neighbor] + shift @ cell - positions[center]
+    inside = np.einsum("ea,ea->e", edge_vec, edge_vec) < cutoff**2
+    center, neighbor, shift = center[inside], neighbor[inside], shift[inside]
+    order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
+    edge_index = np.stack([center[order], neighbor[order]]).astype(np.int64)
+    return edge_index, shift[order].astype(np.int64)
+
+
+def periodic_volume(cell: NDArray, pbc: NDArray) -> float:
+    """Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors; 1 if there are none."""
+    vectors = cell[pbc]
+    return float(np.sqrt(max(np.linalg.det(vectors @ vectors.T), 0.0))) if len(vectors) else 1.0
+
+
+def _search_box(positions, cell, pbc, cutoff):
+    """Cell and origin for the search: open directions get a box around the atoms, not the cell's."""
+    if not np.isfinite(cell).all() or periodic_volume(cell, pbc) < 1e-6:
+        directions = " ".join("FT"[int(p)] for p in pbc)
+        raise DataError(
+            f"pbc is {directions}, but the lattice vectors of the periodic directions are zero, parallel or "
+            f"not finite: cell = {cell.tolist()}."
+        )
+    if pbc.all():
+        return cell, np.zeros(3)
+    directions = _orthogonal_complement(cell[pbc])
+    coordinates = positions @ directions.T
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    # A little larger, so that rounding leaves no atom outside.
+    extent = np.clip((high - low) * (1 + 1e-9), cutoff, _MAX_BOX_IN_CUTOFFS * cutoff)
+    box = np.where(pbc[:, None], cell, 0.0)
+    box[~pbc] = extent[:, None] * directions
+    return box, low @ directions
+
+
+def _orthogonal_complement(vectors: NDArray) -> NDArray:
+    """Orthonormal rows that span what the k independent row vectors (k, 3) do not; (3 - k, 3)."""
+    if len(vectors) == 0:
+        return np.eye(3)
+    return np.linalg.svd(vectors)[2][len(vectors) :]

@@ -1,0 +1,202 @@
+"""Which frames are trained on, validated on and tested on."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from equipot.data.frames import Frame
+from equipot.errors import DataError
+from equipot.files import atomic_write
+
+FrameId = tuple[str, int]  # file, number of the frame in it from 0
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Frames by file and number, disjoint, each set in file order; and a digest of every file."""
+
+    train: tuple[FrameId, ...]
+    validation: tuple[FrameId, ...]
+    test: tuple[FrameId, ...] = ()
+    seed: int = 0
+    file_digests: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, the frame numbers grouped by file."""
+        content = {
+            "format": _FORMAT,
+            "seed": self.seed,
+            "files": self.file_digests,
+            **{name: _grouped(getattr(self, name)) for name in ("train", "validation", "test")},
+        }
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> "Split":
+        """Read what ``save`` wrote.
+
+        Raises:
+            DataError: the file is missing or is not a split of this format.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            if content["format"] != _FORMAT:
+                raise DataError(f"{path} has split format {content['format']}; this equipot reads {_FORMAT}.")
+            sets = {name: _ungrouped(content[name]) for name in ("train", "validation", "test")}
+            return Split(seed=int(content["seed"]), file_digests=dict(content["files"]), **sets)
+        except FileNotFoundError as error:
+            raise DataError(f"There is no split file {path}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is not a split written by equipot: {error!r}.") from error
+
+
+def split_frames(
+    frames: Sequence[Frame],
+    validation: int | float | Sequence[Frame],
+    test: Sequence[Frame] = (),
+    train_frames: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Draw a split from ``frames``; the same arguments give the same split.
+
+    The validation frames do not depend on ``train_frames``, and a smaller training set is part of a larger
+    one with the same seed, so that learning curves compare like with like.
+
+    Args:
+        frames: the frames of the training files.
+        validation: how many of them to validate on, or which fraction of them, or other frames given for it.
+        test: frames given for the test.
+        train_frames: how many of the remaining frames to train on; None for all.
+        seed: of the drawing.
+
+    Raises:
+        DataError: there are not enough frames, or a frame is in two of the sets.
+    """
+    order = np.random.default_rng(seed).permutation(len(frames))
+    drawn = 0
+    if isinstance(validation, int | float):
+        drawn = _number_to_draw(validation, len(frames))
+        validation = [frames[i] for i in np.sort(order[:drawn])]
+    remaining = len(frames) - drawn
+    if train_frames is not None and not 1 <= train_frames <= remaining:
+        raise DataError(
+            f"data.train_frames asks for {train_frames} training frames, but {remaining} are left of the "
+            f"{len(frames)} in the training files ({drawn} are for validation)."
+        )
+    if remaining < 1:
+        raise DataError(
+            f"No frame is left to train on: {drawn} of the {len(frames)} frames that are not isolated atoms "
+            "are for validation. Give more frames, or a smaller data.validation."
+        )
+    chosen = order[drawn:][: train_frames or remaining]
+    split = Split(
+        train=_ids(frames[i] for i in np.sort(chosen)),
+        validation=_ids(validation),
+        test=_ids(test),
+        seed=seed,
+        file_digests={file: file_digest(file) for file in _files([*frames, *validation, *test])},
+    )
+    _check_disjoint(split)
+    return split
+
+
+def select(frames: Iterable[Frame], ids: Iterable[FrameId]) -> list[Frame]:
+    """The frames that ``ids`` name, in the order of ``ids``.
+
+    Raises:
+        DataError: a named frame is not there.
+    """
+    by_id = {(frame.file, frame.index): frame for frame in frames}
+    chosen = []
+    for file, index in ids:
+        if (file, index) not in by_id:
+            raise DataError(f"The split names frame {index} of {file}, which is not among the frames read.")
+        chosen.append(by_id[file, index])
+    return chosen
+
+
+def check_unchanged(split: Split) -> None:
+    """Check that the files of a saved split still hold what they held when it was drawn.
+
+    Raises:
+        DataError: a file changed or is missing.
+    """
+    for file, digest in split.file_digests.items():
+        if not Path(file).is_file():
+            raise DataError(f"The split was drawn from {file}, which no longer exists.")
+        if file_digest(file) != digest:
+            raise DataError(
+                f"{file} changed since the split was drawn, so its frame numbers may name other structures. "
+                "Restore the file, or start a new run."
+            )
+
+
+def file_digest(file: str | Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(file).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def shared_structures(one: Iterable[Frame], other: Iterable[Frame]) -> list[Frame]:
+    """Frames of ``other`` whose elements, positions (to 1e-4 Å), cell and pbc also occur in ``one``."""
+    known = {_fingerprint(frame) for frame in one}
+    return [frame for frame in other if _fingerprint(frame) in known]
+
+
+def _fingerprint(frame: Frame) -> bytes:
+    rounded = [np.round(array, 4) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
+    parts = [frame.atomic_numbers, *rounded, frame.pbc]
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+
+
+def _number_to_draw(validation: int | float, available: int) -> int:
+    if isinstance(validation, float):
+        if not 0 < validation < 1:
+            raise DataError(f"data.validation = {validation}: a fraction must lie between 0 and 1.")
+        return max(1, round(validation * available))
+    if not 1 <= validation <= available:
+        raise DataError(
+            f"data.validation asks for {validation} frames, but the training files have {available} that are "
+            "not isolated atoms."
+        )
+    return validation
+
+
+def _ids(frames: Iterable[Frame]) -> tuple[FrameId, ...]:
+    return tuple((frame.file, frame.index) for frame in frames)
+
+
+def _files(frames: Iterable[Frame]) -> list[str]:
+    return list(dict.fromkeys(frame.file for frame in frames))
+
+
+def _check_disjoint(split: Split) -> None:
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = set(getattr(split, one)) & set(getattr(split, other))
+        if shared:
+            file, index = min(shared)
+            raise DataError(
+                f"{file}, frame {index} (the first is 0), is in both the {one} and the {other} set. List "
+                "each file under one of data.train, data.validation and data.test only."
+            )
+
+
+def _grouped(ids: Iterable[FrameId]) -> dict[str, list[int]]:
+    grouped: dict[str, list[int]] = {}
+    for file, index in ids:
+        grouped.setdefault(file, []).append(index)
+    return grouped
+
+
+def _ungrouped(grouped: dict[str, list[int]]) -> tuple[FrameId, ...]:
+    return tuple((file, int(index)) for file, indices in grouped.items() for index in indices)

@@ -1,0 +1,200 @@
+"""Numbers about the training set that a model needs: reference energies, neighbors, size of the forces."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from equipot.data.dataset import GraphDataset
+from equipot.data.frames import Frame
+from equipot.errors import DataError
+
+logger = logging.getLogger("equipot")
+
+MODES = ("auto", "isolated_atoms", "least_squares", "none")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the training set says; energies in eV, forces in eV/Å."""
+
+    species: list[str]
+    atomic_energies: list[float]  # eV, one per species
+    atomic_energies_source: str  # "isolated atoms", "least squares", "given" or "none"
+    energy_residual_rms: float | None  # eV/atom: RMS of (energy - sum of atomic energies) / atoms
+    avg_num_neighbors: float  # edges per atom
+    force_rms: float | None  # eV/Å, over components
+    num_frames: int
+    num_atoms: int
+    atoms_per_species: list[int]
+    num_energies: int  # frames with an energy
+    num_forces: int  # atoms with forces
+    num_stresses: int  # frames with a stress
+
+    def to_dict(self) -> dict:
+        """Plain types only; ``from_dict`` reads it back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping) -> "Statistics":
+        """Inverse of ``to_dict``.
+
+        Raises:
+            DataError: a field is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(Statistics)}
+        if set(values) != names:
+            raise DataError(
+                f"These are not equipot statistics: missing {sorted(names - set(values))}, "
+                f"unknown {sorted(set(values) - names)}."
+            )
+        return Statistics(**values)
+
+
+def compute_statistics(
+    dataset: GraphDataset,
+    isolated_frames: Sequence[Frame] = (),
+    mode: str | Mapping[str, float] = "auto",
+) -> Statistics:
+    """Statistics of a training set.
+
+    Reference energies by ``mode``: ``isolated_atoms`` takes the energies of ``isolated_frames``;
+    ``least_squares`` fits the energies per atom, and where the compositions leave them undetermined stays
+    closest to the mean energy per atom; ``auto`` takes isolated atoms if every species has one and fits
+    otherwise; ``none`` is zero; a mapping gives them, in eV.
+
+    Raises:
+        DataError: an empty data set, no edge within the cutoff, a species without atoms or without a
+            reference energy, or no energies to fit.
+    """
+    if len(dataset) == 0:
+        raise DataError("The training set has no frames.")
+    counts = _composition(dataset)
+    _check_every_species_occurs(dataset.species, counts)
+    num_atoms = int(counts.sum())
+    num_edges = sum(graph.num_edges for graph in dataset.graphs)
+    if num_edges == 0:
+        raise DataError(
+            f"No atom of the training set has a neighbor within the cutoff of {dataset.cutoff} Å. Check "
+            "data.units.length and model.cutoff."
+        )
+    labelled = np.array([frame.energy is not None for frame in dataset.frames])
+    energies = np.array([f.energy for f in dataset.frames if f.energy is not None], dtype=np.float64)
+    reference, source = _atomic_energies(dataset.species, counts[labelled], energies, isolated_frames, mode)
+    forces = [frame.forces for frame in dataset.frames if frame.forces is not None]
+    return Statistics(
+        species=list(dataset.species),
+        atomic_energies=[float(energy) for energy in reference],
+        atomic_energies_source=source,
+        energy_residual_rms=_residual_rms(counts[labelled], energies, reference),
+        avg_num_neighbors=num_edges / num_atoms,
+        force_rms=float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else None,
+        num_frames=len(dataset),
+        num_atoms=num_atoms,
+        atoms_per_species=[int(count) for count in counts.sum(axis=0)],
+        num_energies=int(labelled.sum()),
+        num_forces=sum(len(force) for force in forces),
+        num_stresses=sum(frame.stress is not None for frame in dataset.frames),
+    )
+
+
+def fit_atomic_energies(counts: NDArray, energies: NDArray) -> NDArray[np.float64]:
+    """Least-squares energies per species, (T,) eV.
+
+    Minimises the sum over frames of ((energy - counts · x) / atoms)², the weighting of the training loss.
+    With single or proportional compositions many x are equally good; the one closest to the mean energy per
+    atom is taken.
+
+    Args:
+        counts: (F, T), atoms of each species in each frame.
+        energies: (F,), eV.
+    """
+    atoms = counts.sum(axis=1)
+    per_atom = energies / atoms
+    mean = per_atom.mean()
+    deviation, *_ = np.linalg.lstsq(counts / atoms[:, None], per_atom - mean, rcond=1e-10)
+    return mean + deviation
+
+
+def _composition(dataset: GraphDataset) -> NDArray[np.int64]:
+    """(F, T) atoms of each species in each frame."""
+    size = len(dataset.species)
+    return np.stack([np.bincount(graph.atom_types.numpy(), minlength=size) for graph in dataset.graphs])
+
+
+def _check_every_species_occurs(species: Sequence[str], counts: NDArray) -> None:
+    absent = [symbol for symbol, count in zip(species, counts.sum(axis=0), strict=True) if count == 0]
+    if absent:
+        raise DataError(
+            f"No training frame contains {', '.join(absent)}, which data.species lists; a model cannot learn "
+            "it. Remove it from the list or add frames."
+        )
+
+
+def _atomic_energies(species, counts, energies, isolated_frames, mode) -> tuple[NDArray, str]:
+    if isinstance(mode, Mapping):
+        return _given(species, mode), "given"
+    if mode not in MODES:
+        raise DataError(f"data.atomic_energies is '{mode}'; expected {', '.join(MODES)} or a mapping.")
+    if mode == "none":
+        return np.zeros(len(species)), "none"
+    if mode in ("auto", "isolated_atoms"):
+        found = _isolated_energies(isolated_frames)
+        missing = [symbol for symbol in species if symbol not in found]
+        if not missing:
+            return np.array([found[symbol] for symbol in species]), "isolated atoms"
+        if mode == "isolated_atoms":
+            raise DataError(_no_isolated_atom(missing))
+        if found:
+            logger.warning(
+                "Isolated atoms give energies for %s but not for %s; all reference energies are fitted.",
+                ", ".join(s for s in species if s in found) or "none of the species", ", ".join(missing),
+            )  # fmt: skip
+    if len(energies) == 0:
+        raise DataError(
+            "No training frame has an energy, so reference energies cannot be fitted. Check "
+            "data.labels.energy, or set data.atomic_energies to none or to a mapping {H: -13.6, ...}."
+        )
+    return fit_atomic_energies(counts, energies), "least squares"
+
+
+def _given(species: Sequence[str], energies: Mapping[str, float]) -> NDArray:
+    missing = [symbol for symbol in species if symbol not in energies]
+    if missing:
+        raise DataError(
+            f"data.atomic_energies gives no energy for {', '.join(missing)}; it has {', '.join(energies)}."
+        )
+    return np.array([float(energies[symbol]) for symbol in species])
+
+
+def _isolated_energies(frames: Sequence[Frame]) -> dict[str, float]:
+    found: dict[str, tuple[float, Frame]] = {}
+    for frame in frames:
+        if frame.energy is None:
+            continue
+        symbol = chemical_symbols[frame.atomic_numbers[0]]
+        if symbol in found and abs(found[symbol][0] - frame.energy) > 1e-4:
+            raise DataError(
+                f"Two isolated {symbol} atoms have different energies: {found[symbol][0]} eV "
+                f"({found[symbol][1].where}) and {frame.energy} eV ({frame.where}). Keep one of them."
+            )
+        found.setdefault(symbol, (frame.energy, frame))
+    return {symbol: energy for symbol, (energy, _) in found.items()}
+
+
+def _no_isolated_atom(missing: Sequence[str]) -> str:
+    return (
+        "data.atomic_energies is isolated_atoms, but the training files have no isolated atom with an energy "
+        f"for {', '.join(missing)}. Add a frame with that one atom and config_type=IsolatedAtom (or without "
+        "pbc), or use auto, least_squares or a mapping."
+    )
+
+
+def _residual_rms(counts: NDArray, energies: NDArray, reference: NDArray) -> float | None:
+    if len(energies) == 0:
+        return None
+    return float(np.sqrt(np.mean(((energies - counts @ reference) / counts.sum(axis=1)) ** 2)))

@@ -1,0 +1,109 @@
+"""The data section of a configuration, from files to data sets."""
+
+import ase
+import numpy as np
+import pytest
+
+from equipot.config.data import DataConfig
+from equipot.data import Split, load_datasets
+from equipot.errors import DataError, UnknownSpeciesError
+
+LABELS = {"energy": "my_energy", "forces": "my_forces"}
+
+
+def config(train, **fields):
+    return DataConfig(train=train if isinstance(train, list) else [str(train)], labels=LABELS, **fields)
+
+
+def isolated_atoms():
+    return [ase.Atoms(symbol, info={"my_energy": energy}) for symbol, energy in (("H", -3.0), ("O", -7.0))]
+
+
+def ids(dataset):
+    return {(frame.file, frame.index) for frame in dataset.frames}
+
+
+def test_draws_validation_from_training_files(water, write):
+    data = load_datasets(config(write(water), validation=3, train_frames=5), 3.0)
+    assert (len(data.train), len(data.validation), data.test) == (5, 3, None)
+    assert not ids(data.train) & ids(data.validation)
+    assert ids(data.train) == set(data.split.train)
+    assert data.species == data.train.species == data.validation.species == ["H", "O"]
+    assert data.train.cutoff == 3.0
+    assert data.statistics.num_frames == 5
+
+
+def test_given_validation_and_test_files(water, write):
+    train, validation, test = write(water[:6], "a.xyz"), write(water[6:8], "b.xyz"), write(water[8:], "c.xyz")
+    data = load_datasets(config(train, validation=[str(validation)], test=[str(test)]), 3.0)
+    assert [len(d) for d in (data.train, data.validation, data.test)] == [6, 2, 2]
+    assert data.test.frames[0].file == str(test)
+
+
+def test_isolated_atoms_are_reference_energies_and_not_training_frames(water, write):
+    data = load_datasets(config(write([*isolated_atoms(), *water]), validation=0.2), 3.0)
+    assert (len(data.train), len(data.validation)) == (8, 2)
+    assert data.statistics.atomic_energies == [-3.0, -7.0]
+    assert not any(frame.is_isolated_atom for frame in data.train.frames + data.validation.frames)
+
+
+def test_only_isolated_atoms(write):
+    path = write(isolated_atoms())
+    with pytest.raises(DataError, match="all training frames are isolated atoms"):
+        load_datasets(DataConfig(train=[str(path)], labels={"energy": "my_energy", "forces": None}), 3.0)
+
+
+def test_units_apply_to_files_and_to_given_energies(water, write):
+    path = write(water)
+    given = {"H": -100.0, "O": -200.0}
+    plain = load_datasets(config(path, atomic_energies=given), 3.0)
+    scaled = load_datasets(config(path, atomic_energies=given, units={"energy": "meV"}), 3.0)
+    for name in ("atomic_energies", "energy_residual_rms", "force_rms"):
+        # Tolerance: rounding of one product
+        expected = 1e-3 * np.array(getattr(plain.statistics, name))
+        np.testing.assert_allclose(getattr(scaled.statistics, name), expected, rtol=1e-12)
+
+
+def test_saved_split_is_used_again(water, write, tmp_path):
+    path = write(water)
+    first = load_datasets(config(path, validation=3), 3.0)
+    first.split.save(tmp_path / "split.json")
+    again = load_datasets(config(path, validation=3, seed=99), 3.0, Split.load(tmp_path / "split.json"))
+    assert ids(again.train) == ids(first.train)
+    assert ids(again.validation) == ids(first.validation)
+    write(water[::-1])
+    with pytest.raises(DataError, match="changed since the split was drawn"):
+        load_datasets(config(path, validation=3), 3.0, first.split)
+
+
+def test_same_file_for_training_and_validation(water, write):
+    path = str(write(water))
+    with pytest.raises(DataError, match=r"is in both the train and the validation set"):
+        load_datasets(config(path, validation=[path]), 3.0)
+
+
+def test_structures_in_two_sets_are_reported(water, write, caplog):
+    data = config(write(water[:6], "a.xyz"), validation=[str(write(water[4:], "b.xyz"))])
+    load_datasets(data, 3.0)
+    assert "2 of 6 validation frames are also in the training set" in caplog.text
+
+
+def test_validation_with_a_species_that_training_lacks(water, write):
+    other = ase.Atoms("NH", positions=[[0, 0, 0], [0, 0, 1.0]], info={"my_energy": 0.0})
+    other.arrays["my_forces"] = np.zeros((2, 3))
+    train, validation = write(water, "a.xyz"), write([other], "b.xyz")
+    with pytest.raises(
+        UnknownSpeciesError, match=r"b.xyz, frame 0 .* contains N, but the known species are H, O"
+    ):
+        load_datasets(config(train, validation=[str(validation)]), 3.0)
+
+
+def test_species_order_of_the_configuration(water, write):
+    data = load_datasets(config(write(water), species=["O", "H"]), 3.0)
+    assert data.species == data.statistics.species == ["O", "H"]
+    assert data.statistics.atoms_per_species == [9, 18]
+
+
+def test_listed_species_that_no_frame_contains(water, write):
+    with pytest.raises(DataError, match="No training frame contains C"):
+        load_datasets(config(write(water), species=["H", "C", "O"]), 3.0)

@@ -1,0 +1,205 @@
+"""Files: formats, patterns, labels by name, and the messages when something is wrong."""
+
+import gzip
+import logging
+
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.data import expand_paths, read_frames
+from equipot.errors import DataError
+
+MY_LABELS = LabelsConfig(energy="my_energy", forces="my_forces")
+
+
+def failing(*args, **kwargs):
+    with pytest.raises(DataError) as error:
+        read_frames(*args, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["frames.xyz", "frames.extxyz", "frames.xyz.gz", "frames@1.xyz"])
+def test_extended_xyz(water, write, name):
+    path = write(water, name)
+    frames = read_frames(path, MY_LABELS)
+    assert [frame.index for frame in frames] == list(range(10))
+    assert {frame.file for frame in frames} == {str(path)}
+    # extxyz is written with 8 decimals
+    np.testing.assert_allclose(frames[3].positions, water[3].positions, atol=1e-8)
+    np.testing.assert_allclose(frames[3].forces, water[3].arrays["my_forces"], atol=1e-8)
+    np.testing.assert_allclose([f.energy for f in frames], [a.info["my_energy"] for a in water], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["frames.xyz", "frames.traj", "frames.json", "frames.db"])
+def test_labels_under_ase_names_in_other_formats(water, write, name):
+    for atoms in water:
+        energy, forces = atoms.info.pop("my_energy"), atoms.arrays.pop("my_forces")
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    frames = read_frames(write(water, name))
+    assert len(frames) == 10
+    assert frames[4].energy == pytest.approx(-14.4, abs=1e-8)  # 8 decimals in extxyz
+    np.testing.assert_allclose(frames[4].forces, water[4].calc.results["forces"], atol=1e-8)
+
+
+def test_units_are_applied_once(water, write):
+    frames = read_frames(write(water), MY_LABELS, UnitsConfig(energy="kcal/mol"))
+    assert frames[0].energy == pytest.approx(-14.0 * 0.043364104, rel=1e-7)  # 8 digits of the constant
+
+
+def test_several_files_and_patterns(water, write, tmp_path):
+    first, second = write(water[:4], "a_1.xyz"), write(water[4:], "a_2.xyz")
+    by_list = read_frames([second, str(first)], MY_LABELS)
+    assert [(f.file, f.index) for f in by_list[:7]] == [(str(second), i) for i in range(6)] + [
+        (str(first), 0)
+    ]
+    write(water, ".a_hidden.xyz")
+    assert expand_paths(str(tmp_path / "a_*.xyz")) == [first, second]
+
+
+def test_missing_file_names_the_nearest(water, write, tmp_path):
+    path = write(water, "train.xyz")
+    message = failing(tmp_path / "trian.xyz")
+    assert message == f"There is no file {tmp_path / 'trian.xyz'}. Did you mean {path}?"
+
+
+def test_missing_folder(tmp_path):
+    assert failing(tmp_path / "no" / "a.xyz").endswith(f"the folder {tmp_path / 'no'} does not exist.")
+
+
+def test_pattern_without_match(tmp_path):
+    assert failing(tmp_path / "*.xyz") == f"No file matches the pattern {tmp_path / '*.xyz'}."
+
+
+def test_folder_instead_of_file(tmp_path):
+    assert "is not a file" in failing(tmp_path)
+
+
+def test_no_file_given():
+    assert failing([]) == "No structure file is given."
+
+
+def test_file_listed_twice(water, write, tmp_path):
+    path = write(water)
+    assert (
+        failing([path, tmp_path / "*.xyz"])
+        == f"{path} is listed more than once; its frames would count twice."
+    )
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.xyz").touch()
+    assert failing(tmp_path / "empty.xyz") == f"{tmp_path / 'empty.xyz'} is empty."
+
+
+def test_file_without_frames(tmp_path):
+    (tmp_path / "blank.xyz").write_text("\n\n")
+    message = f"{tmp_path / 'blank.xyz'} contains no frames (ASE reads it as format 'extxyz')."
+    assert failing(tmp_path / "blank.xyz") == message
+
+
+def test_unknown_format(tmp_path):
+    (tmp_path / "data.what").write_text("something else\n")
+    message = failing(tmp_path / "data.what")
+    assert message.startswith(str(tmp_path / "data.what"))
+    assert "does not recognise the file format" in message
+
+
+def test_truncated_file(water, write):
+    path = write(water)
+    path.write_text(path.read_text()[:-150])
+    message = failing(path, MY_LABELS)
+    assert message.startswith(f"{path}, frame 9 (the first is 0): ASE cannot read it")
+    assert "truncated" in message
+
+
+def test_truncated_gzip(water, write):
+    path = write(water, "frames.xyz.gz")
+    path.write_bytes(path.read_bytes()[:-200])
+    assert failing(path, MY_LABELS).startswith(f"{path}, frame 0")
+
+
+def test_garbage_in_a_frame(water, write):
+    path = write(water)
+    lines = path.read_text().splitlines()
+    lines[5 * 4 + 2] = "O 0.0 zero 0.0 0 0 0"
+    path.write_text("\n".join(lines) + "\n")
+    assert failing(path, MY_LABELS).startswith(f"{path}, frame 4 (the first is 0)")
+
+
+def test_blank_line_between_frames_does_not_lose_the_rest(water, write):
+    path = write(water)
+    lines = path.read_text().splitlines()
+    lines.insert(15, "")
+    path.write_text("\n".join(lines) + "\n")
+    message = failing(path, MY_LABELS)
+    assert "line 16, after frame 2, is blank, but text follows in line 17" in message
+
+
+def test_blank_lines_at_the_end_and_blank_comments_are_fine(tmp_path):
+    path = tmp_path / "plain.xyz"
+    path.write_text("1\n\nH 0 0 0\n1\n\nH 0 0 1\n\n\n")
+    assert len(read_frames(path, required=())) == 2
+
+
+def test_unusable_frame_is_named(water, write):
+    water[6].arrays["my_forces"][1, 1] = np.nan
+    path = write(water)
+    message = failing(path, MY_LABELS)
+    assert message.startswith(f"{path}, frame 6 (the first is 0): 'my_forces' is nan of atom 1")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "candidates", "nearest"),
+    [
+        (LabelsConfig(forces="my_forces"), "energy", "my_energy", "my_energy"),
+        (LabelsConfig(energy="my_energy"), "forces", "my_forces, velocity", "my_forces"),
+        (LabelsConfig(energy="my_energy", forces="my_forces", stress="virial"), "stress", "none", None),
+    ],
+)
+def test_label_in_no_frame(water, write, labels, kind, candidates, nearest):
+    for atoms in water:
+        atoms.arrays["velocity"] = np.zeros((3, 3))
+    path = write(water)
+    message = failing(path, labels)
+    assert f"{path}: no frame has a label '{getattr(labels, kind)}' for the {kind};" in message
+    assert f": {candidates}. " in message
+    assert (f"Did you mean '{nearest}'?" in message) == (nearest is not None)
+    assert f"data.labels.{kind}" in message
+
+
+def test_default_label_that_is_not_required(water, write, caplog):
+    path = write(water)
+    with caplog.at_level(logging.INFO, logger="equipot"):
+        frames = read_frames(path, MY_LABELS)
+    assert all(frame.stress is None for frame in frames)
+    assert caplog.messages == [f"{path}: no frame has a label 'stress', so no stress is read."]
+    assert len(read_frames(path, required=())) == 10  # unlabelled structures for prediction
+
+
+def test_label_in_some_frames(water, write, caplog):
+    for atoms in water[::2]:
+        del atoms.arrays["my_forces"]
+    path = write(water)
+    frames = read_frames(path, LabelsConfig(energy="my_energy", forces="my_forces", stress=None))
+    assert [frame.forces is None for frame in frames] == [True, False] * 5
+    assert caplog.messages == [
+        f"{path}: 5 of 10 frames have no forces label 'my_forces' (first: {path}, frame 0 (the first is 0)); "
+        "their other labels are used."
+    ]
+
+
+def test_isolated_atoms_are_not_counted_as_lacking_forces(water, write, caplog):
+    path = write([*water, ase.Atoms("H", info={"my_energy": -13.6})])
+    frames = read_frames(path, LabelsConfig(energy="my_energy", forces="my_forces", stress=None))
+    assert frames[-1].is_isolated_atom
+    assert caplog.messages == []
+
+
+def test_gz_of_another_compressor(water, write, tmp_path):
+    plain = write(water)
+    packed = tmp_path / "packed.xyz.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert len(read_frames(packed, MY_LABELS)) == 10

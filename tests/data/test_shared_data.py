@@ -1,0 +1,40 @@
+"""Public data sets, where they are at hand."""
+
+import numpy as np
+import pytest
+
+from equipot.config.data import DataConfig
+from equipot.data import load_datasets, read_frames
+
+
+def test_3bpa(shared_data):
+    train = [str(shared_data / "3bpa" / name) for name in ("train_300K.xyz", "iso_atoms.xyz")]
+    data = load_datasets(DataConfig(train=train, validation=50), 5.0)
+    assert (len(data.train), len(data.validation)) == (450, 50)
+    assert data.species == ["H", "C", "N", "O"]
+    assert data.statistics.atomic_energies_source == "isolated atoms"
+    assert data.statistics.atomic_energies[0] == pytest.approx(-13.587, abs=1e-3)  # quoted to 1e-3
+    # A bound molecule: 3 to 7 eV per atom below its atoms.
+    assert 3 < data.statistics.energy_residual_rms < 7
+    # Forces at 300 K have an RMS near 1 eV/Å.
+    assert 0.5 < data.statistics.force_rms < 1.5
+
+
+def test_mlearn_silicon(shared_data):
+    folder = shared_data / "mlearn_Si"
+    train, test = str(folder / "train.xyz.gz"), str(folder / "test.xyz")
+    data = load_datasets(DataConfig(train=[train], test=[test]), 5.0)
+    assert (len(data.train), len(data.validation), len(data.test)) == (193, 21, 25)
+    assert data.statistics.num_stresses == 193
+    assert data.statistics.atomic_energies_source == "least squares"
+    # PBE silicon: -5.4 eV per atom in the crystal, less in liquid and strained cells
+    assert -5.5 < data.statistics.atomic_energies[0] < -4.5
+    stress = np.array([frame.stress for frame in data.train.frames])
+    np.testing.assert_array_equal(stress, stress.transpose(0, 2, 1))
+    assert 0.0 < np.abs(stress).max() < 0.5  # 0.5 eV/Å³ = 80 GPa
+
+
+def test_water_of_one_composition(shared_data):
+    frames = read_frames(shared_data / "water_pbe0" / "test.xyz.gz")
+    assert {frame.num_atoms for frame in frames} == {192}
+    assert all(frame.pbc.all() and frame.energy is not None for frame in frames)
