@@ -14,8 +14,8 @@ from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.mlp import MLP
 from equipot.nn.radial import BesselBasis
 from equipot.nn.spherical import SphericalHarmonics
+from equipot.ops.convolution import Convolution
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
-from equipot.ops.reference import ConvolutionReference
 
 
 class NequIPLayer(nn.Module):
@@ -46,7 +46,7 @@ class NequIPLayer(nn.Module):
         self.norm = avg_num_neighbors**-0.5
         self.mix_channels = EquivariantLinear(irreps_in, irreps_in)
         self.radial = MLP([num_bessel, *radial_hidden, paths.num_weights])
-        self.convolution = ConvolutionReference(paths)
+        self.convolution = Convolution(paths)
         self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in)
         self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
 

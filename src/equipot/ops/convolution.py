@@ -1,0 +1,61 @@
+"""The equivariant convolution: the compiled kernel where there is one, the reference elsewhere."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from equipot.ops.build import kernels_available
+from equipot.ops.paths import PathTable
+from equipot.ops.reference import ConvolutionReference
+
+MAX_DEGREE = 4  # of features; max_degree in csrc/form.h
+
+
+def kernel_tables(table: PathTable) -> tuple[Tensor, Tensor]:
+    """What the operator ``equipot::convolution`` needs to know of the paths.
+
+    Returns ``paths`` (P, 9) int64 with columns l_in, l_sh, l_out, channels, in_offset, weight_offset,
+    out_offset, out_stride, coefficient_offset, and ``coefficients``, flat float64. Paths of equal degrees
+    share coefficients, hence, in the kernel, the small matrix that acts on all their channels.
+    """
+    rows, coefficients, offsets, end = [], [], {}, 0
+    for path in table.paths:
+        degrees = (path.l_in, path.l_sh, path.l_out)
+        if degrees not in offsets:
+            offsets[degrees] = end
+            coefficients.append(path.coefficients.reshape(-1))
+            end += path.coefficients.numel()
+        place = (path.channels, path.in_offset, path.weight_offset, path.out_offset, path.out_stride)
+        rows.append([*degrees, *place, offsets[degrees]])
+    return torch.tensor(rows, dtype=torch.int64), torch.cat(coefficients)
+
+
+class Convolution(nn.Module):
+    """Sum over neighbors of (neighbor features ⊗ edge harmonics) × radial weights.
+
+    Same arguments and results as :class:`ConvolutionReference`. Whether the kernel is used is decided at
+    construction and stays so in a scripted module; ``use_kernel=None`` takes it if it is available. It has
+    first and second derivatives. Tensors on a GPU go to the reference.
+    """
+
+    use_kernel: Final[bool]
+
+    def __init__(self, table: PathTable, use_kernel: bool | None = None):
+        super().__init__()
+        self.num_weights = table.num_weights
+        self.dim_out = table.irreps_out.dim
+        fits = max(max(path.l_in, path.l_out) for path in table.paths) <= MAX_DEGREE
+        self.use_kernel = fits and kernels_available() if use_kernel is None else use_kernel
+        self.reference = ConvolutionReference(table)
+        paths, coefficients = kernel_tables(table)
+        self.register_buffer("paths", paths, persistent=False)
+        self.register_buffer("coefficients", coefficients, persistent=False)
+
+    def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
+        """x (N, irreps_in.dim), sh (E, irreps_sh.dim), weights (E, num_weights) → (N, irreps_out.dim)."""
+        if self.use_kernel and x.is_cpu:
+            return torch.ops.equipot.convolution(
+                x, sh, weights, edge_index, self.paths, self.coefficients, self.dim_out
+            )
+        return self.reference(x, sh, weights, edge_index)

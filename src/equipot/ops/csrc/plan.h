@@ -1,0 +1,130 @@
+// From the operator's `paths` and `coefficients` tensors to a Plan, and edges grouped by an atom they touch.
+#pragma once
+
+#include <torch/library.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "form.h"
+
+namespace equipot {
+
+// Columns of `paths`; see equipot/ops/convolution.py.
+struct PathRow {
+  int64_t l_in, l_sh, l_out, channels, in_offset, weight_offset, out_offset, out_stride, coefficient_offset;
+};
+static_assert(sizeof(PathRow) == 9 * sizeof(int64_t));
+
+// C[k, i, j] = value * delta(k, i) for the one j there is, so M is a number times the identity.
+inline bool is_diagonal(const PathRow& row, const double* c, double tolerance) {
+  if (row.l_sh != 0 || row.l_in != row.l_out) return false;
+  const int64_t n = 2 * row.l_in + 1;
+  for (int64_t k = 0; k < n; ++k)
+    for (int64_t i = 0; i < n; ++i)
+      if (std::abs(c[k * n + i] - (k == i ? c[0] : 0.0)) > tolerance * std::abs(c[0])) return false;
+  return true;
+}
+
+// Adds the nonzero coefficients of the coupling as terms, and makes room for its matrix.
+template <class T>
+void add_terms(Plan<T>& plan, Coupling& coupling, const PathRow& row, const double* c, double tolerance) {
+  const int64_t in = 2 * row.l_in + 1, out = 2 * row.l_out + 1, sh = 2 * row.l_sh + 1;
+  const int64_t elements = coupling.diagonal ? 1 : in * out;
+  coupling.first_element = int(plan.num_elements);
+  coupling.first_term = int(plan.terms.size());
+  for (int64_t element = 0; element < elements; ++element) {
+    const int at = int(plan.num_elements + element);
+    bool assigned = false;
+    for (int64_t j = 0; j < sh; ++j) {
+      const double value = c[element * sh + j];
+      if (std::abs(value) <= tolerance) continue;
+      const Term<T> term{at, int(row.l_sh * row.l_sh + j), T(value)};
+      // The gradient with respect to Y sums the diagonal's elements before it comes here.
+      plan.terms.push_back(term);
+      (assigned ? plan.adding : plan.assigning).push_back(term);
+      assigned = true;
+    }
+    if (!assigned) plan.assigning.push_back({at, 0, T(0)});
+  }
+  coupling.last_term = int(plan.terms.size());
+  plan.num_elements += elements;
+}
+
+template <class T>
+Plan<T> make_plan(const at::Tensor& paths, const at::Tensor& coefficients, int64_t dim_in, int64_t dim_sh,
+                  int64_t dim_out, int64_t num_weights) {
+  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == 9 && paths.scalar_type() == at::kLong && paths.is_cpu(),
+              "equipot::convolution: expected paths (P, 9) int64 on the CPU, found ", paths.sizes());
+  TORCH_CHECK(coefficients.dim() == 1 && coefficients.is_cpu(),
+              "equipot::convolution: expected flat coefficients on the CPU, found ", coefficients.sizes());
+  const at::Tensor table = paths.contiguous();
+  const at::Tensor values = coefficients.to(at::kDouble).contiguous();
+  const auto* rows = reinterpret_cast<const PathRow*>(table.const_data_ptr<int64_t>());
+  const double* c = values.const_data_ptr<double>();
+  // Zeros of the coefficients carry round-off, of single precision if the module was ever converted to it.
+  const double tolerance = coefficients.scalar_type() == at::kDouble ? 1e-13 : 1e-6;
+
+  Plan<T> plan;
+  plan.dim_in = dim_in, plan.dim_sh = dim_sh, plan.dim_out = dim_out, plan.num_weights = num_weights;
+  int64_t weights_used = 0;
+  std::map<int64_t, size_t> known;  // coefficient offset -> coupling: both parities share one
+  for (int64_t p = 0; p < table.size(0); ++p) {
+    const PathRow& row = rows[p];
+    const int64_t in = 2 * row.l_in + 1, out = 2 * row.l_out + 1, sh = 2 * row.l_sh + 1;
+    TORCH_CHECK(std::min({row.l_in, row.l_sh, row.l_out, row.in_offset, row.weight_offset, row.out_offset,
+                          row.coefficient_offset, row.channels - 1}) >= 0 &&
+                    std::max(row.l_in, row.l_out) <= max_degree && row.out_stride >= row.channels &&
+                    row.in_offset + in * row.channels <= dim_in && (row.l_sh + 1) * (row.l_sh + 1) <= dim_sh &&
+                    row.weight_offset + row.channels <= num_weights &&
+                    row.out_offset + (out - 1) * row.out_stride + row.channels <= dim_out &&
+                    row.coefficient_offset + in * out * sh <= values.numel(),
+                "equipot::convolution: path ", p, " does not fit features (", dim_in, "), harmonics (", dim_sh,
+                "), weights (", num_weights, "), output (", dim_out, ") or a degree exceeds ", max_degree);
+    const auto [at, is_new] = known.try_emplace(row.coefficient_offset, plan.couplings.size());
+    if (is_new) {
+      Coupling coupling{};
+      coupling.l_in = int(row.l_in), coupling.l_out = int(row.l_out);
+      coupling.diagonal = is_diagonal(row, c + row.coefficient_offset, tolerance);
+      add_terms(plan, coupling, row, c + row.coefficient_offset, tolerance);
+      plan.couplings.push_back(std::move(coupling));
+    }
+    Coupling& coupling = plan.couplings[at->second];
+    TORCH_CHECK(coupling.l_in == row.l_in && coupling.l_out == row.l_out,
+                "equipot::convolution: path ", p, " shares coefficients with a path of other degrees");
+    coupling.paths.push_back({row.channels, row.in_offset, row.weight_offset, row.out_offset, row.out_stride});
+    plan.widest_block = std::max(plan.widest_block, in * row.channels);
+    weights_used += row.channels;
+  }
+  TORCH_CHECK(weights_used == num_weights, "equipot::convolution: paths use ", weights_used, " weights of ",
+              num_weights);
+  return plan;
+}
+
+inline void check_range(const int64_t* atom_of_edge, int64_t num_edges, int64_t num_atoms) {
+  for (int64_t e = 0; e < num_edges; ++e)
+    TORCH_CHECK_INDEX(atom_of_edge[e] >= 0 && atom_of_edge[e] < num_atoms, "equipot::convolution: edge ", e,
+                      " refers to atom ", atom_of_edge[e], " of ", num_atoms);
+}
+
+// Edges ordered by one of their atoms; edges of atom a are edges[start[a]] ... edges[start[a + 1] - 1], in
+// their original order. A counting sort: its cost is small beside one pass, so nothing is cached.
+struct EdgeGroups {
+  std::vector<int64_t> start;
+  std::vector<int64_t> edges;
+};
+
+inline EdgeGroups group_edges(const int64_t* atom_of_edge, int64_t num_edges, int64_t num_atoms) {
+  check_range(atom_of_edge, num_edges, num_atoms);
+  EdgeGroups groups{std::vector<int64_t>(num_atoms + 1, 0), std::vector<int64_t>(num_edges)};
+  for (int64_t e = 0; e < num_edges; ++e) ++groups.start[atom_of_edge[e] + 1];
+  for (int64_t a = 0; a < num_atoms; ++a) groups.start[a + 1] += groups.start[a];
+  std::vector<int64_t> next(groups.start.begin(), groups.start.end() - 1);
+  for (int64_t e = 0; e < num_edges; ++e) groups.edges[next[atom_of_edge[e]]++] = e;
+  return groups;
+}
+
+}  // namespace equipot

@@ -1,0 +1,55 @@
+"""Makes ``torch.ops.equipot`` exist before a file that refers to it is loaded."""
+
+import functools
+
+import torch
+from torch import Tensor
+
+from equipot.ops.build import kernels_available
+
+CONVOLUTION_SCHEMA = (
+    "(Tensor x, Tensor sh, Tensor weights, Tensor edge_index, Tensor paths, Tensor coefficients, int dim_out)"
+    " -> Tensor"
+)
+
+
+@functools.cache
+def load_operators() -> bool:
+    """Load the kernels, or define their operators in plain torch; returns whether they are the kernels.
+
+    So a model deployed where there are kernels also runs, slowly, where there are none. Call it before
+    ``torch.jit.load``. :func:`equipot.ops.build.kernels_available` logs which path runs.
+    """
+    if kernels_available():
+        return True
+    torch.library.define("equipot::convolution", CONVOLUTION_SCHEMA)
+    torch.library.impl("equipot::convolution", "CompositeImplicitAutograd", convolution_by_path)
+    return False
+
+
+def convolution_by_path(
+    x: Tensor,
+    sh: Tensor,
+    weights: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    dim_out: int,
+) -> Tensor:
+    """What ``equipot::convolution`` computes, path by path; it has derivatives of every order."""
+    center, neighbor = edge_index[0], edge_index[1]
+    coefficients = coefficients.to(x)
+    sums, columns = [], []
+    for row in paths.tolist():
+        l_in, l_sh, l_out, channels, in_offset, weight_offset, out_offset, out_stride, start = row
+        rows_in, rows_sh, rows_out = 2 * l_in + 1, 2 * l_sh + 1, 2 * l_out + 1
+        coupling = coefficients[start : start + rows_out * rows_in * rows_sh].view(rows_out, rows_in, rows_sh)
+        harmonics = sh[:, l_sh**2 : l_sh**2 + rows_sh]
+        matrices = torch.einsum("kij,ej->eki", coupling, harmonics)
+        sent = x[:, in_offset : in_offset + rows_in * channels].view(-1, rows_in, channels)[neighbor]
+        scale = weights[:, None, weight_offset : weight_offset + channels]
+        messages = (torch.bmm(matrices, sent) * scale).flatten(1)
+        sums.append(messages.new_zeros(x.shape[0], rows_out * channels).index_add(0, center, messages))
+        components = out_offset + out_stride * torch.arange(rows_out, device=x.device)
+        columns.append((components[:, None] + torch.arange(channels, device=x.device)).flatten())
+    return x.new_zeros(x.shape[0], dim_out).index_copy(1, torch.cat(columns), torch.cat(sums, dim=1))

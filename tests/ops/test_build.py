@@ -1,0 +1,118 @@
+"""The cache of compiled kernels: what is loaded, what is rebuilt, what is said."""
+
+import json
+import logging
+
+import pytest
+
+from equipot.errors import ConfigError
+from equipot.ops import build as kernels
+from equipot.ops.build import KernelBuildError
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and a compiler that writes a word instead of a library."""
+    monkeypatch.setenv("EQUIPOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("EQUIPOT_KERNELS", raising=False)
+    compiled = []
+
+    def compile_word(directory):
+        compiled.append(directory)
+        (directory / kernels.LIBRARY).write_text("library")
+
+    monkeypatch.setattr(kernels, "_compile", compile_word)
+    monkeypatch.setattr(kernels, "_find_compiler", lambda: "compiler 1.0")
+    kernels.kernels_available.cache_clear()
+    yield compiled
+    kernels.kernels_available.cache_clear()
+
+
+def test_compiles_once_and_says_so(cache, caplog):
+    with caplog.at_level(logging.INFO, "equipot"):
+        first = kernels.build()
+    assert "compiling the kernels into" in caplog.text and str(first.parent) in caplog.text
+    caplog.clear()
+    assert kernels.build() == first and len(cache) == 1
+    assert caplog.text == ""
+
+
+def test_rebuilds_on_request(cache):
+    kernels.build()
+    kernels.build(force=True)
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize("damage", ["altered", "truncated", "no manifest", "broken manifest", "other"])
+def test_rebuilds_what_is_damaged_or_foreign(cache, damage):
+    library = kernels.build()
+    manifest = library.parent / "manifest.json"
+    if damage == "altered":
+        library.write_text("LIBRARY")
+    elif damage == "truncated":
+        library.write_text("")
+    elif damage == "no manifest":
+        manifest.unlink()
+    elif damage == "broken manifest":
+        manifest.write_text("{")
+    else:
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "torch": ["1.0", "", True]}))
+    kernels.build()
+    assert len(cache) == 2 and library.read_text() == "library"
+
+
+@pytest.mark.parametrize("part, value", [("torch", "other"), ("processor", "other"), ("sources", {})])
+def test_another_torch_processor_or_source_gets_another_entry(cache, monkeypatch, part, value):
+    first = kernels.build()
+    identity = kernels._identity()
+    monkeypatch.setattr(kernels, "_identity", lambda: {**identity, part: value})
+    assert kernels.build() != first and len(cache) == 2
+
+
+def test_another_compiler_rebuilds_but_none_does_not(cache, monkeypatch):
+    kernels.build()
+    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    kernels.build()
+    assert len(cache) == 1
+    monkeypatch.setattr(kernels, "_find_compiler", lambda: "compiler 2.0")
+    kernels.build()
+    assert len(cache) == 2
+
+
+def test_no_compiler_falls_back_and_says_how_to_change_that(cache, monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    assert kernels.kernels_available() is False
+    assert len(caplog.records) == 1
+    assert "reference" in caplog.text and "slower" in caplog.text and "install g++" in caplog.text
+
+
+def test_on_is_an_error_without_compiler(cache, monkeypatch):
+    monkeypatch.setenv("EQUIPOT_KERNELS", "on")
+    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    with pytest.raises(KernelBuildError, match="EQUIPOT_KERNELS=on"):
+        kernels.kernels_available()
+
+
+def test_library_that_does_not_load_falls_back(cache, caplog):
+    assert kernels.kernels_available() is False  # the word "library" is no shared object
+    assert "reference" in caplog.text
+
+
+def test_off_neither_compiles_nor_loads(cache, monkeypatch):
+    monkeypatch.setenv("EQUIPOT_KERNELS", "off")
+    assert kernels.kernels_available() is False
+    assert cache == []
+
+
+def test_unknown_mode_is_refused(cache, monkeypatch):
+    monkeypatch.setenv("EQUIPOT_KERNELS", "yes")
+    with pytest.raises(ConfigError, match="auto, on or off, found 'yes'"):
+        kernels.kernels_available()
+
+
+def test_compiler_messages_are_passed_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "SOURCES", tmp_path)
+    monkeypatch.setenv("CXX", "python -c raise(SystemExit('cannot_compile'))")
+    (tmp_path / "a.cpp").write_text("")
+    with pytest.raises(KernelBuildError, match="cannot_compile"):
+        kernels._compile(tmp_path)
