@@ -1,0 +1,1 @@
+"""Models as files: reading checkpoints, writing and loading deployed models, checking them."""

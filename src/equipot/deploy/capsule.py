@@ -1,0 +1,152 @@
+"""The self-check capsule: reference structures inside a deployed file, with energies, forces and virials.
+
+Whoever loads the file, on whatever machine and device, can re-evaluate them; a wrong build then refuses
+instead of giving wrong physics. Edges are stored too, so that a reader needs no neighbor list of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase.data import atomic_numbers as number_of
+from ase.data import covalent_radii
+
+from equipot.deploy.structure import Evaluation, Structure, evaluate, make_structure
+
+# Relative to the largest reference value (at least 1 eV, 1 eV/Å). float32 carries 6e-8 per operation and
+# a few hundred operations deep sums reach about 1e-6..1e-5; another device or thread count moves results
+# within that. A wrong kernel, species order or constant is off by 1e-3 and more.
+RELATIVE_TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A structure and the right answer for it."""
+
+    structure: Structure
+    result: Evaluation
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """Reference structures and where they come from."""
+
+    source: str
+    references: tuple[Reference, ...]
+
+    def to_json(self) -> str:
+        entries = [_reference_to_dict(reference) for reference in self.references]
+        return json.dumps({"source": self.source, "references": entries})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Capsule":
+        """Inverse of `to_json`. Raises ValueError if the text is no capsule."""
+        content = json.loads(text)
+        try:
+            return cls(content["source"], tuple(_reference_from_dict(d) for d in content["references"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the self-check capsule lacks {error}") from None
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """The largest deviation from a capsule, over all its structures, and what is tolerated."""
+
+    quantity: str  # "energy", "forces" or "virials"
+    unit: str
+    value: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.tolerance  # False for NaN
+
+    def __str__(self) -> str:
+        return f"{self.quantity} off by {self.value:.3g} {self.unit} (tolerance {self.tolerance:.1g})"
+
+
+def make_capsule(module, structures: Sequence[Structure], source: str) -> Capsule:
+    """Evaluate the structures with a trusted (eager, eval mode) potential; ValueError if not finite."""
+    references = tuple(Reference(structure, evaluate(module, structure)) for structure in structures)
+    for reference in references:
+        if not reference.result.finite:
+            name = reference.structure.name
+            raise ValueError(f"the model gives non-finite results for the structure '{name}'")
+    return Capsule(source, references)
+
+
+def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies, device="cpu") -> list[Deviation]:
+    """Re-evaluate the capsule: deviation of atom energies, forces and virials, worst structure each.
+
+    ``atomic_energies`` (T,) in eV are taken off before the scale of an energy is judged: a reference
+    energy of thousands of eV must not hide an error in the interaction.
+    """
+    relative = RELATIVE_TOLERANCE[dtype]
+    names = {"energy": "atom_energies", "forces": "forces", "virials": "atom_virials"}
+    worst = dict.fromkeys(names, (-1.0, 0.0, 0.0))  # ratio, deviation, tolerance
+    offsets = np.asarray(atomic_energies)
+    for reference in capsule.references:
+        found = evaluate(module, reference.structure, device)
+        for quantity, name in names.items():
+            right = getattr(reference.result, name)
+            deviation = float(np.abs(getattr(found, name) - right).max())
+            if quantity == "energy":
+                right = right - offsets[reference.structure.atom_types]
+            tolerance = relative * max(1.0, float(np.abs(right).max()))
+            ratio = deviation / tolerance if np.isfinite(deviation) else np.inf
+            worst[quantity] = max(worst[quantity], (ratio, deviation, tolerance))
+    units = {"energy": "eV/atom", "forces": "eV/Å", "virials": "eV/atom"}
+    return [Deviation(q, units[q], deviation, tolerance) for q, (_, deviation, tolerance) in worst.items()]
+
+
+def synthetic_structures(species: Sequence[str], cutoff: float) -> list[Structure]:
+    """A cluster with every species, and a skew periodic cell smaller than the cutoff (self-images)."""
+    rng = np.random.default_rng(0)
+    radius = max(covalent_radii[number_of[symbol]] for symbol in species)
+    spacing = min(2.3 * radius, 0.7 * cutoff)
+    num_atoms = max(len(species), 6)
+    side = int(np.ceil(num_atoms ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:num_atoms]
+    positions = spacing * (grid + rng.uniform(-0.08, 0.08, grid.shape))
+    types = np.arange(num_atoms) % len(species)
+    no_cell, open_ends = np.zeros((3, 3)), [False] * 3
+    cluster = make_structure("cluster of every species", positions, no_cell, open_ends, types, cutoff)
+
+    cell = spacing * np.array([[2.0, 0.0, 0.0], [0.3, 1.1, 0.0], [0.1, -0.2, 1.2]])
+    pair = np.array([[0.0, 0.0, 0.0], [1.04 * spacing, 0.1, 0.05]])
+    pair_types = np.arange(2) % len(species)
+    crystal = make_structure("small periodic cell", pair, cell, [True] * 3, pair_types, cutoff)
+    return [cluster, crystal]
+
+
+def _reference_to_dict(reference: Reference) -> dict:
+    structure, result = reference.structure, reference.result
+    arrays = {name: getattr(structure, name).tolist() for name in _STRUCTURE_ARRAYS}
+    results = {name: getattr(result, name).tolist() for name in _RESULT_ARRAYS}
+    return {"name": structure.name, **arrays, **results}
+
+
+def _reference_from_dict(entry: dict) -> Reference:
+    arrays = {
+        name: np.array(entry[name], dtype=dtype).reshape(shape)
+        for name, (dtype, shape) in (_STRUCTURE_ARRAYS | _RESULT_ARRAYS).items()
+    }
+    structure = Structure(entry["name"], **{name: arrays[name] for name in _STRUCTURE_ARRAYS})
+    return Reference(structure, Evaluation(**{name: arrays[name] for name in _RESULT_ARRAYS}))
+
+
+# Shapes are given because an empty list has lost its own (a lone atom has no edges).
+_STRUCTURE_ARRAYS = {
+    "positions": (np.float64, (-1, 3)),
+    "cell": (np.float64, (3, 3)),
+    "pbc": (bool, (3,)),
+    "atom_types": (np.int64, (-1,)),
+    "edge_index": (np.int64, (2, -1)),
+    "edge_shift": (np.int64, (-1, 3)),
+}
+_RESULT_ARRAYS = {
+    "atom_energies": (np.float64, (-1,)),
+    "forces": (np.float64, (-1, 3)),
+    "atom_virials": (np.float64, (-1, 3, 3)),
+}

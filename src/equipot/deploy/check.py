@@ -1,0 +1,263 @@
+"""Is a deployed model right here? Reference structures, symmetries, smoothness, energy conservation."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.units
+import numpy as np
+from ase.data import atomic_masses, atomic_numbers
+from rich.table import Table
+from rich.text import Text
+
+from equipot.deploy.capsule import Capsule
+from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.deploy.structure import Evaluation, Structure, evaluate, evaluate_edges
+from equipot.deploy.torchscript import weights_digest
+from equipot.errors import EquipotError
+
+# Symmetries are exact up to rounding. Relative to the largest force, or to 1 eV/Å if that is larger; float64
+# models reach 1e-12, float32 models 1e-6..1e-5, a model that breaks a symmetry is off by 1e-3 and more.
+_SYMMETRY = {"float32": 1e-4, "float64": 1e-9}
+# At this distance inside the cutoff (Å) an envelope with two vanishing derivatives has fallen to about 1e-12,
+# and its slope to 1e-8; one that jumps or kinks leaves 1e-4 and more. float32 adds its rounding.
+_EDGE_MARGIN = 1e-4
+_SMOOTHNESS = {"float32": 2e-5, "float64": 1e-6}
+# meV/atom, what is left of the energy error after the time step's own error is extrapolated away.
+_CONSERVATION = 0.1
+
+
+@dataclass(frozen=True)
+class CheckItem:
+    """One check: what was found, and what is tolerated."""
+
+    name: str
+    value: float
+    tolerance: float
+    unit: str
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.tolerance  # False for NaN
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All checks of one file; ``error`` says why none or not all of them could run."""
+
+    path: Path
+    items: list[CheckItem] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.error is None and all(item.passed for item in self.items)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        items = [vars(item) | {"passed": item.passed} for item in self.items]
+        return {"file": str(self.path), "passed": self.passed, "error": self.error, "checks": items}
+
+    def table(self) -> Table:
+        """A rich table with one line per check."""
+        table = Table(title=f"{self.path}: {'passed' if self.passed else 'FAILED'}")
+        for name, justify in (("check", "left"), ("found", "right"), ("tolerated", "right"), ("", "left")):
+            table.add_column(name, justify=justify, no_wrap=True)
+        table.add_column("remark", overflow="fold")
+        for item in self.items:
+            verdict = Text("passed", "green") if item.passed else Text("FAILED", "bold red")
+            numbers = [f"{number:.2g} {item.unit}".rstrip() for number in (item.value, item.tolerance)]
+            table.add_row(item.name, *numbers, verdict, item.note)
+        if self.error is not None:
+            table.add_row("running the checks", "", "", Text("FAILED", "bold red"), self.error)
+        return table
+
+
+def check(
+    path: str | Path, device: str = "auto", on_progress: Callable[[str], None] = lambda name: None
+) -> CheckReport:
+    """Check a deployed model; never raises for a bad model or file, the report says what is wrong.
+
+    ``on_progress`` is called with the name of each group of checks before it runs.
+    """
+    path, items = Path(path), []
+    try:
+        on_progress("loading")
+        model = load_deployed(path, device)
+        capsule = Capsule.from_json(model.metadata.capsule)
+        structures = [reference.structure for reference in capsule.references]
+        for name, group in _GROUPS.items():
+            on_progress(name)
+            items += group(model, structures)
+    except (EquipotError, RuntimeError, ValueError) as error:
+        return CheckReport(path, items, f"{type(error).__name__}: {error}")
+    return CheckReport(path, items)
+
+
+def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+    """The weights are those that were deployed, and the capsule's structures give the stored results."""
+    changed = weights_digest(model.module) != model.metadata.weights_sha256
+    yield CheckItem("weights changed", float(changed), 0.0, "", "SHA-256 of all weights")
+    note = f"in {len(structures)} structures"
+    for deviation in model.check_capsule():
+        name = f"reference {deviation.quantity}"
+        yield CheckItem(name, deviation.value, deviation.tolerance, deviation.unit, note)
+    differing = sum(not _same_edges(structure, model.metadata.cutoff) for structure in structures)
+    yield CheckItem("neighbor lists changed", differing, 0, "", note)
+
+
+def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+    """Forces and virials turn with the structure, energies stay; renumbering atoms renumbers results."""
+    relative = _SYMMETRY[model.metadata.dtype]
+    rotation = _random_rotation(np.random.default_rng(0))
+    for name, error in (
+        ("rotation", lambda s: _transformation_error(model, s, rotation)),
+        ("inversion", lambda s: _transformation_error(model, s, -np.eye(3))),
+        ("permutation", lambda s: _permutation_error(model, s)),
+    ):
+        worst = max(error(structure) for structure in structures)
+        yield CheckItem(name, worst, relative, "", "relative")
+
+
+def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+    """An edge that is about to pass the cutoff changes neither energy nor forces."""
+    jumps = [jump for structure in structures if (jump := _cutoff_jump(model, structure)) is not None]
+    tolerance = _SMOOTHNESS[model.metadata.dtype]
+    note = f"relative; an edge {_EDGE_MARGIN:g} Å inside the cutoff"
+    for column, quantity in enumerate(("energy", "forces")):
+        worst = max((jump[column] for jump in jumps), default=np.nan)
+        yield CheckItem(f"{quantity} at the cutoff", worst, tolerance, "", note)
+
+
+def check_conservation(
+    model: DeployedModel, structures: list[Structure], duration: float = 20.0
+) -> Iterator[CheckItem]:
+    """A short NVE run (fs) keeps its total energy.
+
+    Velocity Verlet's own error is b·dt² at each time t, so runs with dt and dt/2 are extrapolated to
+    dt → 0: e(t) = (4 e_{dt/2}(t) − e_dt(t)) / 3. What remains is force that is not the energy's gradient.
+    """
+    structure = next((s for s in structures if s.num_atoms > 1), None)
+    if structure is None:
+        return
+    masses = _masses(model, structure)
+    start = evaluate(model, structure, model.device)
+    # Bad models have huge forces; moving at most 0.01 Å by force in a step keeps the series convergent.
+    acceleration = float((np.abs(start.forces) / masses).max())
+    timestep = min(0.5 * ase.units.fs, np.sqrt(0.02 / max(acceleration, 1e-12)))
+    steps = max(10, min(round(duration * ase.units.fs / timestep), 100))
+    coarse = _nve_energies(model, structure, masses, start, timestep, steps)
+    fine = _nve_energies(model, structure, masses, start, timestep / 2, 2 * steps)[::2]
+    raw = 1e3 * np.abs(coarse - coarse[0]).max() / structure.num_atoms
+    extrapolated = (4.0 * (fine - fine[0]) - (coarse - coarse[0])) / 3.0
+    left = 1e3 * float(np.abs(extrapolated).max()) / structure.num_atoms
+    step = timestep / ase.units.fs
+    note = f"NVE, {steps * step:.0f} fs; with {step:.2g} fs steps {raw:.2g}"
+    # A tenth of the integrator's error is about what its next order, dt⁴, leaves in a violent run.
+    yield CheckItem("energy conservation", left, max(_CONSERVATION, 0.1 * raw), "meV/atom", note)
+
+
+_GROUPS = {
+    "reference structures": check_reference,
+    "symmetries": check_symmetries,
+    "smoothness at the cutoff": check_smoothness,
+    "energy conservation": check_conservation,
+}
+
+
+def _same_edges(structure: Structure, cutoff: float) -> bool:
+    rebuilt = structure.moved(structure.positions, cutoff)
+    return np.array_equal(rebuilt.edge_index, structure.edge_index) and np.array_equal(
+        rebuilt.edge_shift, structure.edge_shift
+    )
+
+
+def _transformation_error(model: DeployedModel, structure: Structure, matrix: np.ndarray) -> float:
+    """Compare f(R x) with R f(x) for an orthogonal matrix R."""
+    before = evaluate(model, structure, model.device)
+    after = evaluate_edges(
+        model, structure.edge_vec @ matrix.T, structure.edge_index, structure.atom_types, model.device
+    )
+    forces, virials = before.forces @ matrix.T, matrix @ before.atom_virials @ matrix.T
+    return _difference(after, Evaluation(before.atom_energies, forces, virials))
+
+
+def _permutation_error(model: DeployedModel, structure: Structure) -> float:
+    order = np.random.default_rng(0).permutation(structure.num_atoms)  # new atom a is old atom order[a]
+    renumbered = np.argsort(order)[structure.edge_index]
+    by_center = np.argsort(renumbered[0], kind="stable")
+    before = evaluate(model, structure, model.device)
+    after = evaluate_edges(
+        model,
+        structure.edge_vec[by_center],
+        renumbered[:, by_center],
+        structure.atom_types[order],
+        model.device,
+    )
+    expected = Evaluation(before.atom_energies[order], before.forces[order], before.atom_virials[order])
+    return _difference(after, expected)
+
+
+def _difference(found: Evaluation, expected: Evaluation) -> float:
+    """Largest difference of atom energies, forces or virials, in units of the largest force or virial.
+
+    Forces set the scale: energies contain reference energies, which say nothing of the interaction.
+    """
+    scale = max(1.0, float(np.abs(expected.forces).max()), float(np.abs(expected.atom_virials).max()))
+    pairs = [(getattr(found, name), getattr(expected, name)) for name in vars(expected)]
+    return max(float(np.abs(a - b).max()) for a, b in pairs) / scale
+
+
+def _cutoff_jump(model: DeployedModel, structure: Structure) -> tuple[float, float] | None:
+    """Energy and force that an edge just inside the cutoff contributes, relative to the largest force.
+
+    The structure is stretched so that one of its edges, or the longest distance of a small molecule, becomes
+    that edge; then the model is evaluated with and without it. None for a lone atom.
+    """
+    cutoff = model.metadata.cutoff
+    if structure.edge_index.shape[1] == 0:
+        return None
+    longest = np.linalg.norm(structure.edge_vec, axis=1).max()
+    stretch = (cutoff - _EDGE_MARGIN) / longest
+    edge_vec = structure.edge_vec * stretch
+    full = evaluate_edges(model, edge_vec, structure.edge_index, structure.atom_types, model.device)
+    kept = np.linalg.norm(edge_vec, axis=1) < cutoff - 2 * _EDGE_MARGIN
+    less = evaluate_edges(
+        model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types, model.device
+    )
+    scale = max(1.0, float(np.abs(full.forces).max()))
+    energy = float(np.abs(full.atom_energies - less.atom_energies).max())
+    return energy / scale, float(np.abs(full.forces - less.forces).max()) / scale
+
+
+def _nve_energies(
+    model: DeployedModel, structure: Structure, masses, start: Evaluation, timestep: float, steps: int
+) -> np.ndarray:
+    """(steps + 1,) total energies (eV) of a velocity Verlet run from 300 K, seeded; ASE's units of time."""
+    velocities = np.random.default_rng(0).normal(size=structure.positions.shape)
+    velocities *= np.sqrt(300.0 * ase.units.kB / masses)
+    result = start
+    energies = [result.energy + 0.5 * float((masses * velocities**2).sum())]
+    for _ in range(steps):
+        velocities = velocities + 0.5 * timestep * result.forces / masses
+        positions = structure.positions + timestep * velocities
+        structure = structure.moved(positions, model.metadata.cutoff)
+        result = evaluate(model, structure, model.device)
+        velocities = velocities + 0.5 * timestep * result.forces / masses
+        energies.append(result.energy + 0.5 * float((masses * velocities**2).sum()))
+    return np.array(energies)
+
+
+def _masses(model: DeployedModel, structure: Structure) -> np.ndarray:
+    """(N, 1) atomic mass units."""
+    table = np.array([atomic_masses[atomic_numbers[symbol]] for symbol in model.metadata.species])
+    return table[structure.atom_types][:, None]
+
+
+def _random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """(3, 3) proper rotation, uniform: QR of a Gaussian matrix with the signs fixed."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q if np.linalg.det(q) > 0 else -q

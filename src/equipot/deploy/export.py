@@ -1,0 +1,110 @@
+"""From a checkpoint to a deployed file."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from equipot.data.dataset import atom_types
+from equipot.data.frames import Frame, frame_from_atoms
+from equipot.data.readers import expand_paths
+from equipot.data.splits import FrameId, Split
+from equipot.deploy.capsule import synthetic_structures
+from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
+from equipot.deploy.metadata import Metadata
+from equipot.deploy.structure import Structure, make_structure
+from equipot.deploy.torchscript import write_torchscript
+from equipot.errors import DataError
+
+log = logging.getLogger("equipot")
+
+_NUM_FRAMES = 3  # of the data, in the capsule
+_MAX_EDGES = 20_000  # per structure; keeps the capsule below about 1 MB and its evaluation below seconds
+
+
+def deploy(
+    checkpoint: str | Path,
+    output: str | Path,
+    structures: Sequence[Atoms] | None = None,
+    weights: str = "ema",
+) -> Metadata:
+    """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
+
+    The capsule holds ``structures`` if given, else a few validation frames of the training, and always two
+    synthetic structures that contain every species. The file is verified in a fresh process before it gets
+    its name; on failure nothing is left behind.
+
+    Args:
+        checkpoint: written by ``equipot train``.
+        output: the file to write.
+        structures: for the capsule; positions in Å.
+        weights: "ema" or "last".
+
+    Raises:
+        ModelFileError: the checkpoint is unusable, or the file does not reproduce the eager model.
+        UnknownSpeciesError: ``structures`` contain an element that the model does not know.
+    """
+    loaded = load_checkpoint(checkpoint, weights)
+    if loaded.weights != weights:
+        log.warning("%s has no averaged weights; the last ones are deployed.", checkpoint)
+    species, cutoff = list(loaded.potential.species), float(loaded.potential.cutoff)
+    if structures is None:
+        frames, source = _frames_of_training(loaded, species, cutoff)
+    else:
+        given = [frame_from_atoms(atoms) for atoms in structures]
+        frames = [_structure(frame, f"given {i}", species, cutoff) for i, frame in enumerate(given)]
+        source = "given structures and synthetic ones"
+    return write_torchscript(
+        loaded.potential,
+        output,
+        [*frames, *synthetic_structures(species, cutoff)],
+        source=source,
+        model_type=loaded.config.model.type,
+        atomic_energies=loaded.statistics.atomic_energies,
+        weights=loaded.weights,
+        validation=loaded.validation,
+        config=loaded.config.to_yaml(),
+    )
+
+
+def _frames_of_training(
+    checkpoint: Checkpoint, species: list[str], cutoff: float
+) -> tuple[list[Structure], str]:
+    """A few frames of the data the model was trained with, and where they come from; none if it is gone."""
+    try:
+        names, what = _candidates(checkpoint)
+        units = checkpoint.config.data.units
+        structures = []
+        for file, index in names:
+            atoms = ase.io.read(file, index=index, do_not_split_by_at_sign=True)
+            frame = frame_from_atoms(atoms, units=units, file=file, index=index)
+            structures.append(_structure(frame, f"{Path(file).name} frame {index}", species, cutoff))
+    except (DataError, OSError, ValueError, IndexError, StopIteration) as error:
+        log.warning(
+            "The training's data cannot be read (%s); the self-check has synthetic structures only.", error
+        )
+        return [], "synthetic only, the data of the training could not be read"
+    usable = [s for s in structures if 0 < s.edge_index.shape[1] <= _MAX_EDGES]
+    usable = usable or sorted(structures, key=lambda s: s.edge_index.shape[1])[:1]
+    return usable[:_NUM_FRAMES], f"{what} and synthetic ones"
+
+
+def _candidates(checkpoint: Checkpoint) -> tuple[list[FrameId], str]:
+    """Frames to choose from, more than are needed: some may be too large."""
+    split_file = checkpoint.path.absolute().parent.parent / "split.json"
+    if split_file.is_file():
+        split = Split.load(split_file)
+        names = split.validation or split.train
+        chosen = np.linspace(0, len(names) - 1, min(len(names), 3 * _NUM_FRAMES)).round().astype(int)
+        # The middle ones first: the ends of a sampled trajectory are the least typical.
+        return [names[i] for i in sorted(chosen, key=lambda i: abs(i - len(names) / 2))], "validation frames"
+    file = str(expand_paths(checkpoint.config.data.train)[0])
+    return [(file, 0)], "the first frame of the training data"
+
+
+def _structure(frame: Frame, name: str, species: list[str], cutoff: float) -> Structure:
+    types = atom_types(frame.atomic_numbers, species, frame.where)
+    return make_structure(name, frame.positions, frame.cell, frame.pbc, types, cutoff)

@@ -1,0 +1,80 @@
+"""Readable metadata."""
+
+from pathlib import Path
+
+from rich.console import Group
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from equipot.deploy.capsule import Capsule
+from equipot.deploy.metadata import Metadata, read_metadata
+from equipot.errors import ModelFileError
+
+
+def info(path: str | Path, config: bool = True) -> Group:
+    """What a deployed file says about itself, for ``rich.print``; ``config`` adds its training YAML.
+
+    Raises ModelFileError as `read_metadata`. The model itself is not loaded.
+    """
+    path = Path(path)
+    metadata = read_metadata(path)
+    parts = {str(path): _facts(path, metadata), "\nAtomic reference energies (eV)": _species(metadata)}
+    if metadata.validation:
+        parts["\nValidation errors of the checkpoint (eV, Å)"] = _errors(metadata)
+    if config and metadata.config:
+        parts["\nTraining configuration"] = Syntax(metadata.config, "yaml", background_color="default")
+    return Group(*(part for title, body in parts.items() for part in (Text(title, "bold"), body)))
+
+
+def _facts(path: Path, metadata: Metadata) -> Table:
+    rows = {
+        "model": f"{metadata.model_type}, {metadata.dtype}, {metadata.weights} weights",
+        "species": " ".join(metadata.species),
+        "cutoff": f"{metadata.cutoff:g} Å",
+        "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
+        "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",
+        "self-check": _capsule(path, metadata),
+        "created": metadata.created,
+        "created by": f"equipot {metadata.equipot_version}, torch {metadata.torch_version}",
+        "file": f"format {metadata.format_version}, {path.stat().st_size / 1e6:.2f} MB",
+        "weights SHA-256": metadata.weights_sha256,
+    }
+    table = Table(show_header=False, box=None)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _exchanges(metadata: Metadata) -> str:
+    if metadata.num_exchanges == 0:
+        return "strictly local"
+    widest = f" of up to {metadata.widest_exchange} numbers per atom" if metadata.widest_exchange else ""
+    return f"message passing, {metadata.num_exchanges} exchanges{widest}"
+
+
+def _capsule(path: Path, metadata: Metadata) -> str:
+    try:
+        capsule = Capsule.from_json(metadata.capsule)
+    except ValueError as error:
+        raise ModelFileError(
+            f"{path}: the self-check capsule is damaged ({error}). Deploy it again."
+        ) from None
+    return f"{len(capsule.references)} reference structures, {capsule.source}"
+
+
+def _species(metadata: Metadata) -> Table:
+    table = Table(box=None)
+    for symbol in metadata.species:
+        table.add_column(symbol, justify="right", style="default")
+    table.add_row(*(f"{energy:.6f}" for energy in metadata.atomic_energies))
+    return table
+
+
+def _errors(metadata: Metadata) -> Table:
+    table = Table(show_header=False, box=None)
+    for name, value in metadata.validation.items():
+        table.add_row(name, f"{value:.6g}")
+    return table

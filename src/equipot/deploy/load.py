@@ -1,0 +1,109 @@
+"""Load a deployed model."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import equipot.ops  # noqa: F401  (registers the custom operators a deployed file may call)
+from equipot.data.dataset import atom_types
+from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
+from equipot.deploy.jit import quiet_jit, steady_execution
+from equipot.deploy.metadata import Metadata, read_metadata
+from equipot.errors import DeviceError, ModelFileError
+
+log = logging.getLogger("equipot")
+
+
+@dataclass(frozen=True)
+class DeployedModel:
+    """A TorchScript potential on its device, and its metadata."""
+
+    path: Path
+    module: torch.jit.ScriptModule
+    metadata: Metadata
+    device: torch.device
+
+    def __call__(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The deployed contract, on `device`.
+
+        edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
+        atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64.
+        """
+        # Forces are gradients even where the caller has switched gradients off; tensors made in
+        # inference mode cannot take part in one, copies of them can.
+        with torch.inference_mode(False), torch.enable_grad(), steady_execution(self.device):
+            inputs = (edge_vec, edge_index, atom_types, owned)
+            return self.module(*(x.clone() if x.is_inference() else x for x in inputs))
+
+    def atom_types(self, atomic_numbers: Iterable[int]) -> np.ndarray:
+        """(N,) atomic numbers → (N,) atom types. Raises UnknownSpeciesError naming the unknown elements."""
+        where = f"For the model {self.path}: the structure"
+        return atom_types(np.asarray(list(atomic_numbers)), self.metadata.species, where)
+
+    def check_capsule(self) -> list[Deviation]:
+        """Re-evaluate the reference structures in the file, here and on this device."""
+        capsule = Capsule.from_json(self.metadata.capsule)
+        metadata = self.metadata
+        return compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies, self.device)
+
+    def require_capsule(self) -> None:
+        """Raises ModelFileError if the model does not reproduce its reference structures here."""
+        failed = [deviation for deviation in self.check_capsule() if not deviation.passed]
+        if failed:
+            raise ModelFileError(
+                f"{self.path}: the model does not reproduce its reference structures here ({self.device}, "
+                f"torch {torch.__version__}; deployed with torch {self.metadata.torch_version}): "
+                f"{'; '.join(map(str, failed))}. "
+                "Deploy it again with this installation, and report the case if that does not help."
+            )
+
+
+def load_deployed(path: str | Path, device: str | torch.device = "auto") -> DeployedModel:
+    """Load a file written by `deploy`.
+
+    ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+
+    Raises ModelFileError (missing, damaged, not deployed by equipot, newer format) or DeviceError.
+    """
+    path, target = Path(path), resolve_device(device)
+    metadata = read_metadata(path)
+    try:
+        with quiet_jit():
+            module = torch.jit.load(str(path), map_location=target)
+    except (RuntimeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path}: torch {torch.__version__} cannot load this model (deployed with torch "
+            f"{metadata.torch_version}): {_first_line(error)}"
+        ) from None
+    log.info("Model %s runs on %s (TorchScript, %s).", path, target, metadata.dtype)
+    return DeployedModel(path, module.eval(), metadata, target)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto" or a PyTorch device name into a device that exists here; raises DeviceError otherwise."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"Unknown device '{device}'. Expected auto, cpu, cuda or cuda:INDEX.") from None
+    if target.type not in ("cpu", "cuda"):
+        raise DeviceError(f"Device '{device}' is not supported. Expected auto, cpu, cuda or cuda:INDEX.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if target.type == "cuda" and (target.index or 0) >= count:
+        found = f"PyTorch sees {count} CUDA device{'s' * (count != 1)}"
+        built = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+        raise DeviceError(f"Device '{device}' does not exist: {found}{built}. Use device='cpu' or 'auto'.")
+    return target
+
+
+def _first_line(error: Exception) -> str:
+    """TorchScript errors carry pages of stack; the message is the first line with text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,137 @@
+"""What a deployed model says about itself: flat strings stored beside the TorchScript code.
+
+TorchScript files are zip archives; each string is an entry ``<archive>/extra/<key>``. Python reads them
+without loading the model, C++ gets them from ``torch::jit::load(path, device, extra_files)``.
+"""
+
+import dataclasses
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from equipot.errors import ModelFileError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything a reader needs to use a deployed model rightly. Energies in eV, lengths in Å."""
+
+    model_type: str
+    species: tuple[str, ...]  # position = atom type
+    cutoff: float
+    interaction_range: float  # how far an atom's energy can feel another: cutoff × message-passing layers
+    num_exchanges: int  # ghost exchanges an evaluation makes across MPI ranks; 0 for strictly local models
+    widest_exchange: int  # numbers per atom in the widest of them
+    dtype: str  # of the network; the interface is float64
+    atomic_energies: tuple[float, ...]  # eV, per species
+    weights: str  # which weights of the checkpoint: "ema" or "last"
+    weights_sha256: str
+    validation: dict[str, float]  # errors on the validation set when the checkpoint was written
+    config: str  # the resolved training YAML
+    capsule: str  # JSON: reference structures with their energies, forces and virials
+    created: str  # ISO 8601, UTC
+    equipot_version: str
+    torch_version: str
+    energy_unit: str = "eV"
+    length_unit: str = "Ang"
+    format_version: int = FORMAT_VERSION
+
+    def to_strings(self) -> dict[str, str]:
+        """One flat string per field: lists are separated by blanks, numbers print exactly."""
+        return {f.name: _to_string(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_strings(cls, strings: dict[str, str], path: Path) -> "Metadata":
+        """Inverse of `to_strings`. Raises ModelFileError if a field is missing or unreadable."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        missing = [name for name in names if name not in strings]
+        if missing:
+            raise ModelFileError(f"{path}: the model's metadata lacks {', '.join(missing)}. Deploy it again.")
+        try:
+            return cls(**{name: _PARSERS.get(name, str)(strings[name]) for name in names})
+        except ValueError as error:
+            message = f"{path}: the model's metadata is damaged ({error}). Deploy it again."
+            raise ModelFileError(message) from None
+
+
+def read_metadata(path: str | Path) -> Metadata:
+    """Metadata of a deployed model, without loading the model.
+
+    Raises ModelFileError if the file is missing, damaged, no deployed model, or written in a newer format.
+    """
+    path = Path(path)
+    strings = _read_extra_files(path)
+    version = strings["format_version"]
+    if not version.isdecimal() or int(version) > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: written in model format {version} by equipot {strings.get('equipot_version', '?')}; "
+            f"this equipot reads formats up to {FORMAT_VERSION}. Upgrade equipot."
+        )
+    return Metadata.from_strings(strings, path)
+
+
+def _read_extra_files(path: Path) -> dict[str, str]:
+    if path.is_dir():
+        raise ModelFileError(f"{path}: expected a deployed model file, found a folder.")
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such file. Expected a model written by 'equipot deploy'.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _extra_strings(path, archive)
+    except zipfile.BadZipFile:
+        size = path.stat().st_size
+        raise ModelFileError(
+            f"{path}: not a model file, or truncated or damaged ({size} bytes). "
+            "Expected a model written by 'equipot deploy'; copy or deploy it again."
+        ) from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError:
+        raise ModelFileError(f"{path}: the model's metadata is damaged. Deploy it again.") from None
+
+
+def _extra_strings(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
+    damaged = archive.testzip()  # checks the CRC of every entry
+    if damaged is not None:
+        raise ModelFileError(f"{path}: damaged (wrong checksum of '{damaged}'). Copy or deploy it again.")
+    inside = {name.partition("/")[2]: name for name in archive.namelist()}
+    prefix = "extra/"
+    strings = {
+        key.removeprefix(prefix): archive.read(name).decode()
+        for key, name in inside.items()
+        if key.startswith(prefix)
+    }
+    if "format_version" in strings and "species" in strings:
+        return strings
+    if "constants.pkl" in inside:
+        raise ModelFileError(
+            f"{path}: a TorchScript file that was not made by 'equipot deploy' (no metadata)."
+        )
+    if "data.pkl" in inside:
+        raise ModelFileError(
+            f"{path}: a training checkpoint, not a deployed model. Run 'equipot deploy {path}' first."
+        )
+    raise ModelFileError(f"{path}: a zip archive, but no model. Expected a file from 'equipot deploy'.")
+
+
+def _to_string(value) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_to_string(item) for item in value)
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return value if isinstance(value, str) else repr(value)
+
+
+_PARSERS = {
+    "species": lambda text: tuple(text.split()),
+    "cutoff": float,
+    "interaction_range": float,
+    "num_exchanges": int,
+    "widest_exchange": int,
+    "atomic_energies": lambda text: tuple(float(word) for word in text.split()),
+    "validation": json.loads,
+    "format_version": int,
+}

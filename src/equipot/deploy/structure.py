@@ -1,0 +1,83 @@
+"""One structure with its edges, and what a model says about it; used by the capsule and the checks."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from equipot.data.neighbors import neighbor_list
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Atoms and their directed edges, in numpy."""
+
+    name: str
+    positions: np.ndarray  # (N, 3) Å
+    cell: np.ndarray  # (3, 3) Å, rows are lattice vectors
+    pbc: np.ndarray  # (3,) bool
+    atom_types: np.ndarray  # (N,) int
+    edge_index: np.ndarray  # (2, E) int: center, neighbor
+    edge_shift: np.ndarray  # (E, 3) int
+
+    @property
+    def num_atoms(self) -> int:
+        return len(self.positions)
+
+    @property
+    def edge_vec(self) -> np.ndarray:
+        """(E, 3) Å: from the center to the neighbor's image."""
+        center, neighbor = self.edge_index
+        return self.positions[neighbor] + self.edge_shift @ self.cell - self.positions[center]
+
+    def moved(self, positions: np.ndarray, cutoff: float) -> "Structure":
+        """The same atoms at other positions, with new edges."""
+        edge_index, edge_shift = neighbor_list(positions, self.cell, self.pbc, cutoff)
+        return replace(self, positions=positions, edge_index=edge_index, edge_shift=edge_shift)
+
+
+def make_structure(name, positions, cell, pbc, atom_types, cutoff: float) -> Structure:
+    """A structure with its edges shorter than ``cutoff`` (Å)."""
+    positions, cell = np.asarray(positions, dtype=np.float64), np.asarray(cell, dtype=np.float64)
+    pbc = np.asarray(pbc, dtype=bool)
+    edge_index, edge_shift = neighbor_list(positions, cell, pbc, cutoff)
+    return Structure(name, positions, cell, pbc, np.asarray(atom_types), edge_index, edge_shift)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's answer, float64."""
+
+    atom_energies: np.ndarray  # (N,) eV
+    forces: np.ndarray  # (N, 3) eV/Å
+    atom_virials: np.ndarray  # (N, 3, 3) eV
+
+    @property
+    def energy(self) -> float:
+        return float(self.atom_energies.sum())
+
+    @property
+    def finite(self) -> bool:
+        return all(np.isfinite(x).all() for x in (self.atom_energies, self.forces, self.atom_virials))
+
+
+def evaluate(module, structure: Structure, device="cpu") -> Evaluation:
+    """Evaluate an eager or a deployed potential, in eval mode, on one structure."""
+    return evaluate_edges(module, structure.edge_vec, structure.edge_index, structure.atom_types, device)
+
+
+def evaluate_edges(module, edge_vec, edge_index, atom_types, device="cpu") -> Evaluation:
+    """Evaluate on edges that need not come from a structure (rotated, or with some left out).
+
+    Shapes: edge_vec (E, 3) Å, edge_index (2, E), atom_types (N,).
+    """
+    # Forces are gradients even where the caller has switched gradients off.
+    with torch.inference_mode(False), torch.enable_grad():
+        types = torch.as_tensor(atom_types, dtype=torch.int64, device=device)
+        results = module(
+            torch.as_tensor(edge_vec, dtype=torch.float64, device=device),
+            torch.as_tensor(edge_index, dtype=torch.int64, device=device),
+            types,
+            torch.ones_like(types, dtype=torch.bool),
+        )
+    return Evaluation(*(result.detach().cpu().numpy().astype(np.float64) for result in results))

@@ -1,0 +1,136 @@
+"""Write a potential as one verified TorchScript file."""
+
+import copy
+import datetime
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from equipot import __version__
+from equipot.deploy.capsule import Capsule, Deviation, compare_capsule, make_capsule
+from equipot.deploy.jit import quiet_jit, steady_execution
+from equipot.deploy.metadata import Metadata
+from equipot.deploy.structure import Structure
+from equipot.errors import ModelFileError
+from equipot.files import atomic_write
+from equipot.models.potential import Potential
+
+
+def write_torchscript(
+    potential: Potential,
+    output: str | Path,
+    structures: Sequence[Structure],
+    *,
+    source: str,
+    model_type: str,
+    atomic_energies: Sequence[float],
+    weights: str,
+    validation: Mapping[str, float],
+    config: str,
+) -> Metadata:
+    """Write ``potential`` to ``output`` and verify the file before it gets that name.
+
+    ``structures`` become the self-check capsule, ``source`` says where they come from; the other
+    arguments are copied into the `Metadata`. The file is loaded in a fresh process and must reproduce the
+    eager model there. On any error nothing is left behind and an older ``output`` stays as it was.
+
+    Raises ModelFileError.
+    """
+    output = Path(output)
+    _check_output(output)
+    # A copy on the CPU: scripting must not touch the caller's model. Constant parameters leave nothing but
+    # edge_vec to differentiate by.
+    potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
+    try:
+        capsule = make_capsule(potential, structures, source)
+    except ValueError as error:
+        raise ModelFileError(f"Not deployed: {error}. The training may have diverged.") from None
+    metadata = _describe(
+        potential,
+        capsule,
+        model_type=model_type,
+        atomic_energies=tuple(float(energy) for energy in atomic_energies),
+        weights=weights,
+        validation={name: float(value) for name, value in validation.items()},
+        config=config,
+    )
+    with quiet_jit(), atomic_write(output) as temporary:
+        module = torch.jit.script(potential)
+        with steady_execution("cpu"):
+            deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
+        _require(deviations, "TorchScript")
+        # By way of memory: torch names the archive's folder after the (temporary) file, and does not say
+        # plainly that the disk is full.
+        buffer = io.BytesIO()
+        torch.jit.save(module, buffer, _extra_files=metadata.to_strings())
+        temporary.write_bytes(buffer.getbuffer())
+        _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
+    return metadata
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 over the names, types, shapes and bytes of all parameters.
+
+    Without buffers: TorchScript does not keep which of them are persistent.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.named_parameters()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
+    num_exchanges = int(potential.num_exchanges)
+    return Metadata(
+        species=tuple(potential.species),
+        cutoff=float(potential.cutoff),
+        # One exchange precedes each message-passing layer; strictly local models have none.
+        interaction_range=float(potential.cutoff) * max(1, num_exchanges),
+        num_exchanges=num_exchanges,
+        widest_exchange=int(getattr(potential, "widest_exchange", 0)),
+        dtype=str(potential.dtype).removeprefix("torch."),
+        weights_sha256=weights_digest(potential),
+        capsule=capsule.to_json(),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        equipot_version=__version__,
+        torch_version=torch.__version__,
+        **given,
+    )
+
+
+def _check_output(output: Path) -> None:
+    if output.is_dir():
+        raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/model.pt.")
+
+
+def _deviations_in_fresh_process(path: Path) -> list[Deviation]:
+    """Load and evaluate ``path`` where the eager model has never been."""
+    command = [sys.executable, "-m", "equipot.deploy.verify", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    lines = run.stdout.splitlines()
+    try:
+        answer = json.loads(lines[-1])
+    except (IndexError, json.JSONDecodeError):
+        reason = run.stderr.strip().splitlines()[-1:] or [f"exit status {run.returncode}"]
+        message = f"Not deployed: the file could not be verified in a fresh process ({reason[0]})."
+        raise ModelFileError(message) from None
+    if "error" in answer:
+        raise ModelFileError(f"Not deployed: the file fails in a fresh process: {answer['error']}")
+    return [Deviation(**deviation) for deviation in answer["deviations"]]
+
+
+def _require(deviations: Sequence[Deviation], what: str) -> None:
+    failed = [deviation for deviation in deviations if not deviation.passed]
+    if failed:
+        found = "; ".join(map(str, failed))
+        raise ModelFileError(f"Not deployed: {what} does not reproduce the eager model: {found}.")

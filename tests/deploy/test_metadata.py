@@ -1,0 +1,126 @@
+"""Metadata as flat strings, and every file that is no deployed model."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from standin import rewritten
+
+from equipot.deploy.info import info
+from equipot.deploy.load import load_deployed, resolve_device
+from equipot.deploy.metadata import FORMAT_VERSION, Metadata, read_metadata
+from equipot.errors import DeviceError, ModelFileError, UnknownSpeciesError
+
+
+def test_strings_round_trip(model_file):
+    metadata = read_metadata(model_file)
+    assert metadata.species == ("H", "C", "O")
+    assert (metadata.cutoff, metadata.interaction_range, metadata.num_exchanges) == (4.0, 4.0, 0)
+    assert metadata.atomic_energies == (-10.0, -20.0, -30.0)
+    assert metadata.validation == {"forces_mae": 0.01}
+    assert metadata.torch_version == torch.__version__
+    strings = metadata.to_strings()
+    assert all(isinstance(value, str) for value in strings.values())
+    assert Metadata.from_strings(strings, model_file) == metadata
+
+
+def test_info_names_what_matters(model_file):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(info(model_file))
+    text = console.export_text()
+    for part in ("H C O", "4 Å", "float64", "strictly local", "-20.000000", "forces_mae", "type: standin"):
+        assert part in text
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ModelFileError, match="no such file"):
+        load_deployed(tmp_path / "no.pt")
+
+
+def test_folder(tmp_path):
+    with pytest.raises(ModelFileError, match="found a folder"):
+        load_deployed(tmp_path)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.99])
+def test_truncated_file(model_file, tmp_path, fraction):
+    content = model_file.read_bytes()
+    path = tmp_path / "cut.pt"
+    path.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(ModelFileError, match="truncated or damaged"):
+        load_deployed(path)
+
+
+def test_flipped_byte(model_file, tmp_path):
+    content = bytearray(model_file.read_bytes())
+    content[content.index(b"atom_energies") + 3] ^= 1  # inside the capsule or the code
+    path = tmp_path / "flipped.pt"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match="damaged"):
+        load_deployed(path)
+
+
+def test_text_file(tmp_path):
+    path = tmp_path / "model.yaml"
+    path.write_text("model: {type: nequip}\n")
+    with pytest.raises(ModelFileError, match="not a model file"):
+        load_deployed(path)
+
+
+def test_checkpoint_instead_of_model(tmp_path):
+    path = tmp_path / "best.ckpt"
+    torch.save({"state_dict": {}}, path)
+    with pytest.raises(ModelFileError, match="checkpoint, not a deployed model"):
+        load_deployed(path)
+
+
+def test_foreign_torchscript(model_file, tmp_path):
+    path = rewritten(model_file, tmp_path / "m.pt", lambda name, data: None if "/extra/" in name else data)
+    with pytest.raises(ModelFileError, match="not made by 'equipot deploy'"):
+        load_deployed(path)
+
+
+def test_newer_format(model_file, tmp_path):
+    newer = str(FORMAT_VERSION + 1).encode()
+
+    def change(name, data):
+        return newer if name.endswith("extra/format_version") else data
+
+    path = rewritten(model_file, tmp_path / "m.pt", change)
+    with pytest.raises(ModelFileError, match=f"format {FORMAT_VERSION + 1}.*Upgrade equipot"):
+        load_deployed(path)
+
+
+@pytest.mark.parametrize("key", ["cutoff", "capsule"])
+def test_missing_key(model_file, tmp_path, key):
+    path = rewritten(
+        model_file, tmp_path / "m.pt", lambda name, data: None if name.endswith(f"extra/{key}") else data
+    )
+    with pytest.raises(ModelFileError, match=f"lacks {key}"):
+        load_deployed(path)
+
+
+def test_damaged_code(model_file, tmp_path):
+    path = rewritten(
+        model_file, tmp_path / "m.pt", lambda name, data: b"nonsense" if name.endswith(".py") else data
+    )
+    with pytest.raises(ModelFileError, match="cannot load this model"):
+        load_deployed(path)
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "cuda:99"])
+def test_device_that_does_not_exist(model_file, device):
+    with pytest.raises(DeviceError, match=device):
+        load_deployed(model_file, device)
+
+
+def test_auto_device_exists():
+    assert torch.zeros(1, device=resolve_device("auto")).item() == 0.0
+
+
+def test_atom_types(model_file):
+    model = load_deployed(model_file, "cpu")
+    assert model.atom_types([8, 1, 6, 1]).tolist() == [2, 0, 1, 0]
+    with pytest.raises(UnknownSpeciesError, match=r"model.pt.* contains N, Au, but .* H, C, O"):
+        model.atom_types([1, 79, 7])
