@@ -1,0 +1,1 @@
+"""equipot models in other programs: ASE, molecular dynamics."""

@@ -1,0 +1,107 @@
+"""The log of a simulation: its columns, its plot, its summary."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from equipot.files import atomic_write
+
+if TYPE_CHECKING:
+    from equipot.integrations.md import MDSettings
+
+COLUMNS = (
+    "step",
+    "time_ps",
+    "potential_energy_eV",
+    "kinetic_energy_eV",
+    "total_energy_eV",
+    "temperature_K",
+    "volume_A3",
+    "pressure_GPa",
+)
+
+
+def read_log(path: str | Path) -> dict[str, np.ndarray]:
+    """Columns of a log.csv by name, (rows,) each; volume and pressure are NaN without a full cell."""
+    rows = np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64)
+    return {name: np.atleast_1d(rows[name]) for name in COLUMNS}
+
+
+def summarize(
+    log: dict[str, np.ndarray], settings: "MDSettings", num_atoms: int, seconds: float, list_builds: int
+) -> dict[str, Any]:
+    """Speed, averages over the logged steps and, for nve, the drift of the total energy."""
+    simulated = settings.steps * settings.timestep  # fs
+    summary = {
+        "ensemble": settings.ensemble,
+        "atoms": num_atoms,
+        "steps": settings.steps,
+        "time_ps": simulated / 1000.0,
+        "wall_time_s": seconds,
+        "ns_per_day": simulated * 1e-6 / seconds * 86400.0,
+        "steps_per_neighbor_list": settings.steps / max(list_builds, 1),
+        "mean_temperature_K": float(log["temperature_K"].mean()),
+    }
+    if settings.ensemble == "nve":
+        summary |= energy_drift(log["time_ps"], log["total_energy_eV"], num_atoms)
+    if np.isfinite(log["pressure_GPa"]).all():
+        summary["mean_pressure_GPa"] = float(log["pressure_GPa"].mean())
+        summary["mean_volume_A3"] = float(log["volume_A3"].mean())
+    return summary
+
+
+def energy_drift(time: np.ndarray, energy: np.ndarray, num_atoms: int) -> dict[str, float]:
+    """Straight line through the total energy: its slope, its rise over the run, the scatter about it.
+
+    time (rows,) ps, energy (rows,) eV.
+    """
+    per_atom = 1e3 * (energy - energy[0]) / num_atoms
+    slope, offset = np.polyfit(time, per_atom, 1) if len(time) > 1 else (0.0, 0.0)
+    scatter = float((per_atom - slope * time - offset).std())
+    return {
+        "drift_meV_per_atom_per_ps": float(slope),
+        "drift_meV_per_atom": float(slope * (time[-1] - time[0])),
+        "fluctuation_meV_per_atom": scatter,
+    }
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """For printing: one line per entry."""
+    table = Table(show_header=False, box=None)
+    for name, value in summary.items():
+        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def write_summary(path: Path, summary: dict[str, Any]) -> None:
+    """As JSON."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def plot_log(log: dict[str, np.ndarray], path: Path) -> None:
+    """Temperature, energies relative to the start, and volume where there is one, against time."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    time, has_volume = log["time_ps"], np.ptp(log["volume_A3"]) > 0  # False for NaN
+    figure = Figure(figsize=(7, 7.5 if has_volume else 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(3 if has_volume else 2, 1, sharex=True)
+    axes[0].plot(time, log["temperature_K"], color="tab:red", lw=1)
+    axes[0].set_ylabel("temperature / K")
+    for name, color in (("potential", "tab:blue"), ("kinetic", "tab:orange"), ("total", "black")):
+        energy = log[f"{name}_energy_eV"]
+        axes[1].plot(time, energy - energy[0], color=color, lw=1, label=name)
+    axes[1].set_ylabel("energy − start / eV")
+    axes[1].legend(loc="best", ncols=3)
+    if has_volume:
+        axes[2].plot(time, log["volume_A3"], color="tab:green", lw=1)
+        axes[2].set_ylabel("volume / Å³")
+    axes[-1].set_xlabel("time / ps")
+    for ax in axes:
+        ax.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

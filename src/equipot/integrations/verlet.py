@@ -1,0 +1,78 @@
+"""A neighbor list with a skin: built for a longer cutoff, reused until an atom may have come too close."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipot.data.neighbors import neighbor_list
+
+
+@dataclass
+class _Built:
+    """The geometry a list was built for, and the list."""
+
+    positions: np.ndarray
+    cell: np.ndarray
+    pbc: np.ndarray
+    edge_index: Tensor
+    edge_shift: Tensor  # float64, to be multiplied by the cell
+
+
+class VerletList:
+    """Edges shorter than ``cutoff`` (Å) for a structure that moves in small steps.
+
+    ``skin`` (Å) is what the list reaches beyond the cutoff; 0 rebuilds at every call. `builds` counts.
+    """
+
+    def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu"):
+        self.cutoff, self.skin, self.device = cutoff, skin, device
+        self.builds = 0
+        self._built: _Built | None = None
+
+    def edges(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[Tensor, Tensor]:
+        """edge_vec (E, 3) float64 Å and edge_index (2, E), sorted by center, on the device.
+
+        positions (N, 3) Å, unwrapped or not; cell (3, 3) Å; pbc (3,).
+        """
+        built = self._built
+        if built is None or not self._still_complete(built, positions, cell, pbc):
+            self._built = built = self._build(positions, cell, pbc)
+        r = torch.as_tensor(positions, device=self.device)
+        translation = built.edge_shift @ torch.as_tensor(cell, device=self.device)
+        edge_vec = r[built.edge_index[1]] + translation - r[built.edge_index[0]]
+        inside = ((edge_vec * edge_vec).sum(dim=1) < self.cutoff**2).nonzero().squeeze(1)
+        return edge_vec[inside], built.edge_index[:, inside]
+
+    def _build(self, positions, cell, pbc) -> _Built:
+        self.builds += 1
+        edge_index, edge_shift = neighbor_list(positions, cell, pbc, self.cutoff + self.skin)
+        return _Built(
+            positions.copy(),
+            cell.copy(),
+            pbc.copy(),
+            torch.as_tensor(edge_index, device=self.device),
+            torch.as_tensor(edge_shift, dtype=torch.float64, device=self.device),
+        )
+
+    def _still_complete(self, built: _Built, positions, cell, pbc) -> bool:
+        """True if no pair outside the list can have come within the cutoff.
+
+        Write the change as a deformation D of cell and positions, then displacements d of single atoms. A
+        pair that is not in the list was at least cutoff + skin apart, so it is now at least
+        σ_min(D) (cutoff + skin) − 2 max|d| apart. An atom that was wrapped into the cell shows a large d.
+        """
+        if self.skin <= 0 or positions.shape != built.positions.shape or not np.array_equal(pbc, built.pbc):
+            return False
+        if np.array_equal(cell, built.cell):
+            moved, shrink = positions - built.positions, 1.0
+        elif abs(np.linalg.det(built.cell)) < 1e-6:
+            return False
+        else:
+            deformation = np.linalg.solve(built.cell, cell)
+            moved = positions - built.positions @ deformation
+            shrink = np.linalg.svd(deformation, compute_uv=False)[-1]
+        # Of two atoms each moves at most as far as the farthest mover. Rounding must not decide.
+        largest = np.sqrt((moved * moved).sum(axis=1).max(initial=0.0))
+        return bool(shrink * (self.cutoff + self.skin) - 2.0 * largest > self.cutoff + 1e-9)

@@ -1,0 +1,225 @@
+"""The calculator against finite differences, and at work in ASE's algorithms."""
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import FrechetCellFilter
+from ase.md.langevin import Langevin
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
+from ase.phonons import Phonons
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.units import kB
+
+import equipot
+from equipot import EquipotCalculator
+from equipot.errors import DataError, DeviceError, ModelFileError, UnknownSpeciesError
+
+
+@pytest.fixture(scope="module")
+def calculator(model_file):
+    return EquipotCalculator(model_file, device="cpu")
+
+
+@pytest.fixture
+def crystal(calculator):
+    """A strained, rattled crystal of C and O."""
+    atoms = bulk("CO", "rocksalt", a=4.4, cubic=True)
+    atoms.set_cell(atoms.cell @ np.array([[1.02, 0.01, 0], [0, 0.99, 0.02], [0, 0, 1.01]]), scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    atoms.calc = calculator
+    return atoms
+
+
+@pytest.fixture
+def ethanol(calculator):
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = calculator
+    return atoms
+
+
+def draw_velocities(atoms, temperature):
+    noise = np.random.default_rng(0).normal(size=atoms.positions.shape)
+    atoms.set_velocities(noise * np.sqrt(kB * temperature / atoms.get_masses()[:, None]))
+
+
+def test_forces_are_the_gradient(crystal):
+    """Central differences of 1e-4 Å: error 1e-8 times the third derivative, rounding 1e-12 eV / 1e-4 Å."""
+    forces, step = crystal.get_forces(), 1e-4
+    for atom, axis in ((0, 0), (3, 1), (7, 2)):
+        energies = []
+        for sign in (1, -1):
+            moved = crystal.copy()
+            moved.calc = crystal.calc
+            moved.positions[atom, axis] += sign * step
+            energies.append(moved.get_potential_energy())
+        assert forces[atom, axis] == pytest.approx(-(energies[0] - energies[1]) / (2 * step), abs=1e-6)
+
+
+def test_stress_is_the_strain_derivative(crystal):
+    """All six components, sign and order; tolerance as for the forces, divided by a volume of 85 Å³."""
+    stress, step = crystal.get_stress(voigt=False), 1e-4
+    numerical = np.zeros((3, 3))
+    for a in range(3):
+        for b in range(a, 3):
+            energies = []
+            for sign in (1, -1):
+                strain = np.eye(3)
+                strain[a, b] += 0.5 * sign * step
+                strain[b, a] += 0.5 * sign * step
+                moved = crystal.copy()
+                moved.set_cell(crystal.cell @ strain, scale_atoms=True)
+                moved.calc = crystal.calc
+                energies.append(moved.get_potential_energy())
+            numerical[a, b] = numerical[b, a] = (
+                (energies[0] - energies[1]) / (2 * step) / crystal.get_volume()
+            )
+    np.testing.assert_allclose(stress, numerical, atol=1e-7)
+    np.testing.assert_allclose(crystal.get_stress(), full_3x3_to_voigt_6_stress(numerical), atol=1e-7)
+    assert np.abs(stress).max() > 1e-3
+
+
+def test_properties_fit_together(crystal):
+    assert crystal.get_potential_energy() == crystal.get_potential_energy(force_consistent=True)
+    assert crystal.get_potential_energies().sum() == pytest.approx(crystal.get_potential_energy(), abs=1e-12)
+    assert crystal.get_stresses().shape == (8, 6)
+    np.testing.assert_allclose(crystal.get_stresses().sum(axis=0), crystal.get_stress(), atol=1e-15)
+    np.testing.assert_allclose(crystal.get_forces().sum(axis=0), 0.0, atol=1e-12)
+    assert all(np.asarray(value).dtype == np.float64 for value in crystal.calc.results.values())
+
+
+def test_supercell_is_extensive(crystal):
+    """Same atoms, longer sums: rounding only. The primitive cell is smaller than the cutoff."""
+    larger = crystal * (2, 1, 2)
+    larger.calc = crystal.calc
+    assert larger.get_potential_energy() == pytest.approx(4 * crystal.get_potential_energy(), abs=1e-10)
+    np.testing.assert_allclose(larger.get_stress(), crystal.get_stress(), atol=1e-12)
+    np.testing.assert_allclose(larger.get_forces()[:8], crystal.get_forces(), atol=1e-11)
+
+
+def test_no_stress_without_a_full_cell(ethanol):
+    ethanol.get_forces()
+    with pytest.raises(PropertyNotImplementedError, match="periodic in all three directions"):
+        ethanol.get_stress()
+    slab = bulk("CO", "rocksalt", a=4.4, cubic=True)
+    slab.pbc = [True, True, False]
+    slab.calc = ethanol.calc
+    assert np.isfinite(slab.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError):
+        slab.get_stresses()
+
+
+def test_unknown_species_leaves_no_result(calculator):
+    atoms = Atoms("HF", [[0, 0, 0], [0, 0, 1]], calculator=calculator)
+    with pytest.raises(UnknownSpeciesError, match=r"contains F, .* H, C, O"):
+        atoms.get_potential_energy()
+    assert calculator.results == {}
+
+
+def test_non_finite_positions(calculator):
+    atoms = Atoms("H2", [[0, 0, 0], [0, 0, np.nan]], calculator=calculator)
+    with pytest.raises(DataError, match="not finite"):
+        atoms.get_potential_energy()
+
+
+def test_construction_errors(model_file, tmp_path):
+    with pytest.raises(ModelFileError):
+        EquipotCalculator(tmp_path / "none.pt")
+    with pytest.raises(DeviceError):
+        EquipotCalculator(model_file, device="cuda:99")
+    with pytest.raises(ValueError, match="skin"):
+        EquipotCalculator(model_file, skin=-0.1)
+
+
+def test_failed_self_check_refuses(model_file, monkeypatch):
+    monkeypatch.setattr("equipot.deploy.capsule.RELATIVE_TOLERANCE", {"float64": -1.0})
+    with pytest.raises(ModelFileError, match="does not reproduce its reference structures"):
+        EquipotCalculator(model_file, device="cpu")
+    EquipotCalculator(model_file, device="cpu", check=False)
+
+
+def test_package_exports_the_calculator():
+    assert equipot.EquipotCalculator is EquipotCalculator
+    with pytest.raises(AttributeError):
+        equipot.Nonsense  # noqa: B018
+
+
+def test_lone_atom(calculator):
+    atoms = Atoms("C", calculator=calculator)
+    assert atoms.get_potential_energy() == pytest.approx(-20.0, abs=1e-12)
+    assert np.array_equal(atoms.get_forces(), np.zeros((1, 3)))
+
+
+def test_several_structures_in_turn(calculator, model_file):
+    """One calculator for structures of other sizes, cells and species gives what fresh calculators give."""
+    structures = [molecule("H2O"), molecule("CH4"), bulk("C", cubic=True), molecule("H2O")]
+    structures[3].rattle(0.05, seed=3)
+    for atoms in structures * 2:
+        atoms.calc = calculator
+        fresh = atoms.copy()
+        fresh.calc = EquipotCalculator(model_file, device="cpu", skin=0.0, check=False)
+        np.testing.assert_allclose(atoms.get_forces(), fresh.get_forces(), atol=1e-11)
+
+
+def test_species_change_in_place(calculator):
+    atoms = molecule("H2O")
+    atoms.calc = calculator
+    before = atoms.get_potential_energy()
+    atoms.numbers[0] = 6
+    after = atoms.get_potential_energy()
+    reverted = atoms.copy()
+    reverted.numbers[0] = 8
+    reverted.calc = calculator
+    assert after != pytest.approx(before, abs=1.0)
+    assert reverted.get_potential_energy() == pytest.approx(before, abs=1e-12)
+
+
+def test_relaxation_of_a_molecule(ethanol):
+    start = ethanol.get_potential_energy()
+    assert BFGS(ethanol, logfile=None).run(fmax=0.01, steps=300)
+    assert ethanol.get_potential_energy() < start
+
+
+def test_relaxation_of_a_cell(crystal):
+    assert BFGS(FrechetCellFilter(crystal), logfile=None).run(fmax=0.005, steps=300)
+    assert np.abs(crystal.get_stress()).max() < 0.005
+
+
+def test_nve_conserves_energy(ethanol):
+    """Relaxed first, so that the run is gentle; what remains is velocity Verlet's own fluctuation."""
+    BFGS(ethanol, logfile=None).run(fmax=0.05, steps=200)
+    draw_velocities(ethanol, 300)
+    dynamics = VelocityVerlet(ethanol, 0.2 * units.fs)
+    energies = [ethanol.get_total_energy() for _ in dynamics.irun(300)]
+    assert np.ptp(energies) / len(ethanol) < 1e-3 < ethanol.get_kinetic_energy() / len(ethanol)
+
+
+def test_langevin_and_npt_run(crystal):
+    draw_velocities(crystal, 50)
+    Langevin(
+        crystal,
+        0.5 * units.fs,
+        temperature_K=50,
+        friction=0.01 / units.fs,
+        fixcm=False,
+        rng=np.random.default_rng(1),
+    ).run(20)
+    volume = crystal.get_volume()
+    IsotropicMTKNPT(crystal, 0.5 * units.fs, 50, 0.0, tdamp=50 * units.fs, pdamp=500 * units.fs).run(20)
+    assert crystal.get_volume() != volume
+    assert crystal.get_kinetic_energy() / len(crystal) < 20 * kB * 50
+
+
+def test_phonons(calculator, tmp_path):
+    """The acoustic modes at Γ vanish; central differences of 0.01 Å leave about 1e-4 of the largest."""
+    atoms = bulk("C", "fcc", a=3.0)
+    atoms.calc = calculator
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-4, steps=100)
+    phonons = Phonons(atoms, calculator, supercell=(3, 3, 3), delta=0.01, name=str(tmp_path / "phonon"))
+    phonons.run()
+    phonons.read(acoustic=False)
+    at_gamma, elsewhere = phonons.band_structure([[0, 0, 0], [0.5, 0.5, 0.0]])
+    assert np.abs(at_gamma).max() < 0.03 * np.abs(elsewhere).max()

@@ -1,0 +1,175 @@
+"""Molecular dynamics from the command line's function: output, conservation, temperature, refusals."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+
+from equipot import EquipotCalculator
+from equipot.errors import ConfigError, DataError, EquipotError, UnknownSpeciesError
+from equipot.integrations.md import FILES, MDSettings, SimulationError, degrees_of_freedom, run_md
+from equipot.integrations.md_report import energy_drift, read_log
+
+
+@pytest.fixture(scope="module")
+def water(model_file):
+    """Relaxed with the model: the stand-in's bonds are not those of water."""
+    atoms = molecule("H2O")
+    atoms.calc = EquipotCalculator(model_file, device="cpu")
+    BFGS(atoms, logfile=None).run(fmax=0.01, steps=500)
+    atoms.calc = None
+    return atoms
+
+
+@pytest.fixture(scope="module")
+def crystal(model_file):
+    atoms = bulk("C", "fcc", a=3.0, cubic=True)
+    atoms.calc = EquipotCalculator(model_file, device="cpu")
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-3, steps=200)
+    atoms.calc = None
+    return atoms
+
+
+def test_nve_writes_everything(water, model_file, tmp_path):
+    ase.io.write(tmp_path / "water.xyz", water)
+    settings = MDSettings("nve", steps=100, timestep=0.25, log_interval=10)
+    result = run_md(tmp_path / "water.xyz", model_file, tmp_path / "md", settings, device="cpu")
+    assert sorted(p.name for p in result.directory.iterdir()) == sorted(set(FILES) - {"stopped.extxyz"})
+    frames, log = ase.io.read(result.trajectory, ":"), read_log(result.log)
+    assert len(frames) == len(log["step"]) == 11
+    assert log["step"].tolist() == list(range(0, 101, 10))
+    np.testing.assert_allclose(
+        [f.get_potential_energy() for f in frames], log["potential_energy_eV"], atol=1e-7
+    )
+    assert np.ptp(log["total_energy_eV"]) / 3 < 1e-3
+    assert result.plot.stat().st_size > 10_000
+    assert json.loads((result.directory / "summary.json").read_text()) == result.summary
+    assert result.summary["ns_per_day"] > 0
+    assert result.summary["steps_per_neighbor_list"] > 5
+    # Neither drifts away nor turns as a whole.
+    assert np.abs(frames[-1].get_momenta().sum(axis=0)).max() < 1e-6
+
+
+def test_last_step_is_logged(water, model_file, tmp_path):
+    result = run_md(water, model_file, tmp_path, MDSettings(steps=7, log_interval=5), device="cpu")
+    assert read_log(result.log)["step"].tolist() == [0, 5, 7]
+    assert len(ase.io.read(result.trajectory, ":")) == 3
+
+
+def test_same_seed_same_run(water, model_file, tmp_path):
+    """On one CPU thread to the last bit; several may add in another order."""
+    logs = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        settings = MDSettings(steps=20, seed=seed)
+        logs.append(read_log(run_md(water, model_file, tmp_path / name, settings, device="cpu").log))
+    np.testing.assert_allclose(logs[0]["total_energy_eV"], logs[1]["total_energy_eV"], rtol=1e-10)
+    assert abs(logs[0]["total_energy_eV"][-1] - logs[2]["total_energy_eV"][-1]) > 1e-6
+
+
+def test_nvt_reaches_the_temperature(crystal, model_file, tmp_path):
+    """32 atoms start relaxed, so half of the initial heat goes into the potential; friction restores it.
+
+    The mean over n = 96 · (about 6 independent times) kinetic degrees scatters by √(2/n) = 6 %; allow 4σ.
+    """
+    settings = MDSettings("nvt", temperature=100, steps=600, timestep=2.0, friction=0.02)
+    result = run_md(crystal, model_file, tmp_path, settings, supercell=(2, 2, 2), device="cpu")
+    temperature = read_log(result.log)["temperature_K"]
+    assert temperature[len(temperature) // 3 :].mean() == pytest.approx(100, rel=0.24)
+    assert result.summary["atoms"] == 32
+
+
+def test_npt_answers_to_pressure(crystal, model_file, tmp_path):
+    volumes = {}
+    for pressure in (0.0, 20.0):
+        settings = MDSettings(
+            "npt", temperature=20, steps=300, timestep=3.0, pressure=pressure, friction=0.02, log_interval=5
+        )
+        result = run_md(crystal, model_file, tmp_path / str(pressure), settings, device="cpu")
+        log = read_log(result.log)
+        volumes[pressure] = log["volume_A3"][len(log["step"]) // 2 :].mean()
+        shape = ase.io.read(result.trajectory).cell
+        np.testing.assert_allclose(
+            shape / shape.lengths()[0], crystal.cell / crystal.cell.lengths()[0], atol=1e-6
+        )
+    assert volumes[20.0] < volumes[0.0]
+    assert volumes[0.0] == pytest.approx(crystal.get_volume(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ensemble": "nph"}, "nve, nvt or npt"),
+        ({"steps": 0}, "steps must be"),
+        ({"timestep": -1.0}, "timestep"),
+        ({"timestep": float("nan")}, "timestep"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"log_interval": 0}, "log_interval"),
+    ],
+)
+def test_settings_that_make_no_sense(change, message):
+    with pytest.raises(ConfigError, match=message):
+        MDSettings(**change)
+
+
+def refusal(expected, message, *arguments, **keywords):
+    with pytest.raises(expected, match=message):
+        run_md(*arguments, **keywords)
+
+
+def test_refusals_leave_nothing(water, model_file, tmp_path):
+    out, cpu = tmp_path / "out", {"device": "cpu"}
+    refusal(ConfigError, "npt needs", water, model_file, out, MDSettings("npt"), **cpu)
+    refusal(UnknownSpeciesError, "contains Si", bulk("Si"), model_file, out, **cpu)
+    refusal(DataError, "no such file", tmp_path / "none.xyz", model_file, out, **cpu)
+    refusal(ConfigError, "not periodic", water, model_file, out, supercell=(2, 1, 1), **cpu)
+    refusal(DataError, "at least 2 atoms", water[:1], model_file, out, **cpu)
+    refusal(EquipotError, "no such file", water, tmp_path / "none.pt", out, **cpu)
+    bad = tmp_path / "bad.xyz"
+    bad.write_text("3\n\nH 0 0\n")
+    refusal(DataError, "ASE cannot read", bad, model_file, out, **cpu)
+    assert not out.exists()
+
+
+def test_occupied_folder(water, model_file, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    settings = MDSettings(steps=3)
+    refusal(ConfigError, "not empty", water, model_file, tmp_path, settings, device="cpu")
+    run_md(water, model_file, tmp_path, settings, overwrite=True, device="cpu")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_explosion_is_stopped(water, model_file, tmp_path):
+    """Two atoms almost on top of each other."""
+    clash = water.copy()
+    clash.positions[1] = clash.positions[0] + [0.0, 0.0, 0.5]
+    with pytest.raises(SimulationError, match=r"Stopped at step \d+ .*(temperature|not finite)"):
+        run_md(clash, model_file, tmp_path, MDSettings("nve", steps=1000, log_interval=1), device="cpu")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "trajectory.extxyz",
+        "log.csv",
+        "plot.png",
+        "stopped.extxyz",
+    }
+    good = ase.io.read(tmp_path / "trajectory.extxyz", ":")
+    assert all(np.isfinite(frame.positions).all() for frame in good)
+
+
+def test_drift_of_a_known_line():
+    """2 meV/atom/ps for 5 ps, 4 atoms."""
+    time = np.linspace(0.0, 5.0, 51)
+    drift = energy_drift(time, -7.0 + 4 * 0.002 * time, 4)
+    assert drift["drift_meV_per_atom_per_ps"] == pytest.approx(2.0, abs=1e-9)
+    assert drift["drift_meV_per_atom"] == pytest.approx(10.0, abs=1e-9)
+    assert drift["fluctuation_meV_per_atom"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_degrees_of_freedom():
+    water, carbon_dioxide, crystal = molecule("H2O"), molecule("CO2"), bulk("C", cubic=True)
+    assert degrees_of_freedom(water, "nve") == 3
+    assert degrees_of_freedom(carbon_dioxide, "nve") == 4
+    assert degrees_of_freedom(crystal, "nve") == 21
+    assert degrees_of_freedom(water, "nvt") == 9
