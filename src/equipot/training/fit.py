@@ -1,0 +1,62 @@
+"""The Lightning trainer, told what this project needs and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from equipot.config import Config
+from equipot.training import stopping
+from equipot.training.batches import Batches
+from equipot.training.checkpoint_io import AtomicCheckpointIO
+from equipot.training.directory import RunDirectory
+from equipot.training.loggers import close_loggers, make_loggers
+from equipot.training.module import PotentialModule
+from equipot.training.monitor import TrainingMonitor
+
+
+def fit(
+    config: Config,
+    kind: str,
+    directory: RunDirectory,
+    module: PotentialModule,
+    batches: Batches,
+    monitor: TrainingMonitor,
+    checkpoint: Path | None,
+) -> str:
+    """Train; the reason why it ended."""
+    loggers = make_loggers(config, directory)
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning would otherwise save and requeue by itself, beside our own handling of signals.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    trainer = L.Trainer(
+        accelerator="gpu" if kind == "cuda" else "cpu",
+        devices=config.run.devices,
+        num_nodes=config.run.nodes,
+        strategy=config.run.strategy,
+        max_epochs=config.training.epochs,
+        gradient_clip_val=config.training.gradient_clip,
+        inference_mode=False,  # forces are a gradient
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+        logger=loggers or False,
+        callbacks=[monitor],
+        plugins=plugins,
+        default_root_dir=directory.root,
+    )
+    try:
+        trainer.fit(module, datamodule=batches, ckpt_path=checkpoint)
+    except stopping.TrainingInterrupted:
+        return stopping.INTERRUPTED
+    except SystemExit:  # what Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        monitor.close()
+        close_loggers(loggers)
+    return monitor.stop_reason

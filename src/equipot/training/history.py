@@ -1,0 +1,103 @@
+"""What each epoch gave: the CSV file and the learning-curve plot."""
+
+import csv
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from equipot.files import atomic_write
+from equipot.training.directory import write_text
+from equipot.training.loss import LABELS
+
+_METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))
+COLUMNS = (
+    "epoch",  # epochs done, with a fraction if the last one was cut short
+    "step",
+    "time_s",  # training time so far, without interruptions
+    "epoch_s",
+    "learning_rate",
+    *(f"{part}_{metric}" for part in ("train", "validation") for metric in _METRICS),
+)
+
+Row = dict[str, float]
+
+
+class History:
+    """The rows of metrics.csv, one per epoch; errors in eV/atom, eV/Å, eV/Å³, empty without a label.
+
+    Training errors are collected while the weights change, validation errors are of the averaged weights.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.rows: list[Row] = []
+
+    def start(self, epochs_done: float = 0) -> None:
+        """Begin the file, keeping rows of the first ``epochs_done`` epochs if there are any."""
+        if epochs_done and self.path.exists():
+            with self.path.open(encoding="utf-8", newline="") as file:
+                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["epoch"] <= epochs_done]
+        write_text(self.path, _csv_text(self.rows, header=True))
+
+    def append(self, row: Row) -> None:
+        """Add one epoch, on disk at once."""
+        self.rows.append(row)
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv_text([row], header=False))
+
+
+def _csv_text(rows: list[Row], header: bool) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows({key: f"{value:.8g}" for key, value in row.items()} for row in rows)
+    return buffer.getvalue()
+
+
+def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -> None:
+    """PNG of training and validation errors and learning rate over epochs, on logarithmic axes."""
+    panels = [("forces_mae", "force MAE (meV/Å)", 1e3), ("energy_mae", "energy MAE (meV/atom)", 1e3)]
+    panels += [("stress_mae", "stress MAE (meV/Å³)", 1e3), ("loss", "loss", 1.0)]
+    panels = [panel for panel in panels if any(f"train_{panel[0]}" in row for row in rows)]
+    columns = (len(panels) + 2) // 2  # in two rows, with the learning rate
+    figure = Figure(figsize=(4.2 * columns, 6.4), layout="constrained")
+    axes = list(figure.subplots(2, columns, squeeze=False).flat)
+    for unused in axes[len(panels) + 1 :]:
+        unused.remove()
+    axes = axes[: len(panels) + 1]
+    for axis, (metric, title, factor) in zip(axes, panels, strict=False):
+        for part, color in (("train", "tab:blue"), ("validation", "tab:orange")):
+            _curve(axis, rows, f"{part}_{metric}", factor, label=part, color=color)
+        axis.set_ylabel(title)
+        if best_epoch is not None:
+            axis.axvline(best_epoch, color="0.6", linewidth=0.8, linestyle="--", label="best")
+    _curve(axes[-1], rows, "learning_rate", 1.0, color="tab:green")
+    axes[-1].set_ylabel("learning rate")
+    axes[0].legend(frameon=False)
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        _logarithmic(axis)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _logarithmic(axis) -> None:
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    for ticks in (axis.xaxis, axis.yaxis):
+        # Errors often span less than a decade, where labels at powers of ten alone would leave the axis bare.
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticks.set_minor_locator(NullLocator())
+    axis.grid(linewidth=0.3, alpha=0.5)
+
+
+def _curve(axis, rows: list[Row], column: str, factor: float, **style) -> None:
+    points = [(row["epoch"], factor * row[column]) for row in rows if row.get(column, 0) > 0]
+    if points:
+        # A single epoch is a point, which a line would not show.
+        axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, **style)

@@ -1,0 +1,74 @@
+"""The loss: a weighted sum of means over structures (energy per atom), force and stress components."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import huber_loss
+
+from equipot.config import LossConfig
+from equipot.graph import AtomicGraph, Label
+from equipot.models.potential import Prediction
+
+LABELS = ("energy", "forces", "stress")
+
+
+@dataclass(frozen=True)
+class LabelError:
+    """Prediction minus reference where the label is known, zero elsewhere."""
+
+    error: Tensor  # energy: (S,) eV/atom; forces: (N, 3) eV/Å; stress: (S, 3, 3) eV/Å³
+    count: Tensor  # () float64, how many components are known
+
+
+def label_errors(prediction: Prediction, graph: AtomicGraph) -> dict[str, LabelError]:
+    """Errors of every label that the graph has, by name; labels it does not have are left out."""
+    labels = graph.labels
+    errors = {}
+    if labels.energy is not None:
+        num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
+        per_atom = (prediction.energy - labels.energy.value) / num_atoms
+        errors["energy"] = _masked(per_atom, labels.energy)
+    if labels.forces is not None:
+        errors["forces"] = _masked(prediction.forces - labels.forces.value, labels.forces)
+    if labels.stress is not None:
+        errors["stress"] = _masked(prediction.stress - labels.stress.value, labels.stress)
+    return errors
+
+
+def _masked(error: Tensor, label: Label) -> LabelError:
+    components = error[0].numel() if error.shape[0] else 1
+    mask = label.mask.view(-1, *(1,) * (error.dim() - 1))
+    # Not a product with the mask: the predicted stress of a molecule is NaN, and 0 * NaN is NaN.
+    return LabelError(torch.where(mask, error, 0.0), label.mask.sum().double() * components)
+
+
+class Loss:
+    """The function of one error (its square, or the Huber function) and the weight of each label.
+
+    Args:
+        settings: section ``training.loss`` of the configuration.
+    """
+
+    def __init__(self, settings: LossConfig):
+        self.settings = settings
+        self.weights = {name: getattr(settings, name) for name in LABELS}
+
+    def sums(self, errors: dict[str, LabelError]) -> dict[str, Tensor]:
+        """Sum over all known components of each label: () float64."""
+        return {name: self._sum(e.error) for name, e in errors.items()}
+
+    def total(self, errors: dict[str, LabelError], sums: dict[str, Tensor], prediction: Prediction) -> Tensor:
+        """() float64: Σ weight · sum / count. A label without any value in the batch contributes zero."""
+        # A batch without labels must still have a gradient, of zeros, for the optimizer to step over.
+        total = 0.0 * prediction.energy.sum()
+        for name, label in errors.items():
+            if self.weights[name] > 0:
+                total = total + self.weights[name] * sums[name] / label.count.clamp(min=1)
+        return total
+
+    def _sum(self, error: Tensor) -> Tensor:
+        if self.settings.kind == "huber":
+            zero = torch.zeros_like(error)
+            return huber_loss(error, zero, reduction="sum", delta=self.settings.huber_delta)
+        return error.square().sum()

@@ -1,0 +1,257 @@
+"""What happens around the steps: the record of each epoch, checkpoints, and stopping, in one fixed order."""
+
+import math
+import random
+import time
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from equipot.config import TrainingConfig
+from equipot.errors import TrainingError
+from equipot.graph import AtomicGraph
+from equipot.training import stopping
+from equipot.training.batches import Batches
+from equipot.training.checkpoint_io import copy_checkpoint
+from equipot.training.directory import RunDirectory
+from equipot.training.history import History
+from equipot.training.metrics import summarize
+from equipot.training.module import PotentialModule
+from equipot.training.progress import ProgressDisplay
+
+
+class TrainingMonitor(L.Callback):
+    """One callback instead of many, because the order matters: measure, decide, write, stop.
+
+    Args:
+        training: section ``training`` of the configuration.
+        batches: told where to go on in an epoch that was interrupted.
+        directory: where checkpoints and the history go.
+        history: the rows of metrics.csv.
+        display: the progress bar.
+    """
+
+    def __init__(
+        self,
+        training: TrainingConfig,
+        batches: Batches,
+        directory: RunDirectory,
+        history: History,
+        display: ProgressDisplay,
+    ):
+        self.training = training
+        self.batches = batches
+        self.directory = directory
+        self.history = history
+        self.display = display
+        self.stop_reason = stopping.FINISHED
+        self.best_loss = math.inf
+        self.best_epoch: float | None = None
+        self.epochs_done: float = 0
+        self._early_stopping = stopping.EarlyStopping(training.early_stopping)
+        self._signals = stopping.StopSignals()
+        self._budget = stopping.TimeBudget(training.max_minutes)
+        self._seconds_before = 0.0
+        self._cut_epoch_short = False
+        self._validation_seconds = 0.0
+        self._validation_start = self._epoch_start = time.monotonic()
+        # Of an epoch that is interrupted: what a checkpoint must know to go on within it.
+        self._batches_done = 0
+        self._train_sums: Tensor | None = None
+        self._restored: dict[str, Any] | None = None
+
+    # Lightning's hooks, in the order of a training.
+
+    def on_train_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
+        self._signals.install()
+        self._budget = stopping.TimeBudget(self.training.max_minutes)
+        self._epoch_start = time.monotonic()
+        if trainer.is_global_zero:
+            self.history.start(math.floor(self.epochs_done))
+        if self._restored is not None:
+            self._go_on(module, self._restored, trainer.is_global_zero)
+            self._restored = None
+        self.display.start(self.epochs_done)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: PotentialModule, outputs: Any, batch: AtomicGraph, batch_idx: int
+    ) -> None:
+        if self.display.due:
+            self._show_batch("train", module, batch_idx + 1, trainer.num_training_batches)
+        reason = stopping.agree(self._reason_to_stop(), batch_idx, module.device)
+        if reason is None or batch_idx + 1 == trainer.num_training_batches:
+            return  # at the last batch the end of the epoch sees to it
+        self._save_within_epoch(trainer, module, batch_idx + 1)
+        if reason == stopping.INTERRUPTED:
+            raise stopping.TrainingInterrupted
+        # Lightning now validates and ends the epoch, so that the last steps can still give the best weights.
+        self._cut_epoch_short = True
+        self._stop(trainer, reason)
+
+    def on_validation_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
+        self._validation_start = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        module: PotentialModule,
+        outputs: Any,
+        batch: AtomicGraph,
+        batch_idx: int,
+        *_: Any,
+    ) -> None:
+        if self.display.due:
+            self._show_batch("validation", module, batch_idx + 1, trainer.num_val_batches[0])
+
+    def on_validation_end(self, trainer: L.Trainer, module: PotentialModule) -> None:
+        self._validation_seconds = time.monotonic() - self._validation_start
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: PotentialModule) -> None:
+        if not self._cut_epoch_short:
+            self.epochs_done = trainer.current_epoch + 1
+        row, improved = self._measure(trainer, module)
+        no_progress = False
+        if not self._cut_epoch_short:
+            module.schedule.observe(row["validation_loss"], trainer.current_epoch)
+            no_progress = self._early_stopping.observe(row["validation_loss"])
+        self._begin_epoch(module)
+        # The row first: a resume drops rows beyond its checkpoint, but could not restore a missing one.
+        if trainer.is_global_zero:
+            self.history.append(row)
+            for logger in trainer.loggers:
+                logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
+        self._save(trainer, improved)
+        self.display.epoch(row, improved)
+        reason = stopping.agree(self._reason_to_stop(), 0, module.device)
+        if reason == stopping.INTERRUPTED:
+            raise stopping.TrainingInterrupted
+        if reason is not None or no_progress:
+            self._stop(trainer, reason or stopping.NO_PROGRESS)
+
+    def close(self) -> None:
+        """Give the terminal and the signals back. Not a hook: Lightning calls none that always comes."""
+        self.display.stop()
+        self._signals.uninstall()
+
+    # State in the checkpoint.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors only, so that checkpoints can be read without running code."""
+        return {
+            "epochs_done": self.epochs_done,
+            "best_loss": self.best_loss,
+            "best_epoch": self.best_epoch,
+            "early_stopping": self._early_stopping.state_dict(),
+            "seconds": self._seconds(),
+            "epoch_seconds": time.monotonic() - self._epoch_start,
+            "batches_done": self._batches_done,
+            "train_sums": self._train_sums,
+            "random": _random_states(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken. Raises TrainingError if no epoch is left to do."""
+        if state["epochs_done"] >= self.training.epochs:
+            raise TrainingError(
+                f"This training has already done {state['epochs_done']:g} of {self.training.epochs} epochs. "
+                "To go on, raise training.epochs."
+            )
+        self._restored = state
+        self.epochs_done = state["epochs_done"]
+        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
+        self._early_stopping.load_state_dict(state["early_stopping"])
+        self._seconds_before = state["seconds"]
+        # Lightning asks for the loaders later, so they still learn where to start.
+        self.batches.resume_within(math.floor(state["epochs_done"]), state["batches_done"])
+
+    def _go_on(self, module: PotentialModule, state: dict[str, Any], first_process: bool) -> None:
+        _restore_random_states(state["random"])
+        if state["train_sums"] is not None:
+            self._epoch_start -= state["epoch_seconds"]
+            if first_process:  # they are sums over all processes, and will be summed again
+                module.train_errors.sums += state["train_sums"].to(module.device)
+
+    # Steps of the hooks.
+
+    def _seconds(self) -> float:
+        return self._seconds_before + self._budget.elapsed()
+
+    def _reason_to_stop(self) -> str | None:
+        if self._signals.received:
+            return stopping.INTERRUPTED
+        return stopping.OUT_OF_TIME if self._budget.used_up(reserve=self._validation_seconds) else None
+
+    def _stop(self, trainer: L.Trainer, reason: str) -> None:
+        self.stop_reason = reason
+        trainer.should_stop = True
+
+    def _show_batch(self, kind: str, module: PotentialModule, done: int, total: int) -> None:
+        errors = module.train_errors if kind == "train" else module.validation_errors
+        # Sums of this process alone: adding up over processes would make the others wait.
+        self.display.batch(kind, done, int(total), summarize(errors.sums, module.loss.weights))
+
+    def _measure(self, trainer: L.Trainer, module: PotentialModule) -> tuple[dict[str, float], bool]:
+        """The history's row of this epoch, and whether its validation loss is the best so far."""
+        train = summarize(module.train_errors.compute(), module.loss.weights)
+        validation = summarize(module.validation_errors.compute(), module.loss.weights)
+        for loss in (train["loss"], validation["loss"]):
+            module.refuse_non_finite(loss, trainer.num_training_batches - 1)
+        improved = validation["loss"] < self.best_loss
+        if improved:
+            self.best_loss, self.best_epoch = validation["loss"], self.epochs_done
+        module.validation_metrics = validation
+        row = {
+            "epoch": self.epochs_done,
+            "step": trainer.global_step,
+            "time_s": self._seconds(),
+            "epoch_s": time.monotonic() - self._epoch_start,
+            "learning_rate": module.optimizers().param_groups[0]["lr"],
+            **{f"train_{name}": value for name, value in train.items()},
+            **{f"validation_{name}": value for name, value in validation.items()},
+        }
+        return row, improved
+
+    def _begin_epoch(self, module: PotentialModule) -> None:
+        module.train_errors.reset()
+        self._epoch_start = time.monotonic()
+        self._batches_done, self._train_sums = 0, None
+
+    def _save(self, trainer: L.Trainer, improved: bool) -> None:
+        """Write best, then last: after a kill in between, resuming from last repeats the best epoch."""
+        if improved:
+            trainer.save_checkpoint(self.directory.best)
+        if self._cut_epoch_short:
+            return  # last is the exact state within the epoch, from before the validation
+        if not improved:
+            trainer.save_checkpoint(self.directory.last)
+        elif trainer.is_global_zero:
+            copy_checkpoint(self.directory.best, self.directory.last)
+
+    def _save_within_epoch(self, trainer: L.Trainer, module: PotentialModule, batches_done: int) -> None:
+        self.epochs_done = trainer.current_epoch + batches_done / trainer.num_training_batches
+        self._batches_done = batches_done
+        self._train_sums = module.train_errors.compute().clone()
+        trainer.save_checkpoint(self.directory.last)
+
+
+def _random_states() -> dict[str, Any]:
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what libraries draw on)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def _restore_random_states(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        for index, state in enumerate(states["cuda"]):
+            torch.cuda.set_rng_state(state, index)

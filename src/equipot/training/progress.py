@@ -1,0 +1,79 @@
+"""The live progress bar on a terminal; elsewhere one line per epoch."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from equipot.training.report import Report, describe_epoch, describe_errors
+
+_SECONDS_BETWEEN_UPDATES = 0.25
+
+
+class ProgressDisplay:
+    """Shows epochs and batches with the force and energy errors of training and validation.
+
+    Args:
+        console: where the bar goes; None or a file shows no bar.
+        report: where the line of each epoch goes.
+        epochs: of the whole training.
+    """
+
+    def __init__(self, console: Console | None, report: Report, epochs: int):
+        self._report = report
+        self._epochs = epochs
+        self._live = console is not None and console.is_terminal
+        self._next_update = 0.0
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[errors]}"),
+            console=console,
+            disable=not self._live,
+        )
+        self._row: dict[str, float] = {}
+
+    def start(self, epochs_done: float) -> None:
+        """Show the bar; ``epochs_done`` is above 0 if the training goes on with an earlier one."""
+        if epochs_done:
+            self._report.line(f"Resuming after {epochs_done:.4g} epochs.")
+        self._bar.start()
+        self._epoch_task = self._bar.add_task(
+            "epoch", total=self._epochs, completed=int(epochs_done), errors=""
+        )
+        self._batch_task = self._bar.add_task("train", total=None, errors="")
+
+    def stop(self) -> None:
+        """Leave the bar as it is and go on below it."""
+        self._bar.stop()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to show a batch; asked first, because reading errors costs time on a GPU."""
+        return self._live and time.monotonic() >= self._next_update
+
+    def batch(self, kind: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        """Show the errors so far in this epoch; ``kind`` is ``train`` or ``validation``."""
+        self._next_update = time.monotonic() + _SECONDS_BETWEEN_UPDATES
+        row = {**self._row, **{f"{kind}_{name}": value for name, value in metrics.items()}}
+        self._bar.update(
+            self._batch_task, description=kind, completed=done, total=total, errors=self._errors(row)
+        )
+
+    def epoch(self, row: dict[str, float], is_best: bool) -> None:
+        """Show and log a finished epoch."""
+        self._row = row
+        text = describe_epoch(row, self._epochs, is_best)
+        if self._live:
+            self._report.keep(text)
+        else:
+            self._report.line(text)
+        best = "best" if is_best else ""
+        self._bar.update(self._epoch_task, completed=int(row["epoch"]), errors=best)
+        self._bar.reset(self._batch_task, description="train", errors=self._errors(row))
+
+    @staticmethod
+    def _errors(row: dict[str, float]) -> str:
+        return "  ".join(text for label in ("forces", "energy") if (text := describe_errors(row, label)))

@@ -1,0 +1,137 @@
+"""What the user reads, on the console and in log.txt: the start, a line per epoch, the summary."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from equipot import __version__
+from equipot.config import Config
+from equipot.data.statistics import Statistics
+
+_UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
+
+
+class Report(logging.Handler):
+    """Prints lines on the console and keeps them in the log file, with the records of the logger ``equipot``.
+
+    Lines that come before ``open`` are kept back: a run directory is made only for a training that can start.
+
+    Used as a context manager, which is when it listens to the logger.
+
+    Args:
+        console: None prints nothing (processes other than the first).
+    """
+
+    def __init__(self, console: Console | None):
+        super().__init__()
+        self.console = console
+        self._path: Path | None = None
+        self._waiting: list[str] = []
+
+    def __enter__(self) -> "Report":
+        logging.getLogger("equipot").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("equipot").removeHandler(self)
+
+    def line(self, text: str) -> None:
+        """Print and keep one line."""
+        if self.console is not None:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.keep(text)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a log record; printing it is up to the logger's other handlers."""
+        self.keep(self.format(record))
+
+    def open(self, path: Path) -> None:
+        """Write to ``path`` from now on, after what it already holds."""
+        self._path = path
+        waiting, self._waiting = self._waiting, []
+        for text in waiting:
+            self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Keep one line without printing it."""
+        if self._path is None:
+            self._waiting.append(text)
+        elif self.console is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+
+def describe_start(
+    config: Config, sizes: dict[str, int], statistics: Statistics, potential: nn.Module, device: str
+) -> list[str]:
+    """The lines at the start of a training."""
+    training = config.training
+    parameters = sum(weight.numel() for weight in potential.parameters())
+    steps = math.ceil(sizes["train"] / (training.batch_size * config.run.devices * config.run.nodes))
+    energies = ", ".join(
+        f"{symbol} {energy:.4f}"
+        for symbol, energy in zip(statistics.species, statistics.atomic_energies, strict=True)
+    )
+    residual = statistics.energy_residual_rms
+    left = "" if residual is None else f"; leaves {residual:.4g} eV/atom rms"
+    return [
+        f"equipot {__version__}, run directory {config.run.directory}",
+        f"Data: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test frames; "
+        f"species {' '.join(statistics.species)}",
+        f"Atomic energies ({statistics.atomic_energies_source}): {energies} eV{left}",
+        f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
+        f"forces {statistics.force_rms:.3g} eV/Å rms",
+        f"Model: {config.model.type}, {parameters:,} parameters, {config.model.dtype}",
+        f"Training: up to {training.epochs} epochs of {steps} steps, on {device}; "
+        "errors below are MAE of training / validation",
+    ]
+
+
+def describe_device(config: Config, kind: str) -> str:
+    """Such as ``cpu (2 threads)`` or ``4 × NVIDIA A100``."""
+    count = config.run.devices * config.run.nodes
+    if kind == "cuda":
+        name = torch.cuda.get_device_name(0)
+        return name if count == 1 else f"{count} × {name}"
+    processes = "" if count == 1 else f"{count} × "
+    return f"{processes}cpu ({torch.get_num_threads()} threads)"
+
+
+def describe_epoch(row: dict[str, float], epochs: int, is_best: bool) -> str:
+    """One line: errors of training / validation, learning rate, time."""
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}g}/{epochs}"]
+    for label in ("forces", "energy", "stress"):
+        text = describe_errors(row, label)
+        if text:
+            parts.append(text)
+    parts.append(f"lr {row['learning_rate']:.1e}")
+    parts.append(f"{row['epoch_s']:.1f} s" + ("  best" if is_best else ""))
+    return "  ".join(parts)
+
+
+def describe_errors(row: dict[str, float], label: str) -> str:
+    """Such as ``forces 12.3 / 15.1 meV/Å`` (MAE of training / validation); empty without such errors."""
+    unit, factor = _UNITS[label]
+    values = [row.get(f"{part}_{label}_mae") for part in ("train", "validation")]
+    if all(value is None for value in values):
+        return ""
+    shown = ["-" if value is None else _three_digits(factor * value) for value in values]
+    return f"{label} {shown[0]:>5} / {shown[1]:>5} {unit}"
+
+
+def describe_metrics(metrics: dict[str, float]) -> str:
+    """MAE and RMSE of each label on one data set."""
+    parts = []
+    for label, (unit, factor) in _UNITS.items():
+        if f"{label}_mae" in metrics:
+            mae, rmse = (_three_digits(factor * metrics[f"{label}_{kind}"]) for kind in ("mae", "rmse"))
+            parts.append(f"{label} MAE {mae}, RMSE {rmse} {unit}")
+    return "; ".join(parts)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

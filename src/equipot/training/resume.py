@@ -1,0 +1,62 @@
+"""Going on with an interrupted training: which checkpoint, and whether it is the same training."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from equipot.config import Config
+from equipot.data.statistics import Statistics
+from equipot.deploy.checkpoint import load_checkpoint
+from equipot.errors import TrainingError
+
+
+def find_last(path: Path) -> Path:
+    """The checkpoint to resume from: ``path``, or ``checkpoints/last.ckpt`` if it is a run directory.
+
+    Raises:
+        TrainingError: there is none.
+    """
+    path = Path(path)
+    last = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not last.is_file():
+        raise TrainingError(f"Nothing to resume: no checkpoint '{last}'. Give the directory of a run.")
+    return last.absolute()
+
+
+def check_same_training(checkpoint: Path, config: Config, statistics: Statistics) -> None:
+    """Refuse to resume with another model or other data; sections ``training`` and ``run`` may differ.
+
+    Raises:
+        TrainingError: names what differs.
+        ModelFileError: the checkpoint is damaged or foreign.
+    """
+    start = load_checkpoint(checkpoint, weights="last")
+    differing = _differences(start.config.model.model_dump(), config.model.model_dump(), "model")
+    if differing:
+        raise TrainingError(
+            f"Cannot resume {checkpoint}: the configuration differs from the one it was trained with: "
+            f"{'; '.join(differing)}. Set it back, or start a new training."
+        )
+    before, now = dataclasses.asdict(start.statistics), dataclasses.asdict(statistics)
+    differing = _differences(before, now, "statistics")
+    if differing:
+        raise TrainingError(
+            f"Cannot resume {checkpoint}: the training data are not those it was trained on: "
+            f"{'; '.join(differing)}. Restore the data and section data, or start a new training."
+        )
+
+
+def _differences(before: Any, now: Any, place: str) -> list[str]:
+    """One line for each value that differs, such as ``model.layers: 3, now 4``."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys((*before, *now))
+        pairs = ((before.get(key), now.get(key), f"{place}.{key}") for key in keys)
+        return [line for pair in pairs for line in _differences(*pair)]
+    if isinstance(before, list | tuple) and isinstance(now, list | tuple) and len(before) == len(now):
+        pairs = ((a, b, f"{place}[{i}]") for i, (a, b) in enumerate(zip(before, now, strict=True)))
+        return [line for pair in pairs for line in _differences(*pair)]
+    # Statistics are recomputed; another machine or number of threads may round them differently.
+    if isinstance(before, float) and isinstance(now, float) and math.isclose(before, now, rel_tol=1e-6):
+        return []
+    return [] if before == now else [f"{place}: {before}, now {now}"]

@@ -1,0 +1,239 @@
+"""From a configuration to a run directory with a trained potential."""
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from equipot import __version__
+from equipot.config import Config
+from equipot.data.load import Datasets, load_datasets
+from equipot.data.splits import Split
+from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
+from equipot.errors import TrainingError
+from equipot.graph import AtomicGraph
+from equipot.models.build import build_potential
+from equipot.training import stopping
+from equipot.training.batches import Batches
+from equipot.training.devices import choose_device, quiet_lightning
+from equipot.training.directory import RunDirectory, write_json, write_text
+from equipot.training.evaluate import evaluate_errors
+from equipot.training.fit import fit
+from equipot.training.history import History, plot_learning_curve
+from equipot.training.loss import LABELS, Loss
+from equipot.training.module import PotentialModule
+from equipot.training.monitor import TrainingMonitor
+from equipot.training.progress import ProgressDisplay
+from equipot.training.report import Report, describe_device, describe_metrics, describe_start
+from equipot.training.resume import check_same_training, find_last
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a training has left what."""
+
+    directory: Path
+    best_checkpoint: Path | None  # None if it was interrupted before the first validation
+    last_checkpoint: Path
+    metrics: dict[str, Any]  # content of metrics.json; empty on processes other than the first
+    stopped: str  # "finished", "max_minutes", "early_stopping" or "interrupted"
+
+
+def train(config: Config, resume: Path | None = None, overwrite: bool = False) -> TrainResult:
+    """Train a potential.
+
+    Args:
+        config: the whole configuration.
+        resume: a run directory, or a checkpoint in one, to go on with; its directory is used, whatever
+            ``config.run.directory`` says. Sections ``training`` and ``run`` may differ from before.
+        overwrite: replace what an earlier training left in the run directory.
+
+    Raises:
+        TrainingError: occupied run directory, no usable data, diverged loss, full disk, nothing to resume.
+        DeviceError: the device asked for is not there.
+        DataError: the data cannot be used.
+    """
+    first_process = rank_zero_only.rank == 0
+    console = Console(file=sys.stdout) if first_process else None
+    checkpoint = None if resume is None else find_last(resume)
+    directory = RunDirectory(config.run.directory)
+    if checkpoint is not None:
+        directory = RunDirectory.of_checkpoint(checkpoint)
+        run = config.run.model_copy(update={"directory": directory.root})
+        config = config.model_copy(update={"run": run})
+    elif first_process and not overwrite:
+        directory.refuse_if_occupied()
+    with quiet_lightning(), Report(console) as report:
+        return _train(config, directory, checkpoint, report, console, first_process)
+
+
+def _train(
+    config: Config,
+    directory: RunDirectory,
+    checkpoint: Path | None,
+    report: Report,
+    console: Console | None,
+    first_process: bool,
+) -> TrainResult:
+    kind = choose_device(config.run)
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+    split = None if checkpoint is None else Split.load(directory.split)
+    datasets = load_datasets(config.data, config.model.cutoff, split)
+    check_labels(datasets, config)
+    statistics = datasets.statistics
+    if checkpoint is not None:
+        check_same_training(checkpoint, config, statistics)
+    torch.manual_seed(config.run.seed)
+    potential = build_potential(
+        config.model,
+        list(datasets.species),
+        statistics.avg_num_neighbors,
+        list(statistics.atomic_energies),
+        statistics.force_rms,
+    )
+    if first_process:
+        _prepare(directory, config, datasets, fresh=checkpoint is None)
+        report.open(directory.log)
+    sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}
+    for line in describe_start(config, sizes, statistics, potential, describe_device(config, kind)):
+        report.line(line)
+    module = PotentialModule(potential, config.training, _record(config, datasets))
+    batches = Batches(
+        datasets.train,
+        datasets.validation,
+        config.training.batch_size,
+        config.training.validation_batch_size or config.training.batch_size,
+        config.run.seed,
+    )
+    display = ProgressDisplay(console, report, config.training.epochs)
+    monitor = TrainingMonitor(config.training, batches, directory, History(directory.history), display)
+    stopped = fit(config, kind, directory, module, batches, monitor, checkpoint)
+    metrics = _finish(config, directory, datasets, monitor, stopped, kind, report) if first_process else {}
+    best = directory.best if directory.best.exists() else None
+    return TrainResult(directory.root, best, directory.last, metrics, stopped)
+
+
+def check_labels(datasets: Datasets, config: Config) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        TrainingError: too few frames for training or validation; a label with a weight that no training frame
+            has; no label with a weight in the validation set; no forces to take the model's scale from.
+    """
+    processes = config.run.devices * config.run.nodes
+    for name in ("train", "validation"):
+        frames = len(getattr(datasets, name))
+        if frames < processes:
+            raise TrainingError(
+                f"The {name} set has {frames} frames; it needs one for each of {processes} devices at least."
+            )
+    weights = Loss(config.training.loss).weights
+    trained = count_labels(datasets.train)
+    for name, weight in weights.items():
+        if weight > 0 and trained[name] == 0:
+            raise TrainingError(
+                f"training.loss.{name} is {weight:g}, but none of the {len(datasets.train)} training frames "
+                f"has {name} (looked for under the name '{getattr(config.data.labels, name)}'). "
+                f"Correct data.labels.{name}, or set training.loss.{name} to 0."
+            )
+    if config.model.scale == "force_rms" and not datasets.statistics.force_rms:
+        raise TrainingError(
+            "model.scale is force_rms, but the training frames have no forces, or only zeros. "
+            "Set model.scale to a number (eV), such as 1.0."
+        )
+    validated = count_labels(datasets.validation)
+    if not any(validated[name] for name, weight in weights.items() if weight > 0):
+        wanted = ", ".join(name for name, weight in weights.items() if weight > 0)
+        raise TrainingError(
+            f"None of the {len(datasets.validation)} validation frames has a label to train on ({wanted})."
+        )
+
+
+def count_labels(graphs: Iterable[AtomicGraph]) -> dict[str, int]:
+    """How many graphs have each label, on any atom."""
+    counts = dict.fromkeys(LABELS, 0)
+    for graph in graphs:
+        for name in LABELS:
+            label = getattr(graph.labels, name)
+            counts[name] += label is not None and bool(label.mask.any())
+    return counts
+
+
+def _prepare(directory: RunDirectory, config: Config, datasets: Datasets, fresh: bool) -> None:
+    """Make the run directory and write what is known before the first step."""
+    if fresh:
+        directory.clear()
+    directory.create()
+    write_text(directory.config, config.to_yaml())
+    write_json(directory.statistics, datasets.statistics.to_dict())
+    datasets.split.save(directory.split)
+
+
+def _record(config: Config, datasets: Datasets) -> dict[str, Any]:
+    """What every checkpoint says of the model, beside its weights: plain values only."""
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "config": config.to_dict(),
+        "statistics": datasets.statistics.to_dict(),
+        "species": list(datasets.species),
+        "equipot_version": __version__,
+        # A subclass of str, which a checkpoint of plain values may not hold.
+        "torch_version": str(torch.__version__),
+    }
+
+
+def _finish(
+    config: Config,
+    directory: RunDirectory,
+    datasets: Datasets,
+    monitor: TrainingMonitor,
+    stopped: str,
+    kind: str,
+    report: Report,
+) -> dict[str, Any]:
+    """Plot, evaluate the best weights on the test set, say what came out; the content of metrics.json."""
+    epochs = {"epochs": monitor.epochs_done, "best_epoch": monitor.best_epoch}
+    metrics: dict[str, Any] = {"stopped": stopped, **epochs}
+    if monitor.history.rows:
+        plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
+        metrics["training_seconds"] = monitor.history.rows[-1]["time_s"]
+    if directory.best.exists():
+        best = load_checkpoint(directory.best, weights="ema")
+        metrics["validation"] = best.validation
+        if datasets.test is not None and len(datasets.test) and stopped != stopping.INTERRUPTED:
+            batch_size = config.training.validation_batch_size or config.training.batch_size
+            metrics["test"] = evaluate_errors(
+                best.potential, datasets.test, batch_size, config.training.loss, kind
+            )
+    write_json(directory.metrics, metrics)
+    for line in _summary(metrics, directory):
+        report.line(line)
+    return metrics
+
+
+_WHY = {
+    stopping.FINISHED: "All epochs done",
+    stopping.OUT_OF_TIME: "Stopped: training.max_minutes used up",
+    stopping.NO_PROGRESS: "Stopped early: the validation loss no longer falls",
+    stopping.INTERRUPTED: "Interrupted; everything is saved",
+}
+
+
+def _summary(metrics: dict[str, Any], directory: RunDirectory) -> list[str]:
+    lines = [f"{_WHY[metrics['stopped']]}, after {metrics['epochs']:.4g} epochs."]
+    if "validation" in metrics:
+        errors = describe_metrics(metrics["validation"])
+        lines.append(f"Best epoch {metrics['best_epoch']:.4g}, validation: {errors}")
+    if "test" in metrics:
+        lines.append(f"Test, best weights: {describe_metrics(metrics['test'])}")
+    if directory.best.exists():
+        lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
+    if metrics["stopped"] != stopping.FINISHED:
+        lines.append(f"Resume with: equipot train {directory.config} --resume {directory.root}")
+    return lines

@@ -1,0 +1,95 @@
+"""The loss against numbers worked out by hand, with masks and absent labels."""
+
+import pytest
+import torch
+
+from equipot.config import LossConfig
+from equipot.graph import AtomicGraph, Label, Labels, collate
+from equipot.models.potential import Prediction, predict
+from equipot.training.loss import Loss, label_errors
+
+
+def two_structures(**labels) -> AtomicGraph:
+    """One atom and two atoms; only what the loss looks at is meaningful."""
+    return AtomicGraph(
+        positions=torch.zeros(3, 3, dtype=torch.float64),
+        cell=torch.zeros(2, 3, 3, dtype=torch.float64),
+        pbc=torch.zeros(2, 3, dtype=torch.bool),
+        atom_types=torch.zeros(3, dtype=torch.int64),
+        structure=torch.tensor([0, 1, 1]),
+        edge_index=torch.zeros(2, 0, dtype=torch.int64),
+        edge_shift=torch.zeros(0, 3, dtype=torch.int64),
+        labels=Labels(**labels),
+    )
+
+
+def prediction(energy=(0.0, 0.0), forces=0.0, stress=0.0) -> Prediction:
+    return Prediction(
+        energy=torch.tensor(energy, dtype=torch.float64, requires_grad=True),
+        atom_energies=torch.zeros(3, dtype=torch.float64),
+        forces=torch.full((3, 3), forces, dtype=torch.float64),
+        stress=torch.full((2, 3, 3), stress, dtype=torch.float64),
+        atom_virials=torch.zeros(3, 3, 3, dtype=torch.float64),
+    )
+
+
+def total(settings: LossConfig, guess: Prediction, graph: AtomicGraph) -> torch.Tensor:
+    loss = Loss(settings)
+    errors = label_errors(guess, graph)
+    return loss.total(errors, loss.sums(errors), guess)
+
+
+def zeros(*shape) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def test_energy_is_per_atom_and_averaged_over_structures():
+    graph = two_structures(energy=Label(zeros(2), torch.tensor([True, True])))
+    # (3/1)² and (4/2)², mean 6.5, weight 2
+    value = total(LossConfig(energy=2.0, forces=0.0), prediction(energy=(3.0, 4.0)), graph)
+    assert value.item() == 13.0
+
+
+def test_masked_values_do_not_count():
+    forces = Label(zeros(3, 3), torch.tensor([True, False, True]))
+    energy = Label(zeros(2), torch.tensor([False, True]))
+    graph = two_structures(energy=energy, forces=forces)
+    guess = prediction(energy=(7.0, 4.0), forces=2.0)
+    # energy (4/2)² of one structure, forces 2² over the six known components
+    assert total(LossConfig(energy=1.0, forces=10.0), guess, graph).item() == 4.0 + 40.0
+    assert label_errors(guess, graph)["forces"].count.item() == 6
+
+
+def test_huber_is_quadratic_then_linear():
+    graph = two_structures(energy=Label(zeros(2), torch.tensor([True, True])))
+    settings = LossConfig(kind="huber", huber_delta=0.5, energy=1.0, forces=0.0)
+    # ½ 0.2² and 0.5 (3 − 0.25), mean over two; 1e-15 for the rounding of decimal fractions
+    value = total(settings, prediction(energy=(0.2, 6.0)), graph)
+    assert value.item() == pytest.approx((0.02 + 1.375) / 2, abs=1e-15)
+
+
+def test_batch_without_labels_gives_zero_and_zero_gradient():
+    guess = prediction(energy=(1.0, 2.0))
+    value = total(LossConfig(), guess, two_structures())
+    value.backward()
+    assert value.item() == 0.0
+    assert guess.energy.grad.tolist() == [0.0, 0.0]
+
+
+def test_all_masked_label_gives_zero_not_nan():
+    graph = two_structures(forces=Label(zeros(3, 3), torch.zeros(3, dtype=torch.bool)))
+    assert total(LossConfig(), prediction(forces=5.0), graph).item() == 0.0
+
+
+def test_stress_of_a_molecule_in_the_batch_leaves_gradients_finite(frames, pair_potential):
+    crystal = frames(1, names=("energy", "forces", "stress"), periodic=True)[0]
+    molecule = frames(1, names=("energy", "forces"))[0]
+    graph = collate([crystal, molecule])
+    potential = pair_potential().train()
+    value = total(LossConfig(stress=1.0), predict(potential, graph), graph)
+    value.backward()
+    assert all(weight.grad.isfinite().all() for weight in potential.parameters())
+    alone = total(LossConfig(energy=0.0, forces=0.0, stress=1.0), predict(potential, crystal), crystal)
+    mixed = total(LossConfig(energy=0.0, forces=0.0, stress=1.0), predict(potential, graph), graph)
+    # the molecule has no stress label, so the mean is the crystal's own; rounding of sums only
+    assert mixed.item() == pytest.approx(alone.item(), rel=1e-12)

@@ -1,0 +1,164 @@
+"""A training that was interrupted and resumed ends with the bits of one that was not."""
+
+import csv
+import os
+import signal
+
+import pytest
+import torch
+
+from equipot.errors import DataError, TrainingError
+from equipot.training import stopping
+from equipot.training.monitor import TrainingMonitor
+from equipot.training.run import train
+
+# Everything that has a state: warm-up and plateau, averaging, early stopping, clipping, a last small batch.
+EVERYTHING = {
+    "epochs": 6,
+    "schedule": {"kind": "plateau", "warmup_epochs": 1, "patience": 0, "factor": 0.7},
+    "early_stopping": {"patience": 20},
+    "gradient_clip": 0.5,
+    "ema": 0.9,
+}
+TIMES = ("time_s", "epoch_s")
+
+pytestmark = pytest.mark.usefixtures("no_plot")
+
+
+def interrupt_after(monkeypatch, step: int) -> None:
+    """Send this process a SIGTERM once ``step`` optimizer steps are done, as a batch system would."""
+    original = TrainingMonitor.on_train_batch_end
+
+    def with_signal(self, trainer, *arguments):
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, *arguments)
+
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", with_signal)
+
+
+def content(path):
+    return torch.load(path, weights_only=True)
+
+
+def history(directory):
+    with (directory / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same(one, other):
+    """Checkpoints equal bit for bit in weights, averages, optimizer and schedule."""
+    one, other = content(one), content(other)
+    for key in ("state_dict", "optimizer_states", "equipot_resume"):
+        assert_equal(one[key], other[key], key)
+    assert_equal(one["equipot"]["ema"], other["equipot"]["ema"], "ema")
+    assert one["equipot"]["validation"] == other["equipot"]["validation"]
+
+
+def assert_equal(one, other, place):
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_equal(one[key], other[key], f"{place}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), place
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_equal(*pair, f"{place}[{index}]")
+    else:
+        assert one == other, place
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(config_in, tmp_path_factory):
+    return train(config_in(tmp_path_factory.mktemp("whole"), training=EVERYTHING))
+
+
+# 10 training frames in batches of 3 are 4 steps per epoch: in the first epoch, in the middle of the third,
+# before and at its end, and in the last epoch.
+@pytest.mark.parametrize("step", [1, 10, 11, 12, 23])
+def test_interrupted_and_resumed_equals_uninterrupted(make_config, monkeypatch, uninterrupted, step):
+    config = make_config("broken", training=EVERYTHING)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        broken = train(config)
+    assert broken.stopped == stopping.INTERRUPTED
+    assert content(broken.last_checkpoint)["global_step"] == step
+    resumed = train(config, resume=broken.directory)
+    assert resumed.stopped == stopping.FINISHED
+    assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
+    assert_same(resumed.best_checkpoint, uninterrupted.best_checkpoint)
+    assert history(resumed.directory) == history(uninterrupted.directory)
+    assert resumed.metrics["best_epoch"] == uninterrupted.metrics["best_epoch"]
+
+
+def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrupted):
+    config = make_config("twice", training=EVERYTHING)
+    checkpoint = None
+    for step in (9, 10):
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, step)
+            checkpoint = train(config, resume=checkpoint).last_checkpoint
+    resumed = train(config, resume=checkpoint)
+    assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
+    assert history(resumed.directory) == history(uninterrupted.directory)
+
+
+def test_more_epochs_later_equal_all_at_once(make_config, uninterrupted):
+    first = train(make_config("parts", training={**EVERYTHING, "epochs": 3}))
+    resumed = train(make_config("parts", training=EVERYTHING), resume=first.last_checkpoint)
+    assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
+    assert history(resumed.directory) == history(uninterrupted.directory)
+
+
+def test_comparison_notices_a_different_training(make_config, uninterrupted):
+    other = train(make_config("other", training=EVERYTHING, run={"seed": 1}))
+    with pytest.raises(AssertionError):
+        assert_same(other.last_checkpoint, uninterrupted.last_checkpoint)
+
+
+def test_time_budget_stops_within_an_epoch_and_validates(make_config, monkeypatch, uninterrupted):
+    config = make_config("short", training=EVERYTHING)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingMonitor, "_reason_to_stop", stop_at_step_six)
+        short = train(config)
+    assert short.stopped == stopping.OUT_OF_TIME
+    # the best weights may come from the part of an epoch that was done
+    assert [row["epoch"] for row in history(short.directory)] == ["1", "1.5"]
+    assert content(short.last_checkpoint)["global_step"] == 6
+    resumed = train(config, resume=short.directory)
+    assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
+    assert history(resumed.directory) == history(uninterrupted.directory)
+
+
+def stop_at_step_six(self):
+    return stopping.OUT_OF_TIME if self.batches.trainer.global_step == 6 else None
+
+
+def test_nothing_left_to_do(make_config):
+    done = train(make_config(training={"epochs": 1}))
+    with pytest.raises(TrainingError, match=r"already done 1 of 1 epochs.*raise training.epochs"):
+        train(make_config(training={"epochs": 1}), resume=done.directory)
+
+
+def test_nothing_to_resume(make_config, tmp_path):
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        train(make_config(), resume=tmp_path)
+
+
+def test_other_model_is_refused(make_config):
+    done = train(make_config(training={"epochs": 1}))
+    with pytest.raises(TrainingError, match=r"model\.channels: 2, now 3"):
+        train(make_config(model={"channels": 3}), resume=done.directory)
+
+
+def test_changed_data_are_refused(make_config, structures, tmp_path):
+    copy = tmp_path / "copy.xyz"
+    copy.write_text(structures.read_text())
+    data = {"train": str(copy)}
+    done = train(make_config(data=data, training={"epochs": 1}))
+    copy.write_text(structures.read_text().replace("0.1", "0.2"))
+    with pytest.raises(DataError, match=r"copy\.xyz changed"):
+        train(make_config(data=data), resume=done.directory)

@@ -1,0 +1,198 @@
+"""A whole training on a tiny data set: what it writes, says and refuses."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.loggers import WandbLogger
+
+from equipot.data.load import load_datasets
+from equipot.deploy.checkpoint import load_checkpoint
+from equipot.errors import DeviceError, TrainingError
+from equipot.training import stopping
+from equipot.training.directory import RunDirectory
+from equipot.training.evaluate import evaluate_errors
+from equipot.training.history import COLUMNS, History
+from equipot.training.loggers import make_loggers
+from equipot.training.run import train
+
+
+@pytest.fixture(scope="module")
+def trained(config_in, structures, tmp_path_factory):
+    data = {"train_frames": 8, "validation": 3, "test": str(structures.with_name("test.xyz"))}
+    config = config_in(tmp_path_factory.mktemp("trained") / "run", data=data)
+    return config, train(config)
+
+
+def rows_of(directory):
+    history = History(directory / "metrics.csv")
+    history.start(epochs_done=1e9)
+    return history.rows
+
+
+def test_run_directory_is_complete(trained):
+    _, result = trained
+    names = {str(p.relative_to(result.directory)) for p in result.directory.rglob("*") if p.is_file()}
+    assert names == {
+        "config.yaml",
+        "split.json",
+        "statistics.json",
+        "log.txt",
+        "metrics.csv",
+        "metrics.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "plots/learning_curve.png",
+    }
+    log = (result.directory / "log.txt").read_text()
+    for text in (
+        "8 training, 3 validation, 5 test",
+        "species Cu",
+        "least squares",
+        "epoch 4/4",
+        "Best epoch",
+    ):
+        assert text in log
+    assert (result.directory / "metrics.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+
+
+def test_loss_falls(trained):
+    rows = rows_of(trained[1].directory)
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
+
+
+def test_best_checkpoint_reproduces_its_errors_from_averaged_weights(trained):
+    config, result = trained
+    datasets = load_datasets(config.data, config.model.cutoff)
+
+    def errors(weights, dataset):
+        potential = load_checkpoint(result.best_checkpoint, weights=weights).potential
+        return evaluate_errors(potential, dataset, 2, config.training.loss, "cpu")
+
+    validation = errors("ema", datasets.validation)
+    # other batches, other order of float64 sums
+    assert validation == pytest.approx(result.metrics["validation"], rel=1e-9)
+    assert errors("ema", datasets.test) == pytest.approx(result.metrics["test"], rel=1e-9)
+    assert errors("last", datasets.validation)["loss"] != pytest.approx(validation["loss"], rel=1e-3)
+
+
+def test_metrics_name_the_best_epoch(trained):
+    metrics = json.loads((trained[1].directory / "metrics.json").read_text())
+    best = min(rows_of(trained[1].directory), key=lambda row: row["validation_loss"])
+    assert metrics["stopped"] == stopping.FINISHED
+    assert metrics["best_epoch"] == best["epoch"]
+    # the CSV keeps eight digits
+    assert metrics["validation"]["forces_mae"] == pytest.approx(best["validation_forces_mae"], rel=1e-7)
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_does_not(make_config, no_plot):
+    def weights(name, seed):
+        result = train(make_config(name, training={"epochs": 1}, run={"seed": seed}))
+        return torch.load(result.last_checkpoint, weights_only=True)["state_dict"][
+            "potential.network.embedding"
+        ]
+
+    assert torch.equal(weights("a", 3), weights("b", 3))
+    assert not torch.equal(weights("c", 3), weights("d", 4))
+
+
+def test_occupied_directory_is_refused_until_overwriting_is_allowed(make_config, no_plot):
+    config = make_config(training={"epochs": 1})
+    result = train(config)
+    before = result.last_checkpoint.read_bytes()
+    with pytest.raises(TrainingError, match=r"is not empty: resume it from .*last\.ckpt"):
+        train(config)
+    assert result.last_checkpoint.read_bytes() == before
+    (result.directory / "notes.md").write_text("mine")
+    train(make_config(training={"epochs": 2}), overwrite=True)
+    assert [row["epoch"] for row in rows_of(result.directory)] == [1, 2]
+    assert (result.directory / "notes.md").read_text() == "mine"
+
+
+def test_bad_data_leave_no_run_directory(make_config):
+    config = make_config(training={"loss": {"stress": 1.0}}, data={"labels": {"stress": "stress"}})
+    with pytest.raises(
+        TrainingError, match=r"loss\.stress is 1, but none of the 10 training frames has stress"
+    ):
+        train(config)
+    assert not config.run.directory.exists()
+
+
+def test_diverging_training_stops_with_advice_and_keeps_checkpoints(make_config):
+    config = make_config(training={"learning_rate": 1e300, "epochs": 3})
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 1, batch \d .* lower"):
+        train(config)
+    assert not (config.run.directory / "checkpoints" / "best.ckpt").exists()
+
+
+def test_early_stopping(make_config, no_plot):
+    # Nothing is an improvement if it must be larger than the loss itself.
+    settings = {"epochs": 9, "early_stopping": {"patience": 2, "min_delta": 1e9}}
+    result = train(make_config(training=settings))
+    assert result.stopped == stopping.NO_PROGRESS
+    assert [row["epoch"] for row in rows_of(result.directory)] == [1, 2, 3]
+
+
+def test_time_budget_ends_the_training(make_config, no_plot):
+    result = train(make_config(training={"epochs": 1000, "max_minutes": 0.01}))
+    assert result.stopped == stopping.OUT_OF_TIME
+    assert result.best_checkpoint is not None
+    assert rows_of(result.directory)[-1]["time_s"] < 5
+
+
+def test_optional_parts_run_together(make_config, no_plot):
+    training = {
+        "epochs": 2,
+        "optimizer": "adamw",
+        "weight_decay": 0.01,
+        "schedule": {"kind": "cosine", "warmup_epochs": 1},
+        "loss": {"kind": "huber"},
+        "ema": None,
+    }
+    result = train(make_config(training=training, run={"logging": {"tensorboard": True}}))
+    assert torch.load(result.best_checkpoint, weights_only=True)["equipot"]["ema"] is None
+    assert list((result.directory / "tensorboard").glob("events*"))
+
+
+def test_wandb_logger_follows_the_configuration(make_config, tmp_path):
+    # A run of wandb starts a service of its own, which takes seconds; what it is told is tested here.
+    config = make_config(run={"logging": {"wandb": {"project": "copper", "mode": "offline"}}})
+    (logger,) = make_loggers(config, RunDirectory(tmp_path / "run"))
+    assert isinstance(logger, WandbLogger)
+    told = logger._wandb_init
+    assert (told["project"], told["name"], told["mode"]) == ("copper", "run", "offline")
+    assert told["dir"] == str(tmp_path / "run")
+    assert told["config"]["training"]["epochs"] == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_absent_gpu_is_an_error(make_config):
+    config = make_config(run={"device": "cuda"})
+    with pytest.raises(DeviceError, match="no GPU"):
+        train(config)
+    assert not config.run.directory.exists()
+
+
+def test_unsupported_strategy_is_an_error(make_config):
+    with pytest.raises(DeviceError, match="'fsdp'; supported: auto, ddp"):
+        train(make_config(run={"strategy": "fsdp"}))
+
+
+def test_nothing_is_printed_but_our_own_lines(make_config, no_plot, capfd, recwarn):
+    train(make_config(training={"epochs": 1}))
+    lines = capfd.readouterr().out.splitlines()
+    starts = (
+        "equipot",
+        "Data:",
+        "Atomic",
+        "Neighbors:",
+        "Model:",
+        "Training:",
+        "epoch",
+        "All",
+        "Best",
+        "Learning",
+    )
+    assert all(line.startswith(starts) for line in lines), lines
+    assert not [warning for warning in recwarn if "lightning" in warning.filename]
