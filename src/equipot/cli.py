@@ -1,0 +1,245 @@
+"""The command line: parses arguments, calls the package, prints. No logic of its own.
+
+Everything heavy is imported inside the commands, so that ``equipot --help`` answers at once.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipot.errors import EquipotError, ModelFileError
+
+app = typer.Typer(
+    name="equipot",
+    help="Equivariant interatomic potentials: train, evaluate, deploy, run molecular dynamics.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+
+
+def main() -> None:
+    """Entry point. What a user can mend is printed as one message, with exit code 1; usage errors give 2."""
+    debug = "--debug" in sys.argv  # before or after the command
+    messages = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("equipot")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(messages)
+    try:
+        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+    except (EquipotError, OSError) as error:
+        if debug:
+            raise
+        print(f"Error: {_message(error)}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nInterrupted.", file=sys.stderr)
+        sys.exit(130)
+    finally:
+        logger.removeHandler(messages)
+
+
+def _message(error: Exception) -> str:
+    """An OSError (a full disk, a folder that may not be written) has its file name apart from its message."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return str(error)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from equipot import __version__
+
+        print(f"equipot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file; `equipot schema` describes it.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as training.epochs=10.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with an interrupted training.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is in the run directory.")
+    ] = False,
+) -> None:
+    """Train a potential from a YAML file."""
+    from equipot.config import load_config
+
+    loaded = load_config(config, overrides or [])
+
+    from equipot.training.run import train as run_training
+
+    run_training(loaded, resume=resume, overwrite=overwrite)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Run directory, checkpoint or deployed file.")
+    ],
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA", help="Structure files with labels, in any format ASE reads."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write predicted and reference values there, as extended XYZ."),
+    ] = None,
+    energy_key: Annotated[
+        str | None,
+        typer.Option(help="Name of the energy in DATA; by default as in training; none: not read."),
+    ] = None,
+    forces_key: Annotated[str | None, typer.Option(help="The same for the forces.")] = None,
+    stress_key: Annotated[str | None, typer.Option(help="The same for the stress.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Frames evaluated at once.")] = 16,
+    device: Device = "auto",
+) -> None:
+    """Errors of a model on labelled structures: table, JSON, parity plots."""
+    from rich.console import Console
+
+    from equipot.evaluation.run import evaluate as run_evaluation
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    result = run_evaluation(
+        model,
+        data,
+        output=output,
+        predictions=predictions,
+        label_names={name: key for name, key in keys.items() if key is not None},
+        batch_size=batch_size,
+        device=device,
+        console=Console(),
+    )
+    for file in result.files:
+        print(f"Wrote {file}")
+
+
+@app.command()
+def deploy(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run directory, or a checkpoint.")
+    ],
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.pt"),
+) -> None:
+    """Write a trained model as one file for Python, ASE and LAMMPS."""
+    from equipot.deploy.export import deploy as run_deploy
+    from equipot.evaluation.model import find_checkpoint
+
+    run_deploy(find_checkpoint(checkpoint), output)
+    print(f"Wrote {output}")
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Deployed model file.")]) -> None:
+    """Print what a deployed model says about itself."""
+    from rich.console import Console
+
+    from equipot.deploy.info import info as describe
+
+    Console().print(describe(file))
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Deployed model file.")],
+    device: Device = "auto",
+) -> None:
+    """Check a deployed model on this machine: reference structures, symmetries, smoothness, conservation."""
+    from rich.console import Console
+
+    from equipot.deploy.check import check as run_check
+
+    with Console(stderr=True).status("loading") as status:
+        report = run_check(file, device, on_progress=status.update)
+    if report.items:
+        Console().print(report.table())
+    if report.error is not None:
+        raise ModelFileError(report.error)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def md(
+    structure: Annotated[
+        str, typer.Argument(metavar="STRUCTURE", help="Any file ASE reads; FILE@0 is its first frame.")
+    ],
+    model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file.")],
+    ensemble: Annotated[str, typer.Option(help="nve, nvt or npt.")] = "nvt",
+    temperature: Annotated[float, typer.Option(help="K; for nve of the initial velocities.")] = 300.0,
+    steps: Annotated[int, typer.Option(help="Time steps.")] = 1000,
+    timestep: Annotated[float, typer.Option(help="fs.")] = 0.5,
+    pressure: Annotated[float, typer.Option(help="GPa, for npt.")] = 0.0,
+    friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = 0.01,
+    supercell: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
+    seed: Annotated[int, typer.Option(help="Of the velocities and the thermostat.")] = 0,
+    interval: Annotated[int, typer.Option(help="Steps between frames of trajectory and log.")] = 10,
+    skin: Annotated[float, typer.Option(help="Å the neighbor list reaches beyond the cutoff.")] = 0.5,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Trajectory, log and plot go there.")] = Path(
+        "md"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in DIR.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Run molecular dynamics with a deployed model."""
+    from rich.console import Console
+
+    from equipot.integrations.md import MDSettings, run_md
+    from equipot.integrations.md_report import summary_table
+
+    settings = MDSettings(
+        ensemble=ensemble,
+        temperature=temperature,
+        steps=steps,
+        timestep=timestep,
+        pressure=pressure,
+        friction=friction,
+        seed=seed,
+        log_interval=interval,
+    )
+    result = run_md(
+        structure, model, output, settings, supercell=supercell, device=device, skin=skin, overwrite=overwrite
+    )
+    Console().print(summary_table(result.summary))
+    for file in (result.trajectory, result.log, result.plot):
+        print(f"Wrote {file}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the YAML file, for editors that complete and check it."""
+    import json
+
+    from equipot.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Errors of a model on labelled frames: numbers, tables, plots, predictions."""

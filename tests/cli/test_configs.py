@@ -1,0 +1,44 @@
+"""Every file in configs/ is complete and right; the small ones are trained for one step each."""
+
+from pathlib import Path
+
+import pytest
+
+from equipot.config import load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_the_folder_is_complete():
+    names = {path.stem for path in CONFIGS}
+    for material in ("molecule", "crystal"):
+        expected = {f"{material}_nequip_small", f"{material}_nequip_accurate", f"{material}_allegro"}
+        assert expected <= names
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_is_valid_short_and_uses_the_shipped_data(path):
+    config = load_config(path)
+    for file in (*config.data.train, *config.data.test):
+        assert file.is_relative_to(EXAMPLES)
+        assert file.is_file()
+    assert config.model.type in path.stem
+    content = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    assert len(content) <= 24
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("small")], ids=lambda path: path.stem)
+def test_small_config_trains_a_step(path, equipot, tmp_path):
+    overrides = {
+        "data.validation": 2,
+        "data.train_frames": 2,
+        "data.test": "null",
+        "training.epochs": 2,
+        "training.batch_size": 2,
+        "run.directory": tmp_path / "run",
+        "run.device": "cpu",
+    }
+    result = equipot("train", path, *(f"{key}={value}" for key, value in overrides.items()))
+    assert result.code == 0, result.err
+    assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()

@@ -1,0 +1,100 @@
+"""train → evaluate → deploy → info → check → md, by the commands a user types."""
+
+import json
+
+import ase.io
+import numpy as np
+import pytest
+
+
+def errors(folder) -> dict:
+    return json.loads((folder / "errors.json").read_text(encoding="utf-8"))["errors"]
+
+
+def test_training_leaves_a_complete_run_directory(workspace):
+    for name in ("config.yaml", "split.json", "statistics.json", "log.txt", "metrics.csv"):
+        assert (workspace.run / name).stat().st_size > 0, name
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "plots/learning_curve.png"):
+        assert (workspace.run / name).stat().st_size > 0, name
+
+
+def test_evaluate_run_and_deployed_file_agree(equipot, workspace, tmp_path):
+    for model, name in ((workspace.run, "run"), (workspace.model, "deployed")):
+        result = equipot("evaluate", model, workspace.test, "--output", tmp_path / name)
+        assert result.code == 0, result.err
+        assert "4 frames" in result.out and "16 atoms" in result.out and "GPa" in result.out
+        assert (tmp_path / name / "parity.png").is_file()
+    run, deployed = errors(tmp_path / "run"), errors(tmp_path / "deployed")
+    for quantity in ("energy", "forces", "stress"):
+        # The same float64 weights; only operator fusion may differ.
+        assert deployed[quantity]["mae"] == pytest.approx(run[quantity]["mae"], rel=1e-9)
+
+
+def test_evaluate_writes_predictions(equipot, workspace, tmp_path):
+    result = equipot("evaluate", workspace.run, workspace.test, "--predictions", tmp_path / "p.xyz")
+    assert result.code == 0 and "p.xyz" in result.out
+    frames = ase.io.read(tmp_path / "p.xyz", index=":")
+    reference = ase.io.read(workspace.test, index=":")
+    assert len(frames) == 4
+    for frame, expected in zip(frames, reference, strict=True):
+        assert frame.info["reference_energy"] == pytest.approx(expected.get_potential_energy())
+        assert frame.arrays["predicted_forces"].shape == (4, 3)
+
+
+def test_evaluate_reads_labels_by_other_names(equipot, workspace, tmp_path):
+    frames = ase.io.read(workspace.test, index=":")
+    for frame in frames:
+        frame.info["dft_energy"] = frame.get_potential_energy() + 4.0  # 1 eV/atom off
+        frame.calc = None
+    ase.io.write(tmp_path / "renamed.xyz", frames, format="extxyz")
+    arguments = ("--energy-key", "dft_energy", "--forces-key", "none", "--output", tmp_path / "out")
+    result = equipot("evaluate", workspace.run, tmp_path / "renamed.xyz", *arguments)
+    assert result.code == 0, result.err
+    assert errors(tmp_path / "out")["forces"]["atoms"] == 0
+    assert errors(tmp_path / "out")["energy"]["mae"] == pytest.approx(1000, rel=0.5)
+
+
+def test_info_prints_the_metadata(equipot, workspace):
+    result = equipot("info", workspace.model)
+    assert result.code == 0
+    for expected in ("nequip", "Cu", "4 Å", "channels: 4"):
+        assert expected in result.out
+
+
+def test_check_passes(equipot, workspace):
+    result = equipot("check", workspace.model, "--device", "cpu")
+    assert result.code == 0, result.out
+    for expected in ("rotation", "permutation", "energy conservation", "passed"):
+        assert expected in result.out
+    assert "FAILED" not in result.out
+
+
+def test_md_writes_trajectory_log_and_plot(equipot, workspace, tmp_path):
+    arguments = ["md", workspace.test, "--model", workspace.model, "--ensemble", "nve", "--temperature", "50"]
+    arguments += ["--steps", "20", "--timestep", "0.5", "--interval", "5", "--output", tmp_path / "md"]
+    result = equipot(*arguments, "--supercell", "2", "1", "1")
+    assert result.code == 0, result.err
+    assert "ns per day" in result.out
+    trajectory = ase.io.read(tmp_path / "md" / "trajectory.extxyz", index=":")
+    assert len(trajectory) == 5 and len(trajectory[0]) == 8
+    log = np.genfromtxt(tmp_path / "md" / "log.csv", delimiter=",", names=True)
+    # Velocity Verlet at 0.5 fs and 50 K on copper: fluctuations far below this.
+    assert np.ptp(log["total_energy_eV"]) < 1e-3
+    assert (tmp_path / "md" / "plot.png").is_file()
+
+
+def test_override_and_resume(equipot, workspace, tmp_path):
+    """A training of two epochs, resumed to three, continues its metrics instead of starting again."""
+    run = tmp_path / "run"
+    first = equipot("train", workspace.config, "training.epochs=2", f"run.directory={run}")
+    assert first.code == 0, first.err
+    second = equipot("train", workspace.config, "training.epochs=3", "--resume", run)
+    assert second.code == 0, second.err
+    epochs = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)["epoch"]
+    assert list(epochs) == [1, 2, 3]
+
+
+def test_schema_is_json(equipot):
+    result = equipot("schema")
+    assert result.code == 0
+    assert {"data", "model", "training", "run"} <= set(json.loads(result.out)["properties"])
