@@ -232,6 +232,16 @@ def md(
 
 
 @app.command()
+def build(
+    force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
+) -> None:
+    """Compile the fast kernels now rather than at their first use."""
+    from equipot.ops.build import build as build_kernels
+
+    print(f"Kernels: {build_kernels(force)}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the YAML file, for editors that complete and check it."""
     import json

@@ -15,6 +15,7 @@ from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.jit import quiet_jit, steady_execution
 from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.errors import DeviceError, ModelFileError
+from equipot.ops.operators import load_operators
 
 log = logging.getLogger("equipot")
 
@@ -74,6 +75,7 @@ def load_deployed(path: str | Path, device: str | torch.device = "auto") -> Depl
     """
     path, target = Path(path), resolve_device(device)
     metadata = read_metadata(path)
+    load_operators()  # the file may refer to them
     try:
         with quiet_jit():
             module = torch.jit.load(str(path), map_location=target)

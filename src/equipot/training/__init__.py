@@ -1,0 +1,1 @@
+"""Training on Lightning: from a configuration to a run directory."""
