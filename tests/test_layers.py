@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
     "training": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
     "integrations": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
-    "cli": {"evaluation", "training", "integrations", "deploy", "models", "data", *BOTTOM},
+    "cli": {"evaluation", "training", "integrations", "deploy", "models", "data", "ops", *BOTTOM},
     "equipot": {"integrations", "errors"},  # the package's own __init__.py, which is the public interface
 }
 HARMLESS = {"equipot.__version__"}

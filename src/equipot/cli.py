@@ -92,7 +92,9 @@ def train(
 
     from equipot.training.run import train as run_training
 
-    run_training(loaded, resume=resume, overwrite=overwrite)
+    result = run_training(loaded, resume=resume, overwrite=overwrite)
+    if result.stopped == "interrupted":
+        raise typer.Exit(130)
 
 
 @app.command()

@@ -27,3 +27,7 @@ class DeviceError(EquipotError):
 
 class TrainingError(EquipotError):
     """Training cannot start or cannot go on (occupied run directory, diverged loss)."""
+
+
+class SimulationError(EquipotError):
+    """A simulation has left what is physical and was stopped."""

@@ -7,10 +7,10 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.morse import MorsePotential
 from ase.calculators.singlepoint import SinglePointCalculator
-from equipot.data.readers import read_frames
 from torch import nn
 
 from equipot.config import LabelsConfig, UnitsConfig
+from equipot.data.readers import read_frames
 from equipot.evaluation.model import LoadedModel
 from equipot.models.potential import predict
 

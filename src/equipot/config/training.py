@@ -84,7 +84,8 @@ class TrainingConfig(Section):
     )
     max_minutes: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Minutes (wall clock) after which training stops, ready to resume; null: no limit.",
+        description="Minutes (wall clock) of training after which it stops, within an epoch if need be: it "
+        "validates, saves, and can be resumed; null: no limit.",
     )
 
     @model_validator(mode="after")

@@ -63,7 +63,6 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     species = list(data.species) if data.species else species_of(train)
     train_set = GraphDataset(train, species, cutoff)
     statistics = compute_statistics(train_set, isolated, _mode(data))
-    _report_statistics(statistics)
     return Datasets(
         train=train_set,
         validation=GraphDataset(held_out, species, cutoff),
@@ -95,16 +94,3 @@ def _report_shared(train: Sequence[Frame], other: Sequence[Frame], name: str) ->
             "%d of %d %s frames are also in the training set (first: %s); the %s error will look too good.",
             len(shared), len(other), name, shared[0].where, name,
         )  # fmt: skip
-
-
-def _report_statistics(statistics: Statistics) -> None:
-    energies = ", ".join(
-        f"{symbol} {energy:.4f}"
-        for symbol, energy in zip(statistics.species, statistics.atomic_energies, strict=True)
-    )
-    logger.info("Reference energies (%s), eV: %s", statistics.atomic_energies_source, energies)
-    if statistics.energy_residual_rms is not None:
-        logger.info("Energy left for the model: %.4g meV/atom RMS", 1000 * statistics.energy_residual_rms)
-    if statistics.force_rms is not None:
-        logger.info("Force RMS: %.4g eV/Å", statistics.force_rms)
-    logger.info("Neighbors per atom: %.4g", statistics.avg_num_neighbors)

@@ -91,7 +91,9 @@ def check(
         for name, group in _GROUPS.items():
             on_progress(name)
             items += group(model, structures)
-    except (EquipotError, RuntimeError, ValueError) as error:
+    except EquipotError as error:
+        return CheckReport(path, items, str(error))
+    except (RuntimeError, ValueError) as error:
         return CheckReport(path, items, f"{type(error).__name__}: {error}")
     return CheckReport(path, items)
 

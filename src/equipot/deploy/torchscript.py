@@ -100,7 +100,7 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
         dtype=str(potential.dtype).removeprefix("torch."),
         weights_sha256=weights_digest(potential),
         capsule=capsule.to_json(),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         equipot_version=__version__,
         torch_version=torch.__version__,
         **given,

@@ -103,5 +103,5 @@ def _load_deployed(path: Path, device: torch.device) -> LoadedModel:
         device=device,
         labels=LabelsConfig(**data["labels"]),
         units=UnitsConfig(**data["units"]),
-        predict=partial(predict, deployed.module),
+        predict=partial(predict, deployed),
     )

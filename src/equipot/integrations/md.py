@@ -20,17 +20,13 @@ from ase.md.verlet import VelocityVerlet
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from equipot.errors import ConfigError, DataError, EquipotError
+from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.files import atomic_write
 from equipot.integrations.ase import EquipotCalculator
 from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize, write_summary
 
 FILES = ("trajectory.extxyz", "log.csv", "plot.png", "summary.json", "stopped.extxyz")
 _BAROSTAT_TIME = 1000.0  # fs; slow against the vibrations, fast against a usual run
-
-
-class SimulationError(EquipotError):
-    """A simulation has left what is physical and was stopped."""
 
 
 @dataclass(frozen=True)

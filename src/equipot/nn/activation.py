@@ -14,4 +14,3 @@ def _second_moment_factor(function) -> float:
 
 SILU_FACTOR = _second_moment_factor(nn.functional.silu)
 TANH_FACTOR = _second_moment_factor(torch.tanh)
-
