@@ -84,9 +84,9 @@ def test_unreadable_file_is_reported(model_file, tmp_path):
         file.truncate(1000)
     report = check(path)
     assert not report.passed
-    assert report.error.startswith("ModelFileError")
+    assert "not a model file, or truncated or damaged" in report.error
     assert report.to_dict()["checks"] == []
 
 
 def test_missing_device_is_reported(model_file):
-    assert check(model_file, "cuda:99").error.startswith("DeviceError")
+    assert "'cuda:99' does not exist" in check(model_file, "cuda:99").error
