@@ -8,6 +8,7 @@ from typing import Any
 import ase.units
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -62,10 +63,12 @@ class CheckReport:
 
     def table(self) -> Table:
         """A rich table with one line per check."""
-        table = Table(title=f"{self.path}: {'passed' if self.passed else 'FAILED'}")
+        table = Table(
+            title=f"{self.path}: {'passed' if self.passed else 'FAILED'}", box=SIMPLE, padding=(0, 1, 0, 0)
+        )
         for name, justify in (("check", "left"), ("found", "right"), ("tolerated", "right"), ("", "left")):
             table.add_column(name, justify=justify, no_wrap=True)
-        table.add_column("remark", overflow="fold")
+        table.add_column("remark")
         for item in self.items:
             verdict = Text("passed", "green") if item.passed else Text("FAILED", "bold red")
             numbers = [f"{number:.2g} {item.unit}".rstrip() for number in (item.value, item.tolerance)]
@@ -101,8 +104,8 @@ def check(
 def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
     """The weights are those that were deployed, and the capsule's structures give the stored results."""
     changed = weights_digest(model.module) != model.metadata.weights_sha256
-    yield CheckItem("weights changed", float(changed), 0.0, "", "SHA-256 of all weights")
-    note = f"in {len(structures)} structures"
+    yield CheckItem("weights changed", float(changed), 0.0, "", "SHA-256")
+    note = f"{len(structures)} structures"
     for deviation in model.check_capsule():
         name = f"reference {deviation.quantity}"
         yield CheckItem(name, deviation.value, deviation.tolerance, deviation.unit, note)
@@ -127,7 +130,7 @@ def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Itera
     """An edge that is about to pass the cutoff changes neither energy nor forces."""
     jumps = [jump for structure in structures if (jump := _cutoff_jump(model, structure)) is not None]
     tolerance = _SMOOTHNESS[model.metadata.dtype]
-    note = f"relative; an edge {_EDGE_MARGIN:g} Å inside the cutoff"
+    note = f"{_EDGE_MARGIN:g} Å inside"
     for column, quantity in enumerate(("energy", "forces")):
         worst = max((jump[column] for jump in jumps), default=np.nan)
         yield CheckItem(f"{quantity} at the cutoff", worst, tolerance, "", note)
@@ -156,7 +159,7 @@ def check_conservation(
     extrapolated = (4.0 * (fine - fine[0]) - (coarse - coarse[0])) / 3.0
     left = 1e3 * float(np.abs(extrapolated).max()) / structure.num_atoms
     step = timestep / ase.units.fs
-    note = f"NVE, {steps * step:.0f} fs; with {step:.2g} fs steps {raw:.2g}"
+    note = f"NVE, {steps * step:.0f} fs"
     # A tenth of the integrator's error is about what its next order, dt⁴, leaves in a violent run.
     yield CheckItem("energy conservation", left, max(_CONSERVATION, 0.1 * raw), "meV/atom", note)
 

@@ -11,6 +11,7 @@ from torch import nn
 from equipot import __version__
 from equipot.config import Config
 from equipot.data.statistics import Statistics
+from equipot.ops.build import kernels_available
 
 _UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
@@ -92,13 +93,15 @@ def describe_start(
 
 
 def describe_device(config: Config, kind: str) -> str:
-    """Such as ``cpu (2 threads)`` or ``4 × NVIDIA A100``."""
+    """Such as ``cpu (2 threads, fused kernels)`` or ``4 × NVIDIA A100``."""
     count = config.run.devices * config.run.nodes
     if kind == "cuda":
         name = torch.cuda.get_device_name(0)
         return name if count == 1 else f"{count} × {name}"
     processes = "" if count == 1 else f"{count} × "
-    return f"{processes}cpu ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    path = "fused kernels" if kernels_available() else "reference operations, slow"
+    return f"{processes}cpu ({threads} thread{'s' * (threads > 1)}, {path})"
 
 
 def describe_epoch(row: dict[str, float], epochs: int, is_best: bool) -> str:
