@@ -9,7 +9,6 @@ from equipot.models.nequip import NequIP
 from equipot.models.potential import Potential
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
-
 _NETWORKS = {"nequip": NequIP, "allegro": Allegro}
 # Every other key of the section ``model`` is an argument of the network, under the same name.
 _OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl"}
