@@ -139,7 +139,7 @@ def stop_at_step_six(self):
 
 def test_nothing_left_to_do(make_config):
     done = train(make_config(training={"epochs": 1}))
-    with pytest.raises(TrainingError, match=r"already done 1 of 1 epochs.*raise training.epochs"):
+    with pytest.raises(TrainingError, match=r"already done 1 of 1 epoch\..*raise training.epochs"):
         train(make_config(training={"epochs": 1}), resume=done.directory)
 
 
@@ -152,6 +152,45 @@ def test_other_model_is_refused(make_config):
     done = train(make_config(training={"epochs": 1}))
     with pytest.raises(TrainingError, match=r"model\.channels: 2, now 3"):
         train(make_config(model={"channels": 3}), resume=done.directory)
+
+
+@pytest.mark.parametrize(
+    ("sections", "named"),
+    [
+        ({"data": {"train_frames": 5}}, r"data\.train_frames: None, now 5"),
+        ({"data": {"seed": 1, "validation": 3}}, r"data\.validation: 4, now 3; data\.seed: 0, now 1"),
+        ({"data": {"units": {"energy": "kcal/mol"}}}, r"data\.units\.energy: eV, now kcal/mol"),
+        ({"data": {"labels": {"energy": "free_energy"}}}, r"data\.labels\.energy: energy, now free_energy"),
+        ({"data": {"atomic_energies": "none"}}, r"data\.atomic_energies: auto, now none"),
+        ({"data": {"train": "other.xyz"}}, r"data\.train\[0\]: .*clusters\.xyz, now .*other\.xyz"),
+        ({"run": {"seed": 7}}, r"run\.seed: 0, now 7"),
+    ],
+)
+def test_other_data_or_seed_are_refused(make_config, uninterrupted, sections, named):
+    before = (uninterrupted.directory / "config.yaml").read_text()
+    with pytest.raises(TrainingError, match=named):
+        train(make_config(training={"epochs": 9}, **sections), resume=uninterrupted.directory)
+    assert (uninterrupted.directory / "config.yaml").read_text() == before
+
+
+def test_same_file_under_another_name_is_accepted(make_config, structures):
+    done = train(make_config(training={"epochs": 1}))
+    detour = structures.parent / ".." / structures.parent.name / structures.name
+    with pytest.raises(TrainingError, match="already done"):
+        train(make_config(data={"train": str(detour)}, training={"epochs": 1}), resume=done.directory)
+
+
+def test_other_loss_finds_the_best_epoch_anew(make_config, capsys):
+    settings = {"epochs": 2, "loss": {"forces": 1e-6, "energy": 1e-6}, "early_stopping": {"patience": 2}}
+    done = train(make_config(training=settings))
+    settings |= {"epochs": 4, "loss": {"forces": 1e3, "energy": 1e3}}
+    resumed = train(make_config("ignored", training=settings), resume=done.directory)
+    # against the small losses of before, no epoch would be better and the training would stop early
+    assert resumed.stopped == stopping.FINISHED
+    assert resumed.metrics["best_epoch"] > 2
+    said = capsys.readouterr().out
+    assert "training.loss has changed" in said
+    assert "ignored) is ignored" in said
 
 
 def test_changed_data_are_refused(make_config, structures, tmp_path):

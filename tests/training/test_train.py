@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from matplotlib.figure import Figure
 
 from equipot.data.load import load_datasets
 from equipot.deploy.checkpoint import load_checkpoint
@@ -12,8 +13,9 @@ from equipot.errors import DeviceError, TrainingError
 from equipot.training import stopping
 from equipot.training.directory import RunDirectory
 from equipot.training.evaluate import evaluate_errors
-from equipot.training.history import COLUMNS, History
+from equipot.training.history import COLUMNS, History, plot_learning_curve
 from equipot.training.loggers import make_loggers
+from equipot.training.report import count_of, describe_failure
 from equipot.training.run import train
 
 
@@ -34,6 +36,7 @@ def test_run_directory_is_complete(trained):
     _, result = trained
     names = {str(p.relative_to(result.directory)) for p in result.directory.rglob("*") if p.is_file()}
     assert names == {
+        ".lock",
         "config.yaml",
         "split.json",
         "statistics.json",
@@ -101,13 +104,56 @@ def test_occupied_directory_is_refused_until_overwriting_is_allowed(make_config,
     config = make_config(training={"epochs": 1})
     result = train(config)
     before = result.last_checkpoint.read_bytes()
-    with pytest.raises(TrainingError, match=r"is not empty: resume it from .*last\.ckpt"):
+    with pytest.raises(TrainingError, match=r"is not empty: .* --resume .*run, replace it with --overwrite"):
         train(config)
     assert result.last_checkpoint.read_bytes() == before
-    (result.directory / "notes.md").write_text("mine")
+    mine = [result.directory / "notes.md", result.directory / "checkpoints" / "kept.ckpt"]
+    for path in mine:
+        path.write_text("mine")
+    for folder in ("tensorboard", "wandb"):
+        (result.directory / folder).mkdir()
+        (result.directory / folder / "events.old").touch()
     train(make_config(training={"epochs": 2}), overwrite=True)
     assert [row["epoch"] for row in rows_of(result.directory)] == [1, 2]
-    assert (result.directory / "notes.md").read_text() == "mine"
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+    assert not list(result.directory.rglob("events.old"))
+
+
+def test_a_folder_without_a_training_is_never_overwritten(make_config):
+    config = make_config()
+    config.run.directory.mkdir()
+    note = config.run.directory / "config.yaml"
+    note.write_text("of another program")
+    with pytest.raises(TrainingError, match="holds no earlier training"):
+        train(config, overwrite=True)
+    assert list(config.run.directory.iterdir()) == [note]
+    assert note.read_text() == "of another program"
+
+
+def test_a_second_training_in_the_same_directory_is_refused(make_config, no_plot):
+    config = make_config(training={"epochs": 1})
+    other = RunDirectory(config.run.directory)
+    other.lock()
+    with pytest.raises(TrainingError, match="Another training is writing to"):
+        train(config)
+    assert [path.name for path in config.run.directory.iterdir()] == [".lock"]
+    other.unlock()
+    train(config)
+    train(config, overwrite=True)  # the first one has let go
+
+
+def test_directory_filled_while_the_data_are_read_is_refused(make_config, monkeypatch):
+    config = make_config()
+
+    def load_slowly(*arguments):
+        config.run.directory.mkdir()
+        (config.run.directory / "theirs").touch()
+        return load_datasets(*arguments)
+
+    monkeypatch.setattr("equipot.training.run.load_datasets", load_slowly)
+    with pytest.raises(TrainingError, match="is not empty"):
+        train(config)
+    assert not (config.run.directory / "config.yaml").exists()
 
 
 def test_bad_data_leave_no_run_directory(make_config):
@@ -121,9 +167,45 @@ def test_bad_data_leave_no_run_directory(make_config):
 
 def test_diverging_training_stops_with_advice_and_keeps_checkpoints(make_config):
     config = make_config(training={"learning_rate": 1e300, "epochs": 3})
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 1, batch \d .* lower"):
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) in epoch 1, batch \d .* lower") as caught:
         train(config)
+    assert "checkpoints" not in str(caught.value)  # there are none yet
     assert not (config.run.directory / "checkpoints" / "best.ckpt").exists()
+
+
+def test_result_worse_than_no_model_is_said(make_config, no_plot, capsys):
+    train(make_config(training={"learning_rate": 100.0, "epochs": 1}))
+    assert "Warning: the best validation force error" in capsys.readouterr().out
+
+
+def test_failure_is_an_error_above_the_forces_or_not_a_number(make_config):
+    training = make_config().training
+    assert describe_failure({"forces_rmse": 0.9}, 1.0, training) == ""
+    assert "RMSE 1.1 eV/Å" in describe_failure({"forces_rmse": 1.1}, 1.0, training)
+    assert "RMSE nan eV/Å" in describe_failure({"forces_rmse": float("nan")}, 1.0, training)
+    energies_only = make_config(training={"loss": {"forces": 0.0}}).training
+    assert describe_failure({"forces_rmse": 1.1}, 1.0, energies_only) == ""
+
+
+def test_counts_are_grammatical():
+    counts = (count_of(1, "epoch"), count_of(12345, "epoch"), count_of(1.25, "epoch"))
+    assert counts == ("1 epoch", "12345 epochs", "1.25 epochs")
+
+
+def test_learning_curve_has_labels_and_a_linear_epoch_axis(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    rows = [
+        {"epoch": n, "learning_rate": 0.01, "train_loss": 1 / n, "validation_loss": 1 / n}
+        | {f"{part}_forces_mae": 0.12 + 0.1 / n for part in ("train", "validation")}
+        for n in range(1, 21)
+    ]
+    plot_learning_curve(rows, tmp_path / "curve.png", 20)
+    forces, _, rate = figures[0].axes
+    assert (forces.get_xscale(), forces.get_yscale()) == ("linear", "log")
+    low, high = forces.get_ylim()
+    assert sum(low <= tick <= high for tick in forces.get_yticks()) >= 4
+    assert rate.get_ylim() == (0.005, 0.02)
 
 
 def test_early_stopping(make_config, no_plot):
@@ -164,6 +246,7 @@ def test_wandb_logger_follows_the_configuration(make_config, tmp_path):
     assert (told["project"], told["name"], told["mode"]) == ("copper", "run", "offline")
     assert told["dir"] == str(tmp_path / "run")
     assert told["config"]["training"]["epochs"] == 4
+    assert "anonymous" not in told  # of which wandb warns
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -193,6 +276,7 @@ def test_nothing_is_printed_but_our_own_lines(make_config, no_plot, capfd, recwa
         "All",
         "Best",
         "Learning",
+        "Warning: the best validation",
     )
     assert all(line.startswith(starts) for line in lines), lines
     assert not [warning for warning in recwarn if "lightning" in warning.filename]

@@ -1,6 +1,7 @@
 """Checkpoint files that are complete or absent, read without running code from them."""
 
 import io
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> TrainingError:
-    message = f"Cannot write the checkpoint {path}: {error.strerror or error}."
+    message = f"Cannot write the checkpoint {path}: {os.strerror(error.errno) if error.errno else error}."
     if path.exists():
         message += " The previous one under that name is intact: mend this, then resume."
     return TrainingError(message)

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from equipot.files import atomic_write
 from equipot.training.directory import write_text
@@ -59,7 +59,7 @@ def _csv_text(rows: list[Row], header: bool) -> str:
 
 
 def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -> None:
-    """PNG of training and validation errors and learning rate over epochs, on logarithmic axes."""
+    """PNG of training and validation errors and learning rate over epochs, on logarithmic scales."""
     panels = [("forces_mae", "force MAE (meV/Å)", 1e3), ("energy_mae", "energy MAE (meV/atom)", 1e3)]
     panels += [("stress_mae", "stress MAE (meV/Å³)", 1e3), ("loss", "loss", 1.0)]
     panels = [panel for panel in panels if any(f"train_{panel[0]}" in row for row in rows)]
@@ -80,19 +80,23 @@ def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -
     axes[0].legend(frameon=False)
     for axis in axes:
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         _logarithmic(axis)
+    rates = [row["learning_rate"] for row in rows]
+    if min(rates) == max(rates) > 0:
+        axes[-1].set_ylim(rates[0] / 2, rates[0] * 2)
+        axes[-1].set_yticks([rates[0] / 2, rates[0], rates[0] * 2])
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
 
 
 def _logarithmic(axis) -> None:
-    axis.set_xscale("log")
     axis.set_yscale("log")
-    for ticks in (axis.xaxis, axis.yaxis):
-        # Errors often span less than a decade, where labels at powers of ten alone would leave the axis bare.
-        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ticks.set_minor_locator(NullLocator())
+    low, high = axis.get_ylim()
+    # Errors often span less than a decade, where ticks at 1, 2 and 5 would leave the axis nearly bare.
+    axis.yaxis.set_major_locator(MaxNLocator(6) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.grid(linewidth=0.3, alpha=0.5)
 
 

@@ -21,20 +21,21 @@ def make_loggers(config: Config, directory: RunDirectory) -> list[Logger]:
         _require("wandb", "run.logging.wandb")
         import wandb
 
-        loggers.append(
-            WandbLogger(
-                project=settings.wandb.project,
-                name=settings.wandb.name or directory.root.name,
-                save_dir=str(directory.root),
-                # Not Lightning's offline=True, which sets an environment variable for the whole process.
-                mode=settings.wandb.mode,
-                config=config.to_dict(),
-                settings=wandb.Settings(silent=True, console="off"),
-            )
+        logger = WandbLogger(
+            project=settings.wandb.project,
+            name=settings.wandb.name or directory.root.name,
+            save_dir=str(directory.root),
+            # Not Lightning's offline=True, which sets an environment variable for the whole process.
+            mode=settings.wandb.mode,
+            config=config.to_dict(),
+            settings=wandb.Settings(silent=True, console="off"),
         )
+        # Lightning passes on anonymous=None, and wandb warns of any value.
+        logger._wandb_init.pop("anonymous", None)
+        loggers.append(logger)
     if settings.tensorboard:
         _require("tensorboard", "run.logging.tensorboard")
-        loggers.append(TensorBoardLogger(str(directory.root), name="tensorboard", version=""))
+        loggers.append(TensorBoardLogger(str(directory.root), name=directory.tensorboard.name, version=""))
     return loggers
 
 

@@ -130,8 +130,8 @@ class PotentialModule(L.LightningModule):
             f"The loss is {loss} in epoch {self.current_epoch + 1}, batch {batch_idx + 1} "
             f"(step {self.global_step}), at a learning rate of {rate:.3g}. What helps: "
             "a lower training.learning_rate, training.gradient_clip (10, say), warm-up epochs; "
-            "taking frames with huge forces out of the data; model.dtype: float64. "
-            "The checkpoints of earlier epochs are intact."
+            "taking frames with huge forces out of the data; model.dtype: float64."
+            + (" The checkpoints of earlier epochs are intact." if self.current_epoch > 0 else "")
         )
 
     def _loss(self, graph: AtomicGraph, totals: ErrorSums) -> Tensor:

@@ -21,6 +21,7 @@ from equipot.training.history import History
 from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule
 from equipot.training.progress import ProgressDisplay
+from equipot.training.report import count_of
 
 
 class TrainingMonitor(L.Callback):
@@ -62,6 +63,7 @@ class TrainingMonitor(L.Callback):
         self._batches_done = 0
         self._train_sums: Tensor | None = None
         self._restored: dict[str, Any] | None = None
+        self._forget_best = False
 
     # Lightning's hooks, in the order of a training.
 
@@ -131,6 +133,10 @@ class TrainingMonitor(L.Callback):
         if reason is not None or no_progress:
             self._stop(trainer, reason or stopping.NO_PROGRESS)
 
+    def forget_best(self) -> None:
+        """When the training goes on from a checkpoint, do not compare losses with those from before it."""
+        self._forget_best = True
+
     def close(self) -> None:
         """Give the terminal and the signals back. Not a hook: Lightning calls none that always comes."""
         self.display.stop()
@@ -156,7 +162,8 @@ class TrainingMonitor(L.Callback):
         """Go on where ``state_dict`` was taken. Raises TrainingError if no epoch is left to do."""
         if state["epochs_done"] >= self.training.epochs:
             raise TrainingError(
-                f"This training has already done {state['epochs_done']:g} of {self.training.epochs} epochs. "
+                f"This training has already done {state['epochs_done']:g} of "
+                f"{count_of(self.training.epochs, 'epoch')}. "
                 "To go on, raise training.epochs."
             )
         self._restored = state
@@ -169,6 +176,11 @@ class TrainingMonitor(L.Callback):
 
     def _go_on(self, module: PotentialModule, state: dict[str, Any], first_process: bool) -> None:
         _restore_random_states(state["random"])
+        if self._forget_best:
+            # best_epoch stays until there is a new one: best.ckpt is still that of then.
+            self.best_loss = math.inf
+            self._early_stopping = stopping.EarlyStopping(self.training.early_stopping)
+            module.schedule.forget_best()
         if state["train_sums"] is not None:
             self._epoch_start -= state["epoch_seconds"]
             if first_process:  # they are sums over all processes, and will be summed again

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import Config
+from equipot.config import Config, TrainingConfig
 from equipot.data.statistics import Statistics
 from equipot.ops.build import kernels_available
 
@@ -87,7 +87,7 @@ def describe_start(
         f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
         f"forces {statistics.force_rms:.3g} eV/Å rms",
         f"Model: {config.model.type}, {parameters:,} parameters, {config.model.dtype}",
-        f"Training: up to {training.epochs} epochs of {steps} steps, on {device}; "
+        f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
     ]
 
@@ -134,6 +134,32 @@ def describe_metrics(metrics: dict[str, float]) -> str:
             mae, rmse = (_three_digits(factor * metrics[f"{label}_{kind}"]) for kind in ("mae", "rmse"))
             parts.append(f"{label} MAE {mae}, RMSE {rmse} {unit}")
     return "; ".join(parts)
+
+
+def describe_failure(validation: dict[str, float], force_rms: float, training: TrainingConfig) -> str:
+    """A warning if the best weights are worse than no model at all; else empty.
+
+    Args:
+        validation: errors of the best weights.
+        force_rms: of the validation forces, eV/Å.
+        training: section ``training`` of the configuration.
+    """
+    error = validation.get("forces_rmse", 0.0)
+    # Written so that a NaN warns too. Forces that are not trained on are no sign of anything.
+    if training.loss.forces == 0 or error <= force_rms:
+        return ""
+    return (
+        f"Warning: the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
+        f"(RMS {force_rms:.3g} eV/Å): the model is worse than none. If more epochs do not mend this, use a "
+        f"lower training.learning_rate (now {training.learning_rate:g}), training.gradient_clip (10, say) or "
+        "warm-up epochs, and look for frames with huge forces or wrong units."
+    )
+
+
+def count_of(number: float, noun: str) -> str:
+    """Such as ``1 epoch``, ``2 epochs`` or ``1.25 epochs``."""
+    digits = str(number) if isinstance(number, int) else f"{number:.4g}"
+    return f"{digits} {noun}{'s' * (number != 1)}"
 
 
 def _three_digits(value: float) -> str:

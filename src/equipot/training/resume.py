@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from equipot.config import Config
+from equipot.config.data import DataConfig
 from equipot.data.statistics import Statistics
-from equipot.deploy.checkpoint import load_checkpoint
+from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
 from equipot.errors import TrainingError
 
 
@@ -24,27 +25,47 @@ def find_last(path: Path) -> Path:
     return last.absolute()
 
 
-def check_same_training(checkpoint: Path, config: Config, statistics: Statistics) -> None:
-    """Refuse to resume with another model or other data; sections ``training`` and ``run`` may differ.
+def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
+    """Refuse to resume with another model, other data or another seed; the rest may differ.
+
+    Returns:
+        What the checkpoint says, with the weights of the last step.
 
     Raises:
         TrainingError: names what differs.
         ModelFileError: the checkpoint is damaged or foreign.
     """
     start = load_checkpoint(checkpoint, weights="last")
-    differing = _differences(start.config.model.model_dump(), config.model.model_dump(), "model")
+    differing = [
+        *_differences(start.config.model.model_dump(), config.model.model_dump(), "model"),
+        *_differences(_plain(start.config.data), _plain(config.data), "data"),
+        *_differences(start.config.run.seed, config.run.seed, "run.seed"),
+    ]
     if differing:
         raise TrainingError(
             f"Cannot resume {checkpoint}: the configuration differs from the one it was trained with: "
             f"{'; '.join(differing)}. Set it back, or start a new training."
         )
-    before, now = dataclasses.asdict(start.statistics), dataclasses.asdict(statistics)
-    differing = _differences(before, now, "statistics")
+    return start
+
+
+def check_same_statistics(checkpoint: Path, before: Statistics, now: Statistics) -> None:
+    """Raise TrainingError if the training data have other statistics than those of ``checkpoint``."""
+    differing = _differences(dataclasses.asdict(before), dataclasses.asdict(now), "statistics")
     if differing:
         raise TrainingError(
             f"Cannot resume {checkpoint}: the training data are not those it was trained on: "
             f"{'; '.join(differing)}. Restore the data and section data, or start a new training."
         )
+
+
+def _plain(data: DataConfig) -> dict[str, Any]:
+    """The section as plain values, with the same name for the same file."""
+    values = data.model_dump()
+    for key in ("train", "validation", "test"):
+        if isinstance(values[key], tuple):
+            values[key] = [str(path.resolve()) for path in values[key]]
+    return values
 
 
 def _differences(before: Any, now: Any, place: str) -> list[str]:

@@ -1,5 +1,6 @@
 """From a configuration to a run directory with a trained potential."""
 
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,8 +30,15 @@ from equipot.training.loss import LABELS, Loss
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.progress import ProgressDisplay
-from equipot.training.report import Report, describe_device, describe_metrics, describe_start
-from equipot.training.resume import check_same_training, find_last
+from equipot.training.report import (
+    Report,
+    count_of,
+    describe_device,
+    describe_failure,
+    describe_metrics,
+    describe_start,
+)
+from equipot.training.resume import check_same_statistics, check_same_training, find_last
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,13 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     Args:
         config: the whole configuration.
         resume: a run directory, or a checkpoint in one, to go on with; its directory is used, whatever
-            ``config.run.directory`` says. Sections ``training`` and ``run`` may differ from before.
-        overwrite: replace what an earlier training left in the run directory.
+            ``config.run.directory`` says. Only section ``training`` and what ``run`` says of the machine may
+            differ from before.
+        overwrite: replace what an earlier training left in the run directory; other files stay.
 
     Raises:
-        TrainingError: occupied run directory, no usable data, diverged loss, full disk, nothing to resume.
+        TrainingError: occupied run directory, no usable data, diverged loss, full disk, nothing to resume,
+            or another training than the one to resume.
         DeviceError: the device asked for is not there.
         DataError: the data cannot be used.
     """
@@ -62,20 +72,29 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     console = Console(file=sys.stdout) if first_process else None
     checkpoint = None if resume is None else find_last(resume)
     directory = RunDirectory(config.run.directory)
+    configured = directory.root
     if checkpoint is not None:
         directory = RunDirectory.of_checkpoint(checkpoint)
         run = config.run.model_copy(update={"directory": directory.root})
         config = config.model_copy(update={"run": run})
-    elif first_process and not overwrite:
-        directory.refuse_if_occupied()
+    elif first_process:
+        directory.refuse_if_occupied(overwrite)
     with quiet_lightning(), Report(console) as report:
-        return _train(config, directory, checkpoint, report, console, first_process)
+        if configured.resolve() != directory.root.resolve():
+            report.line(f"Resuming in {directory.root}; run.directory ({configured}) is ignored.")
+        try:
+            if first_process and directory.root.is_dir():
+                directory.lock()  # otherwise once the data are read: bad data leave no directory behind
+            return _train(config, directory, checkpoint, overwrite, report, console, first_process)
+        finally:
+            directory.unlock()
 
 
 def _train(
     config: Config,
     directory: RunDirectory,
     checkpoint: Path | None,
+    overwrite: bool,
     report: Report,
     console: Console | None,
     first_process: bool,
@@ -83,12 +102,17 @@ def _train(
     kind = choose_device(config.run)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    split = None if checkpoint is None else Split.load(directory.split)
+    start = None
+    if checkpoint is not None:
+        start = check_same_training(checkpoint, config)
+        # The same data, under the names that the split knows them by.
+        config = config.model_copy(update={"data": start.config.data})
+    split = None if start is None else Split.load(directory.split)
     datasets = load_datasets(config.data, config.model.cutoff, split)
     check_labels(datasets, config)
     statistics = datasets.statistics
-    if checkpoint is not None:
-        check_same_training(checkpoint, config, statistics)
+    if start is not None:
+        check_same_statistics(checkpoint, start.statistics, statistics)
     torch.manual_seed(config.run.seed)
     potential = build_potential(
         config.model,
@@ -98,7 +122,11 @@ def _train(
         statistics.force_rms,
     )
     if first_process:
-        _prepare(directory, config, datasets, fresh=checkpoint is None)
+        directory.lock()
+        if start is None:
+            directory.refuse_if_occupied(overwrite)  # once more: reading the data has taken its time
+            directory.clear()
+        _prepare(directory, config, datasets)
         report.open(directory.log)
     sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}
     for line in describe_start(config, sizes, statistics, potential, describe_device(config, kind)):
@@ -113,6 +141,9 @@ def _train(
     )
     display = ProgressDisplay(console, report, config.training.epochs)
     monitor = TrainingMonitor(config.training, batches, directory, History(directory.history), display)
+    if start is not None and start.config.training.loss != config.training.loss:
+        report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
+        monitor.forget_best()
     stopped = fit(config, kind, directory, module, batches, monitor, checkpoint)
     metrics = _finish(config, directory, datasets, monitor, stopped, kind, report) if first_process else {}
     best = directory.best if directory.best.exists() else None
@@ -165,10 +196,8 @@ def count_labels(graphs: Iterable[AtomicGraph]) -> dict[str, int]:
     return counts
 
 
-def _prepare(directory: RunDirectory, config: Config, datasets: Datasets, fresh: bool) -> None:
+def _prepare(directory: RunDirectory, config: Config, datasets: Datasets) -> None:
     """Make the run directory and write what is known before the first step."""
-    if fresh:
-        directory.clear()
     directory.create()
     write_text(directory.config, config.to_yaml())
     write_json(directory.statistics, datasets.statistics.to_dict())
@@ -214,7 +243,19 @@ def _finish(
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory):
         report.line(line)
+    failure = describe_failure(
+        metrics.get("validation", {}), _force_rms(datasets.validation), config.training
+    )
+    if failure:
+        report.line(failure)
     return metrics
+
+
+def _force_rms(graphs: Iterable[AtomicGraph]) -> float:
+    """eV/Å, over all known components; infinite if there are none."""
+    labels = [graph.labels.forces for graph in graphs if graph.labels.forces is not None]
+    forces = [label.value[label.mask] for label in labels if label.mask.any()]
+    return float(torch.cat(forces).square().mean().sqrt()) if forces else math.inf
 
 
 _WHY = {
@@ -226,7 +267,7 @@ _WHY = {
 
 
 def _summary(metrics: dict[str, Any], directory: RunDirectory) -> list[str]:
-    lines = [f"{_WHY[metrics['stopped']]}, after {metrics['epochs']:.4g} epochs."]
+    lines = [f"{_WHY[metrics['stopped']]}, after {count_of(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
         lines.append(f"Best epoch {metrics['best_epoch']:.4g}, validation: {errors}")

@@ -52,6 +52,11 @@ class LearningRateSchedule:
             self._reduction *= self.settings.factor
             self._epochs_without_improvement = 0
 
+    def forget_best(self) -> None:
+        """Look for a plateau anew; the reductions so far stay."""
+        self._best = math.inf
+        self._epochs_without_improvement = 0
+
     def state_dict(self) -> dict[str, float | int]:
         """What the losses so far have left behind."""
         return {
