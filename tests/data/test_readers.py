@@ -111,14 +111,46 @@ def test_truncated_file(water, write):
     path = write(water)
     path.write_text(path.read_text()[:-150])
     message = failing(path, MY_LABELS)
-    assert message.startswith(f"{path}, frame 9 (the first is 0): ASE cannot read it")
-    assert "truncated" in message
+    assert message.startswith(f"{path}")
+    assert "frame 9 (the first is 0) begins in line 46" in message
+    assert "9 frames before it are complete" in message and "truncated" in message
+
+
+def test_truncated_in_the_middle_of_a_line(water, write):
+    path = write(water)
+    path.write_text(path.read_text()[:-25])
+    message = failing(path, MY_LABELS)
+    assert message.startswith(f"{path}, line 50: frame 9 (the first is 0) begins in line 46")
+    assert "should have 7 columns, but atom 2 has" in message
+
+
+def test_line_missing_inside_the_file(water, write):
+    path = write(water)
+    lines = path.read_text().splitlines()
+    del lines[7]  # an atom of frame 1: the next count is taken for an atom
+    path.write_text("\n".join(lines) + "\n")
+    message = failing(path, MY_LABELS)
+    assert message.startswith(f"{path}, line 10: frame 1")
+    assert "1 frame before it is complete" in message
+
+
+def test_no_atom_count_where_a_frame_should_begin(tmp_path):
+    path = tmp_path / "plain.xyz"
+    path.write_text("1\n\nH 0 0 0\nH 0 0 1\n")
+    assert f"{path}, line 4: expected the number of atoms of the next frame, found 'H 0 0 1'" in failing(path)
+
+
+def test_cell_vector_lines(tmp_path):
+    path = tmp_path / "vec.xyz"
+    path.write_text("1\n\nH 0 0 0\nVEC1 5 0 0\nVEC2 0 5 0\nVEC3 0 0 5\n" * 2)
+    assert [frame.pbc.all() for frame in read_frames(path, required=())] == [True, True]
 
 
 def test_truncated_gzip(water, write):
     path = write(water, "frames.xyz.gz")
     path.write_bytes(path.read_bytes()[:-200])
-    assert failing(path, MY_LABELS).startswith(f"{path}, frame 0")
+    message = failing(path, MY_LABELS)
+    assert message.startswith(f"{path} cannot be read") and "truncated" in message
 
 
 def test_garbage_in_a_frame(water, write):
@@ -164,7 +196,7 @@ def test_label_in_no_frame(water, write, labels, kind, candidates, nearest):
         atoms.arrays["velocity"] = np.zeros((3, 3))
     path = write(water)
     message = failing(path, labels)
-    assert f"{path}: no frame has a label '{getattr(labels, kind)}' for the {kind};" in message
+    assert f"{path}: no frame has a label '{getattr(labels, kind)}' for the {kind}." in message
     assert f": {candidates}. " in message
     assert (f"Did you mean '{nearest}'?" in message) == (nearest is not None)
     assert f"data.labels.{kind}" in message
@@ -175,8 +207,31 @@ def test_default_label_that_is_not_required(water, write, caplog):
     with caplog.at_level(logging.INFO, logger="equipot"):
         frames = read_frames(path, MY_LABELS)
     assert all(frame.stress is None for frame in frames)
+    assert caplog.messages == []  # a molecule cannot have a stress
+    for atoms in water:
+        atoms.set_cell([9.0, 9.0, 9.0])
+        atoms.pbc = True
+    path = write(water)
+    with caplog.at_level(logging.INFO, logger="equipot"):
+        read_frames(path, MY_LABELS)
     assert caplog.messages == [f"{path}: no frame has a label 'stress', so no stress is read."]
     assert len(read_frames(path, required=())) == 10  # unlabelled structures for prediction
+
+
+def test_names_in_the_file_are_listed_where_none_is_required(water, write, caplog):
+    path = write(water)
+    with caplog.at_level(logging.INFO, logger="equipot"):
+        read_frames(path, LabelsConfig(energy="my_energy"), required=(), advice="Use --{kind}-key.")
+    assert caplog.messages == [
+        f"{path}: no frame has a label 'forces', so no forces are read. Names with one vector per atom "
+        "there: my_forces. Did you mean 'my_forces'? Use --forces-key."
+    ]
+
+
+def test_no_label_at_all(water, write):
+    message = failing(write(water), required=(), need_any=True, advice="Use --{kind}-key.")
+    assert "my_energy" in message and "my_forces" in message
+    assert "Use --energy-key." in message and "data.labels" not in message
 
 
 def test_label_in_some_frames(water, write, caplog):
@@ -186,7 +241,7 @@ def test_label_in_some_frames(water, write, caplog):
     frames = read_frames(path, LabelsConfig(energy="my_energy", forces="my_forces", stress=None))
     assert [frame.forces is None for frame in frames] == [True, False] * 5
     assert caplog.messages == [
-        f"{path}: 5 of 10 frames have no forces label 'my_forces' (first: {path}, frame 0 (the first is 0)); "
+        f"{path}: 5 of 10 frames have no forces label 'my_forces' (the first is frame 0, counted from 0); "
         "their other labels are used."
     ]
 

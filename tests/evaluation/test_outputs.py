@@ -3,15 +3,27 @@
 import io
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import ase.io
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 
+from equipot.errors import DataError
 from equipot.evaluation import run
 from equipot.evaluation.metrics import error_rows, grouped_rows
-from equipot.evaluation.plots import MANY_POINTS, parity_panels, plot_parity, point_density
+from equipot.evaluation.plots import (
+    MANY_POINTS,
+    _draw_histogram,
+    _draw_parity,
+    _panel,
+    parity_panels,
+    plot_parity,
+    point_density,
+)
 from equipot.evaluation.predict import predict_frames
 from equipot.evaluation.report import as_dict, print_report, write_json
 from equipot.evaluation.write import write_predictions
@@ -117,3 +129,52 @@ def test_evaluate_without_a_label_counts_none(monkeypatch, data_file, morse_mode
     result = run.evaluate("m", [data_file], label_names={"stress": "none"})
     assert np.isnan(result.comparison.reference_stress).all()
     assert not np.isnan(result.comparison.reference_forces).any()
+
+
+def test_evaluate_refuses_an_output_that_is_a_file(data_file):
+    """Before the model is even looked for."""
+    with pytest.raises(DataError, match="is a file"):
+        run.evaluate("no-model", [data_file], output=data_file)
+
+
+def test_evaluate_names_the_labels_in_the_file_and_the_options(monkeypatch, data_file, morse_model):
+    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    with pytest.raises(DataError, match=r"'enrgy'.* Did you mean 'energy'\?.*--energy-key"):
+        run.evaluate("m", [data_file], label_names={"energy": "enrgy"})
+
+
+def test_predictions_without_labels_print_no_table(monkeypatch, morse_model, crystals, tmp_path):
+    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    bare = crystals[0].copy()
+    ase.io.write(tmp_path / "bare.xyz", bare, format="extxyz")
+    console = Console(width=120, record=True, file=io.StringIO())
+    run.evaluate("m", [tmp_path / "bare.xyz"], predictions=tmp_path / "p.xyz", console=console)
+    assert console.export_text() == "There are no labels to compare the predictions with.\n"
+
+
+@pytest.mark.parametrize(("offset", "lines"), [(0.9, 0), (-1.1, 1)])
+def test_energies_of_another_kind(comparison, caplog, offset, lines):
+    exact = comparison.reference_energy + offset * comparison.num_atoms
+    run.warn_about_offset(replace(comparison, energy=exact))
+    assert len(caplog.messages) == lines
+    assert all("units, or another level of theory" in message for message in caplog.messages)
+
+
+def test_histogram_says_what_it_leaves_out_and_tick_labels_do_not_touch(rng):
+    reference = 1e-3 * rng.normal(size=200)  # long tick labels
+    figure = Figure(figsize=(3.9, 5.9), layout="constrained")
+    above, below = figure.subplots(2, 1, height_ratios=[3, 1.4])
+    panel = _panel("Stress", "stress", reference, reference + 1e-4 * rng.normal(size=200), "meV/Å³")
+    _draw_parity(above, panel)
+    _draw_histogram(below, panel)
+    FigureCanvasAgg(figure).draw()
+    assert below.get_title(loc="right") == "2 of 200 values outside"
+    low, high = above.get_xlim()
+    ticks = zip(above.get_xticks(), above.get_xticklabels(), strict=True)
+    boxes = [label.get_window_extent() for tick, label in ticks if low <= tick <= high]
+    assert len(boxes) > 2
+    height = max(label.get_fontsize() for label in above.get_xticklabels()) / 72 * figure.dpi
+    # Slanted by 30 degrees, neighbours are clear when their ends are a line height / sin 30 apart.
+    slanted = above.get_xticklabels()[0].get_rotation() == 30
+    for left, right in pairwise(boxes):
+        assert right.x1 - left.x1 > 2 * height if slanted else right.x0 > left.x1

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from equipot.config.data import DataConfig
 from equipot.data.dataset import GraphDataset, species_of
 from equipot.data.frames import Frame
+from equipot.data.plausibility import warn_if_implausible, warn_if_unrelated
 from equipot.data.readers import read_frames
 from equipot.data.splits import Split, check_unchanged, select, shared_structures, split_frames
 from equipot.data.statistics import Statistics, compute_statistics
+from equipot.data.text import counted
 from equipot.errors import DataError
 from equipot.units import energy_factor
 
@@ -57,12 +59,15 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     train = select(pool, split.train)
     held_out = select(pool if drawn else validation, split.validation)
     test = select(test, split.test)
+    for name, chosen in (("training", train), ("validation", [] if drawn else held_out), ("test", test)):
+        warn_if_implausible(chosen, name)
     _report_isolated(isolated)
     _report_shared(train, held_out, "validation")
     _report_shared(train, test, "test")
     species = list(data.species) if data.species else species_of(train)
     train_set = GraphDataset(train, species, cutoff)
     statistics = compute_statistics(train_set, isolated, _mode(data))
+    warn_if_unrelated(statistics.energy_residual_rms)
     return Datasets(
         train=train_set,
         validation=GraphDataset(held_out, species, cutoff),
@@ -84,7 +89,9 @@ def _mode(data: DataConfig) -> str | dict[str, float]:
 def _report_isolated(isolated: Sequence[Frame]) -> None:
     if isolated:
         names = ", ".join(species_of(isolated))
-        logger.info("%d isolated atoms (%s) in the training files are not trained on.", len(isolated), names)
+        what = counted(len(isolated), "isolated atom")
+        verb = "is" if len(isolated) == 1 else "are"
+        logger.info("%s (%s) in the training files %s not trained on.", what, names, verb)
 
 
 def _report_shared(train: Sequence[Frame], other: Sequence[Frame], name: str) -> None:

@@ -5,6 +5,7 @@ import glob
 import gzip
 import io
 import logging
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from ase.io.formats import UnknownFileTypeError, filetype
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.frames import Frame, frame_from_atoms, label_candidates
 from equipot.data.progress import track
+from equipot.data.xyz import count_xyz_frames
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
 
 _KINDS = ("energy", "forces", "stress")
+_SHAPES = {"energy": "single numbers", "forces": "one vector per atom", "stress": "6 or 9 numbers"}
+_ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
 
@@ -32,6 +36,8 @@ def read_frames(
     units: UnitsConfig = _DEFAULT_UNITS,
     *,
     required: Iterable[str] = ("energy", "forces"),
+    need_any: bool = False,
+    advice: str = _ADVICE,
 ) -> list[Frame]:
     """Read, check and convert every frame of one or more files.
 
@@ -45,6 +51,8 @@ def read_frames(
             read.
         units: energy and length units of the files (``data.units``).
         required: the labels that at least one frame must have.
+        need_any: at least one frame must have at least one label.
+        advice: what messages tell the user to do about a label ``{kind}`` that is not found.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label.
@@ -56,9 +64,12 @@ def read_frames(
             for kind, names in label_candidates(atoms).items():
                 candidates[kind] |= names
             frames.append(frame_from_atoms(atoms, labels, units, file=str(path), index=index))
+    if need_any and not any(getattr(frame, kind) is not None for frame in frames for kind in _KINDS):
+        raise DataError(_no_label_at_all(labels, frames, candidates, advice))
     for kind in _KINDS:
-        if getattr(labels, kind) is not None:
-            _check_label(kind, getattr(labels, kind), frames, candidates, kind in set(required))
+        name = getattr(labels, kind)
+        if name is not None:
+            _check_label(kind, name, frames, candidates[kind], kind in set(required), advice)
     return frames
 
 
@@ -130,64 +141,65 @@ def _open(path: Path) -> tuple[str | io.StringIO, int | None, dict]:
     """
     if path.stat().st_size == 0:
         raise DataError(f"{path} is empty.")
-    format_name = filetype(str(path))
-    if format_name not in ("extxyz", "xyz"):
-        return str(path), None, {"format": format_name, "do_not_split_by_at_sign": True}
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt") as stream:
-        text = stream.read()
-    return io.StringIO(text), _count_xyz_frames(path, text), {"format": format_name}
-
-
-def _count_xyz_frames(path: Path, text: str) -> int:
-    """Frames in XYZ text, by the atom counts; malformed text is left to ASE's parser to report.
-
-    Raises:
-        DataError: text follows a blank line between frames.
-    """
-    lines = text.splitlines()
-    line, frames = 0, 0
-    while line < len(lines):
-        header = lines[line].strip()
-        if not header:
-            rest = next((i for i in range(line, len(lines)) if lines[i].strip()), None)
-            if rest is not None:
-                raise DataError(
-                    f"{path}: line {line + 1}, after frame {frames - 1}, is blank, but text follows in line "
-                    f"{rest + 1}. Readers stop there and lose the rest; remove the blank line."
-                )
-            break
-        if not header.isdigit():
-            # A cell-vector line (VEC1 ...) belongs to the frame before; anything else ASE will refuse.
-            line += 1
-            continue
-        line += int(header) + 2
-        frames += 1
-    return frames
+    try:
+        format_name = filetype(str(path))
+        if format_name not in ("extxyz", "xyz"):
+            return str(path), None, {"format": format_name, "do_not_split_by_at_sign": True}
+        with opener(path, "rt") as stream:
+            text = stream.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}. It is truncated, damaged, or not what its name says."
+        ) from error
+    return io.StringIO(text), count_xyz_frames(path, text), {"format": format_name}
 
 
 def _check_label(
-    kind: str, name: str, frames: list[Frame], candidates: dict[str, set[str]], required: bool
+    kind: str, name: str, frames: list[Frame], candidates: set[str], required: bool, advice: str
 ) -> None:
-    files = ", ".join(dict.fromkeys(frame.file for frame in frames))
+    files = list(dict.fromkeys(frame.file for frame in frames))
     molecules = [frame for frame in frames if not frame.is_isolated_atom] or frames
     lacking = [frame for frame in molecules if getattr(frame, kind) is None]
     if len(lacking) == len(molecules):
         if required or name != getattr(_DEFAULT_LABELS, kind):
-            raise DataError(_label_not_found(kind, name, files, candidates[kind]))
-        logger.info("%s: no frame has a label '%s', so no %s is read.", files, name, kind)
+            raise DataError(_label_not_found(kind, name, files, candidates, advice))
+        if kind == "stress" and not any(frame.pbc.all() for frame in molecules):
+            return  # nothing there could have a stress
+        verb = "are" if kind == "forces" else "is"
+        found = f" {_found(kind, name, candidates)} {advice.format(kind=kind)}" if candidates else ""
+        logger.info(
+            "%s: no frame has a label '%s', so no %s %s read.%s", ", ".join(files), name, kind, verb, found
+        )
     elif lacking:
+        first = lacking[0]
         logger.warning(
-            "%s: %d of %d frames have no %s label '%s' (first: %s); their other labels are used.",
-            files, len(lacking), len(molecules), kind, name, lacking[0].where,
+            "%s: %d of %d frames have no %s label '%s' (the first is %s); their other labels are used.",
+            files[0] if len(files) == 1 else f"{len(files)} files", len(lacking), len(molecules), kind, name,
+            f"frame {first.index}, counted from 0" if len(files) == 1 else first.where,
         )  # fmt: skip
 
 
-def _label_not_found(kind: str, name: str, files: str, candidates: set[str]) -> str:
+def _label_not_found(kind: str, name: str, files: list[str], candidates: set[str], advice: str) -> str:
+    found = _found(kind, name, candidates)
+    missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
+    return f"{missing} {found} {advice.format(kind=kind)}"
+
+
+def _no_label_at_all(labels: LabelsConfig, frames: list[Frame], candidates: dict, advice: str) -> str:
+    files = ", ".join(dict.fromkeys(frame.file for frame in frames))
+    lines = [f"{files}: no frame has any of the labels looked for."]
+    for kind in _KINDS:
+        name = getattr(labels, kind)
+        if name is not None:
+            found = _found(kind, name, candidates[kind])
+            lines.append(f"  {kind}: no '{name}'. {found} {advice.format(kind=kind)}")
+    return "\n".join(lines)
+
+
+def _found(kind: str, name: str, candidates: set[str]) -> str:
+    """The names that could be meant, and the nearest of them."""
     near = difflib.get_close_matches(name.lower(), [c.lower() for c in candidates], n=1, cutoff=0.4)
     nearest = next((c for c in sorted(candidates) if near and c.lower() == near[0]), None)
-    what = {"energy": "single numbers", "forces": "one vector per atom", "stress": "6 or 9 numbers"}[kind]
-    found = f"names with {what} there: {', '.join(sorted(candidates)) or 'none'}"
-    advice = f"Set data.labels.{kind} to the name the file uses, or to null to do without."
-    hint = f" Did you mean '{nearest}'?" if nearest else ""
-    return f"{files}: no frame has a label '{name}' for the {kind}; {found}.{hint} {advice}"
+    found = f"Names with {_SHAPES[kind]} there: {', '.join(sorted(candidates)) or 'none'}."
+    return found + (f" Did you mean '{nearest}'?" if nearest else "")

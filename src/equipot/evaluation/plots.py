@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from equipot.data.text import counted
 from equipot.evaluation.metrics import MEV, ErrorRow
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
@@ -82,11 +84,20 @@ def _draw_parity(axes: Axes, panel: Panel) -> None:
     axes.set(xlim=limits, ylim=limits, aspect="equal", title=panel.title)
     axes.set_xlabel(f"reference {panel.axis}")
     axes.set_ylabel(f"predicted {panel.axis}")
-    axes.locator_params(nbins=6)
+    _set_ticks(axes)
     axes.tick_params(direction="in", top=True, right=True)
     row = ErrorRow.from_errors(panel.title, panel.error_unit, panel.error, "values")
     text = f"MAE {row.mae:.3g} {row.unit}\nRMSE {row.rmse:.3g} {row.unit}"
     axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=9)
+
+
+def _set_ticks(axes: Axes) -> None:
+    """The same few ticks on both axes. Slanted, long numbers do not run into each other."""
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    longest = max(len(label) for label in axes.xaxis.get_major_formatter().format_ticks(axes.get_xticks()))
+    if longest > 5:
+        axes.tick_params(axis="x", labelrotation=30)
 
 
 def point_density(x: NDArray, y: NDArray, bins: int = 80) -> NDArray:
@@ -106,6 +117,10 @@ def _draw_histogram(axes: Axes, panel: Panel) -> None:
     axes.axvline(0.0, color="0.6", linewidth=0.8)
     axes.set_xlabel(f"predicted − reference ({panel.error_unit})")
     axes.set_ylabel("count")
+    outside = panel.error.size - shown.size
+    if outside:
+        text = f"{outside} of {counted(panel.error.size, 'value')} outside"
+        axes.set_title(text, loc="right", fontsize=8)
     axes.tick_params(direction="in")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

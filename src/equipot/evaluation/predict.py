@@ -54,6 +54,11 @@ class Comparison:
     def reference_stress(self) -> NDArray:
         return np.array([np.full((3, 3), np.nan) if f.stress is None else f.stress for f in self.frames])
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether any frame has any label."""
+        return any(v is not None for f in self.frames for v in (f.energy, f.forces, f.stress))
+
     def atoms_of(self, i: int) -> slice:
         """The rows of frame ``i`` in arrays over atoms."""
         return slice(self.offsets[i], self.offsets[i + 1])

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from equipot.data.text import counted
 from equipot.evaluation.metrics import ErrorRow, FrameError, error_rows, grouped_rows, worst_frames
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
@@ -15,7 +16,8 @@ from equipot.files import atomic_write
 
 def print_report(comparison: Comparison, console: Console) -> None:
     """Print the errors, the errors by file and config_type where there are several, and the worst frames."""
-    count = f"{len(comparison.frames)} frames, {comparison.num_atoms.sum()} atoms"
+    frames = counted(len(comparison.frames), "frame")
+    count = f"{frames}, {counted(comparison.num_atoms.sum(), 'atom')}"
     console.print(error_table(error_rows(comparison), f"Errors on {count}"))
     groups = grouped_rows(comparison)
     if groups:
@@ -34,7 +36,7 @@ def error_table(rows: list[ErrorRow], title: str) -> Table:
     table.add_column("unit")
     table.add_column("over", justify="right")
     for row in rows:
-        over = f"{row.count} {row.counted}" if row.count else "no labels"
+        over = counted(row.count, row.counted.removesuffix("s")) if row.count else "no labels"
         table.add_row(row.quantity, *map(_number, (row.mae, row.rmse, row.largest)), row.unit, over)
     return table
 

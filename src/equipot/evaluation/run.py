@@ -1,13 +1,14 @@
 """Evaluate a model on structure files: what ``equipot evaluate`` does."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from equipot.config import LabelsConfig
-from equipot.data.frames import Frame
 from equipot.data.readers import read_frames
 from equipot.errors import DataError
 from equipot.evaluation.model import load_model
@@ -16,7 +17,11 @@ from equipot.evaluation.predict import Comparison, predict_frames
 from equipot.evaluation.report import print_report, write_json
 from equipot.evaluation.write import write_predictions
 
+logger = logging.getLogger("equipot")
+
 NOT_READ = "none"  # as a label name: do not read this label
+_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
+_LARGE_OFFSET = 1.0  # eV/atom: more than a model of the same level of theory is ever wrong on average
 
 
 @dataclass(frozen=True)
@@ -51,17 +56,22 @@ def evaluate(
         console: where to print the tables; None prints nothing.
 
     Raises:
-        DataError: unusable data; or no frame has any label, and no predictions are to be written.
+        DataError: unusable data; no frame has any label, and no predictions are to be written; or ``output``
+            is a file, or ``predictions`` a folder.
         ModelFileError, DeviceError: see ``load_model``.
         UnknownSpeciesError: see ``predict_frames``.
     """
+    _check_targets(output, predictions)
     loaded = load_model(model, device)
     labels = choose_labels(loaded.labels, label_names or {})
-    frames = read_frames(list(data), labels, loaded.units, required=())
-    if predictions is None:
-        require_labels(frames)
+    frames = read_frames(
+        list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=_ADVICE
+    )
     comparison = predict_frames(loaded, frames, batch_size)
-    if console is not None:
+    warn_about_offset(comparison)
+    if console is not None and not comparison.has_labels:
+        console.print("There are no labels to compare the predictions with.")
+    elif console is not None:
         print_report(comparison, console)
     files = []
     if output is not None:
@@ -75,13 +85,23 @@ def evaluate(
     return Evaluation(comparison, files)
 
 
-def require_labels(frames: Sequence[Frame]) -> None:
-    """Raise DataError if there is nothing to compare with."""
-    if all(frame.energy is None and frame.forces is None and frame.stress is None for frame in frames):
-        raise DataError(
-            f"None of the {len(frames)} frames has an energy, forces or a stress under the names looked for. "
-            "Give their names with --energy-key, --forces-key, --stress-key, or ask for --predictions only."
-        )
+def warn_about_offset(comparison: Comparison) -> None:
+    """One line when the energies are off by so much on average that they cannot be of the same kind."""
+    errors = comparison.energy_error_per_atom()
+    errors = errors[~np.isnan(errors)]
+    if errors.size and abs(errors.mean()) > _LARGE_OFFSET:
+        logger.warning(
+            "The energies are off by %.3g eV/atom on average: other units, or another level of theory or "
+            "other reference energies than in training?", errors.mean(),
+        )  # fmt: skip
+
+
+def _check_targets(output: Path | None, predictions: Path | None) -> None:
+    """Before anything is computed."""
+    if output is not None and output.exists() and not output.is_dir():
+        raise DataError(f"--output {output} is a file; give the name of a folder, which is made if needed.")
+    if predictions is not None and predictions.is_dir():
+        raise DataError(f"--predictions {predictions} is a folder; give the name of a file in it.")
 
 
 def choose_labels(stored: LabelsConfig, names: dict[str, str]) -> LabelsConfig:
