@@ -79,10 +79,10 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as training.epochs=10.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with an interrupted training.")
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the training in RUN_DIR.")
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is in the run directory.")
+        bool, typer.Option("--overwrite", help="Replace an earlier training in the run directory.")
     ] = False,
 ) -> None:
     """Train a potential from a YAML file."""
@@ -229,7 +229,7 @@ def md(
         structure, model, output, settings, supercell=supercell, device=device, skin=skin, overwrite=overwrite
     )
     Console().print(summary_table(result.summary))
-    for file in (result.trajectory, result.log, result.plot):
+    for file in (result.trajectory, result.log, result.plot, result.directory / "summary.json"):
         print(f"Wrote {file}")
 
 

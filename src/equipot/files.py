@@ -11,22 +11,50 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
 
-    A kill or a full disk therefore never leaves a half-written file under the final name.
+    A kill or a full disk therefore never leaves a half-written file under the final name. An OSError on the
+    way names ``path``, which the user knows, and not the temporary one.
     """
     path = Path(path)
+    with naming_errors(path):
+        temporary = _create_beside(path)
+    try:
+        with naming_errors(path, temporary):
+            yield temporary
+        with naming_errors(path):
+            _publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_errors(path: Path, *temporary: Path) -> Iterator[None]:
+    """Let OSErrors of writing say "Cannot write ``path``: reason"; their type and errno stay.
+
+    Given the ``temporary`` file that is written, errors about other files pass unchanged.
+    """
+    try:
+        yield
+    except OSError as error:
+        foreign = temporary and error.filename not in (None, *map(str, temporary))
+        if error.errno is None or foreign or str(error.strerror).startswith("Cannot write"):
+            raise
+        # errno selects the subclass, such as PermissionError.
+        raise OSError(error.errno, f"Cannot write {path}: {error.strerror}") from error
+
+
+def _create_beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because writers (ASE, matplotlib) choose the format by it.
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes private files; give what any new file would get.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Path(name)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    # mkstemp makes private files; give what any new file would get.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(path)

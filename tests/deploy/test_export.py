@@ -1,5 +1,7 @@
 """From a checkpoint, as training writes it, to a deployed file."""
 
+import zipfile
+
 import ase.io
 import numpy as np
 import pytest
@@ -165,6 +167,9 @@ def test_unusable_checkpoints(data_file, tmp_path):
     cut = tmp_path / "cut.ckpt"
     cut.write_bytes(path.read_bytes()[:5000])
     refuse(cut, "truncated or damaged")
+    late = tmp_path / "late.ckpt"
+    late.write_bytes(path.read_bytes()[:-30])
+    refuse(late, "truncated or damaged")
     text = tmp_path / "text.ckpt"
     text.write_text("hello")
     refuse(text, "not a checkpoint")
@@ -173,6 +178,24 @@ def test_unusable_checkpoints(data_file, tmp_path):
     refuse(foreign, "not a checkpoint written by 'equipot train'")
     quick_deploy(path, tmp_path / "model.pt")
     refuse(tmp_path / "model.pt", "a deployed model, where a training checkpoint is expected")
+
+
+def test_flipped_bits(data_file, tmp_path):
+    """torch.load reads such a file: it does not look at checksums."""
+    path = write_checkpoint(data_file)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        tensors = [name for name in archive.namelist() if "/data/" in name]
+        start = content.index(max(map(archive.read, tensors), key=len))
+    content[start + 5] ^= 0x10
+    flipped = tmp_path / "flipped.ckpt"
+    flipped.write_bytes(content)
+    torch.load(flipped, weights_only=True)
+    refuse(flipped, "wrong checksum")
+    content[start + 5] ^= 0x10
+    content[30] ^= 0x01  # the name in the first entry's own header
+    flipped.write_bytes(content)
+    refuse(flipped, "damaged")
 
 
 @pytest.mark.parametrize(

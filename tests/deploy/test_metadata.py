@@ -33,6 +33,20 @@ def test_info_names_what_matters(model_file):
         assert part in text
 
 
+def test_info_loses_nothing_in_a_narrow_terminal(model_file, tmp_path):
+    names = [f"frames_{i:03d}.xyz" for i in range(12)]
+    yaml = f"data: {{train: [{', '.join(names)}]}}"
+    path = rewritten(
+        model_file,
+        tmp_path / "m.pt",
+        lambda name, data: yaml.encode() if name.endswith("extra/config") else data,
+    )
+    console = Console(width=50, record=True, file=io.StringIO())
+    console.print(info(path))
+    text = "".join(console.export_text().split())
+    assert all(name in text for name in names)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ModelFileError, match="no such file"):
         load_deployed(tmp_path / "no.pt")

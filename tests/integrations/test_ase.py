@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
@@ -16,7 +17,14 @@ from ase.units import kB
 
 import equipot
 from equipot import EquipotCalculator
-from equipot.errors import DataError, DeviceError, ModelFileError, UnknownSpeciesError
+from equipot.errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    ModelFileError,
+    SimulationError,
+    UnknownSpeciesError,
+)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +138,43 @@ def test_construction_errors(model_file, tmp_path):
         EquipotCalculator(tmp_path / "none.pt")
     with pytest.raises(DeviceError):
         EquipotCalculator(model_file, device="cuda:99")
-    with pytest.raises(ValueError, match="skin"):
-        EquipotCalculator(model_file, skin=-0.1)
+    for skin in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="skin"):
+            EquipotCalculator(model_file, skin=skin)
+    with pytest.raises(TypeError, match="skinn"):
+        EquipotCalculator(model_file, skinn=1.0)
+
+
+def test_ase_arguments(model_file):
+    atoms = molecule("H2O")
+    calculator = EquipotCalculator(model_file, device="cpu", label="run", atoms=atoms, directory="here")
+    assert atoms.calc is calculator
+    assert (calculator.prefix, calculator.directory) == ("run", "here")
+
+
+def test_unusable_structures(calculator):
+    with pytest.raises(DataError, match="The structure has no atoms"):
+        Atoms(calculator=calculator).get_potential_energy()
+    clash = Atoms("H3", [[5, 0, 0], [0, 0, 0], [0, 0, 0.0]], calculator=calculator)
+    with pytest.raises(DataError, match=r"Atoms 1 and 2 are 0\.0000 Å apart"):
+        clash.get_potential_energy()
+
+
+def test_non_finite_results(model_file, monkeypatch):
+    calculator = EquipotCalculator(model_file, device="cpu")
+    right = calculator.model.module
+
+    def broken(*inputs):
+        energies, forces, virials = right(*inputs)
+        forces = forces.clone()
+        forces[2] = torch.nan
+        return energies, forces, virials
+
+    object.__setattr__(calculator.model, "module", broken)
+    atoms = molecule("H2O")
+    atoms.calc = calculator
+    with pytest.raises(SimulationError, match=r"not finite for 1 of 3 atoms \(indices 2\)"):
+        atoms.get_potential_energy()
 
 
 def test_failed_self_check_refuses(model_file, monkeypatch):

@@ -1,18 +1,23 @@
 """Molecular dynamics from the command line's function: output, conservation, temperature, refusals."""
 
+import errno
 import json
+import os
+import signal
 
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
 from equipot import EquipotCalculator
 from equipot.errors import ConfigError, DataError, EquipotError, UnknownSpeciesError
+from equipot.integrations import md
 from equipot.integrations.md import FILES, MDSettings, SimulationError, degrees_of_freedom, run_md
-from equipot.integrations.md_report import energy_drift, read_log
+from equipot.integrations.md_report import energy_drift, plot_log, read_log, summary_table
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +112,13 @@ def test_npt_answers_to_pressure(crystal, model_file, tmp_path):
         ({"timestep": -1.0}, "timestep"),
         ({"timestep": float("nan")}, "timestep"),
         ({"temperature": -1.0}, "temperature"),
-        ({"log_interval": 0}, "log_interval"),
+        ({"log_interval": 0}, "--interval"),
+        ({"temperature": float("inf")}, "--temperature"),
+        ({"temperature": 2e5}, "--temperature"),
+        ({"friction": float("inf")}, "--friction"),
+        ({"pressure": float("nan")}, "--pressure"),
+        ({"seed": -1}, "--seed"),
+        ({"steps": 2.5}, "--steps must be a whole number"),
     ],
 )
 def test_settings_that_make_no_sense(change, message):
@@ -131,13 +142,94 @@ def test_refusals_leave_nothing(water, model_file, tmp_path):
     bad = tmp_path / "bad.xyz"
     bad.write_text("3\n\nH 0 0\n")
     refusal(DataError, "ASE cannot read", bad, model_file, out, **cpu)
+    two = tmp_path / "two.xyz"
+    ase.io.write(two, [water, water])
+    refusal(DataError, "means 2 frames", f"{two}@:", model_file, out, **cpu)
+    refusal(DataError, "no such frame", f"{two}@99", model_file, out, **cpu)
+    for skin in (-1.0, float("nan"), float("inf")):
+        refusal(ConfigError, "--skin", water, model_file, out, skin=skin, **cpu)
+    clash = Atoms("H2", [[0, 0, 0], [0, 0, 0.05]])
+    refusal(DataError, "Atoms 0 and 1 are 0.0500 Å apart", clash, model_file, out, **cpu)
     assert not out.exists()
+
+
+def test_npt_of_a_molecule_needs_no_model(water, tmp_path):
+    refusal(ConfigError, "npt needs", water, tmp_path / "none.pt", tmp_path / "out", MDSettings("npt"))
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_full_disk_is_what_is_reported(water, model_file, tmp_path, monkeypatch, rows):
+    record, calls = md._record, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) > rows:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        record(*arguments)
+
+    monkeypatch.setattr(md, "_record", failing)
+    with pytest.raises(OSError, match=f"Cannot write {tmp_path}: No space left") as caught:
+        run_md(water, model_file, tmp_path, MDSettings(steps=5, log_interval=1), device="cpu")
+    assert caught.value.errno == errno.ENOSPC
+    assert (tmp_path / "plot.png").exists() == (rows > 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_signal_leaves_whole_files(water, model_file, tmp_path, monkeypatch, capsys, number, expected):
+    measure, handler = md._measure, signal.getsignal(number)
+
+    def interrupted(atoms, step, *arguments):
+        if step == 7:
+            os.kill(os.getpid(), number)
+        return measure(atoms, step, *arguments)
+
+    monkeypatch.setattr(md, "_measure", interrupted)
+    with pytest.raises(expected):
+        run_md(water, model_file, tmp_path, MDSettings(steps=1000, log_interval=5), device="cpu")
+    assert read_log(tmp_path / "log.csv")["step"].tolist() == [0, 5, 7]
+    assert len(ase.io.read(tmp_path / "trajectory.extxyz", ":")) == 3
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["steps_requested"]) == (7, 1000)
+    assert (tmp_path / "plot.png").exists()
+    assert f"Stopped at step 7 of 1000; what was done is in {tmp_path}." in capsys.readouterr().err
+    assert signal.getsignal(number) is handler
+
+
+def test_torn_last_line_is_left_out(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(md.COLUMNS) + "\n" + "0,0,1,2,3,4,nan,nan\n" + "1,0.5,1,-2")
+    assert read_log(path)["step"].tolist() == [0]
+    path.write_text("")
+    assert all(len(column) == 0 for column in read_log(path).values())
+
+
+def test_short_nve_names_no_drift(water, model_file, tmp_path):
+    settings = MDSettings("nve", steps=8, log_interval=1)
+    summary = run_md(water, model_file, tmp_path, settings, device="cpu").summary
+    assert not {name for name in summary if "drift" in name or "fluctuation" in name}
+    labels = list(summary_table(summary).columns[0].cells)
+    assert {"time (ps)", "mean temperature (K)"} <= set(labels)
+
+
+def test_volume_is_drawn_without_offset(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    log = {name: np.arange(3.0) for name in md.COLUMNS} | {"volume_A3": 12345.0 + np.arange(3.0) * 1e-4}
+    plot_log(log, tmp_path / "plot.png")
+    axes = figures[0].axes
+    assert [ax.get_ylabel() for ax in axes] == ["temperature (K)", "energy − start (eV)", "volume (Å³)"]
+    axes[2].yaxis.get_major_formatter().set_locs([12345.0, 12345.0001])
+    assert axes[2].yaxis.get_major_formatter().get_offset() == ""
 
 
 def test_occupied_folder(water, model_file, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     settings = MDSettings(steps=3)
-    refusal(ConfigError, "not empty", water, model_file, tmp_path, settings, device="cpu")
+    refusal(ConfigError, "not empty.*--overwrite", water, model_file, tmp_path, settings, device="cpu")
     run_md(water, model_file, tmp_path, settings, overwrite=True, device="cpu")
     assert (tmp_path / "notes.txt").read_text() == "mine"
 

@@ -9,6 +9,7 @@ import torch
 
 from equipot.config import Config, config_from_dict
 from equipot.data.statistics import Statistics
+from equipot.deploy.metadata import require_checksums
 from equipot.errors import ConfigError, DataError, ModelFileError
 from equipot.models.build import build_potential
 from equipot.models.potential import Potential
@@ -67,9 +68,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path}: no such file. Expected a checkpoint, such as runs/NAME/checkpoints/best.ckpt."
         )
-    _refuse_deployed(path)
     try:
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except ModelFileError:
+        raise
     except Exception as error:  # the unpickler raises whatever wrong bytes lead it into
         raise ModelFileError(
             f"{path}: not a checkpoint, or truncated or damaged ({path.stat().st_size} bytes; "
@@ -87,12 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_deployed(path: Path) -> None:
-    """A TorchScript file passes for a checkpoint in torch.load until a confusing error; name it here."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ModelFileError(f"{path}: a deployed model, where a training checkpoint is expected.")
+def _check_archive(path: Path) -> None:
+    """Refuse what torch.load lets pass: changed bytes, and TorchScript files until a confusing error."""
+    with zipfile.ZipFile(path) as archive:
+        require_checksums(path, archive)
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ModelFileError(f"{path}: a deployed model, where a training checkpoint is expected.")
 
 
 def _choose_weights(content: dict[str, Any], weights: str) -> tuple[str, dict[str, torch.Tensor]]:

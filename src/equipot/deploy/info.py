@@ -23,7 +23,9 @@ def info(path: str | Path, config: bool = True) -> Group:
     if metadata.validation:
         parts["\nValidation errors of the checkpoint (eV, Å)"] = _errors(metadata)
     if config and metadata.config:
-        parts["\nTraining configuration"] = Syntax(metadata.config, "yaml", background_color="default")
+        parts["\nTraining configuration"] = Syntax(
+            metadata.config, "yaml", background_color="default", word_wrap=True
+        )
     return Group(*(part for title, body in parts.items() for part in (Text(title, "bold"), body)))
 
 
@@ -52,7 +54,7 @@ def _exchanges(metadata: Metadata) -> str:
     if metadata.num_exchanges == 0:
         return "strictly local"
     widest = f" of up to {metadata.widest_exchange} numbers per atom" if metadata.widest_exchange else ""
-    return f"message passing, {metadata.num_exchanges} exchanges{widest}"
+    return f"message passing, {metadata.num_exchanges} exchange{'s' * (metadata.num_exchanges != 1)}{widest}"
 
 
 def _capsule(path: Path, metadata: Metadata) -> str:
@@ -62,7 +64,8 @@ def _capsule(path: Path, metadata: Metadata) -> str:
         raise ModelFileError(
             f"{path}: the self-check capsule is damaged ({error}). Deploy it again."
         ) from None
-    return f"{len(capsule.references)} reference structures, {capsule.source}"
+    count = len(capsule.references)
+    return f"{count} reference structure{'s' * (count != 1)}, {capsule.source}"
 
 
 def _species(metadata: Metadata) -> Table:

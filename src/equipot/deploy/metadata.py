@@ -7,6 +7,7 @@ without loading the model, C++ gets them from ``torch::jit::load(path, device, e
 import dataclasses
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,17 @@ def read_metadata(path: str | Path) -> Metadata:
     return Metadata.from_strings(strings, path)
 
 
+def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raises ModelFileError if a byte of an entry has changed; torch reads such a file without a word."""
+    try:
+        damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        # What a changed entry header leads to: another compression, an encryption, a wrong name.
+        raise ModelFileError(f"{path}: truncated or damaged ({error}). Use an intact copy.") from None
+    if damaged is not None:
+        raise ModelFileError(f"{path}: damaged (wrong checksum of '{damaged}'). Use an intact copy.")
+
+
 def _read_extra_files(path: Path) -> dict[str, str]:
     if path.is_dir():
         raise ModelFileError(f"{path}: expected a deployed model file, found a folder.")
@@ -94,9 +106,7 @@ def _read_extra_files(path: Path) -> dict[str, str]:
 
 
 def _extra_strings(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
-    damaged = archive.testzip()  # checks the CRC of every entry
-    if damaged is not None:
-        raise ModelFileError(f"{path}: damaged (wrong checksum of '{damaged}'). Copy or deploy it again.")
+    require_checksums(path, archive)
     inside = {name.partition("/")[2]: name for name in archive.namelist()}
     prefix = "extra/"
     strings = {

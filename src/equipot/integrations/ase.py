@@ -1,5 +1,6 @@
 """The ASE calculator."""
 
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -8,8 +9,9 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
+from equipot.data.dataset import MIN_DISTANCE
 from equipot.deploy.load import DeployedModel, load_deployed
-from equipot.errors import DataError
+from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.verlet import VerletList
 from equipot.units import stress_to_voigt
 
@@ -30,10 +32,14 @@ class EquipotCalculator(Calculator):
         skin: the neighbor list reaches this far (Å) beyond the cutoff and is reused until atoms have moved
             by half of it; 0 rebuilds it at every step.
         check: re-evaluate the reference structures in the file once, before the first use.
+        label, atoms, directory: as for every ASE calculator.
 
     Raises:
+        ConfigError: the skin is negative or not finite.
         ModelFileError, DeviceError: as `load_deployed`; or the file fails its check on this machine.
         UnknownSpeciesError: at the first use, for an element the model does not know.
+        DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
+        SimulationError: at a use, if the model's results are not finite.
 
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
@@ -50,11 +56,14 @@ class EquipotCalculator(Calculator):
         device: str | torch.device = "auto",
         skin: float = 0.5,
         check: bool = True,
-        **kwargs,
+        *,
+        label: str | None = None,
+        atoms: Atoms | None = None,
+        directory: str | Path = ".",
     ):
-        super().__init__(**kwargs)
-        if skin < 0:
-            raise ValueError(f"skin must not be negative, found {skin}")
+        if not (math.isfinite(skin) and skin >= 0):
+            raise ConfigError(f"skin must be a length of at least 0 Å, found {skin}.")
+        super().__init__(label=label, atoms=atoms, directory=directory)
         self.model = model if isinstance(model, DeployedModel) else load_deployed(model, device)
         if check:
             self.model.require_capsule()
@@ -66,6 +75,8 @@ class EquipotCalculator(Calculator):
         """Fill `results`; everything is computed at once, whatever is asked."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
+        if len(atoms) == 0:
+            raise DataError("The structure has no atoms.")
         periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
         if not periodic and _STRESSES & set(properties):
             raise PropertyNotImplementedError(
@@ -76,11 +87,38 @@ class EquipotCalculator(Calculator):
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
         types = torch.as_tensor(self.model.atom_types(atoms.numbers), device=self.model.device)
         edge_vec, edge_index = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
+        _check_distances(edge_vec, edge_index)
         owned = torch.ones_like(types, dtype=torch.bool)
         results = self.model(edge_vec, edge_index, types, owned)
         energies, forces, virials = (result.detach().cpu().numpy() for result in results)
+        _check_finite(energies, forces, virials)
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
         if periodic:
             stresses = stress_to_voigt(-virials / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
+
+
+def _check_distances(edge_vec: torch.Tensor, edge_index: torch.Tensor) -> None:
+    if not len(edge_vec):
+        return
+    squared, edge = (edge_vec * edge_vec).sum(dim=1).min(dim=0)
+    distance = math.sqrt(squared.item())
+    if distance < MIN_DISTANCE:
+        i, j = edge_index[:, edge].tolist()
+        raise DataError(
+            f"Atoms {i} and {j} are {distance:.4f} Å apart, across a cell boundary or within the cell. "
+            "Remove the duplicate, or correct the positions, the cell or the length unit."
+        )
+
+
+def _check_finite(energies: np.ndarray, forces: np.ndarray, virials: np.ndarray) -> None:
+    finite = np.isfinite(np.column_stack([energies, forces, virials.reshape(-1, 9)])).all(axis=1)
+    if not finite.all():
+        wrong = np.flatnonzero(~finite)
+        named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        raise SimulationError(
+            f"The model's results are not finite for {len(wrong)} of {len(finite)} atoms (indices {named}). "
+            "The structure is far from what the model was trained on, or the model is broken: "
+            "run 'equipot check' on its file."
+        )

@@ -1,5 +1,7 @@
 """Molecular dynamics with a deployed model: from a structure file to trajectory, log, plot and ns/day."""
 
+import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator
@@ -21,12 +23,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipot.errors import ConfigError, DataError, SimulationError
-from equipot.files import atomic_write
+from equipot.files import atomic_write, naming_errors
 from equipot.integrations.ase import EquipotCalculator
 from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize, write_summary
+from equipot.integrations.signals import StopRequest, stop_requests
 
 FILES = ("trajectory.extxyz", "log.csv", "plot.png", "summary.json", "stopped.extxyz")
+_MAX_TEMPERATURE = 1e5  # K; hotter is a mistyped number, and atoms then meet within a few steps
 _BAROSTAT_TIME = 1000.0  # fs; slow against the vibrations, fast against a usual run
+
+
+log = logging.getLogger("equipot")
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,26 @@ class MDSettings:
 
     def __post_init__(self):
         if self.ensemble not in ("nve", "nvt", "npt"):
-            raise ConfigError(f"ensemble must be nve, nvt or npt, found '{self.ensemble}'.")
-        for name in ("steps", "timestep", "log_interval", "friction"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be greater than 0, found {getattr(self, name)}.")
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature must not be negative, found {self.temperature} K.")
+            raise ConfigError(f"--ensemble must be nve, nvt or npt, found '{self.ensemble}'.")
+        for option, value, least in (
+            ("--steps", self.steps, 1),
+            ("--interval", self.log_interval, 1),
+            ("--seed", self.seed, 0),
+        ):
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ConfigError(f"{option} must be a whole number of at least {least}, found {value}.")
+        for option, value, unit in (
+            ("--timestep", self.timestep, "fs"),
+            ("--friction", self.friction, "1/fs"),
+        ):
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{option} must be a number greater than 0 ({unit}), found {value}.")
+        if not 0 <= self.temperature <= _MAX_TEMPERATURE:  # False for nan
+            raise ConfigError(
+                f"--temperature must be between 0 and {_MAX_TEMPERATURE:g} K, found {self.temperature}."
+            )
+        if not math.isfinite(self.pressure):
+            raise ConfigError(f"--pressure must be a finite number (GPa), found {self.pressure}.")
 
 
 @dataclass(frozen=True)
@@ -87,32 +108,41 @@ def run_md(
         overwrite: replace the files of an earlier run in ``output``.
 
     Everything is checked before ``output`` is made. Raises ConfigError, DataError, UnknownSpeciesError,
-    ModelFileError, DeviceError; SimulationError if the run explodes.
+    ModelFileError, DeviceError; SimulationError if the run explodes. Ctrl-C and SIGTERM end the run after
+    the current step, with everything written, and then act as usual (KeyboardInterrupt, exit status 143).
     """
     settings, output, console = settings or MDSettings(), Path(output), console or Console(stderr=True)
     _check_output(output, overwrite)
+    if not (math.isfinite(skin) and skin >= 0):
+        raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
     atoms = _repeat(_read_structure(structure), supercell)
+    _check_structure(atoms, settings)
     calculator = EquipotCalculator(model, device=device, skin=skin)
-    _check_structure(atoms, settings, calculator)
+    calculator.model.atom_types(atoms.numbers)
     atoms.calc = calculator
     atoms.get_potential_energy()  # a model or structure that cannot be evaluated fails here
     dynamics = _make_dynamics(atoms, settings)
 
-    output.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)
+    with naming_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            (output / name).unlink(missing_ok=True)
     builds = calculator.neighbors.builds
     start = time.perf_counter()
     try:
-        _run(dynamics, atoms, settings, output, console)
-        seconds, builds = time.perf_counter() - start, calculator.neighbors.builds - builds
-    finally:
-        # A stopped run's plot shows how it went wrong.
-        log = read_log(output / "log.csv")
-        with atomic_write(output / "plot.png") as temporary:
-            plot_log(log, temporary)
-    summary = summarize(log, settings, len(atoms), seconds, builds)
+        with stop_requests() as stop, naming_errors(output):
+            steps = _run(dynamics, atoms, settings, output, console, stop)
+    except BaseException:
+        _plot_failed(output)
+        raise
+    seconds, builds = time.perf_counter() - start, calculator.neighbors.builds - builds
+    rows = _plot(output)
+    summary = summarize(rows, settings, steps, len(atoms), seconds, builds)
     write_summary(output / "summary.json", summary)
+    if stop.signal is not None:
+        message = f"Stopped at step {steps} of {settings.steps}; what was done is in {output}."
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        stop.leave()
     return MDResult(output, output / "trajectory.extxyz", output / "log.csv", output / "plot.png", summary)
 
 
@@ -131,7 +161,24 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"The output folder {output} is a file. Name another folder.")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ConfigError(f"The output folder {output} is not empty. Name another, or allow overwriting.")
+        raise ConfigError(f"The output folder {output} is not empty. Name another, or give --overwrite.")
+
+
+def _plot(output: Path) -> dict[str, np.ndarray]:
+    """Draw the log, if it has rows; return it."""
+    rows = read_log(output / "log.csv")
+    if len(rows["step"]):
+        with atomic_write(output / "plot.png") as temporary:
+            plot_log(rows, temporary)
+    return rows
+
+
+def _plot_failed(output: Path) -> None:
+    """A stopped run's plot shows how it went wrong; whatever fails here must not hide why it stopped."""
+    try:
+        _plot(output)
+    except Exception as error:
+        log.warning("No plot of the stopped run: %s", error)
 
 
 def _read_structure(structure: str | Path | Atoms) -> Atoms:
@@ -141,10 +188,29 @@ def _read_structure(structure: str | Path | Atoms) -> Atoms:
     if not file.is_file():
         raise DataError(f"{file}: no such file. Expected a structure in a format that ASE reads.")
     try:
-        return ase.io.read(str(structure))
+        atoms = ase.io.read(str(structure))
     except Exception as error:  # ASE's readers raise anything
+        if _has_frames(file, structure):
+            message = f"{structure}: {file} has no such frame."
+            raise DataError(f"{message} FILE@0 is the first, FILE@-1 the last.") from None
         message = f"{structure}: ASE cannot read this structure ({type(error).__name__}: {error})."
         raise DataError(message) from None
+    if not isinstance(atoms, Atoms):
+        raise DataError(
+            f"{structure}: this means {len(atoms)} frames, but a run starts from one. "
+            "Name one, such as FILE@0 for the first or FILE@-1 for the last."
+        )
+    return atoms
+
+
+def _has_frames(file: Path, structure: str | Path) -> bool:
+    """Whether it is the frame number after the ``@`` that makes ``structure`` unreadable."""
+    if str(file) == str(structure):
+        return False
+    try:
+        return bool(ase.io.read(file, ":"))
+    except Exception:
+        return False
 
 
 def _repeat(atoms: Atoms, supercell: tuple[int, int, int]) -> Atoms:
@@ -158,10 +224,9 @@ def _repeat(atoms: Atoms, supercell: tuple[int, int, int]) -> Atoms:
     return atoms.repeat(supercell)
 
 
-def _check_structure(atoms: Atoms, settings: MDSettings, calculator: EquipotCalculator) -> None:
+def _check_structure(atoms: Atoms, settings: MDSettings) -> None:
     if len(atoms) < 2:
         raise DataError(f"Molecular dynamics needs at least 2 atoms, found {len(atoms)}.")
-    calculator.model.atom_types(atoms.numbers)
     if atoms.constraints:
         raise DataError("The structure has constraints, which these integrators do not keep. Remove them.")
     if settings.ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.rank == 3):
@@ -200,25 +265,35 @@ def _make_dynamics(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
 
 
 def _run(
-    dynamics: MolecularDynamics, atoms: Atoms, settings: MDSettings, output: Path, console: Console
-) -> None:
+    dynamics: MolecularDynamics,
+    atoms: Atoms,
+    settings: MDSettings,
+    output: Path,
+    console: Console,
+    stop: StopRequest,
+) -> int:
+    """All steps, or those until a stop was requested; how many."""
     freedom = degrees_of_freedom(atoms, settings.ensemble)
     with ExitStack() as stack:
-        log = stack.enter_context((output / "log.csv").open("w"))
+        table = stack.enter_context((output / "log.csv").open("w"))
         trajectory = stack.enter_context((output / "trajectory.extxyz").open("w"))
         progress = stack.enter_context(_progress(console))
         task = progress.add_task(settings.ensemble.upper(), total=settings.steps, state="")
-        log.write(",".join(COLUMNS) + "\n")
+        table.write(",".join(COLUMNS) + "\n")
         for step, good in enumerate(_steps(dynamics, atoms, settings.steps)):
             row = _measure(atoms, step, settings.timestep, freedom)
-            problem = _problem(atoms, row, settings.temperature) if good is None else good
+            problem = _problem(row, settings.temperature) if good is None else good
             if problem is not None:
                 _write_stopped(output / "stopped.extxyz", atoms)
                 raise SimulationError(_stop_message(step, settings, problem, output))
-            if step % settings.log_interval == 0 or step == settings.steps:
-                _record(log, trajectory, atoms, row)
+            stopping = stop.signal is not None  # asked once: a signal may come at any time
+            if step % settings.log_interval == 0 or step == settings.steps or stopping:
+                _record(table, trajectory, atoms, row)
                 state = f"{row['temperature_K']:.0f} K, {row['potential_energy_eV']:.3f} eV"
                 progress.update(task, completed=step, state=state)
+            if stopping:
+                break
+    return step
 
 
 def _steps(dynamics: MolecularDynamics, atoms: Atoms, steps: int) -> Iterator[str | None]:
@@ -229,8 +304,8 @@ def _steps(dynamics: MolecularDynamics, atoms: Atoms, steps: int) -> Iterator[st
             next(run)
         except StopIteration:
             return
-        except (DataError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
-            yield str(error).splitlines()[0]
+        except (DataError, SimulationError, ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            yield str(error).splitlines()[0].rstrip(".")
             return
         yield None
 
@@ -257,24 +332,24 @@ def _measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str
     }
 
 
-def _problem(atoms: Atoms, row: dict[str, float], temperature: float) -> str | None:
-    if not np.isfinite(row["total_energy_eV"]) or not np.isfinite(atoms.calc.results["forces"]).all():
-        return "energy or forces are not finite"
+def _problem(row: dict[str, float], temperature: float) -> str | None:
+    if not math.isfinite(row["total_energy_eV"]):
+        return "the energy is not finite"
     limit = 10.0 * temperature + 2000.0  # far above any fluctuation, even of a small molecule
     if row["temperature_K"] > limit:
         return f"the temperature is {row['temperature_K']:.0f} K (limit {limit:.0f} K)"
     return None
 
 
-def _record(log: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float]) -> None:
+def _record(table: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float]) -> None:
     # Energies with fixed decimals: a drift must not drown in reference energies of 1e5 eV.
-    log.write(",".join(f"{row[c]:.9f}" if c.endswith("_eV") else f"{row[c]:.10g}" for c in COLUMNS) + "\n")
+    table.write(",".join(f"{row[c]:.9f}" if c.endswith("_eV") else f"{row[c]:.10g}" for c in COLUMNS) + "\n")
     frame = atoms.copy()
     frame.calc = atoms.calc
     frame.info = {"step": row["step"], "time_ps": row["time_ps"], "temperature_K": row["temperature_K"]}
     write_extxyz(trajectory, [frame])
     # Whoever watches the run, or finds it killed, sees whole frames.
-    log.flush()
+    table.flush()
     trajectory.flush()
 
 
@@ -286,12 +361,12 @@ def _write_stopped(path: Path, atoms: Atoms) -> None:
 
 def _stop_message(step: int, settings: MDSettings, problem: str, output: Path) -> str:
     last = (step - 1) // settings.log_interval * settings.log_interval
+    good = f"The last good frame, of step {last}, is the last in {output / 'trajectory.extxyz'}. "
     return (
         f"Stopped at step {step} ({step * settings.timestep / 1000.0:.4g} ps): {problem}. "
-        f"The last good frame, of step {max(last, 0)}, is the last in {output / 'trajectory.extxyz'}; "
-        f"the atoms as they are now are in {output / 'stopped.extxyz'}. Usual reasons: structures unlike "
-        "the training data, atoms too close at the start (relax them first), "
-        f"a time step too long ({settings.timestep:g} fs)."
+        f"{good if step > 0 else ''}The atoms as they are now are in {output / 'stopped.extxyz'}. "
+        "Usual reasons: structures unlike the training data, atoms too close at the start (relax them "
+        f"first), a time step too long ({settings.timestep:g} fs)."
     )
 
 

@@ -24,28 +24,53 @@ COLUMNS = (
 )
 
 
+_ROWS_FOR_DRIFT = 10  # a line through fewer rows says more of the vibrations than of the drift
+_LABELS = {
+    "time_ps": "time (ps)",
+    "wall_time_s": "wall time (s)",
+    "ns_per_day": "speed (ns/day)",
+    "mean_temperature_K": "mean temperature (K)",
+    "drift_meV_per_atom_per_ps": "total energy, drift (meV/atom/ps)",
+    "drift_meV_per_atom": "total energy, drift over the run (meV/atom)",
+    "fluctuation_meV_per_atom": "total energy, fluctuation (meV/atom)",
+    "mean_pressure_GPa": "mean pressure (GPa)",
+    "mean_volume_A3": "mean volume (Å³)",
+}
+
+
 def read_log(path: str | Path) -> dict[str, np.ndarray]:
     """Columns of a log.csv by name, (rows,) each; volume and pressure are NaN without a full cell."""
-    rows = np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64)
-    return {name: np.atleast_1d(rows[name]) for name in COLUMNS}
+    # What follows the last line end is torn: the run was killed or the disk full.
+    lines = Path(path).read_text().rpartition("\n")[0].splitlines()[1:]
+    rows = np.array([line.split(",") for line in lines], dtype=np.float64).reshape(-1, len(COLUMNS))
+    return dict(zip(COLUMNS, rows.T, strict=True))
 
 
 def summarize(
-    log: dict[str, np.ndarray], settings: "MDSettings", num_atoms: int, seconds: float, list_builds: int
+    log: dict[str, np.ndarray],
+    settings: "MDSettings",
+    steps: int,
+    num_atoms: int,
+    seconds: float,
+    list_builds: int,
 ) -> dict[str, Any]:
-    """Speed, averages over the logged steps and, for nve, the drift of the total energy."""
-    simulated = settings.steps * settings.timestep  # fs
+    """Speed, averages over the logged steps and, for nve, the drift of the total energy.
+
+    ``steps`` is what was done, fewer than `settings.steps` if the run was interrupted.
+    """
+    simulated = steps * settings.timestep  # fs
     summary = {
         "ensemble": settings.ensemble,
         "atoms": num_atoms,
-        "steps": settings.steps,
+        "steps": steps,
+        "steps_requested": settings.steps,
         "time_ps": simulated / 1000.0,
         "wall_time_s": seconds,
         "ns_per_day": simulated * 1e-6 / seconds * 86400.0,
-        "steps_per_neighbor_list": settings.steps / max(list_builds, 1),
+        "steps_per_neighbor_list": steps / max(list_builds, 1),
         "mean_temperature_K": float(log["temperature_K"].mean()),
     }
-    if settings.ensemble == "nve":
+    if settings.ensemble == "nve" and len(log["step"]) >= _ROWS_FOR_DRIFT:
         summary |= energy_drift(log["time_ps"], log["total_energy_eV"], num_atoms)
     if np.isfinite(log["pressure_GPa"]).all():
         summary["mean_pressure_GPa"] = float(log["pressure_GPa"].mean())
@@ -72,7 +97,8 @@ def summary_table(summary: dict[str, Any]) -> Table:
     """For printing: one line per entry."""
     table = Table(show_header=False, box=None)
     for name, value in summary.items():
-        table.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
+        label = _LABELS.get(name, name.replace("_", " "))
+        table.add_row(label, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table
 
 
@@ -92,16 +118,17 @@ def plot_log(log: dict[str, np.ndarray], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(3 if has_volume else 2, 1, sharex=True)
     axes[0].plot(time, log["temperature_K"], color="tab:red", lw=1)
-    axes[0].set_ylabel("temperature / K")
+    axes[0].set_ylabel("temperature (K)")
     for name, color in (("potential", "tab:blue"), ("kinetic", "tab:orange"), ("total", "black")):
         energy = log[f"{name}_energy_eV"]
         axes[1].plot(time, energy - energy[0], color=color, lw=1, label=name)
-    axes[1].set_ylabel("energy − start / eV")
+    axes[1].set_ylabel("energy − start (eV)")
     axes[1].legend(loc="best", ncols=3)
     if has_volume:
         axes[2].plot(time, log["volume_A3"], color="tab:green", lw=1)
-        axes[2].set_ylabel("volume / Å³")
-    axes[-1].set_xlabel("time / ps")
+        axes[2].set_ylabel("volume (Å³)")
+        axes[2].ticklabel_format(axis="y", useOffset=False)
+    axes[-1].set_xlabel("time (ps)")
     for ax in axes:
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
