@@ -74,7 +74,7 @@ def test_md_writes_trajectory_log_and_plot(equipot, workspace, tmp_path):
     arguments += ["--steps", "20", "--timestep", "0.5", "--interval", "5", "--output", tmp_path / "md"]
     result = equipot(*arguments, "--supercell", "2", "1", "1")
     assert result.code == 0, result.err
-    assert "ns per day" in result.out
+    assert "ns/day" in result.out
     trajectory = ase.io.read(tmp_path / "md" / "trajectory.extxyz", index=":")
     assert len(trajectory) == 5 and len(trajectory[0]) == 8
     log = np.genfromtxt(tmp_path / "md" / "log.csv", delimiter=",", names=True)

@@ -177,8 +177,14 @@ def test_full_disk_is_what_is_reported(water, model_file, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("number", "expected"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
-def test_signal_leaves_whole_files(water, model_file, tmp_path, monkeypatch, capsys, number, expected):
-    measure, handler = md._measure, signal.getsignal(number)
+def test_signal_leaves_whole_files(
+    request, water, model_file, tmp_path, monkeypatch, capsys, number, expected
+):
+    # Tests started in the background of a shell inherit an ignored Ctrl-C.
+    handler = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}[number]
+    original = signal.signal(number, handler)
+    request.addfinalizer(lambda: signal.signal(number, original))
+    measure = md._measure
 
     def interrupted(atoms, step, *arguments):
         if step == 7:

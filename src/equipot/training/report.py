@@ -11,7 +11,7 @@ from torch import nn
 from equipot import __version__
 from equipot.config import Config, TrainingConfig
 from equipot.data.statistics import Statistics
-from equipot.ops.build import kernels_available
+from equipot.ops.convolution import Convolution
 
 _UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
@@ -86,22 +86,30 @@ def describe_start(
         f"Atomic energies ({statistics.atomic_energies_source}): {energies} eV{left}",
         f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
         f"forces {statistics.force_rms:.3g} eV/Å rms",
-        f"Model: {config.model.type}, {parameters:,} parameters, {config.model.dtype}",
+        f"Model: {config.model.type}, {parameters:,} parameters, {config.model.dtype}, "
+        f"{describe_products(potential)}",
         f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
     ]
 
 
 def describe_device(config: Config, kind: str) -> str:
-    """Such as ``cpu (2 threads, fused kernels)`` or ``4 × NVIDIA A100``."""
+    """Such as ``cpu (2 threads)`` or ``4 × NVIDIA A100``."""
     count = config.run.devices * config.run.nodes
     if kind == "cuda":
         name = torch.cuda.get_device_name(0)
         return name if count == 1 else f"{count} × {name}"
     processes = "" if count == 1 else f"{count} × "
     threads = torch.get_num_threads()
-    path = "fused kernels" if kernels_available() else "reference operations, slow"
-    return f"{processes}cpu ({threads} thread{'s' * (threads > 1)}, {path})"
+    return f"{processes}cpu ({count_of(threads, 'thread')})"
+
+
+def describe_products(potential: nn.Module) -> str:
+    """Which code computes the tensor products: the slow path is never taken without a word."""
+    convolutions = [module for module in potential.modules() if isinstance(module, Convolution)]
+    if convolutions and all(module.use_kernel for module in convolutions):
+        return "fused convolution (on a CPU)"
+    return "tensor products by plain torch operations, several times slower than a fused kernel"
 
 
 def describe_epoch(row: dict[str, float], epochs: int, is_best: bool) -> str:
