@@ -12,8 +12,6 @@ from e3nn import o3
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.spherical import SphericalHarmonics
-from equipot.ops.paths import convolution_paths, feature_irreps
-from equipot.ops.reference import EdgeProductReference
 
 IRREPS = o3.Irreps("5x0e + 3x0o + 4x1o + 2x1e + 3x2e")
 
@@ -91,29 +89,3 @@ def test_gate():
     # e3nn puts odd scalars before even ones, and finds an activation's second moment by sampling, to 1e-3.
     expected = theirs(torch.cat([odd, even, rest], dim=1))
     torch.testing.assert_close(to_e3nn(ours(x), IRREPS), expected, rtol=1e-2, atol=1e-3)
-
-
-@pytest.mark.parametrize("l_max", [1, 3])
-def test_edge_product(l_max):
-    """Allegro's channel-wise product, path by path, against e3nn's "uuu" products."""
-    channels = 3
-    irreps = feature_irreps(l_max, True, channels)
-    irreps_sh = o3.Irreps.spherical_harmonics(l_max)
-    right = o3.Irreps([(channels, ir) for _, ir in irreps_sh])
-    table = convolution_paths(irreps, irreps_sh, irreps)
-    x, y = torch.randn(4, irreps.dim), torch.randn(4, right.dim)
-    product = EdgeProductReference(table)(x, y)
-    for path in table.paths:
-        rows = 2 * path.l_out + 1
-        places = path.out_offset + torch.arange(rows)[:, None] * path.out_stride + torch.arange(channels)
-        ir_in, ir_sh = irreps[path.in_block].ir, irreps_sh[path.l_sh].ir
-        ir_out = o3.Irrep(path.l_out, ir_in.p * ir_sh.p)
-        single = o3.TensorProduct(
-            [(channels, ir_in)], [(channels, ir_sh)], [(channels, ir_out)], [(0, 0, 0, "uuu", False)]
-        )
-        left = x[:, path.in_offset : path.in_offset + channels * ir_in.dim]
-        sh = y[:, channels * path.l_sh**2 : channels * (path.l_sh + 1) ** 2]
-        expected = single(to_e3nn(left, single.irreps_in1), to_e3nn(sh, single.irreps_in2))
-        found = product[:, places.reshape(-1)]
-        # e3nn keeps its own coupling coefficients in single precision until it is converted.
-        torch.testing.assert_close(to_e3nn(found, single.irreps_out), expected, rtol=1e-6, atol=1e-6)

@@ -3,24 +3,18 @@
 import subprocess
 import sys
 
+import derivatives
 import pytest
 import torch
+from derivatives import relative_errors
 from e3nn import o3
 
 from equipot.models.nequip import feature_irreps
-from equipot.ops.build import kernels_available
 from equipot.ops.convolution import Convolution
 from equipot.ops.operators import convolution_by_path
 from equipot.ops.paths import convolution_paths
 
 pytestmark = pytest.mark.usefixtures("kernels")
-
-
-@pytest.fixture(scope="session")
-def kernels():
-    """Compiled and loaded; tests that need them are skipped where they cannot be."""
-    if not kernels_available():
-        pytest.skip("the kernels are off or cannot be compiled here")
 
 
 def random_convolution(l_max, parity, channels, num_atoms=5, num_edges=11, dtype=torch.float64):
@@ -38,21 +32,8 @@ def random_convolution(l_max, parity, channels, num_atoms=5, num_edges=11, dtype
 
 
 def value_and_gradients(convolution, arguments):
-    """Output, first gradients, and the gradients of their projection on fixed cotangents."""
     *inputs, edge_index = arguments
-    out = convolution(*inputs, edge_index)
-    gradient = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out).requires_grad_()
-    first = torch.autograd.grad(out, inputs, gradient, create_graph=True)
-    cotangents = [torch.cos(torch.arange(item.numel(), dtype=item.dtype)).view_as(item) for item in first]
-    second = torch.autograd.grad(first, [*inputs, gradient], cotangents)
-    return [item.detach() for item in (out, *first, *second)]
-
-
-def relative_errors(found, expected):
-    return [
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) if b.numel() else 0.0
-        for a, b in zip(found, expected, strict=True)
-    ]
+    return derivatives.value_and_gradients(lambda *inputs: convolution(*inputs, edge_index), inputs)
 
 
 @pytest.mark.parametrize("parity", [True, False])

@@ -9,19 +9,18 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from equipot.nn.linear import EquivariantLinear
 from equipot.nn.mlp import MLP, Dense
 from equipot.nn.radial import BesselBasis, PolynomialCutoff
 from equipot.nn.spherical import SphericalHarmonics
+from equipot.ops.convolution import Convolution
+from equipot.ops.edge_product import EdgeProduct
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
-from equipot.ops.reference import EdgeProductReference
 
 
 class WeightedHarmonics(nn.Module):
     """Spherical harmonics times weights from the latent scalars, one per degree and channel.
 
-    out[e, j, c] = Y_j(r̂_e) · (W x_e)[l(j), c]: the first tensor features and the environment embedding
-    (Musaelian et al. 2023, eqs. 6 and 9).
+    V[e, j, c] = Y_j(r̂_e) · (W x_e)[l(j), c]: the first tensor features (Musaelian et al. 2023, eq. 6).
     """
 
     def __init__(self, l_max: int, scalar_channels: int, tensor_channels: int):
@@ -32,57 +31,74 @@ class WeightedHarmonics(nn.Module):
         self.register_buffer("degree", torch.tensor(degree), persistent=False)
 
     def forward(self, scalars: Tensor, sh: Tensor) -> Tensor:
-        """(E, scalar_channels), (E, (l_max+1)²) → (E, (l_max+1)² × tensor_channels)."""
+        """(E, scalar_channels), (E, J) → (E, J, tensor_channels), J = (l_max+1)²."""
         weights = self.weight(scalars).view(-1, self.num_degrees, self.channels)
-        weighted = weights.index_select(1, self.degree) * sh.unsqueeze(2)
-        return weighted.view(sh.shape[0], sh.shape[1] * self.channels)
+        return weights.index_select(1, self.degree) * sh.unsqueeze(2)
+
+
+class Environment(nn.Module):
+    """Weighted harmonics summed over the neighbors of every atom.
+
+    Γ[i, j, c] = 1/√n̄ Σ_k (W x_ik)[l(j), c] Y_j(r̂_ik) (Musaelian et al. 2023, eq. 9): the convolution of
+    message passing in which every neighbor sends ones.
+    """
+
+    def __init__(self, l_max: int, scalar_channels: int, tensor_channels: int, avg_num_neighbors: float):
+        super().__init__()
+        irreps_sh = o3.Irreps.spherical_harmonics(l_max)
+        irreps_sent = o3.Irreps([(tensor_channels, (0, 1))])
+        self.convolution = Convolution(convolution_paths(irreps_sent, irreps_sh, irreps_sh))
+        self.weight = Dense(scalar_channels, self.convolution.num_weights, avg_num_neighbors**-0.5)
+        self.channels, self.rows = tensor_channels, irreps_sh.dim
+
+    def forward(self, scalars: Tensor, sh: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
+        """scalars (E, scalar_channels), sh (E, J) → (N, J, tensor_channels)."""
+        ones = torch.ones(num_atoms, self.channels, dtype=sh.dtype, device=sh.device)
+        summed = self.convolution(ones, sh, self.weight(scalars), edge_index)
+        return summed.view(num_atoms, self.rows, self.channels)
 
 
 class AllegroLayer(nn.Module):
     """One Allegro layer on the edges of every atom.
 
     1. environment: Γ_i = 1/√n̄ Σ_k (W x_ik) Y(r̂_ik)
-    2. tensor product: V_ij ⊗ Γ_i, all allowed paths
-    3. latent: x_ij ← (x_ij + u(r_ij) · MLP(x_ij ‖ scalars of the product)) / √2
-    4. tensors: V_ij ← W (product), unless this is the last layer
-    Source: Musaelian et al. (2023), eqs. 8–14.
+    2. tensors: V_ij ← Σ_paths w (V_ij ⊗ Γ_i), a weight per path and channel
+    3. latent: x_ij ← (x_ij + u(r_ij) · MLP(x_ij ‖ scalars of V_ij)) / √2
+    Source: Musaelian et al. (2023), eqs. 8–14; the weights as in Tan et al., arXiv:2504.16068 (2025).
     """
 
     def __init__(
         self,
         irreps_in: o3.Irreps,
         irreps_target: o3.Irreps,
-        irreps_sh: o3.Irreps,
+        l_max: int,
         scalar_channels: int,
         latent_hidden: Sequence[int],
         avg_num_neighbors: float,
-        is_last: bool,
     ):
         super().__init__()
-        paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         tensor_channels = irreps_in[0].mul
-        self.norm = avg_num_neighbors**-0.5
-        self.environment = WeightedHarmonics(irreps_sh.lmax, scalar_channels, tensor_channels)
-        self.product = EdgeProductReference(paths)
-        self.num_scalars = paths.irreps_out.count(o3.Irrep("0e"))
-        self.latent = MLP([scalar_channels + self.num_scalars, *latent_hidden, scalar_channels])
+        paths = convolution_paths(irreps_in, o3.Irreps.spherical_harmonics(l_max), irreps_target)
+        self.environment = Environment(l_max, scalar_channels, tensor_channels, avg_num_neighbors)
+        self.product = EdgeProduct(paths)
+        self.latent = MLP([scalar_channels + tensor_channels, *latent_hidden, scalar_channels])
         self.irreps_out = o3.Irreps([(tensor_channels, ir) for _, ir in paths.irreps_out])
-        # The last layer's tensors would not be used.
-        self.mix_paths = None if is_last else EquivariantLinear(paths.irreps_out, self.irreps_out)
 
     def forward(
-        self, scalars: Tensor, tensors: Tensor, sh: Tensor, envelope: Tensor, center: Tensor, num_atoms: int
+        self,
+        scalars: Tensor,
+        tensors: Tensor,
+        sh: Tensor,
+        envelope: Tensor,
+        edge_index: Tensor,
+        num_atoms: int,
     ) -> tuple[Tensor, Tensor]:
-        """scalars (E, S), tensors (E, irreps_in.dim), envelope (E, 1) → updated scalars and tensors."""
-        weighted = self.environment(scalars, sh)
-        environment = torch.zeros(num_atoms, weighted.shape[1], dtype=sh.dtype, device=sh.device)
-        environment = environment.index_add(0, center, weighted * self.norm)
-        product = self.product(tensors, environment.index_select(0, center))
-        latent_in = torch.cat([scalars, product[:, : self.num_scalars]], dim=1)
-        scalars = (scalars + envelope * self.latent(latent_in)) * 0.5**0.5
-        if self.mix_paths is not None:
-            tensors = self.mix_paths(product)
-        return scalars, tensors
+        """scalars (E, S), tensors (E, I, C), envelope (E, 1) → scalars (E, S), tensors (E, K, C)."""
+        environment = self.environment(scalars, sh, edge_index, num_atoms)
+        tensors = self.product(tensors, environment, edge_index[0])
+        # The even scalars are the first row.
+        latent = self.latent(torch.cat([scalars, tensors[:, 0]], dim=1))
+        return (scalars + envelope * latent) * 0.5**0.5, tensors
 
 
 class Allegro(nn.Module):
@@ -123,17 +139,8 @@ class Allegro(nn.Module):
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
         irreps = o3.Irreps([(tensor_channels, ir) for _, ir in irreps_sh])
         blocks = []
-        targets = layer_targets(hidden, irreps_sh, layers)
-        for index, target in enumerate(targets):
-            block = AllegroLayer(
-                irreps,
-                target,
-                irreps_sh,
-                scalar_channels,
-                latent_hidden,
-                avg_num_neighbors,
-                is_last=index == layers - 1,
-            )
+        for target in layer_targets(hidden, irreps_sh, layers):
+            block = AllegroLayer(irreps, target, l_max, scalar_channels, latent_hidden, avg_num_neighbors)
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
@@ -152,6 +159,6 @@ class Allegro(nn.Module):
         scalars = self.two_body(torch.cat([pair, self.basis(edge_length)], dim=1)) * envelope
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
-            scalars, tensors = layer(scalars, tensors, sh, envelope, center, num_atoms)
+            scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
         atom_sums = torch.zeros(num_atoms, 1, dtype=edge_vec.dtype, device=edge_vec.device)
         return atom_sums.index_add(0, center, self.readout(scalars)) * self.norm

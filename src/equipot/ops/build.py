@@ -60,14 +60,14 @@ def kernels_available() -> bool:
     if mode not in ("auto", "on", "off"):
         raise ConfigError(f"EQUIPOT_KERNELS: expected auto, on or off, found '{mode}'")
     if mode == "off":
-        logger.info("kernels are off (EQUIPOT_KERNELS=off): the slow reference convolution runs")
+        logger.info("kernels are off (EQUIPOT_KERNELS=off): the slow reference operators run")
         return False
     try:
         torch.ops.load_library(str(build()))
     except (KernelBuildError, OSError) as error:
         if mode == "on":
             raise KernelBuildError(f"EQUIPOT_KERNELS=on, but the kernels cannot be used: {error}") from error
-        logger.warning("the reference convolution runs, several times slower than the kernels: %s", error)
+        logger.warning("the reference operators run, several times slower than the kernels: %s", error)
         return False
     return True
 

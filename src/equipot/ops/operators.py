@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from equipot.ops.build import kernels_available
+from equipot.ops.edge_product import atom_product_reference
 
 CONVOLUTION_SCHEMA = (
     "(Tensor x, Tensor sh, Tensor weights, Tensor edge_index, Tensor paths, Tensor coefficients, int dim_out)"
     " -> Tensor"
 )
+ATOM_PRODUCT_SCHEMA = "(Tensor matrices, Tensor x, Tensor center, bool transposed=False) -> Tensor"
 
 
 @functools.cache
@@ -24,6 +26,8 @@ def load_operators() -> bool:
         return True
     torch.library.define("equipot::convolution", CONVOLUTION_SCHEMA)
     torch.library.impl("equipot::convolution", "CompositeImplicitAutograd", convolution_by_path)
+    torch.library.define("equipot::atom_product", ATOM_PRODUCT_SCHEMA)
+    torch.library.impl("equipot::atom_product", "CompositeImplicitAutograd", atom_product_reference)
     return False
 
 

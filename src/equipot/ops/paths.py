@@ -24,6 +24,7 @@ class Path:
     channels: int
     in_block: int
     in_offset: int  # first element of the input block; its row length is ``channels``
+    out_block: int
     weight_offset: int  # first of ``channels`` weights
     out_offset: int  # first element written; component k starts at out_offset + k * out_stride
     out_stride: int  # row length of the output block, all its paths together
@@ -42,6 +43,9 @@ class PathTable:
     @property
     def num_weights(self) -> int:
         return sum(path.channels for path in self.paths)
+
+    def num_paths_into(self, out_block: int) -> int:
+        return sum(path.out_block == out_block for path in self.paths)
 
 
 def block_offsets(irreps: o3.Irreps) -> list[int]:
@@ -105,6 +109,7 @@ def convolution_paths(irreps_in: o3.Irreps, irreps_sh: o3.Irreps, irreps_target:
             if any(out == ir for _, out, _ in found)
         ]
     )
+    out_blocks = [ir for _, ir in irreps_out]
     out_start = {ir: start for (_, ir), start in zip(irreps_out, block_offsets(irreps_out), strict=True)}
     out_width = {ir: mul for mul, ir in irreps_out}
     in_start = block_offsets(irreps_in)
@@ -121,6 +126,7 @@ def convolution_paths(irreps_in: o3.Irreps, irreps_sh: o3.Irreps, irreps_target:
                 channels=mul,
                 in_block=in_block,
                 in_offset=in_start[in_block],
+                out_block=out_blocks.index(ir_out),
                 weight_offset=weight_offset,
                 out_offset=out_start[ir_out] + used[ir_out],
                 out_stride=out_width[ir_out],

@@ -88,58 +88,33 @@ class _BlockConvolution(nn.Module):
 
 
 class EdgeProductReference(nn.Module):
-    """Channel-wise product of two features of every edge, Allegro's tensor product.
+    """Channel-wise product of the features of an edge with those of its center, Allegro's tensor product.
 
-        out[e, p, k, c] = Σ_{i, j} C^p[k, i, j] V[e, i, c] W[e, j, c]
+        out[e, l, k, c] = 1/√P_l Σ_{p → l} w[p, c] Σ_{i, j} C^p[k, i, j] V[e, i, c] Γ[center(e), j, c]
 
-    V has the irreps ``table.irreps_in``; W those of the spherical harmonics, each with the same number of
-    channels. Source: Musaelian et al., Nat. Commun. 14, 579 (2023), eq. 10.
+    with P_l the number of paths into an output irrep. V has the irreps ``table.irreps_in``; Γ those of the
+    spherical harmonics, the output one block for each of ``table.irreps_out``, all with the same number of
+    channels. Source: Musaelian et al., Nat. Commun. 14, 579 (2023), eq. 10; one weight per path and channel
+    as in Tan et al., arXiv:2504.16068 (2025).
     """
-
-    in_sizes: list[int]
-    in_rows: list[int]
 
     def __init__(self, table: PathTable):
         super().__init__()
-        widths = {mul for mul, _ in table.irreps_in}
-        if len(widths) != 1:
-            raise ValueError(f"every irrep needs the same number of channels: {table.irreps_in}")
-        self.channels = widths.pop()
-        self.sh_dim = table.irreps_sh.dim
-        self.in_sizes = [block.dim for block in table.irreps_in]
-        self.in_rows = [ir.dim for _, ir in table.irreps_in]
-        members = [[path for path in table.paths if path.in_block == b] for b in range(len(self.in_rows))]
-        self.couplings = nn.ParameterList(
-            nn.Parameter(_pair_coupling(paths, rows, self.sh_dim), requires_grad=False)
-            for paths, rows in zip(members, self.in_rows, strict=True)
-        )
-        order = torch.cat([_destination(paths) for paths in members])
-        self.register_buffer("source", torch.argsort(order), persistent=False)
+        self.table = table
 
-    def forward(self, tensors: Tensor, environment: Tensor) -> Tensor:
-        """tensors (E, irreps_in.dim), environment (E, irreps_sh.dim × channels) → (E, irreps_out.dim)."""
-        num_edges = tensors.shape[0]
-        right = environment.view(num_edges, 1, self.sh_dim, self.channels)
-        blocks = torch.split_with_sizes(tensors, self.in_sizes, dim=1)
-        parts: list[Tensor] = []
-        for i, coupling in enumerate(self.couplings):
-            rows = self.in_rows[i]
-            left = blocks[i].reshape(num_edges, rows, 1, self.channels)
-            pairs = (left * right).view(num_edges, rows * self.sh_dim, self.channels)
-            product = torch.matmul(coupling, pairs)
-            parts.append(product.view(num_edges, coupling.shape[0] * self.channels))
-        return torch.cat(parts, dim=1).index_select(1, self.source)
-
-
-def _pair_coupling(paths, rows_in: int, sh_dim: int) -> Tensor:
-    """(rows of all paths, rows_in × sh_dim): maps all pairs of components to the outputs of every path."""
-    rows = [torch.zeros(0, rows_in * sh_dim, dtype=torch.float64)]
-    for path in paths:
-        dense = torch.zeros(2 * path.l_out + 1, rows_in, sh_dim, dtype=torch.float64)
-        start = path.l_sh**2
-        dense[:, :, start : start + 2 * path.l_sh + 1] = path.coefficients
-        rows.append(dense.view(2 * path.l_out + 1, rows_in * sh_dim))
-    return torch.cat(rows)
+    def forward(self, weights: Tensor, tensors: Tensor, environment: Tensor, center: Tensor) -> Tensor:
+        """weights (P, C), tensors (E, I, C), environment (N, J, C), center (E,) → (E, K, C)."""
+        blocks: list[Tensor | int] = [0] * len(self.table.irreps_out)
+        received = environment[center]
+        for weight, path in zip(weights, self.table.paths, strict=True):
+            _, columns, harmonics = path.coefficients.shape
+            first = path.in_offset // path.channels
+            left = tensors[:, first : first + columns]
+            right = received[:, path.l_sh**2 : path.l_sh**2 + harmonics]
+            product = torch.einsum("kij,eic,ejc->ekc", path.coefficients.to(tensors), left, right)
+            scale = self.table.num_paths_into(path.out_block) ** -0.5
+            blocks[path.out_block] = blocks[path.out_block] + product * weight * scale
+        return torch.cat(blocks, dim=1)
 
 
 def _coupling_matrix(paths, sh_dim: int) -> Tensor:

@@ -12,6 +12,7 @@ from equipot import __version__
 from equipot.config import Config, TrainingConfig
 from equipot.data.statistics import Statistics
 from equipot.ops.convolution import Convolution
+from equipot.ops.edge_product import EdgeProduct
 
 _UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
@@ -106,9 +107,9 @@ def describe_device(config: Config, kind: str) -> str:
 
 def describe_products(potential: nn.Module) -> str:
     """Which code computes the tensor products: the slow path is never taken without a word."""
-    convolutions = [module for module in potential.modules() if isinstance(module, Convolution)]
-    if convolutions and all(module.use_kernel for module in convolutions):
-        return "fused convolution (on a CPU)"
+    products = [module for module in potential.modules() if isinstance(module, (Convolution, EdgeProduct))]
+    if products and all(module.use_kernel for module in products):
+        return "fused tensor products (on a CPU)"
     return "tensor products by plain torch operations, several times slower than a fused kernel"
 
 

@@ -1,10 +1,10 @@
 // equipot::convolution as a torch operator with first and second derivatives; the mathematics is in form.h.
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "edges.h"
 #include "form.h"
 #include "plan.h"
 
@@ -15,9 +15,6 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-// Below this, waking threads costs more than it saves.
-constexpr int64_t edges_per_thread = 64;
 
 // ---- on the CPU -------------------------------------------------------------------------------------------
 
@@ -70,23 +67,6 @@ Arrays<T> arrays_of(const Inputs& in) {
   arrays.center = data<int64_t>(in.edge_index);
   arrays.neighbor = arrays.center + in.num_edges();
   return arrays;
-}
-
-// Calls work(edges, count) from several threads. All edges of an atom go to one thread, in their order, so the
-// result does not depend on the number of threads.
-template <class F>
-void for_edge_ranges(const EdgeGroups& groups, const F& work) {
-  const auto num_edges = int64_t(groups.edges.size());
-  const int64_t available = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const int64_t parts = std::clamp<int64_t>(num_edges / edges_per_thread, 1, available);
-  const auto boundary = [&](int64_t part) {
-    return *std::lower_bound(groups.start.begin(), groups.start.end(), num_edges * part / parts);
-  };
-  const auto run = [&](int64_t first, int64_t last) {
-    work(groups.edges.data() + boundary(first), boundary(last) - boundary(first));
-  };
-  if (parts == 1) return run(0, 1);
-  at::parallel_for(0, parts, 1, run);
 }
 
 // dF/dg, or that of the mixed form if there are cotangents.

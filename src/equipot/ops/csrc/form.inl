@@ -12,9 +12,6 @@
 #include "form.h"
 #include "lanes.h"
 
-#define UNROLL _Pragma("GCC unroll 16")
-#define INLINE inline __attribute__((always_inline))
-
 namespace equipot {
 namespace {
 

@@ -1,7 +1,13 @@
 // Vectors of the width the compiler was told to use, through the vector extension of GCC and Clang.
 #pragma once
 
+#include <cmath>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
+
+#define UNROLL _Pragma("GCC unroll 16")
+#define INLINE inline __attribute__((always_inline))
 
 namespace equipot {
 
@@ -42,6 +48,19 @@ inline V load(const T* from) {
 template <class V, class T>
 inline void store(T* to, V value) {
   std::memcpy(to, &value, sizeof(V));
+}
+
+// sum += a * b. Contracting a vector's product and sum is left to the compiler; it does not treat single numbers
+// alike wherever they occur, and results would then depend on how work is cut into tiles.
+template <class V>
+inline void multiply_add(V& sum, V a, V b) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  if constexpr (std::is_floating_point_v<V>) {
+    sum = std::fma(a, b, sum);
+    return;
+  }
+#endif
+  sum += a * b;
 }
 
 template <class T>
