@@ -148,13 +148,17 @@ def deploy(
         Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run directory, or a checkpoint.")
     ],
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.pt"),
+    tables: Annotated[
+        bool, typer.Option(help="Replace radial networks by tables as accurate as single precision.")
+    ] = True,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.export import deploy as run_deploy
+    from equipot.deploy.tables import describe_tables
     from equipot.evaluation.model import find_checkpoint
 
-    run_deploy(find_checkpoint(checkpoint), output)
-    print(f"Wrote {output}")
+    metadata = run_deploy(find_checkpoint(checkpoint), output, tables=tables)
+    print(f"Wrote {output} (radial functions: {describe_tables(metadata.tables)})")
 
 
 @app.command()

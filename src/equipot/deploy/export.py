@@ -30,6 +30,7 @@ def deploy(
     output: str | Path,
     structures: Sequence[Atoms] | None = None,
     weights: str = "ema",
+    tables: bool = True,
 ) -> Metadata:
     """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
 
@@ -42,6 +43,7 @@ def deploy(
         output: the file to write.
         structures: for the capsule; positions in Å.
         weights: "ema" or "last".
+        tables: replace the radial networks by tables that are as accurate.
 
     Raises:
         ModelFileError: the checkpoint is unusable, or the file does not reproduce the eager model.
@@ -67,6 +69,7 @@ def deploy(
         weights=loaded.weights,
         validation=loaded.validation,
         config=loaded.config.to_yaml(),
+        tables=tables,
     )
 
 

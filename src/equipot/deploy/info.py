@@ -9,6 +9,7 @@ from rich.text import Text
 
 from equipot.deploy.capsule import Capsule
 from equipot.deploy.metadata import Metadata, read_metadata
+from equipot.deploy.tables import describe_tables
 from equipot.errors import ModelFileError
 
 
@@ -36,6 +37,7 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
         "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",
+        "radial functions": describe_tables(metadata.tables),
         "self-check": _capsule(path, metadata),
         "created": metadata.created,
         "created by": f"equipot {metadata.equipot_version}, torch {metadata.torch_version}",

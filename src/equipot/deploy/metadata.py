@@ -30,6 +30,7 @@ class Metadata:
     atomic_energies: tuple[float, ...]  # eV, per species
     weights: str  # which weights of the checkpoint: "ema" or "last"
     weights_sha256: str
+    tables: dict[str, float]  # intervals, force_error, rounding (eV/Å); empty: the radial networks are kept
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written
     config: str  # the resolved training YAML
     capsule: str  # JSON: reference structures with their energies, forces and virials
@@ -142,6 +143,7 @@ _PARSERS = {
     "num_exchanges": int,
     "widest_exchange": int,
     "atomic_energies": lambda text: tuple(float(word) for word in text.split()),
+    "tables": json.loads,
     "validation": json.loads,
     "format_version": int,
 }

@@ -18,6 +18,7 @@ from equipot.deploy.capsule import Capsule, Deviation, compare_capsule, make_cap
 from equipot.deploy.jit import quiet_jit, steady_execution
 from equipot.deploy.metadata import Metadata
 from equipot.deploy.structure import Structure
+from equipot.deploy.tables import tabulate
 from equipot.errors import ModelFileError
 from equipot.files import atomic_write
 from equipot.models.potential import Potential
@@ -34,12 +35,14 @@ def write_torchscript(
     weights: str,
     validation: Mapping[str, float],
     config: str,
+    tables: bool = True,
 ) -> Metadata:
     """Write ``potential`` to ``output`` and verify the file before it gets that name.
 
-    ``structures`` become the self-check capsule, ``source`` says where they come from; the other
-    arguments are copied into the `Metadata`. The file is loaded in a fresh process and must reproduce the
-    eager model there. On any error nothing is left behind and an older ``output`` stays as it was.
+    ``structures`` become the self-check capsule, ``source`` says where they come from; ``tables``: see
+    :func:`equipot.deploy.tables.tabulate`; the other arguments are copied into the `Metadata`. The file is
+    loaded in a fresh process and must reproduce the eager model, without tables, there. On any error nothing
+    is left behind and an older ``output`` stays as it was.
 
     Raises ModelFileError.
     """
@@ -52,9 +55,11 @@ def write_torchscript(
         capsule = make_capsule(potential, structures, source)
     except ValueError as error:
         raise ModelFileError(f"Not deployed: {error}. The training may have diverged.") from None
+    table_facts = tabulate(potential, structures) if tables else {}
     metadata = _describe(
         potential,
         capsule,
+        tables=table_facts,
         model_type=model_type,
         atomic_energies=tuple(float(energy) for energy in atomic_energies),
         weights=weights,

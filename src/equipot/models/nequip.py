@@ -3,6 +3,7 @@
 Source: S. Batzner et al., Nat. Commun. 13, 2453 (2022), https://doi.org/10.1038/s41467-022-29939-5.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +15,8 @@ from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.mlp import MLP
 from equipot.nn.radial import BesselBasis
 from equipot.nn.spherical import SphericalHarmonics
-from equipot.ops.convolution import Convolution
+from equipot.ops.bspline import fit
+from equipot.ops.convolution import Convolution, TabulatedConvolution
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
 
 
@@ -111,3 +113,17 @@ class NequIP(nn.Module):
         for layer in self.layers:
             x = layer(x, sh, basis, edge_index, atom_types)
         return self.readout(x)
+
+    @torch.jit.unused
+    def tabulate(self, intervals: int) -> None:
+        """Replace every radial network by splines on ``intervals`` equal intervals of the distance.
+
+        For inference. The weights of a message depend on nothing but the distance (Batzner et al., eq. 6).
+        """
+        for layer in self.layers:
+            radial = nn.Sequential(self.basis, layer.radial)
+            exact = copy.deepcopy(radial).double()
+            table = fit(exact, self.cutoff, intervals).to(self.embedding)
+            layer.convolution = TabulatedConvolution(layer.convolution, radial, table, self.cutoff)
+            layer.radial = nn.Identity()
+        self.basis = nn.Identity()

@@ -5,12 +5,17 @@ import functools
 import torch
 from torch import Tensor
 
+from equipot.ops.bspline import interpolate
 from equipot.ops.build import kernels_available
 from equipot.ops.edge_product import atom_product_reference
 
 CONVOLUTION_SCHEMA = (
     "(Tensor x, Tensor sh, Tensor weights, Tensor edge_index, Tensor paths, Tensor coefficients, int dim_out)"
     " -> Tensor"
+)
+TABULATED_SCHEMA = (
+    "(Tensor x, Tensor sh, Tensor edge_length, Tensor table, Tensor edge_index, Tensor paths,"
+    " Tensor coefficients, float cutoff, int dim_out) -> Tensor"
 )
 ATOM_PRODUCT_SCHEMA = "(Tensor matrices, Tensor x, Tensor center, bool transposed=False) -> Tensor"
 
@@ -24,10 +29,13 @@ def load_operators() -> bool:
     """
     if kernels_available():
         return True
-    torch.library.define("equipot::convolution", CONVOLUTION_SCHEMA)
-    torch.library.impl("equipot::convolution", "CompositeImplicitAutograd", convolution_by_path)
-    torch.library.define("equipot::atom_product", ATOM_PRODUCT_SCHEMA)
-    torch.library.impl("equipot::atom_product", "CompositeImplicitAutograd", atom_product_reference)
+    for name, schema, function in (
+        ("equipot::convolution", CONVOLUTION_SCHEMA, convolution_by_path),
+        ("equipot::tabulated_convolution", TABULATED_SCHEMA, tabulated_by_path),
+        ("equipot::atom_product", ATOM_PRODUCT_SCHEMA, atom_product_reference),
+    ):
+        torch.library.define(name, schema)
+        torch.library.impl(name, "CompositeImplicitAutograd", function)
     return False
 
 
@@ -57,3 +65,19 @@ def convolution_by_path(
         components = out_offset + out_stride * torch.arange(rows_out, device=x.device)
         columns.append((components[:, None] + torch.arange(channels, device=x.device)).flatten())
     return x.new_zeros(x.shape[0], dim_out).index_copy(1, torch.cat(columns), torch.cat(sums, dim=1))
+
+
+def tabulated_by_path(
+    x: Tensor,
+    sh: Tensor,
+    edge_length: Tensor,
+    table: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    cutoff: float,
+    dim_out: int,
+) -> Tensor:
+    """What ``equipot::tabulated_convolution`` computes."""
+    weights = interpolate(edge_length, table, cutoff)
+    return convolution_by_path(x, sh, weights, edge_index, paths, coefficients, dim_out)

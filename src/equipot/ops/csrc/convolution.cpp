@@ -1,12 +1,9 @@
 // equipot::convolution as a torch operator with first and second derivatives; the mathematics is in form.h.
-#include <ATen/Dispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "edges.h"
-#include "form.h"
-#include "plan.h"
+#include "passes.h"
 
 namespace equipot {
 namespace {
@@ -18,107 +15,27 @@ using torch::autograd::variable_list;
 
 // ---- on the CPU -------------------------------------------------------------------------------------------
 
-// The operators' arguments, made contiguous. Undefined ones are those an operator does not have.
-struct Inputs {
-  Tensor x, sh, weights, edge_index, paths, coefficients;
-  Tensor gradient, x_cotangent, sh_cotangent, weights_cotangent;
-
-  int64_t num_atoms() const { return x.size(0); }
-  int64_t num_edges() const { return edge_index.size(1); }
-};
-
-void check_inputs(const Inputs& in) {
-  TORCH_CHECK(in.edge_index.dim() == 2 && in.edge_index.size(0) == 2 && in.edge_index.scalar_type() == at::kLong,
-              "equipot::convolution: expected edge_index (2, E) int64, found ", in.edge_index.sizes(), " ",
-              in.edge_index.scalar_type());
-  TORCH_CHECK(in.x.dim() == 2 && in.sh.dim() == 2 && in.weights.dim() == 2 &&
-                  in.sh.size(0) == in.num_edges() && in.weights.size(0) == in.num_edges(),
-              "equipot::convolution: expected x (N, dim), sh (E, dim), weights (E, dim) with E = ", in.num_edges(),
-              ", found ", in.x.sizes(), ", ", in.sh.sizes(), ", ", in.weights.sizes());
-  for (const Tensor* other : {&in.sh, &in.weights, &in.gradient, &in.x_cotangent, &in.sh_cotangent,
-                              &in.weights_cotangent})
-    TORCH_CHECK(!other->defined() || other->scalar_type() == in.x.scalar_type(),
-                "equipot::convolution: x, sh, weights and gradients must have one dtype, found ",
-                in.x.scalar_type(), " and ", other->scalar_type());
-}
-
-Tensor contiguous(const Tensor& tensor) { return tensor.defined() ? tensor.contiguous() : tensor; }
-
-Inputs prepare(const Inputs& in) {
-  check_inputs(in);
-  return {contiguous(in.x), contiguous(in.sh), contiguous(in.weights), contiguous(in.edge_index), in.paths,
-          in.coefficients, contiguous(in.gradient), contiguous(in.x_cotangent), contiguous(in.sh_cotangent),
-          contiguous(in.weights_cotangent)};
-}
-
-template <class T>
-const T* data(const Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-template <class T>
-Arrays<T> arrays_of(const Inputs& in) {
-  Arrays<T> arrays;
-  arrays.x = data<T>(in.x), arrays.sh = data<T>(in.sh), arrays.w = data<T>(in.weights);
-  arrays.g = data<T>(in.gradient);
-  arrays.x_cotangent = data<T>(in.x_cotangent);
-  arrays.sh_cotangent = data<T>(in.sh_cotangent);
-  arrays.w_cotangent = data<T>(in.weights_cotangent);
-  arrays.center = data<int64_t>(in.edge_index);
-  arrays.neighbor = arrays.center + in.num_edges();
-  return arrays;
-}
-
-// dF/dg, or that of the mixed form if there are cotangents.
-Tensor center_gradient(const Inputs& in, int64_t dim_out) {
-  Tensor grad_g = at::zeros({in.num_atoms(), dim_out}, in.x.options());
-  AT_DISPATCH_FLOATING_TYPES(in.x.scalar_type(), "equipot::convolution", [&] {
-    const auto plan = make_plan<scalar_t>(in.paths, in.coefficients, in.x.size(1), in.sh.size(1), dim_out,
-                                          in.weights.size(1));
-    auto arrays = arrays_of<scalar_t>(in);
-    arrays.grad_g = grad_g.mutable_data_ptr<scalar_t>();
-    check_range(arrays.neighbor, in.num_edges(), in.num_atoms());
-    const EdgeGroups groups = group_edges(arrays.center, in.num_edges(), in.num_atoms());
-    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count) { center_pass(plan, arrays, edges, count); });
-  });
-  return grad_g;
-}
-
-// dF/dx, dF/dY, dF/dw, or those of the mixed form if there are cotangents.
-std::tuple<Tensor, Tensor, Tensor> neighbor_gradients(const Inputs& in) {
-  Tensor grad_x = at::zeros_like(in.x), grad_sh = at::empty_like(in.sh), grad_w = at::empty_like(in.weights);
-  AT_DISPATCH_FLOATING_TYPES(in.x.scalar_type(), "equipot::convolution", [&] {
-    const auto plan = make_plan<scalar_t>(in.paths, in.coefficients, in.x.size(1), in.sh.size(1),
-                                          in.gradient.size(1), in.weights.size(1));
-    auto arrays = arrays_of<scalar_t>(in);
-    arrays.grad_x = grad_x.mutable_data_ptr<scalar_t>();
-    arrays.grad_sh = grad_sh.mutable_data_ptr<scalar_t>();
-    arrays.grad_w = grad_w.mutable_data_ptr<scalar_t>();
-    check_range(arrays.center, in.num_edges(), in.num_atoms());
-    const EdgeGroups groups = group_edges(arrays.neighbor, in.num_edges(), in.num_atoms());
-    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count) { neighbor_pass(plan, arrays, edges, count); });
-  });
-  return {grad_x, grad_sh, grad_w};
-}
-
 Tensor convolution_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights, const Tensor& edge_index,
                        const Tensor& paths, const Tensor& coefficients, int64_t dim_out) {
-  return center_gradient(prepare({x, sh, weights, edge_index, paths, coefficients, {}, {}, {}, {}}), dim_out);
+  return center_gradient(prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
+                                  .coefficients = coefficients}),
+                         dim_out);
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights,
                                                 const Tensor& gradient, const Tensor& edge_index,
                                                 const Tensor& paths, const Tensor& coefficients) {
-  return neighbor_gradients(
-      prepare({x, sh, weights, edge_index, paths, coefficients, gradient, {}, {}, {}}));
+  return neighbor_gradients(prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
+                                     .coefficients = coefficients, .gradient = gradient}));
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(
     const Tensor& x, const Tensor& sh, const Tensor& weights, const Tensor& gradient, const Tensor& x_cotangent,
     const Tensor& sh_cotangent, const Tensor& weights_cotangent, const Tensor& edge_index, const Tensor& paths,
     const Tensor& coefficients) {
-  const Inputs in = prepare({x, sh, weights, edge_index, paths, coefficients, gradient, x_cotangent,
-                             sh_cotangent, weights_cotangent});
+  const Inputs in = prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
+                             .coefficients = coefficients, .gradient = gradient, .x_cotangent = x_cotangent,
+                             .sh_cotangent = sh_cotangent, .weights_cotangent = weights_cotangent});
   const auto [grad_x, grad_sh, grad_w] = neighbor_gradients(in);
   return {grad_x, grad_sh, grad_w, center_gradient(in, gradient.size(1))};
 }

@@ -62,7 +62,17 @@ struct Plan {
   int64_t widest_block = 0;  // components x channels of the largest input block
 };
 
+// Weights as functions of the distance: quintic B-splines on equal intervals of (0, cutoff). Interval k takes rows
+// k ... k + 5; the last five rows are zero, so that value and four derivatives vanish at the cutoff.
+template <class T>
+struct RadialTable {
+  const T* rows = nullptr;  // (intervals + 5, num_weights); null: there is no table
+  int64_t intervals = 0;
+  T cutoff = 0;
+};
+
 // All arrays are row-major. Null cotangents: the plain form. Only the arrays a pass needs must be set.
+// With a table, `length` takes the place of `w` and `grad_length` that of `grad_w`; there is no mixed form then.
 template <class T>
 struct Arrays {
   const T* x = nullptr;  // (atoms, dim_in)
@@ -78,6 +88,9 @@ struct Arrays {
   T* grad_x = nullptr;  // neighbor pass; zeroed by the caller
   T* grad_sh = nullptr;  // neighbor pass; every row visited is written
   T* grad_w = nullptr;  // neighbor pass; every row visited is written
+  RadialTable<T> table;
+  const T* length = nullptr;  // (edges)
+  T* grad_length = nullptr;  // neighbor pass; every element visited is written
 };
 
 // Visit `count` edges, edges[0], edges[1], ...; all edges of one center (neighbor) belong in the same call.

@@ -228,6 +228,59 @@ void matrices(const Plan<T>& plan, const T* sh, const int64_t* edges, int count,
   for (const Term<T>& t : plan.adding) m[t.element] += t.value * y[t.harmonic];
 }
 
+// Values of the six quintic B-splines that are not zero at u in [0, 1) of an interval, times 120.
+template <class T>
+std::array<T, 6> bspline(T u) {
+  const T v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2, u5 = u4 * u;
+  return {v * v * v * v * v,
+          26 - 50 * u + 20 * (u2 + u3 - u4) + 5 * u5,
+          66 - 60 * u2 + 30 * u4 - 10 * u5,
+          26 + 50 * u + 20 * (u2 - u3 - u4) + 10 * u5,
+          1 + 5 * (u + u4 - u5) + 10 * (u2 + u3),
+          u5};
+}
+
+// Their derivatives.
+template <class T>
+std::array<T, 6> bspline_slope(T u) {
+  const T v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2;
+  return {-5 * v * v * v * v,
+          -50 + 40 * u + 60 * u2 - 80 * u3 + 25 * u4,
+          -120 * u + 120 * u3 - 50 * u4,
+          50 + 40 * u - 60 * u2 - 80 * u3 + 50 * u4,
+          5 + 20 * (u + u3) + 30 * u2 - 25 * u4,
+          5 * u4};
+}
+
+// w (num_weights) at a distance, and if wanted its derivative; both padded to whole vectors.
+template <class T, bool with_slope>
+void interpolate(const RadialTable<T>& table, T length, int64_t num_weights, Vector<T>* w, Vector<T>* slope) {
+  const T position = length / table.cutoff * T(table.intervals);
+  const bool inside = position < T(table.intervals);
+  const int64_t interval = inside ? std::max<int64_t>(int64_t(position), 0) : 0;
+  auto values = bspline(position - T(interval)), slopes = bspline_slope(position - T(interval));
+  for (int b = 0; b < 6; ++b) {
+    values[b] *= inside ? T(1) / 120 : T(0);
+    slopes[b] *= inside ? T(table.intervals) / (120 * table.cutoff) : T(0);
+  }
+  const T* row = table.rows + interval * num_weights;
+  const auto combine = [&]<class V>(int64_t c, T* to, T* slope_to) {
+    V value{}, derivative{};
+    UNROLL for (int b = 0; b < 6; ++b) {
+      const V from = load<V>(row + b * num_weights + c);
+      value += values[b] * from;
+      if constexpr (with_slope) derivative += slopes[b] * from;
+    }
+    store(to + c, value);
+    if constexpr (with_slope) store(slope_to + c, derivative);
+  };
+  T* to = reinterpret_cast<T*>(w);
+  T* slope_to = reinterpret_cast<T*>(slope);
+  int64_t c = 0;
+  for (; c + lanes<T> <= num_weights; c += lanes<T>) combine.template operator()<Vector<T>>(c, to, slope_to);
+  for (; c < num_weights; ++c) combine.template operator()<T>(c, to, slope_to);
+}
+
 template <class T>
 using Buffer = std::unique_ptr<Vector<T>[]>;
 
@@ -244,6 +297,13 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
   const Buffer<T> m_cotangent = buffer<T>(mixed ? plan.num_elements : 0);
   const Buffer<T> grad_sh = buffer<T>(plan.dim_sh), grad_m = buffer<T>(plan.num_elements);
   const Buffer<T> scaled = buffer<T>(plan.widest_block / lanes<T> + 1);
+  const bool tabulated = a.table.rows != nullptr;
+  const int64_t weight_vectors = tabulated ? plan.num_weights / lanes<T> + 1 : 0;
+  // Of one edge: weights, their derivatives, their gradients. Beyond num_weights the last two stay zero.
+  const Buffer<T> radial = buffer<T>(weight_vectors), slope = buffer<T>(weight_vectors);
+  const Buffer<T> grad_radial = buffer<T>(weight_vectors);
+  std::fill_n(slope.get(), weight_vectors, Vector<T>{});
+  std::fill_n(grad_radial.get(), weight_vectors, Vector<T>{});
   Item<T> item{};
   item.scaled = reinterpret_cast<T*>(scaled.get());
 
@@ -255,6 +315,11 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
       const int64_t edge = edges[first + b];
       const int64_t in_row = a.neighbor[edge] * plan.dim_in, out_row = a.center[edge] * plan.dim_out;
       const int64_t weight_row = edge * plan.num_weights;
+      const T* weights = tabulated ? reinterpret_cast<const T*>(radial.get()) : a.w + weight_row;
+      T* grad_weights = reinterpret_cast<T*>(grad_radial.get());
+      if (pass == Pass::neighbor && !tabulated) grad_weights = a.grad_w + weight_row;
+      if (tabulated)
+        interpolate<T, pass == Pass::neighbor>(a.table, a.length[edge], plan.num_weights, radial.get(), slope.get());
       if constexpr (pass == Pass::neighbor) std::fill_n(grad_sh.get(), plan.dim_sh, Vector<T>{});
       for (size_t n = 0; n < plan.couplings.size(); ++n) {
         const Coupling& coupling = plan.couplings[n];
@@ -268,7 +333,7 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
           item.channels = path.channels;
           item.out_stride = path.out_stride;
           item.x = a.x + in_row + path.in_offset;
-          item.w = a.w + weight_row + path.weight_offset;
+          item.w = weights + path.weight_offset;
           if constexpr (mixed) {
             item.x_cotangent = a.x_cotangent + in_row + path.in_offset;
             item.w_cotangent = a.w_cotangent + weight_row + path.weight_offset;
@@ -278,7 +343,7 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
           } else {
             item.g = a.g + out_row + path.out_offset;
             item.grad_x = a.grad_x + in_row + path.in_offset;
-            item.grad_w = a.grad_w + weight_row + path.weight_offset;
+            item.grad_w = grad_weights + path.weight_offset;
           }
           functions[n](item);
         }
@@ -290,6 +355,11 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
       }
       if constexpr (pass == Pass::neighbor)
         for (int64_t j = 0; j < plan.dim_sh; ++j) a.grad_sh[edge * plan.dim_sh + j] = sum_lanes<T>(grad_sh[j]);
+      if (pass == Pass::neighbor && tabulated) {
+        Vector<T> sum{};
+        for (int64_t v = 0; v < weight_vectors; ++v) sum += slope[v] * grad_radial[v];
+        a.grad_length[edge] = sum_lanes<T>(sum);
+      }
     }
   }
 }

@@ -1,0 +1,152 @@
+"""Weights from a table: the splines, the kernel against plain torch, and what it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from derivatives import relative_errors
+from e3nn import o3
+from torch import nn
+
+from equipot.ops.bspline import basis_splines, fit, interpolate
+from equipot.ops.convolution import Convolution, TabulatedConvolution
+from equipot.ops.operators import tabulated_by_path
+from equipot.ops.paths import convolution_paths, feature_irreps
+
+pytestmark = pytest.mark.usefixtures("kernels")
+CUTOFF, INTERVALS = 3.0, 16
+
+
+class Splines(nn.Module):
+    """What takes the place of the network: the table itself."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, edge_length):
+        return interpolate(edge_length, self.table, CUTOFF)
+
+
+def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
+    """(kernel, plain torch, (x, sh, edge_length), edge_index); some edges are longer than the cutoff."""
+    torch.manual_seed(0)
+    irreps, irreps_sh = feature_irreps(2, True, channels), o3.Irreps.spherical_harmonics(2)
+    table = convolution_paths(irreps, irreps_sh, irreps)
+    coefficients = torch.randn(INTERVALS + 5, table.num_weights, dtype=dtype)
+    coefficients[-5:] = 0
+    kernel, plain = (
+        TabulatedConvolution(Convolution(table, use).to(dtype), Splines(coefficients), coefficients, CUTOFF)
+        for use in (True, False)
+    )
+    edge_index = torch.stack([torch.randint(6, (num_edges,)).sort().values, torch.randint(6, (num_edges,))])
+    inputs = [torch.randn(6, irreps.dim), torch.randn(num_edges, 9), 3.3 * torch.rand(num_edges, 1)]
+    return kernel, plain, [item.to(dtype).requires_grad_() for item in inputs], edge_index
+
+
+def value_and_gradients(module, inputs, edge_index):
+    out = module(*inputs, edge_index)
+    weights = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
+
+
+@pytest.mark.parametrize("channels", [1, 7, 32])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 5e-6)])
+def test_agrees_with_plain_torch(channels, dtype, tolerance):
+    kernel, plain, inputs, edge_index = random_convolution(channels, dtype=dtype)
+    assert (inputs[2] > CUTOFF).any()
+    found, expected = (value_and_gradients(module, inputs, edge_index) for module in (kernel, plain))
+    assert max(relative_errors(found, expected)) < tolerance  # sums of hundreds of terms in another order
+
+
+def test_finite_differences():
+    kernel, _, inputs, edge_index = random_convolution(channels=2, num_edges=6)
+    assert torch.autograd.gradcheck(lambda *inputs: kernel(*inputs, edge_index), inputs, fast_mode=True)
+
+
+def test_same_bits_for_every_number_of_threads():
+    kernel, _, inputs, edge_index = random_convolution(20, 600, torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 3):
+            torch.set_num_threads(count)
+            results.append(value_and_gradients(kernel, inputs, edge_index))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_second_derivative_and_that_of_the_table_are_refused():
+    kernel, _, inputs, edge_index = random_convolution()
+    energy = kernel(*inputs, edge_index).square().sum()
+    with pytest.raises(NotImplementedError, match="first derivative only"):
+        torch.autograd.grad(energy, inputs, create_graph=True)
+    kernel.table.requires_grad_()
+    with pytest.raises(NotImplementedError, match="by its table"):
+        kernel(*inputs, edge_index)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda x, sh, r, e: (x, sh, r[1:], e), "expected x"),
+        (lambda x, sh, r, e: (x, sh, r.expand(-1, 2), e), "expected edge_length"),
+        (lambda x, sh, r, e: (x, sh, r.float(), e), "one dtype"),
+        (lambda x, sh, r, e: (x, sh, r, e + 10), "refers to atom"),
+    ],
+)
+def test_refuses_arguments_that_do_not_fit(change, message):
+    kernel, _, inputs, edge_index = random_convolution()
+    with pytest.raises((RuntimeError, IndexError), match=message):
+        kernel(*change(*inputs, edge_index))
+
+
+def test_operator_without_kernels(tmp_path):
+    """A file made with kernels gives the same where there are none."""
+    kernel, _, inputs, edge_index = random_convolution(channels=3)
+    kernel.radial = nn.Linear(1, kernel.table.shape[1]).double()  # not called
+    torch.jit.script(kernel).save(str(tmp_path / "module.pt"))
+    torch.save([*(item.detach() for item in inputs), edge_index], tmp_path / "inputs.pt")
+    code = """
+import os, torch
+os.environ["EQUIPOT_KERNELS"] = "off"
+from equipot.ops.operators import load_operators
+assert not load_operators()
+torch.save(torch.jit.load("module.pt")(*torch.load("inputs.pt")), "out.pt")
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    expected = kernel(*inputs, edge_index).detach()
+    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, rtol=1e-12, atol=1e-12)
+    arguments = (kernel.table, edge_index, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out)
+    torch.testing.assert_close(tabulated_by_path(*inputs, *arguments), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_shapes_on_the_meta_device():
+    kernel, _, inputs, edge_index = random_convolution()
+    meta = [item.detach().to("meta") for item in (*inputs, kernel.table, edge_index)]
+    out = torch.ops.equipot.tabulated_convolution(
+        *meta, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out
+    )
+    assert out.shape == (6, kernel.dim_out)
+
+
+def test_splines_sum_to_one_and_join_smoothly():
+    u = torch.linspace(0, 1, 11, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(basis_splines(u).sum(1), torch.ones(11, dtype=torch.float64))
+    # At the end of one interval the splines are those at the start of the next, one further.
+    torch.testing.assert_close(basis_splines(u[-1:])[:, 1:], basis_splines(u[:1])[:, :-1])
+
+
+def test_fit_converges_with_the_sixth_power_and_vanishes_at_the_cutoff():
+    function = lambda r: torch.sin(3 * r) * (1 - (r / CUTOFF) ** 2) ** 6  # noqa: E731
+    r = torch.linspace(0.01, CUTOFF, 997, dtype=torch.float64)[:, None]
+    errors = [
+        float((interpolate(r, fit(function, CUTOFF, n), CUTOFF) - function(r)).abs().max()) for n in (32, 64)
+    ]
+    assert errors[0] < 1e-5  # (h ω)^6 for h = 0.1, and the constant of the method
+    assert errors[0] / errors[1] > 40  # 2^6 = 64 in the limit
+    beyond = torch.tensor([[CUTOFF], [CUTOFF + 1e-9], [7.0]], dtype=torch.float64)
+    assert (interpolate(beyond, fit(function, CUTOFF, 32), CUTOFF) == 0).all()
