@@ -26,6 +26,7 @@ _ALLEGRO = {
 MODELS = {
     "nequip": NequIPConfig(**_NEQUIP),
     "nequip-no-parity": NequIPConfig(**_NEQUIP, parity=False),
+    "nequip-radial-network": NequIPConfig(**_NEQUIP, radial_intervals=None),
     "nequip-l3-channels-per-l": NequIPConfig(**_NEQUIP | {"channels": (5, 4, 3, 2), "l_max": 3}),
     "nequip-zbl": NequIPConfig(**_NEQUIP, zbl=True),
     "nequip-l0-one-layer": NequIPConfig(**_NEQUIP | {"l_max": 0, "layers": 1}),

@@ -38,12 +38,15 @@ def needs_kernels():
 
 
 @pytest.mark.usefixtures("needs_kernels")
-def test_forces_change_less_than_by_single_precision():
-    potential, structures = make_potential(channels=8), synthetic_structures(SPECIES, 4.0)
+@pytest.mark.parametrize("radial_intervals", [None, 64])
+def test_forces_change_less_than_by_single_precision(radial_intervals):
+    potential = make_potential(channels=8, radial_intervals=radial_intervals)
+    structures = synthetic_structures(SPECIES, 4.0)
     exact = copy.deepcopy(potential).double()
     facts = tabulate(potential, structures)
-    assert 0 < facts["force_error"] <= facts["rounding"] < 1e-4
-    assert "TabulatedConvolution" in str(potential)
+    assert facts["force_error"] <= facts["rounding"] < 1e-4
+    assert (facts["force_error"] > 0) == (radial_intervals is None)  # splines are kept as they are
+    assert "RadialTable" in str(potential)
     changes = [
         np.abs(evaluate(potential, item).forces - evaluate(exact, item).forces).max() for item in structures
     ]
@@ -52,10 +55,11 @@ def test_forces_change_less_than_by_single_precision():
 
 @pytest.mark.usefixtures("needs_kernels")
 def test_coarse_tables_are_not_taken(monkeypatch):
-    potential, structures = make_potential(channels=8), synthetic_structures(SPECIES, 4.0)
+    potential = make_potential(channels=8, radial_intervals=None)
+    structures = synthetic_structures(SPECIES, 4.0)
     monkeypatch.setattr("equipot.deploy.tables._INTERVALS", (4, 8))
     assert tabulate(potential, structures) == {}
-    assert "TabulatedConvolution" not in str(potential)
+    assert "RadialTable" not in str(potential)
 
 
 def test_where_tables_do_not_pay(monkeypatch):
@@ -75,7 +79,7 @@ def test_deployed_file(tmp_path, tables):
             potential, tmp_path / "model.pt", structures, source="test", model_type="nequip",
             atomic_energies=[-13.0, -1030.0, -2040.0], weights="ema", validation={}, config="", tables=tables,
         )  # fmt: skip
-    assert "TabulatedConvolution" not in str(potential)
+    assert "RadialTable" not in str(potential)
     model = load_deployed(tmp_path / "model.pt", "cpu")
     assert bool(model.metadata.tables) == (tables and kernels_available())
     assert ("tables of" in describe_tables(model.metadata.tables)) == bool(model.metadata.tables)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import derivatives
 import pytest
 import torch
 from derivatives import relative_errors
@@ -46,9 +47,16 @@ def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
 
 
 def value_and_gradients(module, inputs, edge_index):
-    out = module(*inputs, edge_index)
-    weights = torch.sin(torch.arange(out.numel(), dtype=out.dtype)).view_as(out)
-    return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
+    """By the table too; its derivatives of both orders are those of a linear function."""
+    table = module.table.detach().requires_grad_()
+    return derivatives.value_and_gradients(
+        lambda *inputs: with_table(module, inputs[-1])(*inputs[:-1], edge_index), [*inputs, table]
+    )
+
+
+def with_table(module, table):
+    name = "table" if module.use_kernel else "radial.table"
+    return lambda *arguments: torch.func.functional_call(module, {name: table}, arguments)
 
 
 @pytest.mark.parametrize("channels", [1, 7, 32])
@@ -62,31 +70,51 @@ def test_agrees_with_plain_torch(channels, dtype, tolerance):
 
 def test_finite_differences():
     kernel, _, inputs, edge_index = random_convolution(channels=2, num_edges=6)
-    assert torch.autograd.gradcheck(lambda *inputs: kernel(*inputs, edge_index), inputs, fast_mode=True)
+    tables = (edge_index, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out)
+    function = lambda *inputs: torch.ops.equipot.tabulated_convolution(*inputs, *tables)  # noqa: E731
+    arguments = [*inputs, kernel.table.detach().requires_grad_()]
+    assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
 
 
-def test_same_bits_for_every_number_of_threads():
+def test_training_asks_for_parts_of_the_derivatives():
+    """Forces by the geometry alone, then their gradient by the table alone."""
+    kernel, plain, (x, sh, length), edge_index = random_convolution()
+    results = []
+    for module in (kernel, plain):
+        table = kernel.table.detach().requires_grad_()
+        out = with_table(module, table)(x, sh, length, edge_index)
+        forces = torch.autograd.grad(out.square().sum(), (sh, length), create_graph=True)
+        loss = sum(item.square().sum() for item in forces)
+        results.append(torch.autograd.grad(loss, (x, table)))
+    assert max(relative_errors(*results)) < 1e-13  # sums in another order
+
+
+def test_same_bits_every_time():
+    """For any number of threads, but for the gradient by the table, of which each thread sums a part."""
     kernel, _, inputs, edge_index = random_convolution(20, 600, torch.float32)
+    by_table = (4, 8)
     threads = torch.get_num_threads()
     try:
         results = []
-        for count in (1, 2, 3, 3):
+        for count in (3, 3, 1, 2):
             torch.set_num_threads(count)
             results.append(value_and_gradients(kernel, inputs, edge_index))
     finally:
         torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert len(results[0]) == 10  # output; by x, sh, length, table; the same again, and by the cotangent
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+    for other in results[2:]:
+        for n, (a, b) in enumerate(zip(results[0], other, strict=True)):
+            assert torch.equal(a, b) or n in by_table
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))  # float32 sums
 
 
-def test_second_derivative_and_that_of_the_table_are_refused():
-    kernel, _, inputs, edge_index = random_convolution()
-    energy = kernel(*inputs, edge_index).square().sum()
-    with pytest.raises(NotImplementedError, match="first derivative only"):
-        torch.autograd.grad(energy, inputs, create_graph=True)
-    kernel.table.requires_grad_()
-    with pytest.raises(NotImplementedError, match="by its table"):
-        kernel(*inputs, edge_index)
+def test_third_derivative_is_refused():
+    kernel, _, inputs, edge_index = random_convolution(channels=2)
+    first = torch.autograd.grad(kernel(*inputs, edge_index).square().sum(), inputs, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third"):
+        torch.autograd.grad(sum(item.square().sum() for item in first), inputs, create_graph=True)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,12 @@ class NequIPConfig(CommonModelConfig):
     radial_hidden: PositiveInts = Field(
         (64, 64), description="Hidden-layer widths of the networks that weigh messages by distance."
     )
+    radial_intervals: Annotated[int, Field(ge=8)] | None = Field(
+        128,
+        description="These networks are functions of one number: they are evaluated at a few distances in "
+        "each of so many equal intervals, and splines are drawn through, instead of at every edge. null: at "
+        "every edge, which is slower for more than a few hundred edges.",
+    )
 
     @property
     def channels_per_l(self) -> tuple[int, ...]:

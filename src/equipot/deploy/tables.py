@@ -39,7 +39,7 @@ def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str,
         return float(max(np.abs(a - b).max() for a, b in zip(found, right, strict=True)))
 
     rounding = force_error(potential)
-    for intervals in _INTERVALS:
+    for intervals in [network.radial_intervals] if network.radial_intervals else _INTERVALS:
         candidate = copy.deepcopy(exact)
         candidate.network.tabulate(intervals)
         error = force_error(candidate)

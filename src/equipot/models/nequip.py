@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
-from equipot.nn.mlp import MLP
-from equipot.nn.radial import BesselBasis
+from equipot.nn.radial import BesselBasis, RadialNetwork, RadialSplines, RadialTable
 from equipot.nn.spherical import SphericalHarmonics
 from equipot.ops.bspline import fit
-from equipot.ops.convolution import Convolution, TabulatedConvolution
+from equipot.ops.convolution import Convolution, RadialConvolution, TabulatedConvolution
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
 
 
@@ -24,7 +23,7 @@ class NequIPLayer(nn.Module):
     """One interaction block.
 
     1. mix channels: x' = W₁ x
-    2. convolve: m_i = 1/√n̄ Σ_j R(r_ij) x'_j ⊗ Y(r̂_ij), R a perceptron of the Bessel basis
+    2. convolve: m_i = 1/√n̄ Σ_j R(r_ij) x'_j ⊗ Y(r̂_ij), R a perceptron of the Bessel basis, as splines
     3. mix paths and channels: W₂ m
     4. self-connection: + W_species(i) x
     5. gate
@@ -37,8 +36,9 @@ class NequIPLayer(nn.Module):
         irreps_sh: o3.Irreps,
         irreps_target: o3.Irreps,
         num_species: int,
-        num_bessel: int,
+        basis: BesselBasis,
         radial_hidden: Sequence[int],
+        radial_intervals: int | None,
         avg_num_neighbors: float,
     ):
         super().__init__()
@@ -47,14 +47,20 @@ class NequIPLayer(nn.Module):
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
         self.norm = avg_num_neighbors**-0.5
         self.mix_channels = EquivariantLinear(irreps_in, irreps_in)
-        self.radial = MLP([num_bessel, *radial_hidden, paths.num_weights])
-        self.convolution = Convolution(paths)
+        if radial_intervals is None:
+            radial = RadialNetwork(basis, radial_hidden, paths.num_weights)
+            self.convolution = RadialConvolution(Convolution(paths), radial)
+        else:
+            radial = RadialSplines(basis, radial_hidden, paths.num_weights, radial_intervals)
+            self.convolution = TabulatedConvolution(Convolution(paths), radial, basis.cutoff)
         self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in)
         self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
 
-    def forward(self, x: Tensor, sh: Tensor, basis: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """x (N, irreps_in.dim), sh (E, sh.dim), basis (E, num_bessel) → (N, irreps_out.dim)."""
-        messages = self.convolution(self.mix_channels(x), sh, self.radial(basis), edge_index)
+    def forward(
+        self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor
+    ) -> Tensor:
+        """x (N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
+        messages = self.convolution(self.mix_channels(x), sh, edge_length, edge_index)
         update = self.mix_paths(messages * self.norm) + self.self_connection(x, atom_types)
         return self.gate(update)
 
@@ -82,6 +88,7 @@ class NequIP(nn.Module):
         num_bessel: int = 8,
         polynomial_cutoff: int = 6,
         radial_hidden: Sequence[int] = (64, 64),
+        radial_intervals: int | None = 128,
     ):
         super().__init__()
         hidden = feature_irreps(l_max, parity, channels)
@@ -89,13 +96,21 @@ class NequIP(nn.Module):
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
         self.cutoff = cutoff
         self.num_exchanges = layers
-        self.basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
+        self.radial_intervals = radial_intervals
+        basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
         self.spherical_harmonics = SphericalHarmonics(l_max)
         self.embedding = nn.Parameter(torch.randn(num_species, scalars.dim, dtype=torch.float64))
         blocks, irreps = [], scalars
         for target in layer_targets(hidden, irreps_sh, layers):
             block = NequIPLayer(
-                irreps, irreps_sh, target, num_species, num_bessel, radial_hidden, avg_num_neighbors
+                irreps,
+                irreps_sh,
+                target,
+                num_species,
+                basis,
+                radial_hidden,
+                radial_intervals,
+                avg_num_neighbors,
             )
             blocks.append(block)
             irreps = block.irreps_out
@@ -108,22 +123,21 @@ class NequIP(nn.Module):
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length)
-        basis = self.basis(edge_length)
         x = self.embedding.index_select(0, atom_types)
         for layer in self.layers:
-            x = layer(x, sh, basis, edge_index, atom_types)
+            x = layer(x, sh, edge_length, edge_index, atom_types)
         return self.readout(x)
 
     @torch.jit.unused
     def tabulate(self, intervals: int) -> None:
-        """Replace every radial network by splines on ``intervals`` equal intervals of the distance.
+        """Replace every radial function by a table of its splines; for inference.
 
-        For inference. The weights of a message depend on nothing but the distance (Batzner et al., eq. 6).
+        ``intervals`` matters for radial networks; splines keep their own.
         """
         for layer in self.layers:
-            radial = nn.Sequential(self.basis, layer.radial)
+            convolution, radial = layer.convolution.convolution, layer.convolution.radial
             exact = copy.deepcopy(radial).double()
-            table = fit(exact, self.cutoff, intervals).to(self.embedding)
-            layer.convolution = TabulatedConvolution(layer.convolution, radial, table, self.cutoff)
-            layer.radial = nn.Identity()
-        self.basis = nn.Identity()
+            is_spline = isinstance(radial, RadialSplines)
+            table = exact.table().detach() if is_spline else fit(exact, self.cutoff, intervals)
+            radial = RadialTable(radial, table.to(self.embedding.dtype))
+            layer.convolution = TabulatedConvolution(convolution, radial, self.cutoff)

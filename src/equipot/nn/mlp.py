@@ -43,3 +43,20 @@ class MLP(nn.Module):
                 x = nn.functional.silu(x)
             x = layer(x)
         return x
+
+
+class Perceptron(nn.Module):
+    """An :class:`MLP` in two steps: what the last hidden layer gives, and the linear map that follows it."""
+
+    def __init__(self, dims: Sequence[int]):
+        super().__init__()
+        self.hidden = MLP(dims[:-1])
+        self.linear = Dense(dims[-2], dims[-1], SILU_FACTOR)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(rows, dims[0]) → (rows, dims[-2])."""
+        return nn.functional.silu(self.hidden(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(rows, dims[0]) → (rows, dims[-1])."""
+        return self.linear(self.features(x))

@@ -1,9 +1,13 @@
 """Functions of the distance alone."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from equipot.nn.mlp import Perceptron
+from equipot.ops.bspline import fit_matrix, interpolate, sample_distances
 
 
 class PolynomialCutoff(nn.Module):
@@ -45,3 +49,65 @@ class BesselBasis(nn.Module):
         """(E, 1) Å → (E, num_bessel)."""
         x = edge_length / self.cutoff
         return torch.sin(x * self.frequencies) * (0.2 * self.envelope(x) / x)
+
+
+class RadialNetwork(nn.Module):
+    """The weights of messages: a perceptron of the Bessel basis, evaluated at every edge.
+
+    Source: Batzner et al., Nat. Commun. 13, 2453 (2022), eq. 6.
+    """
+
+    def __init__(self, basis: BesselBasis, hidden: Sequence[int], num_weights: int):
+        super().__init__()
+        self.basis = basis
+        self.network = Perceptron([basis.frequencies.shape[0], *hidden, num_weights])
+
+    def forward(self, edge_length: Tensor) -> Tensor:
+        """(E, 1) Å → (E, num_weights)."""
+        return self.network(self.basis(edge_length))
+
+
+class RadialSplines(nn.Module):
+    """The weights of messages: quintic splines fitted to a perceptron of the Bessel basis.
+
+    The perceptron is a function of one number, so it is evaluated at a few hundred distances instead of every
+    edge, and the splines (their coefficients are linear in its values) are the model: in training, in
+    deployment and in what derivatives are taken of. Value and four derivatives vanish at the cutoff.
+    """
+
+    def __init__(self, basis: BesselBasis, hidden: Sequence[int], num_weights: int, intervals: int):
+        super().__init__()
+        self.cutoff = basis.cutoff
+        self.network = Perceptron([basis.frequencies.shape[0], *hidden, num_weights])
+        self.register_buffer("fit", fit_matrix(intervals), persistent=False)
+        samples = basis(sample_distances(intervals, basis.cutoff))
+        self.register_buffer("samples", samples, persistent=False)
+
+    def features(self) -> Tensor:
+        """(intervals + 5, hidden width): splines of what the last hidden layer gives."""
+        return nn.functional.pad(torch.mm(self.fit, self.network.features(self.samples)), [0, 0, 0, 5])
+
+    def table(self) -> Tensor:
+        """(intervals + 5, num_weights): spline coefficients."""
+        return self.network.linear(self.features())
+
+    def forward(self, edge_length: Tensor) -> Tensor:
+        """(E, 1) Å → (E, num_weights)."""
+        return self.network.linear(interpolate(edge_length, self.features(), self.cutoff))
+
+
+class RadialTable(nn.Module):
+    """What a deployed model keeps of a radial function: spline coefficients, and the function itself."""
+
+    def __init__(self, function: nn.Module, coefficients: Tensor):
+        super().__init__()
+        self.function = function
+        self.coefficients = nn.Parameter(coefficients, requires_grad=False)
+
+    def table(self) -> Tensor:
+        """(intervals + 5, num_weights)."""
+        return self.coefficients
+
+    def forward(self, edge_length: Tensor) -> Tensor:
+        """(E, 1) Å → (E, num_weights)."""
+        return self.function(edge_length)

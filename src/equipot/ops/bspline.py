@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SPAN = 6  # splines that are not zero in an interval
 _SAMPLES_PER_INTERVAL = 3
 
 
@@ -30,7 +29,7 @@ def basis_splines(u: Tensor) -> Tensor:
 
 def interpolate(edge_length: Tensor, table: Tensor, cutoff: float) -> Tensor:
     """edge_length (E, 1), table (intervals + 5, W) → (E, W); zero from the cutoff on."""
-    intervals = table.shape[0] - SPAN + 1
+    intervals = table.shape[0] - 5
     position = edge_length / cutoff * intervals
     interval = position.detach().floor().clamp(0.0, float(intervals - 1))
     splines = basis_splines(position - interval) * (position < intervals).to(table.dtype)
@@ -41,18 +40,35 @@ def interpolate(edge_length: Tensor, table: Tensor, cutoff: float) -> Tensor:
     return value
 
 
+def sample_distances(intervals: int, cutoff: float) -> Tensor:
+    """(M, 1) float64 Å: where :func:`fit_matrix` needs to know a function."""
+    return _sample_positions(intervals) * (cutoff / intervals)
+
+
+def fit_matrix(intervals: int) -> Tensor:
+    """(intervals, M) float64: from a function's values to its splines, nearest in the mean square.
+
+    The result is a function's first ``intervals`` coefficients; the last five are zero.
+    """
+    position = _sample_positions(intervals)
+    interval = position.floor()
+    design = torch.zeros(len(position), intervals + 5, dtype=torch.float64)
+    columns = interval.to(torch.int64) + torch.arange(6)
+    design.scatter_(1, columns, basis_splines(position - interval))
+    return torch.linalg.pinv(design[:, :intervals])
+
+
 def fit(function: Callable[[Tensor], Tensor], cutoff: float, intervals: int) -> Tensor:
     """Coefficients (intervals + 5, W) float64 of the splines nearest to ``function`` in the mean square.
 
     ``function`` maps distances (M, 1) float64 Å to values (M, W).
     """
-    count = _SAMPLES_PER_INTERVAL * intervals
-    position = (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / _SAMPLES_PER_INTERVAL
-    interval = position.floor()
-    design = torch.zeros(count, intervals + SPAN - 1, dtype=torch.float64)
-    columns = interval.to(torch.int64) + torch.arange(SPAN)
-    design.scatter_(1, columns, basis_splines(position - interval))
     with torch.no_grad():
-        values = function(position * (cutoff / intervals)).double()
-    free = torch.linalg.lstsq(design[:, :intervals], values).solution
-    return torch.cat([free, free.new_zeros(SPAN - 1, free.shape[1])])
+        values = function(sample_distances(intervals, cutoff)).double()
+    free = fit_matrix(intervals) @ values
+    return torch.cat([free, free.new_zeros(5, free.shape[1])])
+
+
+def _sample_positions(intervals: int) -> Tensor:
+    count = _SAMPLES_PER_INTERVAL * intervals
+    return (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / _SAMPLES_PER_INTERVAL

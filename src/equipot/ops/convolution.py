@@ -61,41 +61,46 @@ class Convolution(nn.Module):
         return self.reference(x, sh, weights, edge_index)
 
 
-class TabulatedConvolution(nn.Module):
-    """A :class:`Convolution` whose weights are a function of the distance, for inference.
+class RadialConvolution(nn.Module):
+    """A :class:`Convolution` whose weights are a function of the distance, evaluated at every edge."""
 
-    The kernel reads the weights from a table of splines; where there is no kernel, the function itself is
-    evaluated. Has the first derivative that forces need, by everything but the table.
-
-    Args:
-        convolution: what it replaces.
-        radial: (E, 1) Å → (E, num_weights).
-        table: (intervals + 5, num_weights), from :func:`equipot.ops.bspline.fit`.
-        cutoff: Å; where the splines end.
-    """
-
-    use_kernel: Final[bool]
-
-    def __init__(self, convolution: Convolution, radial: nn.Module, table: Tensor, cutoff: float):
+    def __init__(self, convolution: Convolution, radial: nn.Module):
         super().__init__()
-        self.use_kernel, self.dim_out, self.cutoff = convolution.use_kernel, convolution.dim_out, cutoff
-        self.reference, self.radial = convolution.reference, radial
-        self.table = nn.Parameter(table, requires_grad=False)
-        self.register_buffer("paths", convolution.paths, persistent=False)
-        self.register_buffer("coefficients", convolution.coefficients, persistent=False)
+        self.convolution, self.radial = convolution, radial
 
     def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
-        if self.use_kernel and x.is_cpu:
+        return self.convolution(x, sh, self.radial(edge_length), edge_index)
+
+
+class TabulatedConvolution(nn.Module):
+    """A :class:`Convolution` whose weights are splines of the distance.
+
+    The kernel reads the spline coefficients (``radial.table()``) and interpolates them itself: nothing of the
+    size of edges times weights is ever stored. Without the kernel, ``radial(edge_length)`` gives the weights.
+
+    Args:
+        convolution: which paths, and whether by the kernel.
+        radial: :class:`equipot.nn.radial.RadialSplines` or :class:`equipot.nn.radial.RadialTable`.
+        cutoff: Å; where the splines end.
+    """
+
+    def __init__(self, convolution: Convolution, radial: nn.Module, cutoff: float):
+        super().__init__()
+        self.convolution, self.radial, self.cutoff = convolution, radial, cutoff
+
+    def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
+        """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
+        if self.convolution.use_kernel and x.is_cpu:
             return torch.ops.equipot.tabulated_convolution(
                 x,
                 sh,
                 edge_length,
-                self.table,
+                self.radial.table(),
                 edge_index,
-                self.paths,
-                self.coefficients,
+                self.convolution.paths,
+                self.convolution.coefficients,
                 self.cutoff,
-                self.dim_out,
+                self.convolution.dim_out,
             )
-        return self.reference(x, sh, self.radial(edge_length), edge_index)
+        return self.convolution.reference(x, sh, self.radial(edge_length), edge_index)

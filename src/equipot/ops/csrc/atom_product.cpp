@@ -30,7 +30,7 @@ template <class F>
 void for_atoms(const Tensor& center, int64_t num_atoms, bool share_atoms, const F& work) {
   const auto* center_of = center.const_data_ptr<int64_t>();
   const EdgeGroups groups = group_edges(center_of, center.size(0), num_atoms);
-  const auto run = [&](const int64_t* edges, int64_t count) {
+  const auto run = [&](const int64_t* edges, int64_t count, int64_t) {
     for (int64_t first = 0, last = 0; first < count; first = last) {
       const int64_t atom = center_of[edges[first]];
       while (last < count && center_of[edges[last]] == atom) ++last;

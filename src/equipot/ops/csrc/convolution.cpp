@@ -25,8 +25,10 @@ Tensor convolution_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights,
 std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights,
                                                 const Tensor& gradient, const Tensor& edge_index,
                                                 const Tensor& paths, const Tensor& coefficients) {
-  return neighbor_gradients(prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
-                                     .coefficients = coefficients, .gradient = gradient}));
+  const Inputs in = prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
+                             .coefficients = coefficients, .gradient = gradient});
+  const Gradients grad = neighbor_gradients(in, {});
+  return {grad.x, grad.sh, grad.radial};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(
@@ -36,8 +38,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(
   const Inputs in = prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
                              .coefficients = coefficients, .gradient = gradient, .x_cotangent = x_cotangent,
                              .sh_cotangent = sh_cotangent, .weights_cotangent = weights_cotangent});
-  const auto [grad_x, grad_sh, grad_w] = neighbor_gradients(in);
-  return {grad_x, grad_sh, grad_w, center_gradient(in, gradient.size(1))};
+  const Gradients grad = neighbor_gradients(in, {});
+  return {grad.x, grad.sh, grad.radial, center_gradient(in, gradient.size(1))};
 }
 
 // ---- shapes alone, for torch.compile and torch.export ------------------------------------------------------

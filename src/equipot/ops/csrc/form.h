@@ -71,8 +71,11 @@ struct RadialTable {
   T cutoff = 0;
 };
 
-// All arrays are row-major. Null cotangents: the plain form. Only the arrays a pass needs must be set.
-// With a table, `length` takes the place of `w` and `grad_length` that of `grad_w`; there is no mixed form then.
+// All arrays are row-major. Null cotangents: the plain form. Only the arrays a pass needs must be set; gradients
+// that are null are not computed.
+//
+// With a table, w_e = w(length_e, table), and F is linear in the table. `length` and `table` take the place of `w`;
+// the cotangent of the weights is w' = length' dw/dlength + w(length, table'), where table' may be null (zero).
 template <class T>
 struct Arrays {
   const T* x = nullptr;  // (atoms, dim_in)
@@ -89,8 +92,11 @@ struct Arrays {
   T* grad_sh = nullptr;  // neighbor pass; every row visited is written
   T* grad_w = nullptr;  // neighbor pass; every row visited is written
   RadialTable<T> table;
+  const T* table_cotangent = nullptr;  // like table.rows
   const T* length = nullptr;  // (edges)
+  const T* length_cotangent = nullptr;  // (edges)
   T* grad_length = nullptr;  // neighbor pass; every element visited is written
+  T* grad_table = nullptr;  // neighbor pass; like table.rows; zeroed by the caller, one for each call at a time
 };
 
 // Visit `count` edges, edges[0], edges[1], ...; all edges of one center (neighbor) belong in the same call.

@@ -25,7 +25,8 @@ struct Item {
   T* grad_g;
   T* grad_x;
   T* grad_w;
-  Vector<T>* grad_m;  // (components out, components in), channels summed up to the lanes
+  T* plain_grad_w;  // of the plain form, beside the mixed one; null: not wanted
+  Vector<T>* grad_m;  // (components out, components in), channels summed up to the lanes; null: not wanted
   T* scaled;  // scratch (components in, channels): w x, or its mixed derivative
   int64_t channels, out_stride;
 };
@@ -94,12 +95,12 @@ void center_path(const Item<T>& item) {
 template <class V, class T, int in, int out, bool diagonal, bool mixed, int U>
 INLINE void neighbor_tile(const Item<T>& a, int64_t c) {
   constexpr int width = sizeof(V) / sizeof(T);
-  V g[out][U], w[U], w_cotangent[U], grad_w[U];
+  V g[out][U], w[U], w_cotangent[U], grad_w[U], plain_grad_w[U];
   UNROLL for (int u = 0; u < U; ++u) {
     w[u] = load<V>(a.w + c + u * width);
     w_cotangent[u] = V{};
     if constexpr (mixed) w_cotangent[u] = load<V>(a.w_cotangent + c + u * width);
-    grad_w[u] = V{};
+    grad_w[u] = plain_grad_w[u] = V{};
     UNROLL for (int k = 0; k < out; ++k) g[k][u] = load<V>(a.g + k * a.out_stride + c + u * width);
   }
   UNROLL for (int i = 0; i < in; ++i) {
@@ -122,6 +123,7 @@ INLINE void neighbor_tile(const Item<T>& a, int64_t c) {
         const V x_cotangent = load<V>(a.x_cotangent + at);
         grad_x += w_cotangent[u] * s[u] + w[u] * s_cotangent[u];
         grad_w[u] += s[u] * x_cotangent + s_cotangent[u] * x;
+        plain_grad_w[u] += s[u] * x;
         store(a.scaled + at, w[u] * x_cotangent + w_cotangent[u] * x);
       } else {
         grad_x += w[u] * s[u];
@@ -132,6 +134,8 @@ INLINE void neighbor_tile(const Item<T>& a, int64_t c) {
     }
   }
   UNROLL for (int u = 0; u < U; ++u) store(a.grad_w + c + u * width, grad_w[u]);
+  if (mixed && a.plain_grad_w != nullptr)
+    UNROLL for (int u = 0; u < U; ++u) store(a.plain_grad_w + c + u * width, plain_grad_w[u]);
 }
 
 INLINE void add_to_lanes(Vector<float>& sum, Vector<float> value) { sum += value; }
@@ -186,6 +190,7 @@ void neighbor_path(const Item<T>& item) {
       neighbor_tile<Vector<T>, T, in, out, diagonal, mixed, 1>(a, c);
   const int64_t whole = c;
   for (; c < a.channels; ++c) neighbor_tile<T, T, in, out, diagonal, mixed, 1>(a, c);
+  if (a.grad_m == nullptr) return;
   grad_m<Vector<T>, T, in, out, diagonal>(a, 0, whole);
   grad_m<T, T, in, out, diagonal>(a, whole, a.channels);
 }
@@ -228,57 +233,122 @@ void matrices(const Plan<T>& plan, const T* sh, const int64_t* edges, int count,
   for (const Term<T>& t : plan.adding) m[t.element] += t.value * y[t.harmonic];
 }
 
-// Values of the six quintic B-splines that are not zero at u in [0, 1) of an interval, times 120.
-template <class T>
-std::array<T, 6> bspline(T u) {
-  const T v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2, u5 = u4 * u;
-  return {v * v * v * v * v,
-          26 - 50 * u + 20 * (u2 + u3 - u4) + 5 * u5,
-          66 - 60 * u2 + 30 * u4 - 10 * u5,
-          26 + 50 * u + 20 * (u2 - u3 - u4) + 10 * u5,
-          1 + 5 * (u + u4 - u5) + 10 * (u2 + u3),
-          u5};
-}
+// ---- weights from a table ---------------------------------------------------------------------------------
 
-// Their derivatives.
-template <class T>
-std::array<T, 6> bspline_slope(T u) {
-  const T v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2;
-  return {-5 * v * v * v * v,
-          -50 + 40 * u + 60 * u2 - 80 * u3 + 25 * u4,
-          -120 * u + 120 * u3 - 50 * u4,
-          50 + 40 * u - 60 * u2 - 80 * u3 + 50 * u4,
-          5 + 20 * (u + u3) + 30 * u2 - 25 * u4,
-          5 * u4};
-}
+constexpr int span = 6;  // splines that are not zero in an interval
 
-// w (num_weights) at a distance, and if wanted its derivative; both padded to whole vectors.
-template <class T, bool with_slope>
-void interpolate(const RadialTable<T>& table, T length, int64_t num_weights, Vector<T>* w, Vector<T>* slope) {
+// Where in the table an edge lies, and the splines there: values and first and second derivatives by the distance.
+template <class T>
+struct Knot {
+  int64_t row;
+  T value[span], slope[span], curvature[span];
+};
+
+template <class T>
+Knot<T> locate(const RadialTable<T>& table, T length) {
   const T position = length / table.cutoff * T(table.intervals);
   const bool inside = position < T(table.intervals);
-  const int64_t interval = inside ? std::max<int64_t>(int64_t(position), 0) : 0;
-  auto values = bspline(position - T(interval)), slopes = bspline_slope(position - T(interval));
-  for (int b = 0; b < 6; ++b) {
-    values[b] *= inside ? T(1) / 120 : T(0);
-    slopes[b] *= inside ? T(table.intervals) / (120 * table.cutoff) : T(0);
+  Knot<T> knot{};
+  if (!inside) return knot;  // all zero
+  knot.row = std::max<int64_t>(int64_t(position), 0);
+  const T u = position - T(knot.row), v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2, u5 = u4 * u;
+  const T value[] = {v * v * v * v * v,
+                     26 - 50 * u + 20 * (u2 + u3 - u4) + 5 * u5,
+                     66 - 60 * u2 + 30 * u4 - 10 * u5,
+                     26 + 50 * u + 20 * (u2 - u3 - u4) + 10 * u5,
+                     1 + 5 * (u + u4 - u5) + 10 * (u2 + u3),
+                     u5};
+  const T slope[] = {-5 * v * v * v * v,
+                     -50 + 40 * u + 60 * u2 - 80 * u3 + 25 * u4,
+                     -120 * u + 120 * u3 - 50 * u4,
+                     50 + 40 * u - 60 * u2 - 80 * u3 + 50 * u4,
+                     5 + 20 * (u + u3) + 30 * u2 - 25 * u4,
+                     5 * u4};
+  const T curvature[] = {20 * v * v * v,
+                         40 + 120 * u - 240 * u2 + 100 * u3,
+                         -120 + 360 * u2 - 200 * u3,
+                         40 - 120 * u - 240 * u2 + 200 * u3,
+                         20 + 60 * (u + u2) - 100 * u3,
+                         20 * u3};
+  const T steps = T(table.intervals) / table.cutoff;
+  for (int b = 0; b < span; ++b) {
+    knot.value[b] = value[b] / 120;
+    knot.slope[b] = slope[b] * steps / 120;
+    knot.curvature[b] = curvature[b] * steps * steps / 120;
   }
-  const T* row = table.rows + interval * num_weights;
-  const auto combine = [&]<class V>(int64_t c, T* to, T* slope_to) {
-    V value{}, derivative{};
-    UNROLL for (int b = 0; b < 6; ++b) {
-      const V from = load<V>(row + b * num_weights + c);
-      value += values[b] * from;
-      if constexpr (with_slope) derivative += slopes[b] * from;
-    }
-    store(to + c, value);
-    if constexpr (with_slope) store(slope_to + c, derivative);
-  };
-  T* to = reinterpret_cast<T*>(w);
-  T* slope_to = reinterpret_cast<T*>(slope);
+  return knot;
+}
+
+// Calls tile(V{}, c) for whole vectors, then for single numbers.
+template <class T, class F>
+INLINE void along(int64_t count, const F& tile) {
   int64_t c = 0;
-  for (; c + lanes<T> <= num_weights; c += lanes<T>) combine.template operator()<Vector<T>>(c, to, slope_to);
-  for (; c < num_weights; ++c) combine.template operator()<T>(c, to, slope_to);
+  for (; c + lanes<T> <= count; c += lanes<T>) tile.template operator()<Vector<T>>(c);
+  for (; c < count; ++c) tile.template operator()<T>(c);
+}
+
+// What an edge's weights are to the passes, by kind of pass; each (num_weights), padded to whole vectors.
+template <class T>
+struct Radial {
+  T *w, *w_slope;  // w(r), dw/dr
+  T *cotangent, *cotangent_slope;  // w' = r' dw/dr + w(r; table'), and dw'/dr
+  T *grad, *plain_grad;  // of the form by w, and, for the mixed form, of the plain form by w
+};
+
+template <class T, bool neighbor, bool mixed>
+void interpolate(const Arrays<T>& a, const Knot<T>& knot, int64_t edge, int64_t num_weights, const Radial<T>& to) {
+  const T* rows = a.table.rows + knot.row * num_weights;
+  const T* rows_cotangent = a.table_cotangent ? a.table_cotangent + knot.row * num_weights : nullptr;
+  const T length_cotangent = mixed && a.length_cotangent ? a.length_cotangent[edge] : T(0);
+  along<T>(num_weights, [&]<class V>(int64_t c) {
+    V w{}, slope{}, curvature{};
+    UNROLL for (int b = 0; b < span; ++b) {
+      const V from = load<V>(rows + b * num_weights + c);
+      w += knot.value[b] * from;
+      if constexpr (neighbor || mixed) slope += knot.slope[b] * from;
+      if constexpr (neighbor && mixed) curvature += knot.curvature[b] * from;
+    }
+    store(to.w + c, w);
+    if constexpr (neighbor) store(to.w_slope + c, slope);
+    if constexpr (mixed) {
+      V cotangent = length_cotangent * slope, cotangent_slope = length_cotangent * curvature;
+      if (rows_cotangent != nullptr)
+        UNROLL for (int b = 0; b < span; ++b) {
+          const V from = load<V>(rows_cotangent + b * num_weights + c);
+          cotangent += knot.value[b] * from;
+          cotangent_slope += knot.slope[b] * from;
+        }
+      store(to.cotangent + c, cotangent);
+      if constexpr (neighbor) store(to.cotangent_slope + c, cotangent_slope);
+    }
+  });
+}
+
+// The gradients by length and table that follow from those by the weights.
+template <class T, bool mixed>
+void pull_back(const Arrays<T>& a, const Knot<T>& knot, int64_t edge, int64_t num_weights, const Radial<T>& radial) {
+  if (a.grad_length != nullptr) {
+    Vector<T> sum{};
+    along<T>(num_weights, [&]<class V>(int64_t c) {
+      V product = load<V>(radial.grad + c) * load<V>(radial.w_slope + c);
+      if constexpr (mixed) product += load<V>(radial.plain_grad + c) * load<V>(radial.cotangent_slope + c);
+      add_to_lanes(sum, product);
+    });
+    a.grad_length[edge] = sum_lanes<T>(sum);
+  }
+  if (a.grad_table == nullptr) return;
+  T* rows = a.grad_table + knot.row * num_weights;
+  const T length_cotangent = mixed && a.length_cotangent ? a.length_cotangent[edge] : T(0);
+  along<T>(num_weights, [&]<class V>(int64_t c) {
+    const V grad = load<V>(radial.grad + c);
+    V along_slope{};
+    if constexpr (mixed) along_slope = length_cotangent * load<V>(radial.plain_grad + c);
+    UNROLL for (int b = 0; b < span; ++b) {
+      V row = load<V>(rows + b * num_weights + c) + knot.value[b] * grad;
+      if constexpr (mixed) row += knot.slope[b] * along_slope;
+      store(rows + b * num_weights + c, row);
+    }
+  });
 }
 
 template <class T>
@@ -289,77 +359,106 @@ Buffer<T> buffer(int64_t vectors) {
   return Buffer<T>(new Vector<T>[std::max<int64_t>(vectors, 1)]);
 }
 
+// What one thread needs beside its results.
+template <class T>
+struct Workspace {
+  Buffer<T> harmonics, m, m_cotangent;  // of a batch of edges, one edge per lane
+  Buffer<T> grad_sh, grad_m, scaled, radial_rows;  // of one edge
+  Radial<T> radial{};
+
+  Workspace(const Plan<T>& plan, bool mixed, bool tabulated)
+      : harmonics(buffer<T>(plan.dim_sh)),
+        m(buffer<T>(plan.num_elements)),
+        m_cotangent(buffer<T>(mixed ? plan.num_elements : 0)),
+        grad_sh(buffer<T>(plan.dim_sh)),
+        grad_m(buffer<T>(plan.num_elements)),
+        scaled(buffer<T>(plan.widest_block / lanes<T> + 1)) {
+    if (!tabulated) return;
+    const int64_t padded = plan.num_weights / lanes<T> + 1;
+    radial_rows = buffer<T>(6 * padded);
+    int n = 0;
+    for (T** row : {&radial.w, &radial.w_slope, &radial.cotangent, &radial.cotangent_slope, &radial.grad,
+                    &radial.plain_grad})
+      *row = reinterpret_cast<T*>(radial_rows.get() + padded * n++);
+  }
+};
+
+// All couplings of the edge in lane `b` of the batch, its weights being in workspace.radial.
+template <class T, Pass pass, bool mixed>
+void run_couplings(const Plan<T>& plan, const Arrays<T>& a, const std::vector<PathFunction<T>>& functions,
+                   Workspace<T>& workspace, int64_t edge, int b) {
+  const Radial<T>& radial = workspace.radial;
+  const int64_t in_row = a.neighbor[edge] * plan.dim_in, out_row = a.center[edge] * plan.dim_out;
+  const bool want_sh = pass == Pass::neighbor && a.grad_sh != nullptr;
+  Vector<T>* grad_sh = workspace.grad_sh.get();
+  if (want_sh) std::fill_n(grad_sh, plan.dim_sh, Vector<T>{});
+  Item<T> item{};
+  item.scaled = reinterpret_cast<T*>(workspace.scaled.get());
+  for (size_t n = 0; n < plan.couplings.size(); ++n) {
+    const Coupling& coupling = plan.couplings[n];
+    const int elements = coupling.diagonal ? 1 : (2 * coupling.l_in + 1) * (2 * coupling.l_out + 1);
+    Vector<T>* grad_m = workspace.grad_m.get() + coupling.first_element;
+    item.m = reinterpret_cast<const T*>(workspace.m.get() + coupling.first_element) + b;
+    if constexpr (mixed)
+      item.m_cotangent = reinterpret_cast<const T*>(workspace.m_cotangent.get() + coupling.first_element) + b;
+    item.grad_m = want_sh ? grad_m : nullptr;
+    if (want_sh) std::fill_n(grad_m, elements, Vector<T>{});
+    for (const Path& path : coupling.paths) {
+      item.channels = path.channels;
+      item.out_stride = path.out_stride;
+      item.x = a.x + in_row + path.in_offset;
+      item.w = radial.w + path.weight_offset;
+      if constexpr (mixed) {
+        item.x_cotangent = a.x_cotangent + in_row + path.in_offset;
+        item.w_cotangent = radial.cotangent + path.weight_offset;
+      }
+      if constexpr (pass == Pass::center) {
+        item.grad_g = a.grad_g + out_row + path.out_offset;
+      } else {
+        item.g = a.g + out_row + path.out_offset;
+        item.grad_x = a.grad_x + in_row + path.in_offset;
+        item.grad_w = radial.grad + path.weight_offset;
+        item.plain_grad_w = radial.plain_grad ? radial.plain_grad + path.weight_offset : nullptr;
+      }
+      functions[n](item);
+    }
+    if (!want_sh) continue;
+    for (int t = coupling.first_term; t < coupling.last_term; ++t) {
+      const Term<T>& term = plan.terms[t];
+      grad_sh[term.harmonic] += term.value * workspace.grad_m[term.element];
+    }
+  }
+  if (!want_sh) return;
+  for (int64_t j = 0; j < plan.dim_sh; ++j) a.grad_sh[edge * plan.dim_sh + j] = sum_lanes<T>(grad_sh[j]);
+}
+
 template <class T, Pass pass, bool mixed>
 void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int64_t count) {
+  constexpr bool neighbor = pass == Pass::neighbor;
+  const bool tabulated = a.table.rows != nullptr;
   std::vector<PathFunction<T>> functions;
   for (const Coupling& coupling : plan.couplings) functions.push_back(select<T, pass, mixed>(coupling));
-  const Buffer<T> harmonics = buffer<T>(plan.dim_sh), m = buffer<T>(plan.num_elements);
-  const Buffer<T> m_cotangent = buffer<T>(mixed ? plan.num_elements : 0);
-  const Buffer<T> grad_sh = buffer<T>(plan.dim_sh), grad_m = buffer<T>(plan.num_elements);
-  const Buffer<T> scaled = buffer<T>(plan.widest_block / lanes<T> + 1);
-  const bool tabulated = a.table.rows != nullptr;
-  const int64_t weight_vectors = tabulated ? plan.num_weights / lanes<T> + 1 : 0;
-  // Of one edge: weights, their derivatives, their gradients. Beyond num_weights the last two stay zero.
-  const Buffer<T> radial = buffer<T>(weight_vectors), slope = buffer<T>(weight_vectors);
-  const Buffer<T> grad_radial = buffer<T>(weight_vectors);
-  std::fill_n(slope.get(), weight_vectors, Vector<T>{});
-  std::fill_n(grad_radial.get(), weight_vectors, Vector<T>{});
-  Item<T> item{};
-  item.scaled = reinterpret_cast<T*>(scaled.get());
-
+  Workspace<T> workspace(plan, mixed, tabulated);
+  Radial<T>& radial = workspace.radial;
   for (int64_t first = 0; first < count; first += lanes<T>) {
     const int batch = int(std::min<int64_t>(lanes<T>, count - first));
-    matrices(plan, a.sh, edges + first, batch, harmonics.get(), m.get());
-    if constexpr (mixed) matrices(plan, a.sh_cotangent, edges + first, batch, harmonics.get(), m_cotangent.get());
+    Vector<T>* y = workspace.harmonics.get();
+    matrices(plan, a.sh, edges + first, batch, y, workspace.m.get());
+    if constexpr (mixed) matrices(plan, a.sh_cotangent, edges + first, batch, y, workspace.m_cotangent.get());
     for (int b = 0; b < batch; ++b) {
       const int64_t edge = edges[first + b];
-      const int64_t in_row = a.neighbor[edge] * plan.dim_in, out_row = a.center[edge] * plan.dim_out;
-      const int64_t weight_row = edge * plan.num_weights;
-      const T* weights = tabulated ? reinterpret_cast<const T*>(radial.get()) : a.w + weight_row;
-      T* grad_weights = reinterpret_cast<T*>(grad_radial.get());
-      if (pass == Pass::neighbor && !tabulated) grad_weights = a.grad_w + weight_row;
-      if (tabulated)
-        interpolate<T, pass == Pass::neighbor>(a.table, a.length[edge], plan.num_weights, radial.get(), slope.get());
-      if constexpr (pass == Pass::neighbor) std::fill_n(grad_sh.get(), plan.dim_sh, Vector<T>{});
-      for (size_t n = 0; n < plan.couplings.size(); ++n) {
-        const Coupling& coupling = plan.couplings[n];
-        const int elements = coupling.diagonal ? 1 : (2 * coupling.l_in + 1) * (2 * coupling.l_out + 1);
-        item.m = reinterpret_cast<const T*>(m.get() + coupling.first_element) + b;
-        if constexpr (mixed)
-          item.m_cotangent = reinterpret_cast<const T*>(m_cotangent.get() + coupling.first_element) + b;
-        item.grad_m = grad_m.get() + coupling.first_element;
-        if constexpr (pass == Pass::neighbor) std::fill_n(item.grad_m, elements, Vector<T>{});
-        for (const Path& path : coupling.paths) {
-          item.channels = path.channels;
-          item.out_stride = path.out_stride;
-          item.x = a.x + in_row + path.in_offset;
-          item.w = weights + path.weight_offset;
-          if constexpr (mixed) {
-            item.x_cotangent = a.x_cotangent + in_row + path.in_offset;
-            item.w_cotangent = a.w_cotangent + weight_row + path.weight_offset;
-          }
-          if constexpr (pass == Pass::center) {
-            item.grad_g = a.grad_g + out_row + path.out_offset;
-          } else {
-            item.g = a.g + out_row + path.out_offset;
-            item.grad_x = a.grad_x + in_row + path.in_offset;
-            item.grad_w = grad_weights + path.weight_offset;
-          }
-          functions[n](item);
-        }
-        if constexpr (pass == Pass::neighbor)
-          for (int t = coupling.first_term; t < coupling.last_term; ++t) {
-            const Term<T>& term = plan.terms[t];
-            grad_sh[term.harmonic] += term.value * grad_m[term.element];
-          }
+      if (!tabulated) {
+        const int64_t row = edge * plan.num_weights;
+        radial.w = const_cast<T*>(a.w) + row;
+        if constexpr (mixed) radial.cotangent = const_cast<T*>(a.w_cotangent) + row;
+        if constexpr (neighbor) radial.grad = a.grad_w + row;
+        run_couplings<T, pass, mixed>(plan, a, functions, workspace, edge, b);
+        continue;
       }
-      if constexpr (pass == Pass::neighbor)
-        for (int64_t j = 0; j < plan.dim_sh; ++j) a.grad_sh[edge * plan.dim_sh + j] = sum_lanes<T>(grad_sh[j]);
-      if (pass == Pass::neighbor && tabulated) {
-        Vector<T> sum{};
-        for (int64_t v = 0; v < weight_vectors; ++v) sum += slope[v] * grad_radial[v];
-        a.grad_length[edge] = sum_lanes<T>(sum);
-      }
+      const Knot<T> knot = locate(a.table, a.length[edge]);
+      interpolate<T, neighbor, mixed>(a, knot, edge, plan.num_weights, radial);
+      run_couplings<T, pass, mixed>(plan, a, functions, workspace, edge, b);
+      if constexpr (neighbor) pull_back<T, mixed>(a, knot, edge, plan.num_weights, radial);
     }
   }
 }

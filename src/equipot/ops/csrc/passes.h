@@ -16,7 +16,7 @@ namespace equipot {
 // `edge_length`, `table` and `cutoff`.
 struct Inputs {
   at::Tensor x, sh, weights, edge_length, table, edge_index, paths, coefficients;
-  at::Tensor gradient, x_cotangent, sh_cotangent, weights_cotangent;
+  at::Tensor gradient, x_cotangent, sh_cotangent, weights_cotangent, length_cotangent, table_cotangent;
   double cutoff = 0;
 
   int64_t num_atoms() const { return x.size(0); }
@@ -38,7 +38,8 @@ inline void check_inputs(const Inputs& in) {
               "equipot::convolution: expected edge_length (E, 1) and table (intervals + 5, dim), found ",
               in.radial().sizes(), " and ", in.table.defined() ? in.table.sizes() : at::IntArrayRef{});
   for (const at::Tensor* other : {&in.sh, &in.weights, &in.edge_length, &in.table, &in.gradient, &in.x_cotangent,
-                                  &in.sh_cotangent, &in.weights_cotangent})
+                                  &in.sh_cotangent, &in.weights_cotangent, &in.length_cotangent,
+                                  &in.table_cotangent})
     TORCH_CHECK(!other->defined() || other->scalar_type() == in.x.scalar_type(),
                 "equipot::convolution: x, sh, weights and gradients must have one dtype, found ",
                 in.x.scalar_type(), " and ", other->scalar_type());
@@ -48,7 +49,8 @@ inline void check_inputs(const Inputs& in) {
 inline Inputs prepare(Inputs in) {
   check_inputs(in);
   for (at::Tensor* tensor : {&in.x, &in.sh, &in.weights, &in.edge_length, &in.table, &in.edge_index, &in.gradient,
-                             &in.x_cotangent, &in.sh_cotangent, &in.weights_cotangent})
+                             &in.x_cotangent, &in.sh_cotangent, &in.weights_cotangent, &in.length_cotangent,
+                             &in.table_cotangent})
     if (tensor->defined()) *tensor = tensor->contiguous();
   return in;
 }
@@ -69,6 +71,8 @@ Arrays<T> arrays_of(const Inputs& in) {
   arrays.center = data<int64_t>(in.edge_index);
   arrays.neighbor = arrays.center + in.num_edges();
   arrays.length = data<T>(in.edge_length);
+  arrays.length_cotangent = data<T>(in.length_cotangent);
+  arrays.table_cotangent = data<T>(in.table_cotangent);
   if (in.table.defined()) arrays.table = {data<T>(in.table), in.table.size(0) - 5, T(in.cutoff)};
   return arrays;
 }
@@ -83,26 +87,51 @@ inline at::Tensor center_gradient(const Inputs& in, int64_t dim_out) {
     arrays.grad_g = grad_g.mutable_data_ptr<scalar_t>();
     check_range(arrays.neighbor, in.num_edges(), in.num_atoms());
     const EdgeGroups groups = group_edges(arrays.center, in.num_edges(), in.num_atoms());
-    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count) { center_pass(plan, arrays, edges, count); });
+    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count, int64_t) {
+      center_pass(plan, arrays, edges, count);
+    });
   });
   return grad_g;
 }
 
-// dF/dx, dF/dY and dF/dw (with a table: dF/d length), or those of the mixed form if there are cotangents.
-inline std::tuple<at::Tensor, at::Tensor, at::Tensor> neighbor_gradients(const Inputs& in) {
-  at::Tensor grad_x = at::zeros_like(in.x), grad_sh = at::empty_like(in.sh), grad_radial = at::empty_like(in.radial());
+// Which gradients of neighbor_gradients are wanted; the others come undefined.
+struct Wanted {
+  bool geometry = true;  // by sh, and with a table by length
+  bool table = false;
+};
+
+struct Gradients {
+  at::Tensor x, sh, radial;  // radial: by the weights, or with a table by length
+  at::Tensor table;
+};
+
+// dF/dx, dF/dY, dF/dw or dF/dlength, dF/dtable, or those of the mixed form if there are cotangents.
+inline Gradients neighbor_gradients(const Inputs& in, const Wanted& wanted) {
+  const bool tabulated = in.table.defined();
+  Gradients grad{.x = at::zeros_like(in.x)};
+  if (wanted.geometry) grad.sh = at::empty_like(in.sh);
+  if (wanted.geometry || !tabulated) grad.radial = at::empty_like(in.radial());
+  // A table for each thread: their sum depends on the number of threads, but not on which is faster.
+  at::Tensor tables;
+  if (wanted.table) tables = at::zeros({num_parts(in.num_edges()), in.table.size(0), in.table.size(1)}, in.x.options());
   AT_DISPATCH_FLOATING_TYPES(in.x.scalar_type(), "equipot::convolution", [&] {
     const auto plan = make_plan<scalar_t>(in.paths, in.coefficients, in.x.size(1), in.sh.size(1),
                                           in.gradient.size(1), in.num_weights());
     auto arrays = arrays_of<scalar_t>(in);
-    arrays.grad_x = grad_x.mutable_data_ptr<scalar_t>();
-    arrays.grad_sh = grad_sh.mutable_data_ptr<scalar_t>();
-    (in.table.defined() ? arrays.grad_length : arrays.grad_w) = grad_radial.mutable_data_ptr<scalar_t>();
+    const auto pointer = [](const at::Tensor& t) { return t.defined() ? t.mutable_data_ptr<scalar_t>() : nullptr; };
+    arrays.grad_x = pointer(grad.x);
+    arrays.grad_sh = pointer(grad.sh);
+    (tabulated ? arrays.grad_length : arrays.grad_w) = pointer(grad.radial);
     check_range(arrays.center, in.num_edges(), in.num_atoms());
     const EdgeGroups groups = group_edges(arrays.neighbor, in.num_edges(), in.num_atoms());
-    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count) { neighbor_pass(plan, arrays, edges, count); });
+    for_edge_ranges(groups, [&](const int64_t* edges, int64_t count, int64_t part) {
+      auto own = arrays;
+      if (tables.defined()) own.grad_table = pointer(tables) + part * in.table.numel();
+      neighbor_pass(plan, own, edges, count);
+    });
   });
-  return {grad_x, grad_sh, grad_radial};
+  if (wanted.table) grad.table = tables.size(0) == 1 ? tables.squeeze(0) : tables.sum(0);
+  return grad;
 }
 
 }  // namespace equipot
