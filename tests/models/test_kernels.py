@@ -1,0 +1,54 @@
+"""Whole models: the kernels give what plain torch gives."""
+
+import copy
+
+import pytest
+import torch
+
+from equipot.config import AllegroConfig, NequIPConfig
+from equipot.data import graph_from_atoms
+from equipot.models.build import build_potential
+from equipot.models.potential import predict
+from equipot.ops.build import kernels_available
+
+MODELS = {
+    "nequip": NequIPConfig(type="nequip", dtype="float64", cutoff=4.0, layers=3, channels=8),
+    "nequip-radial-network": NequIPConfig(
+        type="nequip", dtype="float64", cutoff=4.0, layers=2, channels=8, radial_intervals=None
+    ),
+    "allegro": AllegroConfig(type="allegro", dtype="float64", cutoff=4.0, tensor_channels=8),
+}
+
+
+@pytest.fixture
+def crystal():
+    """Eight rattled atoms of two elements in a cell smaller than the cutoff."""
+    from ase.build import bulk
+
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    return graph_from_atoms(atoms, ["Na", "Cl"], 4.0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_energy_forces_stress_and_parameter_gradients(name, crystal):
+    if not kernels_available():
+        pytest.skip("the kernels are off or cannot be compiled here")
+    torch.manual_seed(0)
+    fast = build_potential(MODELS[name], ["Na", "Cl"], 10.0, [-1.0, -2.0], 1.0).train()
+    plain = copy.deepcopy(fast)
+    switched = [module for module in plain.modules() if hasattr(module, "use_kernel")]
+    for module in switched:
+        module.use_kernel = False
+    assert switched
+    results = []
+    for potential in (fast, plain):
+        prediction = predict(potential, crystal)
+        loss = prediction.energy.sum() + prediction.forces.square().sum() + prediction.stress.square().sum()
+        gradients = torch.autograd.grad(loss, [p for p in potential.parameters() if p.requires_grad])
+        outputs = [prediction.energy, prediction.forces, prediction.stress]
+        results.append([*outputs, *gradients])
+    assert len(results[0]) > 10
+    for found, expected in zip(*results, strict=True):
+        # Sums of up to some thousand terms in another order: 1e-16 each, far below what training can see.
+        assert float((found - expected).detach().abs().max() / expected.detach().abs().max()) < 1e-10
