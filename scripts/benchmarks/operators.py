@@ -1,6 +1,6 @@
 """Time of the fused convolution against the reference: forward, backward, double backward.
 
-    python scripts/benchmark/convolution.py [--threads 2] [--repeats 9] [--json out.json]
+    scripts/benchmark operators [--threads 2] [--repeats 9] [--json out.json]
 
 Both run alternately in one process, so that their ratio holds on a busy machine where the times do not.
 Random graphs of two sizes: a batch of molecules (135 atoms, 2,400 edges) and a box of water (192 atoms,

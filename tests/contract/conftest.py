@@ -17,7 +17,7 @@ _ALLEGRO = {
     "type": "allegro",
     "layers": 2,
     "scalar_channels": 8,
-    "tensor_channels": 4,
+    "channels": 4,
     "two_body_hidden": (8,),
     "latent_hidden": (8,),
     "readout_hidden": (8,),

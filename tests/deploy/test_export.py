@@ -22,7 +22,7 @@ from equipot.models.build import build_potential
 
 MODELS = {
     "nequip": {"type": "nequip", "layers": 2, "channels": 4, "l_max": 1, "radial_hidden": [8], "cutoff": 4.0},
-    "allegro": {"type": "allegro", "layers": 1, "scalar_channels": 8, "tensor_channels": 4, "l_max": 1},
+    "allegro": {"type": "allegro", "layers": 1, "scalar_channels": 8, "channels": 4, "l_max": 1},
 }
 STATISTICS = Statistics(
     species=["H", "C", "O"],

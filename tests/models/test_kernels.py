@@ -16,7 +16,7 @@ MODELS = {
     "nequip-radial-network": NequIPConfig(
         type="nequip", dtype="float64", cutoff=4.0, layers=2, channels=8, radial_intervals=None
     ),
-    "allegro": AllegroConfig(type="allegro", dtype="float64", cutoff=4.0, tensor_channels=8),
+    "allegro": AllegroConfig(type="allegro", dtype="float64", cutoff=4.0, channels=8),
 }
 
 

@@ -12,7 +12,7 @@ from equipot.models.build import build_potential
 def test_parts_make_no_difference(limit, sort):
     torch.manual_seed(0)
     config = AllegroConfig(
-        type="allegro", dtype="float64", cutoff=4.0, l_max=1, scalar_channels=8, tensor_channels=4, zbl=True
+        type="allegro", dtype="float64", cutoff=4.0, l_max=1, scalar_channels=8, channels=4, zbl=True
     )
     potential = build_potential(config, ["H", "O"], 6.0, [-13.0, -2040.0], 1.0).eval()
     num_atoms, num_edges = 12, 60

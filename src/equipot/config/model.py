@@ -85,7 +85,7 @@ class AllegroConfig(CommonModelConfig):
     type: Literal["allegro"] = Field(description="The architecture.")
     layers: int = Field(2, ge=1, description="Number of tensor-product layers.")
     scalar_channels: int = Field(64, ge=1, description="Width of the scalar (latent) features of a pair.")
-    tensor_channels: int = Field(32, ge=1, description="Channels of the equivariant features of a pair.")
+    channels: int = Field(32, ge=1, description="Channels of the equivariant features of a pair.")
     two_body_hidden: PositiveInts = Field(
         (64, 64), description="Hidden-layer widths of the network that embeds a distance and two elements."
     )

@@ -23,15 +23,15 @@ class WeightedHarmonics(nn.Module):
     V[e, j, c] = Y_j(r̂_e) · (W x_e)[l(j), c]: the first tensor features (Musaelian et al. 2023, eq. 6).
     """
 
-    def __init__(self, l_max: int, scalar_channels: int, tensor_channels: int):
+    def __init__(self, l_max: int, scalar_channels: int, channels: int):
         super().__init__()
-        self.num_degrees, self.channels = l_max + 1, tensor_channels
-        self.weight = Dense(scalar_channels, self.num_degrees * tensor_channels)
+        self.num_degrees, self.channels = l_max + 1, channels
+        self.weight = Dense(scalar_channels, self.num_degrees * channels)
         degree = [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
         self.register_buffer("degree", torch.tensor(degree), persistent=False)
 
     def forward(self, scalars: Tensor, sh: Tensor) -> Tensor:
-        """(E, scalar_channels), (E, J) → (E, J, tensor_channels), J = (l_max+1)²."""
+        """(E, scalar_channels), (E, J) → (E, J, channels), J = (l_max+1)²."""
         weights = self.weight(scalars).view(-1, self.num_degrees, self.channels)
         return weights.index_select(1, self.degree) * sh.unsqueeze(2)
 
@@ -43,16 +43,16 @@ class Environment(nn.Module):
     message passing in which every neighbor sends ones.
     """
 
-    def __init__(self, l_max: int, scalar_channels: int, tensor_channels: int, avg_num_neighbors: float):
+    def __init__(self, l_max: int, scalar_channels: int, channels: int, avg_num_neighbors: float):
         super().__init__()
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
-        irreps_sent = o3.Irreps([(tensor_channels, (0, 1))])
+        irreps_sent = o3.Irreps([(channels, (0, 1))])
         self.convolution = Convolution(convolution_paths(irreps_sent, irreps_sh, irreps_sh))
         self.weight = Dense(scalar_channels, self.convolution.num_weights, avg_num_neighbors**-0.5)
-        self.channels, self.rows = tensor_channels, irreps_sh.dim
+        self.channels, self.rows = channels, irreps_sh.dim
 
     def forward(self, scalars: Tensor, sh: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
-        """scalars (E, scalar_channels), sh (E, J) → (N, J, tensor_channels)."""
+        """scalars (E, scalar_channels), sh (E, J) → (N, J, channels)."""
         ones = torch.ones(num_atoms, self.channels, dtype=sh.dtype, device=sh.device)
         summed = self.convolution(ones, sh, self.weight(scalars), edge_index)
         return summed.view(num_atoms, self.rows, self.channels)
@@ -77,12 +77,12 @@ class AllegroLayer(nn.Module):
         avg_num_neighbors: float,
     ):
         super().__init__()
-        tensor_channels = irreps_in[0].mul
+        channels = irreps_in[0].mul
         paths = convolution_paths(irreps_in, o3.Irreps.spherical_harmonics(l_max), irreps_target)
-        self.environment = Environment(l_max, scalar_channels, tensor_channels, avg_num_neighbors)
+        self.environment = Environment(l_max, scalar_channels, channels, avg_num_neighbors)
         self.product = EdgeProduct(paths)
-        self.latent = MLP([scalar_channels + tensor_channels, *latent_hidden, scalar_channels])
-        self.irreps_out = o3.Irreps([(tensor_channels, ir) for _, ir in paths.irreps_out])
+        self.latent = MLP([scalar_channels + channels, *latent_hidden, scalar_channels])
+        self.irreps_out = o3.Irreps([(channels, ir) for _, ir in paths.irreps_out])
 
     def forward(
         self,
@@ -118,7 +118,7 @@ class Allegro(nn.Module):
         parity: bool = True,
         layers: int = 2,
         scalar_channels: int = 64,
-        tensor_channels: int = 32,
+        channels: int = 32,
         num_bessel: int = 8,
         polynomial_cutoff: int = 6,
         two_body_hidden: Sequence[int] = (64, 64),
@@ -134,10 +134,10 @@ class Allegro(nn.Module):
         self.envelope = PolynomialCutoff(polynomial_cutoff)
         self.spherical_harmonics = SphericalHarmonics(l_max)
         self.two_body = MLP([2 * num_species + num_bessel, *two_body_hidden, scalar_channels])
-        self.first_tensors = WeightedHarmonics(l_max, scalar_channels, tensor_channels)
-        hidden = feature_irreps(l_max, parity, tensor_channels)
+        self.first_tensors = WeightedHarmonics(l_max, scalar_channels, channels)
+        hidden = feature_irreps(l_max, parity, channels)
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
-        irreps = o3.Irreps([(tensor_channels, ir) for _, ir in irreps_sh])
+        irreps = o3.Irreps([(channels, ir) for _, ir in irreps_sh])
         blocks = []
         for target in layer_targets(hidden, irreps_sh, layers):
             block = AllegroLayer(irreps, target, l_max, scalar_channels, latent_hidden, avg_num_neighbors)
