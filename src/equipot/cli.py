@@ -149,7 +149,7 @@ def deploy(
     ],
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.pt"),
     tables: Annotated[
-        bool, typer.Option(help="Replace radial networks by tables as accurate as single precision.")
+        bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""

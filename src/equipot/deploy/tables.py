@@ -57,8 +57,11 @@ def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str,
 def describe_tables(tables: dict[str, float]) -> str:
     """One line about what :func:`tabulate` returned."""
     if not tables:
-        return "networks"
+        return "as in the training"
+    name = f"tables of {tables['intervals']:.0f} intervals"
+    if tables["force_error"] == 0:
+        return f"{name}, the splines that were trained"
     return (
-        f"tables of {tables['intervals']:.0f} intervals: forces change by at most "
-        f"{tables['force_error']:.1e} eV/Å (by single precision: {tables['rounding']:.1e})"
+        f"{name}: forces change by at most {tables['force_error']:.1e} eV/Å "
+        f"(by single precision: {tables['rounding']:.1e})"
     )
