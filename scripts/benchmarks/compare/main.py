@@ -13,13 +13,14 @@ all atoms and ASE's get_forces(), with whatever neighbor list the calculator kee
 What has the same name in equipot and in a peer has the same size in both. NequIP's self-connection acts on an
 embedding of the species, equipot's on the species themselves, so the embedding is given as many features as
 there are species: with NequIP's default, 64, a step costs it a third more. equipot draws splines through its
-radial networks; "no splines" evaluates them at every edge, as the peers do.
+radial networks; "no splines" trains with these evaluated at every edge, as the peers do.
 
 The ratio is a peer's time over equipot's, the median over rounds. "prepared in" holds model, neighbor lists,
 compilation and the first steps; the peak is that of the steps after it.
 """
 
 import argparse
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def main() -> int:
     options = parse_arguments()
     console = Console() if sys.stdout.isatty() else Console(width=110)
+    # Ended by a signal, it ends its workers too: a compilation would go on for minutes.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if options.list:
         for name, title in TITLES.items():
             print(f"{name:24}{title}")

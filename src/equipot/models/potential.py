@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
-# Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache: three
-# times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants more.
+# Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
+# three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
+# more.
 EDGES_IN_FLIGHT = {"cpu": 8192, "cuda": 2**20}
 
 
