@@ -2,8 +2,8 @@
 
     scripts/benchmark profile [--model nequip|allegro] [--threads 1] [--case molecule-training ...]
 
-Untrained models of the benchmark's size (l_max 2, both parities; NequIP with 64 channels and 4 layers, Allegro
-with 2 layers), float32. Times of the operators themselves, without what they call, by kind.
+Untrained models of the benchmark's size (l_max 2, both parities; NequIP with 64 channels and 4 layers,
+Allegro with 2 layers), float32. Times of the operators themselves, without what they call, by kind.
 """
 
 import argparse

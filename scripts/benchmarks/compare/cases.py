@@ -36,6 +36,7 @@ MACE = {
     "readout_irreps": "16x0e",
 }
 LEARNING_RATE = 1e-3
+TRAINING_STEPS = 5  # in a row: a single one would find caches and pages as the others left them
 NUM_BATCHES = 3  # different ones, taken in turn
 DISPLACEMENT = 0.01  # Å per step and coordinate of the random walk that stands for molecular dynamics
 
@@ -75,7 +76,7 @@ def _train(model: dict, batch_size: int, options: argparse.Namespace) -> Contend
         "mace": MACE,
         "batch_size": batch_size,
         "learning_rate": LEARNING_RATE,
-        "steps": 1,
+        "steps": TRAINING_STEPS,
         "warm_up": NUM_BATCHES + 1,
         **facts,
     }

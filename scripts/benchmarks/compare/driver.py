@@ -1,7 +1,9 @@
 """Workers, and the contenders of a case taking turns."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +63,7 @@ class Worker:
                 text=True,
                 cwd=folder,
                 env=_environment(python, folder, threads),
+                start_new_session=True,  # a group, to be ended with the compilers it may have started
             )
         os.close(writing)
         self._answers = os.fdopen(reading)
@@ -76,8 +79,9 @@ class Worker:
         return self._read()
 
     def close(self) -> None:
-        """End the process."""
-        self._process.kill()
+        """End the process and those it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._answers.close()
 
@@ -145,10 +149,12 @@ class Runner:
             request = contender.request | {"structures": str(structures), "threads": self._threads}
             result.facts = worker.hello | worker.ask(do="prepare", **request)
             _check(result.facts, contender)
-        except (WorkerError, OSError) as error:
-            _fail(result, error)
+        except BaseException as error:
             if worker is not None:
                 worker.close()
+            if not isinstance(error, WorkerError | OSError):
+                raise
+            _fail(result, error)
             return None
         return worker
 
