@@ -20,14 +20,17 @@ CUTOFF, INTERVALS = 3.0, 16
 
 
 class Splines(nn.Module):
-    """What takes the place of the network: the table itself."""
+    """Nothing but coefficients: what the kernel reads, and the weights that follow from them."""
 
-    def __init__(self, table):
+    def __init__(self, coefficients):
         super().__init__()
-        self.register_buffer("table", table)
+        self.coefficients = nn.Parameter(coefficients)
 
-    def forward(self, edge_length):
-        return interpolate(edge_length, self.table, CUTOFF)
+    def table(self) -> torch.Tensor:
+        return self.coefficients
+
+    def forward(self, edge_length: torch.Tensor) -> torch.Tensor:
+        return interpolate(edge_length, self.coefficients, 3.0)
 
 
 def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
@@ -38,7 +41,7 @@ def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
     coefficients = torch.randn(INTERVALS + 5, table.num_weights, dtype=dtype)
     coefficients[-5:] = 0
     kernel, plain = (
-        TabulatedConvolution(Convolution(table, use).to(dtype), Splines(coefficients), coefficients, CUTOFF)
+        TabulatedConvolution(Convolution(table, use).to(dtype), Splines(coefficients), CUTOFF)
         for use in (True, False)
     )
     edge_index = torch.stack([torch.randint(6, (num_edges,)).sort().values, torch.randint(6, (num_edges,))])
@@ -48,15 +51,18 @@ def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
 
 def value_and_gradients(module, inputs, edge_index):
     """By the table too; its derivatives of both orders are those of a linear function."""
-    table = module.table.detach().requires_grad_()
+    table = module.radial.table().detach().requires_grad_()
     return derivatives.value_and_gradients(
         lambda *inputs: with_table(module, inputs[-1])(*inputs[:-1], edge_index), [*inputs, table]
     )
 
 
+def plan(module):
+    return module.convolution.paths, module.convolution.coefficients
+
+
 def with_table(module, table):
-    name = "table" if module.use_kernel else "radial.table"
-    return lambda *arguments: torch.func.functional_call(module, {name: table}, arguments)
+    return lambda *arguments: torch.func.functional_call(module, {"radial.coefficients": table}, arguments)
 
 
 @pytest.mark.parametrize("channels", [1, 7, 32])
@@ -70,9 +76,9 @@ def test_agrees_with_plain_torch(channels, dtype, tolerance):
 
 def test_finite_differences():
     kernel, _, inputs, edge_index = random_convolution(channels=2, num_edges=6)
-    tables = (edge_index, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out)
+    tables = (edge_index, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
     function = lambda *inputs: torch.ops.equipot.tabulated_convolution(*inputs, *tables)  # noqa: E731
-    arguments = [*inputs, kernel.table.detach().requires_grad_()]
+    arguments = [*inputs, kernel.radial.table().detach().requires_grad_()]
     assert torch.autograd.gradcheck(function, arguments, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, arguments, fast_mode=True)
 
@@ -82,7 +88,7 @@ def test_training_asks_for_parts_of_the_derivatives():
     kernel, plain, (x, sh, length), edge_index = random_convolution()
     results = []
     for module in (kernel, plain):
-        table = kernel.table.detach().requires_grad_()
+        table = kernel.radial.table().detach().requires_grad_()
         out = with_table(module, table)(x, sh, length, edge_index)
         forces = torch.autograd.grad(out.square().sum(), (sh, length), create_graph=True)
         loss = sum(item.square().sum() for item in forces)
@@ -135,7 +141,6 @@ def test_refuses_arguments_that_do_not_fit(change, message):
 def test_operator_without_kernels(tmp_path):
     """A file made with kernels gives the same where there are none."""
     kernel, _, inputs, edge_index = random_convolution(channels=3)
-    kernel.radial = nn.Linear(1, kernel.table.shape[1]).double()  # not called
     torch.jit.script(kernel).save(str(tmp_path / "module.pt"))
     torch.save([*(item.detach() for item in inputs), edge_index], tmp_path / "inputs.pt")
     code = """
@@ -148,17 +153,15 @@ torch.save(torch.jit.load("module.pt")(*torch.load("inputs.pt")), "out.pt")
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     expected = kernel(*inputs, edge_index).detach()
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, rtol=1e-12, atol=1e-12)
-    arguments = (kernel.table, edge_index, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out)
+    arguments = (kernel.radial.table(), edge_index, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
     torch.testing.assert_close(tabulated_by_path(*inputs, *arguments), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_shapes_on_the_meta_device():
     kernel, _, inputs, edge_index = random_convolution()
-    meta = [item.detach().to("meta") for item in (*inputs, kernel.table, edge_index)]
-    out = torch.ops.equipot.tabulated_convolution(
-        *meta, kernel.paths, kernel.coefficients, CUTOFF, kernel.dim_out
-    )
-    assert out.shape == (6, kernel.dim_out)
+    meta = [item.detach().to("meta") for item in (*inputs, kernel.radial.table(), edge_index)]
+    out = torch.ops.equipot.tabulated_convolution(*meta, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
+    assert out.shape == (6, kernel.convolution.dim_out)
 
 
 def test_splines_sum_to_one_and_join_smoothly():
