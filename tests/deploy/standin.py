@@ -24,7 +24,7 @@ class StandInNetwork(nn.Module):
     def __init__(self, num_species: int, cutoff: float, dtype: torch.dtype):
         super().__init__()
         self.cutoff = cutoff
-        self.num_exchanges = 0
+        self.num_exchanges = self.widest_exchange = 0
         self.strength = nn.Parameter(0.3 + 0.1 * torch.arange(num_species, dtype=dtype))
 
     def envelope(self, r: Tensor) -> Tensor:

@@ -98,10 +98,10 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
     return Metadata(
         species=tuple(potential.species),
         cutoff=float(potential.cutoff),
-        # One exchange precedes each message-passing layer; strictly local models have none.
-        interaction_range=float(potential.cutoff) * max(1, num_exchanges),
+        # One exchange precedes each layer but the first.
+        interaction_range=float(potential.cutoff) * (1 + num_exchanges),
         num_exchanges=num_exchanges,
-        widest_exchange=int(getattr(potential, "widest_exchange", 0)),
+        widest_exchange=int(potential.widest_exchange),
         dtype=str(potential.dtype).removeprefix("torch."),
         weights_sha256=weights_digest(potential),
         capsule=capsule.to_json(),

@@ -127,7 +127,7 @@ class Allegro(nn.Module):
     ):
         super().__init__()
         self.cutoff = cutoff
-        self.num_exchanges = 0
+        self.num_exchanges = self.widest_exchange = 0
         self.num_species = num_species
         self.norm = avg_num_neighbors**-0.5
         self.basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)

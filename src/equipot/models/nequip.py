@@ -16,6 +16,7 @@ from equipot.nn.radial import BesselBasis, RadialNetwork, RadialSplines, RadialT
 from equipot.nn.spherical import SphericalHarmonics
 from equipot.ops.bspline import fit
 from equipot.ops.convolution import Convolution, RadialConvolution, TabulatedConvolution
+from equipot.ops.operators import load_operators
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
 
 
@@ -40,8 +41,10 @@ class NequIPLayer(nn.Module):
         radial_hidden: Sequence[int],
         radial_intervals: int | None,
         avg_num_neighbors: float,
+        exchanges: bool,
     ):
         super().__init__()
+        self.exchanges = exchanges
         paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         self.gate = Gate(o3.Irreps([(mul, ir) for mul, ir in irreps_target if ir in paths.irreps_out]))
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
@@ -57,11 +60,17 @@ class NequIPLayer(nn.Module):
         self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
 
     def forward(
-        self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor
+        self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor, owned: int
     ) -> Tensor:
-        """x (N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
-        messages = self.convolution(self.mix_channels(x), sh, edge_length, edge_index)
-        update = self.mix_paths(messages * self.norm) + self.self_connection(x, atom_types)
+        """x (owned or N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (owned, irreps_out.dim).
+
+        Where x has rows of owned atoms only, those of the ghosts are fetched from their owners.
+        """
+        sent = self.mix_channels(x)
+        if self.exchanges:
+            sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
+        messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
+        update = self.mix_paths(messages * self.norm) + self.self_connection(x[:owned], atom_types[:owned])
         return self.gate(update)
 
 
@@ -91,11 +100,12 @@ class NequIP(nn.Module):
         radial_intervals: int | None = 128,
     ):
         super().__init__()
+        load_operators()
         hidden = feature_irreps(l_max, parity, channels)
         scalars = o3.Irreps([hidden[0]])
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
         self.cutoff = cutoff
-        self.num_exchanges = layers
+        self.num_exchanges = layers - 1
         self.radial_intervals = radial_intervals
         basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
         self.spherical_harmonics = SphericalHarmonics(l_max)
@@ -111,10 +121,12 @@ class NequIP(nn.Module):
                 radial_hidden,
                 radial_intervals,
                 avg_num_neighbors,
+                exchanges=bool(blocks),  # what the first layer sends follows from the species
             )
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
+        self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
         self.readout = EquivariantLinear(irreps, o3.Irreps("1x0e"))
         self.irreps_out = self.readout.irreps_out
 
@@ -124,9 +136,12 @@ class NequIP(nn.Module):
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length)
         x = self.embedding.index_select(0, atom_types)
+        num_atoms = atom_types.shape[0]
+        owned = torch.ops.equipot.num_owned(atom_types)
         for layer in self.layers:
-            x = layer(x, sh, edge_length, edge_index, atom_types)
-        return self.readout(x)
+            x = layer(x, sh, edge_length, edge_index, atom_types, owned)
+        # Nothing is computed of atoms that other processes own.
+        return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
     def tabulate(self, intervals: int) -> None:

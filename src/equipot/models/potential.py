@@ -36,6 +36,7 @@ class Potential(nn.Module):
         self.species = species
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
+        self.widest_exchange: int = network.widest_exchange
         self.edges_in_flight = dict(EDGES_IN_FLIGHT)
 
     @property

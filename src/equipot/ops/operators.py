@@ -18,6 +18,8 @@ TABULATED_SCHEMA = (
     " Tensor coefficients, float cutoff, int dim_out) -> Tensor"
 )
 ATOM_PRODUCT_SCHEMA = "(Tensor matrices, Tensor x, Tensor center, bool transposed=False) -> Tensor"
+NUM_OWNED_SCHEMA = "(Tensor atom_types) -> int"
+GHOST_EXCHANGE_SCHEMA = "(Tensor features, int num_atoms) -> Tensor"
 
 
 @functools.cache
@@ -33,6 +35,9 @@ def load_operators() -> bool:
         ("equipot::convolution", CONVOLUTION_SCHEMA, convolution_by_path),
         ("equipot::tabulated_convolution", TABULATED_SCHEMA, tabulated_by_path),
         ("equipot::atom_product", ATOM_PRODUCT_SCHEMA, atom_product_reference),
+        # In Python every atom is owned. A parallel MD code brings the compiled operators.
+        ("equipot::num_owned", NUM_OWNED_SCHEMA, lambda atom_types: atom_types.shape[0]),
+        ("equipot::ghost_exchange", GHOST_EXCHANGE_SCHEMA, lambda features, num_atoms: features.alias()),
     ):
         torch.library.define(name, schema)
         torch.library.impl(name, "CompositeImplicitAutograd", function)
