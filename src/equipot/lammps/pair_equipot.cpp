@@ -1,0 +1,452 @@
+#include "pair_equipot.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <numeric>
+#include <thread>
+#include <unordered_map>
+
+#include "atom.h"
+#include "comm.h"
+#include "error.h"
+#include "force.h"
+#include "memory.h"
+#include "neigh_list.h"
+#include "neighbor.h"
+#include "update.h"
+#include "utils.h"
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+constexpr double kcal_per_mol = 23.060547830619;  // per eV (CODATA 2018)
+
+// What `work` throws, as a message; empty if it throws nothing.
+template <class F> std::string failure_of(const F &work)
+{
+  try {
+    work();
+  } catch (const std::exception &error) {
+    return error.what();
+  }
+  return {};
+}
+
+std::string joined(const std::vector<std::string> &names)
+{
+  std::string text;
+  for (const auto &name : names) text += (text.empty() ? "" : " ") + name;
+  return text;
+}
+
+}    // namespace
+
+PairEquipot::PairEquipot(LAMMPS *lmp) :
+    Pair(lmp), wanted_device("auto"), skip_check(false), energy_unit(1.0), comm_width(0), bytes(0),
+    exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
+    num_evaluations(0)
+{
+  restartinfo = 0;
+  one_coeff = 1;
+  manybody_flag = 1;
+  single_enable = 0;
+  respa_enable = 0;
+  no_virial_fdotr_compute = 1;
+  centroidstressflag = CENTROID_AVAIL;
+}
+
+PairEquipot::~PairEquipot()
+{
+  if (allocated && !copymode) {
+    memory->destroy(setflag);
+    memory->destroy(cutsq);
+  }
+}
+
+/* ---------------------------------------------------------------------- settings ---- */
+
+void PairEquipot::settings(int narg, char **arg)
+{
+  wanted_device = "auto";
+  skip_check = false;
+  for (int i = 0; i < narg; ++i) {
+    const std::string word = arg[i];
+    if (word == "skip_check") {
+      skip_check = true;
+    } else if (word == "device" && i + 1 < narg) {
+      wanted_device = arg[++i];
+      if (wanted_device != "auto" && wanted_device != "cpu" && wanted_device != "cuda" &&
+          wanted_device.rfind("cuda:", 0) != 0)
+        error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
+                   wanted_device);
+    } else {
+      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N' and 'skip_check', found '{}'",
+                 word);
+    }
+  }
+  require_on_all_ranks(failure_of([&] { equipot::load_operators(); }));
+}
+
+void PairEquipot::coeff(int narg, char **arg)
+{
+  const int num_types = atom->ntypes;
+  if (narg < 3 || std::string(arg[0]) != "*" || std::string(arg[1]) != "*")
+    error->all(FLERR, "Expected 'pair_coeff * * FILE ELEMENT ...', FILE from 'equipot deploy'");
+  if (narg != 3 + num_types)
+    error->all(FLERR, "pair_coeff equipot: expected an element (or NULL) for each of the {} atom types, found {}",
+               num_types, narg - 3);
+
+  MPI_Comm node;
+  int local_rank = 0;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &local_rank);
+  MPI_Comm_free(&node);
+  std::string check = "skipped (skip_check)";
+  require_on_all_ranks(failure_of([&] {
+    device = equipot::choose_device(wanted_device, local_rank);
+    model = std::make_unique<equipot::Model>(arg[2], device);
+    if (!skip_check) check = model->check();
+  }));
+  single_precision = model->facts().dtype == "float32";
+  allocate();
+  read_element_names(arg + 3);
+  print_summary(check);
+}
+
+void PairEquipot::allocate()
+{
+  const int n = atom->ntypes + 1;
+  if (!allocated) {
+    memory->create(setflag, n, n, "pair:setflag");
+    memory->create(cutsq, n, n, "pair:cutsq");
+    allocated = 1;
+  }
+  for (int i = 1; i < n; ++i)
+    for (int j = i; j < n; ++j) setflag[i][j] = 0;
+}
+
+void PairEquipot::read_element_names(char **names)
+{
+  const auto &species = model->facts().species;
+  const int num_types = atom->ntypes;
+  species_of_type.assign(num_types + 1, -1);
+  for (int type = 1; type <= num_types; ++type) {
+    const std::string name = names[type - 1];
+    if (name == "NULL") continue;
+    const auto found = std::find(species.begin(), species.end(), name);
+    if (found == species.end())
+      error->all(FLERR, "pair_coeff equipot: atom type {} is '{}', but the model knows {} only", type, name,
+                 joined(species));
+    species_of_type[type] = static_cast<int>(found - species.begin());
+  }
+  for (int i = 1; i <= num_types; ++i)
+    for (int j = i; j <= num_types; ++j)
+      if (species_of_type[i] >= 0 && species_of_type[j] >= 0) setflag[i][j] = 1;
+}
+
+void PairEquipot::print_summary(const std::string &check)
+{
+  const auto &facts = model->facts();
+  std::string text = fmt::format("equipot: {} model, {}, cutoff {:g} A, written by equipot {} with torch {}\n",
+                                 facts.model_type, facts.dtype, facts.cutoff, facts.equipot_version,
+                                 facts.torch_version);
+  text += facts.num_exchanges == 0
+      ? "  strictly local: no messages between ranks\n"
+      : fmt::format("  message passing: {} exchanges of up to {} numbers per atom between ranks, in each direction\n",
+                    facts.num_exchanges, facts.widest_exchange);
+  for (int type = 1; type <= atom->ntypes; ++type) {
+    const int s = species_of_type[type];
+    text += fmt::format("  atom type {}: {}\n", type, s < 0 ? "not of this model (NULL)" : facts.species[s]);
+  }
+  text += fmt::format("  self-check: {}\n", check);
+
+  // Who runs where, one line per device.
+  const int threads = equipot::num_threads(), cores = static_cast<int>(std::thread::hardware_concurrency());
+  std::vector<char> names(static_cast<size_t>(comm->nprocs) * 16, '\0');
+  char mine[16] = {};
+  device.copy(mine, sizeof(mine) - 1);
+  MPI_Gather(mine, 16, MPI_CHAR, names.data(), 16, MPI_CHAR, 0, world);
+  if (comm->me != 0) return;
+  for (int rank = 0; rank < comm->nprocs;) {
+    const std::string name = &names[rank * 16];
+    int last = rank;
+    while (last + 1 < comm->nprocs && name == &names[(last + 1) * 16]) ++last;
+    text += fmt::format("  rank{}: {}, {} thread{} each\n",
+                        last > rank ? fmt::format("s {}-{}", rank, last) : fmt::format(" {}", rank), name, threads,
+                        threads == 1 ? "" : "s");
+    rank = last + 1;
+  }
+  utils::logmesg(lmp, text);
+  if (device == "cpu" && cores > 0 && comm->nprocs == 1 && threads > cores)
+    error->warning(FLERR, "equipot: {} threads on {} cores; set OMP_NUM_THREADS", threads, cores);
+}
+
+// Fails on every rank with the message of the first that failed; returns if none did.
+void PairEquipot::require_on_all_ranks(const std::string &failure)
+{
+  int mine = failure.empty() ? comm->nprocs : comm->me, first = 0;
+  MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, world);
+  if (first == comm->nprocs) return;
+  auto length = static_cast<int>(failure.size());
+  MPI_Bcast(&length, 1, MPI_INT, first, world);
+  std::string message = failure;
+  message.resize(length);
+  MPI_Bcast(message.data(), length, MPI_CHAR, first, world);
+  error->all(FLERR, "equipot: {}", message);
+}
+
+/* ---------------------------------------------------------------------- before a run ---- */
+
+void PairEquipot::init_style()
+{
+  require_supported_settings();
+  const std::string units = update->unit_style;
+  energy_unit = units == "real" ? kcal_per_mol : 1.0;
+
+  neighbor->add_request(this, NeighConst::REQ_FULL);
+
+  const auto &facts = model->facts();
+  const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number();
+  comm_width = static_cast<int>((bytes_per_row + sizeof(double) - 1) / sizeof(double));
+  if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
+  // LAMMPS sizes its buffers by these; a hybrid style has taken them over before now.
+  for (Pair *pair : {static_cast<Pair *>(this), force->pair}) {
+    pair->comm_forward = std::max(pair->comm_forward, comm_width);
+    pair->comm_reverse = std::max(pair->comm_reverse, comm_width);
+    pair->comm_reverse_off = std::max(pair->comm_reverse_off, comm_width);
+  }
+  time_in_model = time_in_exchange = time_in_edges = 0;
+  num_evaluations = 0;
+}
+
+void PairEquipot::require_supported_settings()
+{
+  const std::string units = update->unit_style;
+  if (units != "metal" && units != "real")
+    error->all(FLERR, "pair_style equipot needs 'units metal' or 'units real', found 'units {}'", units);
+  if (neighbor->exclude)
+    error->all(FLERR, "pair_style equipot: 'neigh_modify exclude' would take neighbors from the model");
+  // Neighbors of weight zero are left out of the neighbor lists.
+  for (int i = 1; i <= 3; ++i)
+    if (atom->molecular != Atom::ATOMIC && force->special_lj[i] == 0.0 && force->special_coul[i] == 0.0)
+      error->all(FLERR, "pair_style equipot: bonded atoms are neighbors too; set 'special_bonds lj/coul 1 1 1'");
+  if (utils::strmatch(update->integrate_style, "^respa"))
+    error->all(FLERR, "pair_style equipot does not work with 'run_style respa'");
+}
+
+double PairEquipot::init_one(int i, int j)
+{
+  if (setflag[i][j] == 0) error->all(FLERR, "pair_coeff equipot: atom types {} and {} have no element", i, j);
+  return model->facts().cutoff;
+}
+
+/* ---------------------------------------------------------------------- a step ---- */
+
+void PairEquipot::compute(int eflag, int vflag)
+{
+  ev_init(eflag, vflag);
+  const double start = MPI_Wtime();
+  if (neighbor->ago == 0 || static_cast<int>(row_of.size()) != atom->nlocal + atom->nghost) assign_rows();
+  find_edges();
+  const double evaluated = MPI_Wtime();
+  time_in_edges += evaluated - start;
+
+  // One rank holds every atom itself.
+  const bool exchanges = model->facts().num_exchanges > 0 && comm->nprocs > 1;
+  equipot::Evaluation result{};
+  const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr); });
+  // The others may be waiting in an exchange: there is no agreeing on it.
+  if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
+  time_in_model += MPI_Wtime() - evaluated;
+  ++num_evaluations;
+
+  for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
+    const double energy = result.atom_energies[row] * energy_unit;
+    if (eflag_global) eng_vdwl += energy;
+    if (eflag_atom) eatom[slot_of[row]] += energy;
+  }
+  add_forces(result);
+  if (vflag_either) add_virials(result);
+}
+
+void PairEquipot::assign_rows()
+{
+  const int num_slots = atom->nlocal + atom->nghost;
+  row_of.assign(num_slots, -1);
+  slot_of.clear();
+  neighborhood.atom_types.clear();
+  std::unordered_map<tagint, int64_t> row_of_tag;
+  row_of_tag.reserve(atom->tag_enable ? num_slots : 0);
+  for (int slot = 0; slot < num_slots; ++slot) {
+    if (slot == atom->nlocal) neighborhood.num_owned = neighborhood.num_atoms();
+    const int species = species_of_type[atom->type[slot]];
+    if (species < 0) continue;
+    const int64_t next = neighborhood.num_atoms();
+    int64_t row = next;
+    if (atom->tag_enable) row = row_of_tag.emplace(atom->tag[slot], next).first->second;
+    row_of[slot] = row;
+    if (row != next) continue;
+    slot_of.push_back(slot);
+    neighborhood.atom_types.push_back(species);
+  }
+  if (atom->nghost == 0) neighborhood.num_owned = neighborhood.num_atoms();
+}
+
+void PairEquipot::find_edges()
+{
+  const double cutoff = model->facts().cutoff, cutoff_squared = cutoff * cutoff;
+  double **x = atom->x;
+  auto &[num_owned, types, center, neighbors, edge_vec] = neighborhood;
+  center.clear(), neighbors.clear(), edge_vec.clear();
+  for (int ii = 0; ii < list->inum; ++ii) {
+    const int i = list->ilist[ii];
+    if (row_of[i] < 0) continue;
+    for (int jj = 0; jj < list->numneigh[i]; ++jj) {
+      const int j = list->firstneigh[i][jj] & NEIGHMASK;
+      if (row_of[j] < 0) continue;
+      const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
+      if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= cutoff_squared) continue;
+      center.push_back(row_of[i]);
+      neighbors.push_back(row_of[j]);
+      edge_vec.insert(edge_vec.end(), d, d + 3);
+    }
+  }
+}
+
+// Forces on atoms of other ranks go to their ghosts, from which LAMMPS takes them home, or with newton off we do.
+void PairEquipot::add_forces(const equipot::Evaluation &result)
+{
+  const int64_t num_rows = neighborhood.num_atoms();
+  std::vector<double> forces(result.forces, result.forces + 3 * num_rows);
+  if (!force->newton) add_rows(forces.data(), 3);
+  const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
+  for (int64_t row = 0; row < end; ++row)
+    for (int a = 0; a < 3; ++a) atom->f[slot_of[row]][a] += energy_unit * forces[3 * row + a];
+}
+
+void PairEquipot::add_virials(const equipot::Evaluation &result)
+{
+  // LAMMPS's orders: xx yy zz xy xz yz, and with the full tensor yx zx zy behind.
+  constexpr int order[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}, transposed[9] = {0, 4, 8, 3, 6, 7, 1, 2, 5};
+  const int64_t num_rows = neighborhood.num_atoms();
+  std::vector<double> virials(result.atom_virials, result.atom_virials + 9 * num_rows);
+  for (int64_t row = 0; row < num_rows && vflag_global; ++row)
+    for (int k = 0; k < 6; ++k)
+      virial[k] += 0.5 * energy_unit * (virials[9 * row + order[k]] + virials[9 * row + transposed[k]]);
+  if (!vflag_atom && !cvflag_atom) return;
+  if (!force->newton) add_rows(virials.data(), 9);
+  const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
+  for (int64_t row = 0; row < end; ++row) {
+    const double *w = &virials[9 * row];
+    for (int k = 0; k < 6 && vflag_atom; ++k)
+      vatom[slot_of[row]][k] += 0.5 * energy_unit * (w[order[k]] + w[transposed[k]]);
+    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[slot_of[row]][k] += energy_unit * w[order[k]];
+  }
+}
+
+/* ---------------------------------------------------------------------- messages between ranks ---- */
+
+void PairEquipot::set_message_size(int64_t bytes_per_row)
+{
+  bytes = bytes_per_row;
+  const auto width = static_cast<int>((bytes + sizeof(double) - 1) / sizeof(double));
+  if (width > comm_width)
+    error->one(FLERR, "equipot: the model exchanges {} bytes per atom, more than it declares; deploy it again", bytes);
+  comm_forward = comm_reverse = comm_reverse_off = width;
+}
+
+template <class T> void PairEquipot::copy_rows(T *rows, int64_t width)
+{
+  const double start = MPI_Wtime();
+  exchanged_rows = reinterpret_cast<char *>(rows);
+  set_message_size(width * sizeof(T));
+  comm->forward_comm(this);
+  time_in_exchange += MPI_Wtime() - start;
+}
+
+// A ghost of this rank may have been passed on to another rank as its ghost. What comes back from there is kept with
+// the slot, which LAMMPS sends home later. Rows that several slots share go home once, with the first of them.
+template <class T> void PairEquipot::add_rows(T *rows, int64_t width)
+{
+  const double start = MPI_Wtime();
+  exchanged_rows = reinterpret_cast<char *>(rows);
+  single_precision = sizeof(T) == sizeof(float);
+  set_message_size(width * sizeof(T));
+  slots.assign(row_of.size() * bytes, 0);
+  for (int64_t row = neighborhood.num_owned; row < neighborhood.num_atoms(); ++row)
+    std::memcpy(&slots[slot_of[row] * bytes], exchanged_rows + row * bytes, bytes);
+  comm->reverse_comm(this);
+  time_in_exchange += MPI_Wtime() - start;
+}
+
+int PairEquipot::pack_forward_comm(int n, int *slots_to_send, double *buffer, int, int *)
+{
+  for (int i = 0; i < n; ++i) {
+    const int64_t row = row_of[slots_to_send[i]];
+    char *to = reinterpret_cast<char *>(buffer + static_cast<int64_t>(i) * comm_forward);
+    if (row >= 0)
+      std::memcpy(to, exchanged_rows + row * bytes, bytes);
+    else
+      std::memset(to, 0, bytes);
+  }
+  return n * comm_forward;
+}
+
+void PairEquipot::unpack_forward_comm(int n, int first, double *buffer)
+{
+  for (int i = 0; i < n; ++i) {
+    const int64_t row = row_of[first + i];
+    if (row >= neighborhood.num_owned)
+      std::memcpy(exchanged_rows + row * bytes, buffer + static_cast<int64_t>(i) * comm_forward, bytes);
+  }
+}
+
+int PairEquipot::pack_reverse_comm(int n, int first, double *buffer)
+{
+  for (int i = 0; i < n; ++i)
+    std::memcpy(buffer + static_cast<int64_t>(i) * comm_reverse, &slots[(first + i) * bytes], bytes);
+  return n * comm_reverse;
+}
+
+void PairEquipot::unpack_reverse_comm(int n, int *receiving_slots, double *buffer)
+{
+  for (int i = 0; i < n; ++i) {
+    const int slot = receiving_slots[i];
+    const int64_t row = row_of[slot];
+    if (row < 0) continue;
+    char *to = slot < atom->nlocal ? exchanged_rows + row * bytes : &slots[slot * bytes];
+    const double *from = buffer + static_cast<int64_t>(i) * comm_reverse;
+    if (single_precision)
+      add_row(reinterpret_cast<float *>(to), from);
+    else
+      add_row(reinterpret_cast<double *>(to), from);
+  }
+}
+
+template <class T> void PairEquipot::add_row(T *to, const double *buffer) const
+{
+  const T *from = reinterpret_cast<const T *>(buffer);
+  for (size_t k = 0; k < bytes / sizeof(T); ++k) to[k] += from[k];
+}
+
+/* ---------------------------------------------------------------------- afterwards ---- */
+
+void PairEquipot::finish()
+{
+  if (num_evaluations == 0) return;
+  double mine[3] = {time_in_model - time_in_exchange, time_in_exchange, time_in_edges}, sum[3];
+  MPI_Reduce(mine, sum, 3, MPI_DOUBLE, MPI_SUM, 0, world);
+  if (comm->me != 0) return;
+  const double total = std::accumulate(sum, sum + 3, 0.0), evaluations = 1.0 * num_evaluations * comm->nprocs;
+  utils::logmesg(lmp, "equipot: {:.3g} ms per step and rank: model {:.1f} %, exchange {:.1f} %, edges {:.1f} %\n",
+                 1e3 * total / evaluations, 100 * sum[0] / total, 100 * sum[1] / total, 100 * sum[2] / total);
+}
+
+double PairEquipot::memory_usage()
+{
+  const auto &n = neighborhood;
+  return Pair::memory_usage() + 8.0 * (n.center.capacity() + n.neighbor.capacity() + n.edge_vec.capacity()) +
+      8.0 * (n.atom_types.capacity() + row_of.capacity()) + 4.0 * slot_of.capacity() + slots.capacity();
+}

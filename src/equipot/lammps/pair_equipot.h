@@ -1,0 +1,82 @@
+// pair_style equipot: a deployed model in LAMMPS, on one rank or many.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ghost_exchange.h"
+#include "model.h"
+#include "pair.h"
+
+namespace LAMMPS_NS {
+
+// LAMMPS's atoms and ghosts are slots; the model's atoms are rows. Ghosts that are images of one atom share its row,
+// so that only atoms of other ranks add to what the model has to look at:
+//
+//   rows     0 ... num_owned - 1: owned atoms of a type that has an element; then atoms of other ranks
+//   row_of   (slots) a slot's row, or -1
+//   slot_of  (rows)  the first slot with that row
+class PairEquipot : public Pair, private equipot::GhostExchange {
+ public:
+  explicit PairEquipot(class LAMMPS *);
+  ~PairEquipot() override;
+
+  void settings(int, char **) override;
+  void coeff(int, char **) override;
+  void init_style() override;
+  double init_one(int, int) override;
+  void compute(int, int) override;
+  void finish() override;
+  double memory_usage() override;
+
+  int pack_forward_comm(int, int *, double *, int, int *) override;
+  void unpack_forward_comm(int, int, double *) override;
+  int pack_reverse_comm(int, int, double *) override;
+  void unpack_reverse_comm(int, int *, double *) override;
+
+ private:
+  // equipot::GhostExchange, by way of LAMMPS's communication
+  int64_t num_owned() const override { return neighborhood.num_owned; }
+  void copy_to_ghosts(float *rows, int64_t, int64_t width) override { copy_rows(rows, width); }
+  void copy_to_ghosts(double *rows, int64_t, int64_t width) override { copy_rows(rows, width); }
+  void add_to_owners(float *rows, int64_t, int64_t width) override { add_rows(rows, width); }
+  void add_to_owners(double *rows, int64_t, int64_t width) override { add_rows(rows, width); }
+  template <class T> void copy_rows(T *, int64_t);
+  template <class T> void add_rows(T *, int64_t);
+  template <class T> void add_row(T *, const double *) const;
+  void set_message_size(int64_t bytes_per_row);
+
+  void allocate();
+  void read_element_names(char **);
+  void print_summary(const std::string &check);
+  void require_on_all_ranks(const std::string &failure);
+  void require_supported_settings();
+  void assign_rows();
+  void find_edges();
+  void add_forces(const equipot::Evaluation &);
+  void add_virials(const equipot::Evaluation &);
+
+  std::unique_ptr<equipot::Model> model;
+  std::string wanted_device, device;
+  bool skip_check;
+  double energy_unit;  // of LAMMPS, per eV
+  std::vector<int> species_of_type;  // by LAMMPS's atom type, counted from 1; -1: none
+  int comm_width;  // doubles per atom, of the widest message
+
+  equipot::Neighborhood neighborhood;
+  std::vector<int64_t> row_of;
+  std::vector<int> slot_of;
+
+  // During an exchange: bytes per row, and where they are.
+  int64_t bytes;
+  char *exchanged_rows;
+  std::vector<char> slots;  // what ghost slots have received and still have to pass on
+  bool single_precision;
+
+  double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
+  int64_t num_evaluations;
+};
+
+}  // namespace LAMMPS_NS

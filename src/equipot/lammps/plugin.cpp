@@ -1,0 +1,72 @@
+// What LAMMPS calls when it loads equipotplugin.so: refuses what would crash later, then registers the pair style.
+#include <dlfcn.h>
+
+#include <fstream>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "build_info.h"
+#include "error.h"
+#include "lammps.h"
+#include "pair_equipot.h"
+
+using namespace LAMMPS_NS;
+
+namespace {
+
+// LAMMPS's plugin interface (src/PLUGIN/lammpsplugin.h in its sources), which the PyPI package does not contain.
+struct lammpsplugin_t {
+  const char *version, *style, *name, *info, *author;
+  void *(*creator)(LAMMPS *);
+  void *handle;
+};
+using register_function = void (*)(lammpsplugin_t *, void *);
+
+void *create_pair(LAMMPS *lmp) { return new PairEquipot(lmp); }
+
+// Instruction sets this processor lacks that the one the plugin was built on has.
+std::string missing_instructions()
+{
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.rfind("flags", 0) != 0 && line.rfind("Features", 0) != 0) continue;
+    std::istringstream stream(line);
+    std::set<std::string> here;
+    for (std::string word; stream >> word;) here.insert(word);
+    std::istringstream needed(EQUIPOT_PROCESSOR_FLAGS);
+    std::string missing;
+    for (std::string word; needed >> word;)
+      if (!here.count(word)) missing += " " + word;
+    return missing;
+  }
+  return {};
+}
+
+}    // namespace
+
+extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
+{
+  // By the C interface: with another LAMMPS, its classes do not lie in memory as the headers said.
+  const auto version_of = reinterpret_cast<int (*)(void *)>(dlsym(RTLD_DEFAULT, "lammps_version"));
+  const int version = version_of ? version_of(lmp) : 0;
+  std::string refusal;
+  if (version != EQUIPOT_LAMMPS_VERSION)
+    refusal = "it was built for LAMMPS version " + std::to_string(EQUIPOT_LAMMPS_VERSION) + ", this is " +
+        std::to_string(version);
+  const std::string missing = missing_instructions();
+  if (!missing.empty()) refusal = "it was built on another kind of processor; this one lacks" + missing;
+  if (!refusal.empty()) {
+    fprintf(stderr, "ERROR: the equipot plugin does not fit: %s. Run 'equipot lammps build' here.\n", refusal.c_str());
+    return;
+  }
+  static lammpsplugin_t plugin;
+  plugin.version = EQUIPOT_LAMMPS_VERSION_TEXT;
+  plugin.style = "pair";
+  plugin.name = "equipot";
+  plugin.info = "equipot " EQUIPOT_VERSION ": equivariant interatomic potentials";
+  plugin.author = "the equipot developers";
+  plugin.creator = create_pair;
+  plugin.handle = handle;
+  reinterpret_cast<register_function>(regfunc)(&plugin, lmp);
+}
