@@ -226,7 +226,7 @@ void PairEquipot::require_supported_settings()
   const std::string units = update->unit_style;
   if (units != "metal" && units != "real")
     error->all(FLERR, "pair_style equipot needs 'units metal' or 'units real', found 'units {}'", units);
-  if (neighbor->exclude)
+  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
     error->all(FLERR, "pair_style equipot: 'neigh_modify exclude' would take neighbors from the model");
   // Neighbors of weight zero are left out of the neighbor lists.
   for (int i = 1; i <= 3; ++i)
@@ -236,9 +236,8 @@ void PairEquipot::require_supported_settings()
     error->all(FLERR, "pair_style equipot does not work with 'run_style respa'");
 }
 
-double PairEquipot::init_one(int i, int j)
+double PairEquipot::init_one(int, int)
 {
-  if (setflag[i][j] == 0) error->all(FLERR, "pair_coeff equipot: atom types {} and {} have no element", i, j);
   return model->facts().cutoff;
 }
 

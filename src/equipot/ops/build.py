@@ -62,6 +62,8 @@ def kernels_available() -> bool:
     if mode == "off":
         logger.info("kernels are off (EQUIPOT_KERNELS=off): the slow reference operators run")
         return False
+    if operators_registered():  # by the LAMMPS plugin, in this process
+        return True
     try:
         torch.ops.load_library(str(build()))
     except (KernelBuildError, OSError) as error:
@@ -70,6 +72,11 @@ def kernels_available() -> bool:
         logger.warning("the reference operators run, several times slower than the kernels: %s", error)
         return False
     return True
+
+
+def operators_registered() -> bool:
+    """Whether this process has the compiled operators already."""
+    return hasattr(torch.ops.equipot, "attach_exchange")
 
 
 def build(force: bool = False) -> Path:

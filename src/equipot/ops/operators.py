@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from equipot.ops.bspline import interpolate
-from equipot.ops.build import kernels_available
+from equipot.ops.build import kernels_available, operators_registered
 from equipot.ops.edge_product import atom_product_reference
 
 CONVOLUTION_SCHEMA = (
@@ -29,7 +29,7 @@ def load_operators() -> bool:
     So a model deployed where there are kernels also runs, slowly, where there are none. Call it before
     ``torch.jit.load``. :func:`equipot.ops.build.kernels_available` logs which path runs.
     """
-    if kernels_available():
+    if kernels_available() or operators_registered():
         return True
     for name, schema, function in (
         ("equipot::convolution", CONVOLUTION_SCHEMA, convolution_by_path),
