@@ -1,0 +1,187 @@
+"""LAMMPS with `pair_style equipot`: one rank beside ASE, and more ranks beside one, taking turns.
+
+Every rank has one thread. Strong scaling keeps the atoms, weak scaling those per rank. The model has random
+weights and the sizes of `compare` (NequIP: 4 layers, 64 channels, l_max 2, cutoff 5 Å).
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "compare"))
+
+import torch
+from ase import Atoms
+from ase.io.lammpsdata import write_lammps_data
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from ase.units import fs
+from cases import ALLEGRO, NEQUIP
+from pydantic import TypeAdapter
+from structures import describe, silicon, water
+
+from equipot import EquipotCalculator
+from equipot.config.model import ModelConfig
+from equipot.deploy.capsule import synthetic_structures
+from equipot.deploy.torchscript import write_torchscript
+from equipot.files import atomic_write
+from equipot.integrations.lammps import build_plugin, find_lammps
+from equipot.models.build import build_potential
+
+BIN = Path(sys.executable).parent
+MODELS = {"nequip": NEQUIP, "allegro": ALLEGRO}
+INPUT = """units metal
+atom_style atomic
+read_data atoms.data
+pair_style equipot
+pair_coeff * * model.pt {species}
+neighbor 1.0 bin
+velocity all create 300 1 loop geom
+fix 1 all nve
+timestep 0.0001
+run 1
+run {steps}
+"""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One run: seconds per step, and the shares of it (0 to 1), where they are known."""
+
+    step: float
+    model: float | None = None
+    exchange: float | None = None
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    plugin = build_plugin(find_lammps()).parent
+    atoms = water(None, options.per_edge) if options.system == "water" else silicon(options.atoms)
+    report = {"system": options.system, "atoms": len(atoms), "model": options.model, "steps": options.steps}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        species = deploy(MODELS[options.model], atoms, folder / "model.pt")
+        runs = {("ASE", 1): lambda: by_ase(folder / "model.pt", atoms.copy(), options.steps)}
+        for ranks in options.ranks:
+            runs["strong", ranks] = lasting(
+                folder / f"strong-{ranks}", atoms, species, ranks, plugin, options.steps
+            )
+            if ranks > 1:
+                larger = atoms.repeat((1, 1, ranks))
+                place = folder / f"weak-{ranks}"
+                runs["weak", ranks] = lasting(place, larger, species, ranks, plugin, options.steps)
+        timings = {key: [] for key in runs}
+        for round_number in range(options.rounds):
+            for (kind, ranks), run in runs.items():
+                timings[kind, ranks].append(run())
+                latest = timings[kind, ranks][-1]
+                print(
+                    f"round {round_number + 1}: {kind}, ranks {ranks}: {latest.step:.3f} s per step",
+                    flush=True,
+                )
+    report["runs"] = [
+        {"kind": kind, "ranks": ranks, "timings": [asdict(t) for t in found]}
+        for (kind, ranks), found in timings.items()
+    ]
+    summarize(timings, len(atoms))
+    if options.output:
+        with atomic_write(options.output) as temporary:
+            temporary.write_text(json.dumps(report, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="nequip")
+    parser.add_argument("--system", choices=["silicon", "water"], default="silicon")
+    parser.add_argument("--atoms", type=int, default=4096, help="of silicon, about")
+    parser.add_argument("--per-edge", type=int, default=11, help="water molecules along an edge of the box")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    return parser.parse_args()
+
+
+def deploy(model: dict, atoms: Atoms, path: Path) -> list[str]:
+    """Write a random model for these atoms; returns its species."""
+    facts = describe([atoms], model["cutoff"], count_edges=False)
+    torch.manual_seed(0)
+    config = TypeAdapter(ModelConfig).validate_python(model)
+    species, energies = facts["species"], facts["atomic_energies"]
+    potential = build_potential(config, species, facts["avg_num_neighbors"], energies, facts["force_rms"])
+    write_torchscript(
+        potential, path, synthetic_structures(species, model["cutoff"]), source="synthetic structures",
+        model_type=model["type"], atomic_energies=energies, weights="last", validation={}, config="",
+    )  # fmt: skip
+    return species
+
+
+def by_ase(path: Path, atoms: Atoms, steps: int) -> Timing:
+    """ASE's velocity Verlet with the calculator; its first evaluation is not counted."""
+    atoms.calc = EquipotCalculator(path, device="cpu")
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300)
+    dynamics = VelocityVerlet(atoms, timestep=0.1 * fs)
+    dynamics.run(1)
+    start = time.perf_counter()
+    dynamics.run(steps)
+    return Timing((time.perf_counter() - start) / steps)
+
+
+def lasting(folder: Path, atoms: Atoms, species: list[str], ranks: int, plugin: Path, steps: int):
+    """A function that runs LAMMPS on these atoms; its files are written once."""
+    folder.mkdir()
+    write_lammps_data(folder / "atoms.data", atoms, specorder=species, masses=True, atom_style="atomic")
+    (folder / "model.pt").symlink_to(folder.parent / "model.pt")
+    (folder / "in.lammps").write_text(INPUT.format(species=" ".join(species), steps=steps))
+    command = [str(BIN / "mpiexec"), "-n", str(ranks), str(BIN / "lmp"), "-in", "in.lammps", "-log", "none"]
+    environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin), "OMP_NUM_THREADS": "1"}
+
+    def run() -> Timing:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise SystemExit((done.stdout + done.stderr)[-2000:])
+        seconds = float(re.findall(r"Loop time of (\S+)", done.stdout)[-1]) / steps
+        shares = re.findall(
+            r"equipot: (\S+) ms per step and rank: model (\S+) %, exchange (\S+) %", done.stdout
+        )
+        per_step, model, exchange = map(float, shares[-1])
+        part = per_step / 1e3 / seconds
+        # The first, uncounted evaluation of `run` is in the pair style's own account, per evaluation.
+        return Timing(seconds, model / 100 * part, exchange / 100 * part)
+
+    return run
+
+
+def summarize(timings: dict, num_atoms: int) -> None:
+    median = {key: statistics.median(t.step for t in found) for key, found in timings.items()}
+    print(f"\n{num_atoms} atoms, one thread per rank; medians of {len(next(iter(timings.values())))} rounds")
+    for (kind, ranks), found in timings.items():
+        atoms = num_atoms * (ranks if kind == "weak" else 1)
+        step = median[kind, ranks]
+        rate = atoms / step
+        line = f"{kind:>7} {ranks} rank{'s' if ranks > 1 else ' '}  {step:8.3f} s per step  {rate:9.0f} atom steps/s"
+        if found[0].model is not None:
+            model = statistics.median(t.model for t in found)
+            exchange = statistics.median(t.exchange for t in found)
+            line += f"  model {model:6.1%}  exchange {exchange:5.1%}  LAMMPS {1 - model - exchange:5.1%}"
+        if ("strong", 1) in median and (kind, ranks) != ("strong", 1):
+            speed = rate / (num_atoms / median["strong", 1])
+            line += f"  {speed:.2f} times one rank"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
