@@ -172,7 +172,8 @@ def summarize(timings: dict, num_atoms: int) -> None:
         atoms = num_atoms * (ranks if kind == "weak" else 1)
         step = median[kind, ranks]
         rate = atoms / step
-        line = f"{kind:>7} {ranks} rank{'s' if ranks > 1 else ' '}  {step:8.3f} s per step  {rate:9.0f} atom steps/s"
+        label = f"{kind:>7} {ranks} rank" + ("s" if ranks > 1 else " ")
+        line = f"{label}  {step:8.3f} s per step  {rate:9.0f} atom steps/s"
         if found[0].model is not None:
             model = statistics.median(t.model for t in found)
             exchange = statistics.median(t.exchange for t in found)

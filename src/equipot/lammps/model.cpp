@@ -13,6 +13,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "archive.h"
 #include "ghost_exchange.h"
 #include "json.h"
 
@@ -101,6 +102,7 @@ struct Model::Torch {
 Model::Model(const std::string& path, const std::string& device) : path_(path), torch_(std::make_unique<Torch>()) {
   if (!std::filesystem::is_regular_file(path))
     throw std::runtime_error(path + ": no such file. Expected a model written by 'equipot deploy'.");
+  Archive(path).require_checksums();
   load_operators();
   torch::jit::ExtraFilesMap extra;
   for (const char* key : {"format_version", "model_type", "dtype", "species", "atomic_energies", "cutoff",
@@ -111,8 +113,7 @@ Model::Model(const std::string& path, const std::string& device) : path_(path), 
     torch_->device = torch::Device(device);
     torch_->module = torch::jit::load(path, torch_->device, extra);
   } catch (const std::exception& error) {
-    throw std::runtime_error(path + ": truncated, damaged, or not a model written by 'equipot deploy': " +
-                             first_line(error));
+    throw std::runtime_error(path + ": not a model written by 'equipot deploy', or by a newer torch: " + first_line(error));
   }
   facts_ = read_facts(path, extra);
   capsule_ = extra.at("capsule");

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Silicon from DFT data to LAMMPS: trains if there is no model yet (minutes), then runs on RANKS ranks.
+#   examples/03_lammps/run.sh            in.nve on two ranks
+#   RANKS=4 examples/03_lammps/run.sh in.npt -var steps 1000
+set -euo pipefail
+root="$(cd "$(dirname "$0")/../.." && pwd)"
+cd "$root/examples/03_lammps"
+export PATH="$root/.venv/bin:$PATH" OMP_NUM_THREADS=1
+
+if [[ ! -f model.pt ]]; then
+  equipot train "$root/configs/crystal_nequip_small.yaml" run.directory=silicon --overwrite
+  equipot deploy silicon --output model.pt
+fi
+LAMMPS_PLUGIN_PATH="$(equipot lammps path)"
+export LAMMPS_PLUGIN_PATH
+input="${1:-in.nve}"
+shift || true
+exec mpiexec -n "${RANKS:-2}" lmp -in "$input" "$@"
