@@ -104,7 +104,9 @@ def evaluate(
     ],
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA", help="Structure files with labels, in any format ASE reads."),
+        typer.Argument(
+            metavar="DATA", help="Structure files with labels, in any format that can be trained on."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")

@@ -137,6 +137,7 @@ def _labels(frame: Frame) -> Labels:
         energy=label(None if frame.energy is None else [frame.energy], 1),
         forces=label(frame.forces, frame.num_atoms),
         stress=label(None if frame.stress is None else frame.stress[None], 1),
+        weight=None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64),
     )
 
 

@@ -31,6 +31,7 @@ class Frame:
     file: str = ""
     index: int = 0  # position in the file, from 0
     config_type: str | None = None
+    weight: float = 1.0  # of this frame's terms of the loss
 
     @property
     def num_atoms(self) -> int:
@@ -53,10 +54,13 @@ def frame_from_atoms(
     labels: LabelsConfig | None = None,
     units: UnitsConfig = _EV_AND_ANGSTROM,
     *,
+    weight: float = 1.0,
     file: str = "",
     index: int = 0,
 ) -> Frame:
     """Check a structure, pick its labels by name and convert it to eV and Å. Without ``labels``: none.
+
+    ``weight`` is that of the source; the structure's own weight, if it has one, multiplies it.
 
     Raises:
         DataError: no atoms, unknown elements, non-finite numbers, a wrong shape, a periodic direction without
@@ -74,6 +78,7 @@ def frame_from_atoms(
     _check_structure(frame)
     if labels is not None:
         frame = _with_labels(frame, atoms, labels)
+        frame = replace(frame, weight=weight * _own_weight(frame, atoms, labels.weight))
     return _converted(frame, energy_factor(units.energy), length_factor(units.length))
 
 
@@ -183,6 +188,19 @@ def _stress(frame: Frame, name: str, value) -> NDArray:
     if np.abs(array - array.T).max() > _ASYMMETRY_TOLERANCE * np.abs(array).max():
         raise DataError(f"{frame.where}: stress '{name}' is not symmetric: {array.tolist()}.")
     return 0.5 * (array + array.T)
+
+
+def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
+    value = None if name is None else _named_values(atoms).get(name)
+    if value is None:
+        return 1.0
+    array = _numeric(frame, name, value, "one number ≥ 0")
+    if array.size != 1 or array.item() < 0:
+        raise DataError(
+            f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {value!r}. Correct it, or "
+            "set data.labels.weight to null to read no weights."
+        )
+    return array.item()
 
 
 def _numeric(frame: Frame, name: str, value, expected: str) -> NDArray:
