@@ -105,7 +105,7 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATA", help="Structure files with labels, in any format that can be trained on."
+            metavar="DATA", help="Structure files with labels, in any format of training."
         ),
     ],
     output: Annotated[
