@@ -21,6 +21,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+data_app = typer.Typer(
+    name="data", help="Look at structure files before training on them.", no_args_is_help=True
+)
+app.add_typer(data_app)
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
+EnergyKey = Annotated[str, typer.Option(help="Name of the energy in the files; none: not read.")]
+ForcesKey = Annotated[str, typer.Option(help="The same for the forces.")]
+StressKey = Annotated[str, typer.Option(help="The same for the stress.")]
+EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
+LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
+FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -104,9 +117,7 @@ def evaluate(
     ],
     data: Annotated[
         list[str],
-        typer.Argument(
-            metavar="DATA", help="Structure files with labels, in any format of training."
-        ),
+        typer.Argument(metavar="DATA", help="Structure files with labels, in any format of training."),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
@@ -237,6 +248,68 @@ def md(
     Console().print(summary_table(result.summary))
     for file in (result.trajectory, result.log, result.plot, result.directory / "summary.json"):
         print(f"Wrote {file}")
+
+
+@data_app.command("inspect")
+def data_inspect(
+    files: Files,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+    file_format: FileFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
+    import json
+
+    from rich.console import Console
+
+    from equipot.data.quality.render import print_summary
+    from equipot.data.quality.run import inspect_files
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
+    if as_json:
+        print(json.dumps([summary.to_dict() for summary in summaries], indent=2, ensure_ascii=False))
+    else:
+        for summary in summaries:
+            print_summary(summary, Console())
+    if any(summary.problems for summary in summaries):
+        raise typer.Exit(1)
+
+
+@data_app.command("check")
+def data_check(
+    files: Files,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+    file_format: FileFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
+
+    The exit code is 1 if there are errors; warnings and notes leave it at 0.
+    """
+    import json
+
+    from rich.console import Console
+
+    from equipot.data.quality.render import print_report
+    from equipot.data.quality.run import check_files
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    report = check_files(files, keys, energy_unit, length_unit, file_format)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_report(report, Console())
+    if report.count("error"):
+        raise typer.Exit(1)
 
 
 @app.command()
