@@ -312,6 +312,27 @@ def data_check(
         raise typer.Exit(1)
 
 
+@data_app.command("convert")
+def data_convert(
+    files: Files,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
+    cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+) -> None:
+    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted."""
+    from equipot.data.convert import convert
+    from equipot.data.quality.run import label_names, unit_names
+
+    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
+    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff)
+    state = "Wrote" if result.written else "Up to date:"
+    print(f"{state} {result.path} ({result.num_frames} frames)")
+
+
 @app.command()
 def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,

@@ -14,7 +14,7 @@ from equipot.units import ENERGY_UNITS, LENGTH_UNITS
 LabelName = Annotated[str, Field(min_length=1)]
 
 # The formats that `equipot.data.formats` reads; a test compares the two lists.
-FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp")
+FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store")
 
 
 class LabelsConfig(Section):

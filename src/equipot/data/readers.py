@@ -8,7 +8,7 @@ from pathlib import Path
 
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
 from equipot.data.formats import find_format, open_contents
-from equipot.data.frames import Frame, frame_from_atoms, label_candidates
+from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.errors import DataError
 
@@ -88,7 +88,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
                 structures = enumerate(open_contents(path, source.format).structures)
                 for number, atoms in structures:
                     if number == index:
-                        return frame_from_atoms(atoms, units=source.units, file=file, index=index)
+                        return frame_of(atoms, NO_LABELS, source.units, 1.0, file, index)
                 raise DataError(f"{file} has no frame {index} (the first is 0).")
     raise DataError(f"The section `data` of the configuration does not name {file}.")
 
@@ -104,11 +104,7 @@ def _read_source(source: Source) -> tuple[list[Frame], dict[str, set[str]]]:
         for index, atoms in enumerate(structures):
             for kind, names in label_candidates(atoms).items():
                 candidates[kind] |= names
-            frames.append(
-                frame_from_atoms(
-                    atoms, source.labels, source.units, weight=source.weight, file=str(path), index=index
-                )
-            )
+            frames.append(frame_of(atoms, source.labels, source.units, source.weight, str(path), index))
     _report_weights(source, frames)
     return frames, candidates
 

@@ -35,6 +35,7 @@ def test_configuration_offers_the_formats_there_are():
         ("dp/type.raw", b"0", "deepmd"),
         ("run/OUTCAR", b"x", "vasp"),
         ("oc20/data.mdb", b"x", "lmdb_pickle"),
+        ("a.equipot", b"EQUIPOT1", "store"),
         ("a.traj", b"x", "ase"),
         ("a.json", b"{}", "ase"),
         ("other/file", b"x", None),

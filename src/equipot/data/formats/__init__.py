@@ -9,8 +9,9 @@ from pathlib import Path
 
 import ase
 
-from equipot.data.formats import ase_db, ase_file, deepmd, hdf5, lmdb_pickle, npz, vasp, xyz
+from equipot.data.formats import ase_db, ase_file, deepmd, hdf5, lmdb_pickle, npz, store, vasp, xyz
 from equipot.data.formats.base import Contents, Format
+from equipot.data.frames import Frame
 from equipot.data.progress import track
 from equipot.errors import DataError
 
@@ -22,6 +23,7 @@ FORMATS: tuple[Format, ...] = (
     npz.FORMAT,
     deepmd.FORMAT,
     vasp.FORMAT,
+    store.FORMAT,
     ase_file.FORMAT,
 )
 
@@ -55,7 +57,7 @@ def open_contents(path: Path, name: str | None = None) -> Contents:
     return Contents(_guarded(path, chosen, contents), contents.total, contents.units)
 
 
-def read_structures(path: Path, name: str | None = None) -> Iterator[tuple[int, ase.Atoms]]:
+def read_structures(path: Path, name: str | None = None) -> Iterator[tuple[int, ase.Atoms | Frame]]:
     """Yield the structures of a file or folder, read one at a time, with their numbers from 0.
 
     Raises:
@@ -65,7 +67,7 @@ def read_structures(path: Path, name: str | None = None) -> Iterator[tuple[int, 
     yield from enumerate(track(contents.structures, f"reading {path.name}", contents.total))
 
 
-def _guarded(path: Path, chosen: Format, contents: Contents) -> Iterator[ase.Atoms]:
+def _guarded(path: Path, chosen: Format, contents: Contents) -> Iterator[ase.Atoms | Frame]:
     number = 0
     try:
         for atoms in contents.structures:

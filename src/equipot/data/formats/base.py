@@ -10,6 +10,7 @@ from typing import Any
 import ase
 import numpy as np
 
+from equipot.data.frames import Frame
 from equipot.errors import DataError
 
 
@@ -22,7 +23,7 @@ class Contents:
     meaning of a value use ``energy``, ``forces``, ``stress``.
     """
 
-    structures: Iterator[ase.Atoms]
+    structures: Iterator[ase.Atoms | Frame]  # frames: where a format holds what equipot itself has checked
     total: int | None = None  # number of structures, if it is known in advance
     units: dict[str, str] = field(default_factory=dict)  # "energy", "length": where the file names its units
 

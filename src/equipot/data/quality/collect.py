@@ -7,7 +7,7 @@ from pathlib import Path
 
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.formats import find_format, open_contents
-from equipot.data.frames import Frame, frame_from_atoms, label_candidates
+from equipot.data.frames import Frame, frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.quality.findings import Finding
 from equipot.data.readers import expand_paths
@@ -48,7 +48,7 @@ def _collect(path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: 
             for kind, names in label_candidates(atoms).items():
                 found.names[kind].update(names)
             try:
-                found.frames.append(frame_from_atoms(atoms, labels, units, file=str(path), index=index))
+                found.frames.append(frame_of(atoms, labels, units, 1.0, str(path), index))
             except DataError as error:
                 found.problems.append(Finding("error", "unusable frame", str(error), ((str(path), index),)))
     except DataError as error:

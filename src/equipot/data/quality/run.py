@@ -55,6 +55,20 @@ def _collected(
     if format_name is not None and format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
-    energy_factor(energy), length_factor(length)  # name the units there are
-    labels = LabelsConfig(**{kind: None if name == _NOT_READ else name for kind, name in keys.items()})
-    return collect(paths, labels, UnitsConfig(energy=energy, length=length), format_name), labels
+    labels = label_names(keys)
+    return collect(paths, labels, unit_names(energy, length), format_name), labels
+
+
+def label_names(keys: Mapping[str, str]) -> LabelsConfig:
+    """Names given as words, ``none`` for those not to be read."""
+    return LabelsConfig(**{kind: None if name == _NOT_READ else name for kind, name in keys.items()})
+
+
+def unit_names(energy: str, length: str) -> UnitsConfig:
+    """Units given as words.
+
+    Raises:
+        ConfigError: there is no such unit; the message names those there are.
+    """
+    energy_factor(energy), length_factor(length)
+    return UnitsConfig(energy=energy, length=length)
