@@ -1,7 +1,10 @@
-"""VASP output: files made here with the elements that ASE looks at, in VASP's own layout."""
+"""VASP output: files made here with the elements that ASE looks at, in VASP's own layout; and real ones."""
 
 import gzip
+import re
+from pathlib import Path
 
+import ase
 import numpy as np
 import pytest
 
@@ -72,3 +75,41 @@ def test_vasprun_without_any_step(tmp_path, failing):
     (tmp_path / "vasprun.xml").write_text("<modeling><incar></in")
     message = failing(tmp_path)
     assert message.startswith(f"{tmp_path}, frame 0") and "VASP output" in message
+
+
+@pytest.fixture
+def real_files():
+    """VASP output that ASE ships for its own tests."""
+    folder = Path(ase.__file__).parent / "test" / "testdata" / "vasp"
+    if not (folder / "OUTCAR_example_1").is_file():
+        pytest.skip("this ASE comes without its test data")
+    return folder
+
+
+def test_real_outcar_against_its_own_lines(real_files):
+    text = (real_files / "OUTCAR_example_1").read_text()
+    [frame] = read_frames(real_files / "OUTCAR_example_1")
+    energy = re.findall(r"energy\(sigma->0\) = +(\S+)", text)[-1]
+    assert frame.energy == float(energy)
+    table = text.split("TOTAL-FORCE (eV/Angst)")[-1].splitlines()[2 : 2 + frame.num_atoms]
+    numbers = np.array([line.split() for line in table], dtype=float)
+    assert frame.positions.tolist() == numbers[:, :3].tolist()
+    assert frame.forces.tolist() == numbers[:, 3:].tolist()
+    # XX YY ZZ XY YZ ZX, kbar, positive under compression
+    xx, yy, zz, xy, yz, zx = map(float, re.findall(r"in kB((?: +\S+){6})", text)[-1].split())
+    expected = -0.1 * np.array([[xx, xy, zx], [xy, yy, yz], [zx, yz, zz]])
+    # rounding of the constant of two CODATA versions
+    np.testing.assert_allclose(frame.stress * EV_A3_TO_GPA, expected, rtol=1e-6)
+
+
+def test_outcar_cut_before_its_first_step_is_complete(real_files, tmp_path, failing, caplog):
+    text = (real_files / "OUTCAR_example_1").read_text()
+    (tmp_path / "OUTCAR").write_text(text[: len(text) // 2])
+    assert failing(tmp_path) == f"{tmp_path} contains no frames (read as VASP output)."
+    assert "the calculation did not end (no 'General timing and accounting')" in caplog.text
+
+
+def test_real_vasprun(real_files):
+    text = (real_files / "vasprun_pstress.xml").read_text()
+    frames = read_frames(real_files / "vasprun_pstress.xml")
+    assert len(frames) == text.count("<calculation>") and all(f.stress is not None for f in frames)
