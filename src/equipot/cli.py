@@ -21,9 +21,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-lammps = typer.Typer(help="The LAMMPS plugin.", no_args_is_help=True)
-app.add_typer(lammps, name="lammps")
+lammps_app = typer.Typer(name="lammps", help="The LAMMPS plugin.", no_args_is_help=True)
+app.add_typer(lammps_app)
 
+data_app = typer.Typer(
+    name="data", help="Look at structure files before training on them.", no_args_is_help=True
+)
+app.add_typer(data_app)
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
+EnergyKey = Annotated[str, typer.Option(help="Name of the energy in the files; none: not read.")]
+ForcesKey = Annotated[str, typer.Option(help="The same for the forces.")]
+StressKey = Annotated[str, typer.Option(help="The same for the stress.")]
+EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
+LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
+FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -107,7 +120,7 @@ def evaluate(
     ],
     data: Annotated[
         list[str],
-        typer.Argument(metavar="DATA", help="Structure files with labels, in any format ASE reads."),
+        typer.Argument(metavar="DATA", help="Structure files with labels, in any format of training."),
     ],
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
@@ -240,6 +253,89 @@ def md(
         print(f"Wrote {file}")
 
 
+@data_app.command("inspect")
+def data_inspect(
+    files: Files,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+    file_format: FileFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
+    import json
+
+    from rich.console import Console
+
+    from equipot.data.quality.render import print_summary
+    from equipot.data.quality.run import inspect_files
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
+    if as_json:
+        print(json.dumps([summary.to_dict() for summary in summaries], indent=2, ensure_ascii=False))
+    else:
+        for summary in summaries:
+            print_summary(summary, Console())
+    if any(summary.problems for summary in summaries):
+        raise typer.Exit(1)
+
+
+@data_app.command("check")
+def data_check(
+    files: Files,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+    file_format: FileFormat = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
+
+    The exit code is 1 if there are errors; warnings and notes leave it at 0.
+    """
+    import json
+
+    from rich.console import Console
+
+    from equipot.data.quality.render import print_report
+    from equipot.data.quality.run import check_files
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    report = check_files(files, keys, energy_unit, length_unit, file_format)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_report(report, Console())
+    if report.count("error"):
+        raise typer.Exit(1)
+
+
+@data_app.command("convert")
+def data_convert(
+    files: Files,
+    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
+    cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+) -> None:
+    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted."""
+    from equipot.data.convert import convert
+    from equipot.data.quality.run import label_names, unit_names
+
+    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
+    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff)
+    state = "Wrote" if result.written else "Up to date:"
+    print(f"{state} {result.path} ({result.num_frames} frames)")
+
+
 @app.command()
 def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
@@ -256,7 +352,7 @@ _LammpsSources = Annotated[
 ]
 
 
-@lammps.command("build")
+@lammps_app.command("build")
 def lammps_build(
     directory: _LammpsSources = None,
     force: Annotated[bool, typer.Option("--force", help="Compile even if there is one that fits.")] = False,
@@ -275,7 +371,7 @@ def lammps_build(
     print("  pair_style equipot\n  pair_coeff * * model.pt H O    # an element for each atom type")
 
 
-@lammps.command("path")
+@lammps_app.command("path")
 def lammps_path(directory: _LammpsSources = None) -> None:
     """Print the plugin's folder and nothing else: export LAMMPS_PLUGIN_PATH=$(equipot lammps path)."""
     from equipot.integrations.lammps import build_plugin, find_lammps

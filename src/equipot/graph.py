@@ -26,6 +26,7 @@ class Labels:
     energy: Label | None = None  # (S,) float64, eV
     forces: Label | None = None  # (N, 3) float64, eV/Å
     stress: Label | None = None  # (S, 3, 3) float64, eV/Å³, positive under tension
+    weight: Tensor | None = None  # (S,) float64, of each structure's terms of the loss; None: 1
 
     def to(self, device: torch.device | str) -> "Labels":
         return Labels(**{f.name: _move(getattr(self, f.name), device) for f in dataclasses.fields(self)})
@@ -124,4 +125,12 @@ def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
             masks.append(empty if label is None else label.mask)
         return Label(torch.cat(values), torch.cat(masks))
 
-    return Labels(energy=join("energy"), forces=join("forces"), stress=join("stress"))
+    def join_weights() -> Tensor | None:
+        if all(graph.labels.weight is None for graph in graphs):
+            return None
+        ones = [graph.positions.new_ones(graph.num_structures) for graph in graphs]
+        return torch.cat(
+            [g.labels.weight if g.labels.weight is not None else o for g, o in zip(graphs, ones, strict=True)]
+        )
+
+    return Labels(energy=join("energy"), forces=join("forces"), stress=join("stress"), weight=join_weights())

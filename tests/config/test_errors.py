@@ -104,9 +104,9 @@ def test_key_like_no_other_lists_the_valid_ones():
         ("model.scale", 0.0, "expected force_rms or number > 0; found 0.0."),
         ("model.radial_hidden", [], "expected list of whole numbers ≥ 1; found []."),
         ("model.radial_hidden", 64, "expected list of whole numbers ≥ 1; found 64."),
-        ("data.train", [1], "expected path or list of paths; found [1]."),
-        ("data.train", "", "expected path or list of paths; found '' (text)."),
-        ("data.test", [], "expected path, list of paths or null; found []."),
+        ("data.train", [1], "expected path, mapping with a path or list of these; found [1]."),
+        ("data.train", "", "expected path, mapping with a path or list of these; found '' (text)."),
+        ("data.test", [], "expected path, mapping with a path, list of these or null; found []."),
         ("data.train_frames", 0, "expected whole number ≥ 1 or null; found 0."),
         ("data.units.length", "Angstrom", "expected Ang, Bohr or nm; found 'Angstrom'. Did you mean 'Ang'?"),
         ("data.labels.energy", "", "expected text or null; found '' (text)."),
@@ -128,7 +128,8 @@ def test_wrong_value_tells_expected_and_found(place, value, expected):
 def test_validation_out_of_range(value):
     [line] = problems(data={"train": "a.xyz", "validation": value})
     assert line.startswith(
-        "data.validation: expected path, list of paths, whole number ≥ 1 or number > 0 and < 1; found "
+        "data.validation: expected path, mapping with a path, list of these, whole number ≥ 1 or "
+        "number > 0 and < 1; found "
     )
 
 
@@ -137,6 +138,24 @@ def test_wrong_item_of_a_list_is_named_by_its_index():
         "model.channels[1]: expected whole number ≥ 1; found 'a' (text).",
         "model.channels[2]: expected whole number ≥ 1; found 0.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        (
+            {"pth": "a"},
+            ["path: missing; expected path or list of paths.", "pth: unknown key. Did you mean 'path'?"],
+        ),
+        ({"path": "a", "wieght": 2}, ["wieght: unknown key. Did you mean 'weight'?"]),
+        ({"path": "a", "weight": 0}, ["weight: expected number > 0; found 0."]),
+        ({"path": "a", "labels": {"enery": "E"}}, ["labels.enery: unknown key. Did you mean 'energy'?"]),
+        ({"path": []}, ["path: expected path or list of paths; found []."]),
+    ],
+)
+def test_entry_of_data(entry, expected):
+    assert problems(data={"train": entry}) == [f"data.train.{line}" for line in expected]
+    assert problems(data={"train": ["b", entry]}) == [f"data.train[1].{line}" for line in expected]
 
 
 def test_elements_are_checked():
@@ -203,6 +222,11 @@ def test_missing_or_wrong_model_type(model, expected):
             "",
             "`training.loss.stress` is above 0, but `data.labels.stress` is null",
         ),
+        (
+            {"data": {"train": {"path": "a", "labels": {"energy": None}}}},
+            "",
+            "`training.loss.energy` is above 0, but `data.labels.energy` is null",
+        ),
     ],
 )
 def test_contradictions(sections, place, words):
@@ -233,8 +257,8 @@ def test_all_problems_at_once_each_with_its_line(load, tmp_path):
     )
     assert text.splitlines() == [
         f"{tmp_path}/ethanol.yaml: 5 problems",
-        "  line 3, data.validation: expected path, list of paths, whole number ≥ 1 or number > 0 and < 1; "
-        "found 2.0.",
+        "  line 3, data.validation: expected path, mapping with a path, list of these, whole number ≥ 1 or "
+        "number > 0 and < 1; found 2.0.",
         "  line 8, model.channels[1]: expected whole number ≥ 1; found 'x' (text).",
         "  line 10, model.layer: unknown key. Did you mean 'layers'?",
         "  line 11, training.epochs: expected whole number ≥ 1; found 'ten' (text).",

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from equipot.config import AllegroConfig, NequIPConfig, config_from_dict, load_config
+from equipot.config import (
+    AllegroConfig,
+    LabelsConfig,
+    NequIPConfig,
+    Source,
+    UnitsConfig,
+    config_from_dict,
+    load_config,
+)
 from equipot.errors import ConfigError
 
 MINIMAL = """
@@ -42,6 +50,28 @@ def test_data_paths_start_at_the_folder_of_the_file(load, tmp_path, monkeypatch)
     assert config.data.train == (tmp_path / "sub/*.xyz", tmp_path.parent / "b.xyz", Path("/data/c.xyz"))
     assert config.data.validation == (tmp_path / "v.xyz",)
     assert config.data.test == (Path.home() / "t.xyz",)
+
+
+def test_entries_of_data_take_what_they_leave_out_from_the_section(load, tmp_path):
+    config = load(
+        """
+        data:
+          train: [a.xyz, {path: [b.h5, /c], labels: {forces: null}, units: {energy: Hartree}, weight: 2.0}]
+          test: {path: t.npz, format: npz}
+          labels: {energy: E, stress: S}
+          units: {length: Bohr}
+        model: {type: nequip}
+        """
+    )
+    plain, mapped = config.data.sources("train")
+    assert plain == Source((tmp_path / "a.xyz",), config.data.labels, config.data.units)
+    assert mapped.path == (tmp_path / "b.h5", Path("/c"))
+    assert mapped.labels == LabelsConfig(energy="E", forces=None, stress="S")
+    assert mapped.units == UnitsConfig(energy="Hartree", length="Bohr")
+    assert (mapped.weight, mapped.format) == (2.0, None)
+    assert config.data.sources("test")[0].format == "npz"
+    assert config.data.sources("validation") == ()  # a fraction
+    assert config_from_dict(config.to_dict()) == config
 
 
 def test_data_paths_in_overrides_start_at_the_working_directory(load, tmp_path, monkeypatch):

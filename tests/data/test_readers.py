@@ -96,7 +96,7 @@ def test_empty_file(tmp_path):
 
 def test_file_without_frames(tmp_path):
     (tmp_path / "blank.xyz").write_text("\n\n")
-    message = f"{tmp_path / 'blank.xyz'} contains no frames (ASE reads it as format 'extxyz')."
+    message = f"{tmp_path / 'blank.xyz'} contains no frames (read as extended XYZ)."
     assert failing(tmp_path / "blank.xyz") == message
 
 

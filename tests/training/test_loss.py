@@ -60,6 +60,44 @@ def test_masked_values_do_not_count():
     assert label_errors(guess, graph)["forces"].count.item() == 6
 
 
+def test_weights_multiply_the_terms_of_a_structure_and_not_the_number_of_terms():
+    known = torch.ones(3, dtype=torch.bool)
+    labels = {"energy": Label(zeros(2), known[:2]), "forces": Label(zeros(3, 3), known),
+              "stress": Label(zeros(2, 3, 3), known[:2])}  # fmt: skip
+    graph = two_structures(**labels, weight=torch.tensor([3.0, 0.5], dtype=torch.float64))
+    guess = prediction(energy=(3.0, 4.0), forces=2.0, stress=1.0)
+    # energy (3 · 3² + 0.5 · 2²)/2; forces 2² (3 + 0.5 + 0.5)/3 over atoms; stress (3 + 0.5)/2
+    for settings, expected in (
+        (LossConfig(energy=1.0, forces=0.0), 14.5),
+        (LossConfig(energy=0.0, forces=1.0), 16 / 3),
+        (LossConfig(energy=0.0, forces=0.0, stress=1.0), 1.75),
+    ):
+        # rounding of a division by 3
+        assert total(settings, guess, graph).item() == pytest.approx(expected, rel=1e-15)
+    unweighted = label_errors(guess, two_structures(**labels))
+    for name, label in label_errors(guess, graph).items():
+        assert torch.equal(label.error, unweighted[name].error)  # what metrics are made of
+        assert label.count == unweighted[name].count
+
+
+def test_weight_of_a_structure_alone_in_its_batch_does_not_cancel():
+    known = torch.ones(1, dtype=torch.bool)
+    graph = AtomicGraph(
+        positions=zeros(1, 3), cell=zeros(1, 3, 3), pbc=torch.zeros(1, 3, dtype=torch.bool),
+        atom_types=torch.zeros(1, dtype=torch.int64), structure=torch.zeros(1, dtype=torch.int64),
+        edge_index=torch.zeros(2, 0, dtype=torch.int64), edge_shift=torch.zeros(0, 3, dtype=torch.int64),
+        labels=Labels(energy=Label(zeros(1), known), weight=torch.full((1,), 5.0, dtype=torch.float64)),
+    )  # fmt: skip
+    guess = prediction(energy=(2.0,))
+    assert total(LossConfig(kind="mse", energy=1.0, forces=0.0), guess, graph).item() == 20.0
+
+
+def test_weights_survive_collation_beside_structures_without_one():
+    weighted = two_structures(weight=torch.tensor([3.0, 0.5], dtype=torch.float64))
+    assert collate([two_structures(), weighted]).labels.weight.tolist() == [1.0, 1.0, 3.0, 0.5]
+    assert collate([two_structures()]).labels.weight is None
+
+
 def test_huber_is_quadratic_then_linear():
     graph = two_structures(energy=Label(zeros(2), torch.tensor([True, True])))
     settings = LossConfig(kind="huber", huber_delta=0.5, energy=1.0, forces=0.0)

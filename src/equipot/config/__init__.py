@@ -1,6 +1,6 @@
 """The configuration: a strict schema, read from YAML, with errors that name the place and the remedy."""
 
-from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, Source, SourceConfig, UnitsConfig
 from equipot.config.load import config_from_dict, load_config
 from equipot.config.model import AllegroConfig, CommonModelConfig, ModelConfig, NequIPConfig
 from equipot.config.run import LoggingConfig, RunConfig, WandbConfig
@@ -20,6 +20,8 @@ __all__ = [
     "NequIPConfig",
     "RunConfig",
     "ScheduleConfig",
+    "Source",
+    "SourceConfig",
     "TrainingConfig",
     "UnitsConfig",
     "WandbConfig",

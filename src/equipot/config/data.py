@@ -1,13 +1,20 @@
 """Section ``data``: which structures, how they are labelled, how they are split."""
 
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from equipot.config.section import Element, Elements, Paths, Section, paths_from_strings
+from equipot.config.section import Element, Elements, Paths, Section
 from equipot.units import ENERGY_UNITS, LENGTH_UNITS
 
 LabelName = Annotated[str, Field(min_length=1)]
+
+# The formats that `equipot.data.formats` reads; a test compares the two lists.
+FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store")
 
 
 class LabelsConfig(Section):
@@ -23,6 +30,11 @@ class LabelsConfig(Section):
         "stress",
         description="Name of the stress, (1/V) ∂E/∂ε, positive under tension; null: do not read it.",
     )
+    weight: LabelName | None = Field(
+        "config_weight",
+        description="Name of a frame's own weight, a number ≥ 0 that multiplies its terms of the loss; "
+        "frames without one have 1; null: do not read it. Reported errors and statistics are not weighted.",
+    )
 
 
 class UnitsConfig(Section):
@@ -32,26 +44,87 @@ class UnitsConfig(Section):
     length: Literal[LENGTH_UNITS] = Field("Ang", description="Unit of length.")
 
 
-def _paths_unless_number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else paths_from_strings(value)
+class _Partial(Section):
+    """A section of which only what was written is kept, the rest being taken from elsewhere."""
+
+    @model_serializer(mode="wrap")
+    def _what_is_set(self, handler):
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
+
+class SourceLabels(_Partial, LabelsConfig):
+    """Names of the reference values in these files; what is left out is as in `data.labels`."""
+
+
+class SourceUnits(_Partial, UnitsConfig):
+    """Units in these files; what is left out is as in `data.units`."""
+
+
+class SourceConfig(_Partial):
+    """An entry written as a mapping: files with names, units or a weight of their own."""
+
+    model_config = ConfigDict(json_schema_extra={"words": "mapping with a path"})
+
+    path: Paths = Field(description="A file or folder, a pattern, or a list of these.")
+    labels: SourceLabels = Field(SourceLabels(), description="Names of the reference values in these files.")
+    units: SourceUnits = Field(SourceUnits(), description="Units in these files.")
+    weight: float = Field(
+        1.0,
+        gt=0,
+        description="Multiplies every term of the loss that comes from these frames: 2.0 counts a frame as "
+        "if it were there twice. Reported errors and statistics are not weighted.",
+    )
+    format: Literal[FORMATS] | None = Field(
+        None, description="Format of the files; null: by their name and content."
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that are read in the same way; every choice is made."""
+
+    path: tuple[Path, ...]
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    units: UnitsConfig = field(default_factory=UnitsConfig)
+    weight: float = 1.0
+    format: str | None = None
+
+
+def _entries(value: Any) -> Any:
+    """One entry or a list of them as a tuple, names as paths; anything else unchanged, to be refused."""
+    entries = value if isinstance(value, list | tuple) else [value]
+    if not entries or not all(isinstance(e, str | Path | Mapping | SourceConfig) and e for e in entries):
+        return value
+    return tuple(Path(e).expanduser() if isinstance(e, str | Path) else e for e in entries)
+
+
+def _entries_unless_number(value: Any) -> Any:
+    return value if isinstance(value, int | float) else _entries(value)
+
+
+_Entry = Path | SourceConfig
+_EntryOrList = Path | SourceConfig | Annotated[list[_Entry], Field(min_length=1)]
+Entries = Annotated[tuple[_Entry, ...], BeforeValidator(_entries, json_schema_input_type=_EntryOrList)]
+"""One entry of `train`, `validation` or `test`, or a list of them, in the YAML; always a tuple here."""
 
 
 class DataConfig(Section):
     """Structures with their reference energies, forces and stresses."""
 
-    train: Paths = Field(
-        description="Training structures: a file or a list of files in any format ASE reads. Wildcards (`*`, "
-        "`?`) are allowed; relative names start at the folder of the YAML file."
+    train: Entries = Field(
+        description="Training structures: a file or a list of files; see [formats](data.md). An entry is a "
+        "path, or a mapping `{path: ..., labels: {...}, units: {...}, weight: 2.0, format: ...}`. Wildcards "
+        "(`*`, `?`) are allowed; relative names start at the folder of the YAML file."
     )
     validation: Annotated[
-        Paths | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)],
-        BeforeValidator(_paths_unless_number),
+        Entries | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)],
+        BeforeValidator(_entries_unless_number),
     ] = Field(
         0.1,
         description="Validation structures: a file or a list of files; or how many frames (a whole number) "
         "or which fraction (between 0 and 1) to draw from `train`, at random with `seed`.",
     )
-    test: Paths | None = Field(
+    test: Entries | None = Field(
         None, description="Test structures, evaluated once after training: a file or a list of files."
     )
     train_frames: Annotated[int, Field(ge=1)] | None = Field(
@@ -75,6 +148,25 @@ class DataConfig(Section):
     species: Elements | None = Field(
         None, description="Elements of the model; null: those of the training structures, by atomic number."
     )
+
+    def sources(self, name: Literal["train", "validation", "test"]) -> tuple[Source, ...]:
+        """The entries of ``name`` with what they leave out filled in; none where it is null or a number.
+
+        Paths that follow one another are one source.
+        """
+        entries = getattr(self, name)
+        if not isinstance(entries, tuple):
+            return ()
+        sources = []
+        for plain, group in itertools.groupby(entries, lambda entry: isinstance(entry, Path)):
+            members = tuple(group)
+            sources += [Source(members, self.labels, self.units)] if plain else map(self._source, members)
+        return tuple(sources)
+
+    def _source(self, entry: SourceConfig) -> Source:
+        labels = LabelsConfig(**{**self.labels.model_dump(), **entry.labels.model_dump()})
+        units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
+        return Source(entry.path, labels, units, entry.weight, entry.format)
 
     @model_validator(mode="after")
     def _species_agree(self):

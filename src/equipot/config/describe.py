@@ -12,6 +12,7 @@ _PLURALS = {
     "path": "paths",
     "text": "texts",
     "chemical symbol": "chemical symbols",
+    "mapping with a path": "mappings with a path",
 }
 
 
@@ -105,6 +106,8 @@ def _describe_one(root: Node, node: Node, plural: bool = False) -> list[str]:
         return [str(node["const"])]
     if "enum" in node:
         return [str(value) for value in node["enum"]]
+    if "words" in node:
+        return [_PLURALS[node["words"]] if plural else node["words"]]
     if "properties" in node:
         return [f"section with the keys {', '.join(node['properties'])}"]
     kind = node.get("type")
@@ -112,7 +115,8 @@ def _describe_one(root: Node, node: Node, plural: bool = False) -> list[str]:
         inner = [
             word for option in options(root, node["items"]) for word in _describe_one(root, option, True)
         ]
-        return [f"list of {join_or(inner)}"]
+        # More than one kind of item only where each may also stand alone, so they have just been named.
+        return [f"list of {inner[0] if len(inner) == 1 else 'these'}"]
     if kind == "object":
         inner = describe(root, node["additionalProperties"])
         return [f"mapping from chemical symbol to {inner}"]

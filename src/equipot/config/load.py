@@ -91,10 +91,19 @@ def _resolve_data_paths(raw: dict[str, Any], folder: Path) -> None:
     if not isinstance(data, dict):
         return
     for key in _PATH_KEYS:
-        if isinstance(data.get(key), str):
-            data[key] = _absolute(data[key], folder)
-        elif isinstance(data.get(key), list):
-            data[key] = [_absolute(name, folder) if isinstance(name, str) else name for name in data[key]]
+        if key in data:
+            data[key] = _resolved(data[key], folder)
+
+
+def _resolved(entry: Any, folder: Path) -> Any:
+    """An entry with its names made absolute, wherever they are in it; a copy, as YAML may share objects."""
+    if isinstance(entry, str):
+        return _absolute(entry, folder)
+    if isinstance(entry, list):
+        return [_resolved(item, folder) for item in entry]
+    if isinstance(entry, dict) and "path" in entry:
+        return {**entry, "path": _resolved(entry["path"], folder)}
+    return entry
 
 
 def _absolute(name: str, folder: Path) -> str:

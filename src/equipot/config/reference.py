@@ -53,15 +53,17 @@ def reference_page() -> str:
     """The whole page in Markdown: an introduction, then one table of keys for each section."""
     root = json_schema()
     parts = [_INTRODUCTION]
-    for section in sections(root):
-        if section.place:
-            parts.append(_section_text(root, section))
+    found = [section for section in sections(root) if section.place]
+    # The same section at several places (the entries of train, validation and test) is described once.
+    for title in dict.fromkeys(section.node["title"] for section in found):
+        parts.append(_section_text(root, [s for s in found if s.node["title"] == title]))
     return "\n".join(parts)
 
 
-def _section_text(root: Node, section: SectionSchema) -> str:
+def _section_text(root: Node, same: list[SectionSchema]) -> str:
+    section = same[0]
     level = "#" * (len(section.place) + 1)
-    title = f"`{'.'.join(section.place)}`"
+    title = ", ".join(f"`{'.'.join(s.place)}`" for s in same)
     if section.model_type and len(section.place) == 1:
         title += f" with `type: {section.model_type}`"
     rows = [_row(root, section, key, node) for key, node in section.properties.items()]
@@ -80,7 +82,7 @@ def _row(root: Node, section: SectionSchema, key: str, node: Node) -> str:
 
 def _value_text(root: Node, node: Node) -> str:
     alternatives = options(root, node)
-    if any("properties" in option for option in alternatives):
+    if any("properties" in option and "words" not in option for option in alternatives):
         nullable = any(option.get("type") == "null" for option in alternatives)
         return "section or null" if nullable else "section"
     return describe(root, node)

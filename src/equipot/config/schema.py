@@ -23,7 +23,8 @@ class Config(Section):
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
         for name in ("energy", "forces", "stress"):
-            if getattr(self.training.loss, name) > 0 and getattr(self.data.labels, name) is None:
+            read = any(getattr(source.labels, name) is not None for source in self.data.sources("train"))
+            if getattr(self.training.loss, name) > 0 and not read:
                 raise ValueError(
                     f"`training.loss.{name}` is above 0, but `data.labels.{name}` is null: name the label, "
                     "or set the weight to 0."

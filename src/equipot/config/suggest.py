@@ -28,7 +28,7 @@ class _Key:
     model_type: str | None
 
 
-def suggest_key(root: Node, section: tuple[str, ...], key: str, model_type: str | None) -> str:
+def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type: str | None) -> str:
     """A sentence on what was probably meant by an unknown key.
 
     Args:
@@ -37,6 +37,7 @@ def suggest_key(root: Node, section: tuple[str, ...], key: str, model_type: str 
         key: the unknown key.
         model_type: ``type`` of the configuration's model, None if it has none.
     """
+    section = tuple(part for part in section if isinstance(part, str))  # an item of a list has its keys
     known = [_Key(name, s.place, s.model_type) for s in sections(root) for name in s.properties]
     home = [k for k in known if k.section == section and k.model_type in (None, model_type)]
     scores = {k: _score(key, k, k in home) for k in known}

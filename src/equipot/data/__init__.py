@@ -5,7 +5,7 @@ from equipot.data.dataset import GraphDataset, atom_types, graph_from_atoms, spe
 from equipot.data.frames import Frame, frame_from_atoms
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.neighbors import neighbor_list
-from equipot.data.readers import expand_paths, read_frames
+from equipot.data.readers import expand_paths, read_frame, read_frames, read_sources
 from equipot.data.splits import Split, select, split_frames
 from equipot.data.statistics import Statistics, compute_statistics
 
@@ -24,7 +24,9 @@ __all__ = [
     "load_datasets",
     "make_loader",
     "neighbor_list",
+    "read_frame",
     "read_frames",
+    "read_sources",
     "select",
     "species_of",
     "split_frames",

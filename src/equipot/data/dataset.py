@@ -99,7 +99,10 @@ def _look_up(
 
 def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> AtomicGraph:
     frame_types = _look_up(frame.atomic_numbers, types, species, frame.where)
-    edge_index, edge_shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
+    if frame.edges is not None and frame.edges.cutoff == cutoff:
+        edge_index, edge_shift = (a.astype(np.int64) for a in (frame.edges.index, frame.edges.shift))
+    else:
+        edge_index, edge_shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
     _check_distances(frame, edge_index, edge_shift)
     return AtomicGraph(
         positions=torch.from_numpy(frame.positions),
@@ -137,6 +140,7 @@ def _labels(frame: Frame) -> Labels:
         energy=label(None if frame.energy is None else [frame.energy], 1),
         forces=label(frame.forces, frame.num_atoms),
         stress=label(None if frame.stress is None else frame.stress[None], 1),
+        weight=None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64),
     )
 
 

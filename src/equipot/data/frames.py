@@ -15,6 +15,16 @@ from equipot.units import energy_factor, length_factor, voigt_to_stress
 # A 3x3 stress whose halves differ by more than this share of its largest element is not a stress.
 _ASYMMETRY_TOLERANCE = 0.05
 _EV_AND_ANGSTROM = UnitsConfig()
+NO_LABELS = LabelsConfig(energy=None, forces=None, stress=None, weight=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """A neighbor list that was made before, as ``neighbor_list`` gives it."""
+
+    cutoff: float  # Å
+    index: NDArray[np.integer]  # (2, E)
+    shift: NDArray[np.integer]  # (E, 3)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +41,8 @@ class Frame:
     file: str = ""
     index: int = 0  # position in the file, from 0
     config_type: str | None = None
+    weight: float = 1.0  # of this frame's terms of the loss
+    edges: Edges | None = None  # used where the cutoff is the same
 
     @property
     def num_atoms(self) -> int:
@@ -48,15 +60,38 @@ class Frame:
         return self.num_atoms == 1 and (marked or not self.pbc.any())
 
 
+def frame_of(
+    structure: ase.Atoms | Frame,
+    labels: LabelsConfig,
+    units: UnitsConfig,
+    weight: float,
+    file: str,
+    index: int,
+) -> Frame:
+    """The frame of what a format yields; a ready frame only loses the labels whose name is None.
+
+    Raises:
+        DataError: as ``frame_from_atoms``.
+    """
+    if not isinstance(structure, Frame):
+        return frame_from_atoms(structure, labels, units, weight=weight, file=file, index=index)
+    dropped = {kind: None for kind in ("energy", "forces", "stress") if getattr(labels, kind) is None}
+    own = 1.0 if labels.weight is None else structure.weight
+    return replace(structure, **dropped, weight=weight * own, file=file, index=index)
+
+
 def frame_from_atoms(
     atoms: ase.Atoms,
     labels: LabelsConfig | None = None,
     units: UnitsConfig = _EV_AND_ANGSTROM,
     *,
+    weight: float = 1.0,
     file: str = "",
     index: int = 0,
 ) -> Frame:
     """Check a structure, pick its labels by name and convert it to eV and Å. Without ``labels``: none.
+
+    ``weight`` is that of the source; the structure's own weight, if it has one, multiplies it.
 
     Raises:
         DataError: no atoms, unknown elements, non-finite numbers, a wrong shape, a periodic direction without
@@ -74,11 +109,15 @@ def frame_from_atoms(
     _check_structure(frame)
     if labels is not None:
         frame = _with_labels(frame, atoms, labels)
+        frame = replace(frame, weight=weight * _own_weight(frame, atoms, labels.weight))
     return _converted(frame, energy_factor(units.energy), length_factor(units.length))
 
 
-def label_candidates(atoms: ase.Atoms) -> dict[str, set[str]]:
+def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     """Names in the structure whose values have the shape of an energy, of forces, of a stress."""
+    if isinstance(atoms, Frame):
+        kinds = ("energy", "forces", "stress")
+        return {kind: set() if getattr(atoms, kind) is None else {kind} for kind in kinds}
     found: dict[str, set[str]] = {"energy": set(), "forces": set(), "stress": set()}
     for name, value in _named_values(atoms).items():
         if name == "positions" or not _is_numeric(value):
@@ -183,6 +222,19 @@ def _stress(frame: Frame, name: str, value) -> NDArray:
     if np.abs(array - array.T).max() > _ASYMMETRY_TOLERANCE * np.abs(array).max():
         raise DataError(f"{frame.where}: stress '{name}' is not symmetric: {array.tolist()}.")
     return 0.5 * (array + array.T)
+
+
+def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
+    value = None if name is None else _named_values(atoms).get(name)
+    if value is None:
+        return 1.0
+    array = _numeric(frame, name, value, "one number ≥ 0")
+    if array.size != 1 or array.item() < 0:
+        raise DataError(
+            f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {value!r}. Correct it, or "
+            "set data.labels.weight to null to read no weights."
+        )
+    return array.item()
 
 
 def _numeric(frame: Frame, name: str, value, expected: str) -> NDArray:

@@ -8,7 +8,7 @@ from equipot.config.data import DataConfig
 from equipot.data.dataset import GraphDataset, species_of
 from equipot.data.frames import Frame
 from equipot.data.plausibility import warn_if_implausible, warn_if_unrelated
-from equipot.data.readers import read_frames
+from equipot.data.readers import read_sources
 from equipot.data.splits import Split, check_unchanged, select, shared_structures, split_frames
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
@@ -43,14 +43,14 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     Raises:
         DataError: what the reading, the splitting, the graphs or the statistics found wrong.
     """
-    frames = read_frames(data.train, data.labels, data.units)
+    frames = read_sources(data.sources("train"))
     isolated = [frame for frame in frames if frame.is_isolated_atom]
     pool = [frame for frame in frames if not frame.is_isolated_atom]
     if not pool:
         raise DataError(f"{frames[0].file}: all training frames are isolated atoms; nothing can be learned.")
     drawn = isinstance(data.validation, int | float)
-    validation = data.validation if drawn else read_frames(data.validation, data.labels, data.units)
-    test = read_frames(data.test, data.labels, data.units) if data.test else []
+    validation = data.validation if drawn else read_sources(data.sources("validation"))
+    test = read_sources(data.sources("test"))
     if split is None:
         split = split_frames(pool, validation, test, data.train_frames, data.seed)
     else:

@@ -29,21 +29,30 @@ _RARE_GASES = (2, 10, 18, 36, 54, 86)
 
 def warn_if_implausible(frames: Sequence[Frame], name: str) -> None:
     """Warn when the interatomic distances or the forces of the ``name`` set suggest wrong units."""
+    for message in implausibilities(frames):
+        logger.warning("Units? In the %s set %s", name, message)
+
+
+def implausibilities(frames: Sequence[Frame]) -> list[str]:
+    """What about the interatomic distances and the forces suggests wrong units; empty if they look right."""
+    found = []
     distance = median_relative_distance(frames)
     low, high = _DISTANCE_RANGE
     if distance is not None and not low <= distance <= high:
-        logger.warning(
-            "Units? In the %s set the median distance to the nearest atom is %.2f times the sum of the "
-            "covalent radii; %s to %s is usual. Check data.units.length.", name, distance, low, high,
-        )  # fmt: skip
+        found.append(
+            f"the median distance to the nearest atom is {distance:.2f} times the sum of the covalent radii; "
+            f"{low} to {high} is usual. Check data.units.length."
+        )
     forces = [frame.forces for frame in frames if frame.forces is not None]
     rms = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
     low, high = _FORCE_RANGE
     if rms > _NO_FORCE and not low <= rms <= high:
-        logger.warning(
-            "Units? In the %s set the forces have an RMS of %.3g eV/Å; %s to %s is usual, less only near "
-            "equilibrium. Check data.units.energy.", name, rms, low, high,
-        )  # fmt: skip
+        found.append(
+            f"the forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
+            "equilibrium. "
+            "Check data.units.energy."
+        )
+    return found
 
 
 def warn_if_unrelated(residual_rms: float | None) -> None:

@@ -1,22 +1,15 @@
-"""Reading structure files: anything ASE reads, with labels found by name."""
+"""Reading structures of any format (``equipot.data.formats``), with labels found by name."""
 
 import difflib
 import glob
-import gzip
-import io
 import logging
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import ase
-import ase.io
-from ase.io.formats import UnknownFileTypeError, filetype
-
-from equipot.config.data import LabelsConfig, UnitsConfig
-from equipot.data.frames import Frame, frame_from_atoms, label_candidates
+from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.data.formats import find_format, open_contents
+from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.progress import track
-from equipot.data.xyz import count_xyz_frames
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
@@ -46,7 +39,7 @@ def read_frames(
     read, and one line says so. Isolated atoms are not counted as lacking a label.
 
     Args:
-        paths: a file, a pattern such as ``data/*.xyz``, or a list of these.
+        paths: a file, a pattern such as ``data/*.xyz``, or a list of these; folders where a format is one.
         labels: the names of energy, forces and stress in the files (``data.labels``); a name of None is not
             read.
         units: energy and length units of the files (``data.units``).
@@ -55,26 +48,90 @@ def read_frames(
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
 
     Raises:
-        DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label.
+        DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;
+            a file that names other units than ``units``.
     """
-    frames: list[Frame] = []
-    candidates: dict[str, set[str]] = {kind: set() for kind in _KINDS}
-    for path in expand_paths(paths):
-        for index, atoms in _read_file(path):
-            for kind, names in label_candidates(atoms).items():
-                candidates[kind] |= names
-            frames.append(frame_from_atoms(atoms, labels, units, file=str(path), index=index))
+    files = [paths] if isinstance(paths, str | Path) else paths
+    source = Source(tuple(Path(file) for file in files), labels, units)
+    frames, candidates = _read_source(source)
     if need_any and not any(getattr(frame, kind) is not None for frame in frames for kind in _KINDS):
         raise DataError(_no_label_at_all(labels, frames, candidates, advice))
-    for kind in _KINDS:
-        name = getattr(labels, kind)
-        if name is not None:
-            _check_label(kind, name, frames, candidates[kind], kind in set(required), advice)
+    _check_labels(source, frames, candidates, required, advice)
     return frames
 
 
-def expand_paths(paths: Paths) -> list[Path]:
-    """Files in the order given, patterns replaced by their sorted matches.
+def read_sources(sources: Sequence[Source]) -> list[Frame]:
+    """Read the frames of sources with names, units and weights of their own; each as ``read_frames``.
+
+    Raises:
+        DataError: as ``read_frames``, for each source; a file is in two sources.
+    """
+    _check_listed_once([path for source in sources for path in expand_paths(source.path)])
+    every = []
+    for source in sources:
+        frames, candidates = _read_source(source)
+        _check_labels(source, frames, candidates, ("energy", "forces"), _ADVICE)
+        every += frames
+    return every
+
+
+def read_frame(data: DataConfig, file: str, index: int) -> Frame:
+    """One frame of a file that ``data`` names, unlabelled, in the units of its entry.
+
+    Raises:
+        DataError: ``data`` does not name the file, or it has no such frame.
+    """
+    sources = [source for name in ("train", "validation", "test") for source in data.sources(name)]
+    for source in sources:
+        for path in expand_paths(source.path, source.format):
+            if str(path) == file:
+                structures = enumerate(open_contents(path, source.format).structures)
+                for number, atoms in structures:
+                    if number == index:
+                        return frame_of(atoms, NO_LABELS, source.units, 1.0, file, index)
+                raise DataError(f"{file} has no frame {index} (the first is 0).")
+    raise DataError(f"The section `data` of the configuration does not name {file}.")
+
+
+def _read_source(source: Source) -> tuple[list[Frame], dict[str, set[str]]]:
+    """All frames, and the names of what could be energies, forces, stresses in them."""
+    frames: list[Frame] = []
+    candidates: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+    for path in expand_paths(source.path, source.format):
+        contents = open_contents(path, source.format)
+        _check_units(path, contents.units, source.units)
+        structures = track(contents.structures, f"reading {path.name}", contents.total)
+        for index, atoms in enumerate(structures):
+            for kind, names in label_candidates(atoms).items():
+                candidates[kind] |= names
+            frames.append(frame_of(atoms, source.labels, source.units, source.weight, str(path), index))
+    _report_weights(source, frames)
+    return frames, candidates
+
+
+def _check_units(path: Path, named: dict[str, str], units: UnitsConfig) -> None:
+    for kind, unit in named.items():
+        if getattr(units, kind) != unit:
+            raise DataError(
+                f"{path} names {unit} as its unit of {kind}, but data.units.{kind} is "
+                f"{getattr(units, kind)}. Set it to {unit}, for this entry alone: {{path: {path.name}, "
+                f"units: {{{kind}: {unit}}}}}."
+            )
+
+
+def _report_weights(source: Source, frames: Sequence[Frame]) -> None:
+    weights = [frame.weight / source.weight for frame in frames]
+    weighted = sum(weight != 1 for weight in weights)
+    if weighted:
+        logger.info(
+            "%s: %d of %d frames have a weight '%s' of their own in the loss (%g to %g).",
+            ", ".join(dict.fromkeys(frame.file for frame in frames)), weighted, len(frames),
+            source.labels.weight, min(weights), max(weights),
+        )  # fmt: skip
+
+
+def expand_paths(paths: Paths, format_name: str | None = None) -> list[Path]:
+    """Files in the order given, patterns replaced by their sorted matches; also folders that are a format's.
 
     Raises:
         DataError: a file does not exist, a pattern matches nothing, or a file is listed twice.
@@ -91,13 +148,21 @@ def expand_paths(paths: Paths) -> list[Path]:
     if not files:
         raise DataError("No structure file is given.")
     for path in files:
-        if not path.is_file():
-            raise DataError(f"{path} is not a file. To read a folder's files, write {path}/*.xyz.")
-    resolved = [path.resolve() for path in files]
-    for path in files:
-        if resolved.count(path.resolve()) > 1:
-            raise DataError(f"{path} is listed more than once; its frames would count twice.")
+        if path.is_dir() and find_format(path, format_name) is None:
+            raise DataError(
+                f"{path} is not a file, nor a folder of DeePMD-kit, VASP or LMDB. To read a folder's files, "
+                f"write {path}/*.xyz; for DeePMD systems in it, {path}/*."
+            )
+    _check_listed_once(files)
     return files
+
+
+def _check_listed_once(files: Sequence[Path]) -> None:
+    seen: set[Path] = set()
+    for path in files:
+        if path.resolve() in seen:
+            raise DataError(f"{path} is listed more than once; its frames would count twice.")
+        seen.add(path.resolve())
 
 
 def _missing_file(path: Path) -> str:
@@ -110,49 +175,13 @@ def _missing_file(path: Path) -> str:
     return f"There is no file {path}." + (f" Did you mean {parent / near[0]}?" if near else "")
 
 
-def _read_file(path: Path) -> Iterator[tuple[int, ase.Atoms]]:
-    """Yield the structures of a file with their numbers from 0; ASE's errors become DataError."""
-    number = 0
-    try:
-        source, total, options = _open(path)
-        for atoms in track(ase.io.iread(source, ":", **options), f"reading {path.name}", total):
-            yield number, atoms
-            number += 1
-    except DataError:
-        raise
-    except UnknownFileTypeError as error:
-        raise DataError(
-            f"{path}: ASE does not recognise the file format ({error}). Extended XYZ (.xyz) always works."
-        ) from error
-    except Exception as error:  # ASE's readers raise whatever their parsing runs into
-        raise DataError(
-            f"{path}, frame {number} (the first is 0): ASE cannot read it: {type(error).__name__}: {error}. "
-            "The file may be truncated or not in the format its name says."
-        ) from error
-    if number == 0:
-        raise DataError(f"{path} contains no frames (ASE reads it as format '{options['format']}').")
-
-
-def _open(path: Path) -> tuple[str | io.StringIO, int | None, dict]:
-    """What to hand to ase.io.iread: source, number of frames if known, options.
-
-    Extended XYZ is read into memory first: ASE seeks back and forth in it, which is slow in a .gz, and it
-    stops without a word at a blank line, which would lose the rest of the file.
-    """
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty.")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        format_name = filetype(str(path))
-        if format_name not in ("extxyz", "xyz"):
-            return str(path), None, {"format": format_name, "do_not_split_by_at_sign": True}
-        with opener(path, "rt") as stream:
-            text = stream.read()
-    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}. It is truncated, damaged, or not what its name says."
-        ) from error
-    return io.StringIO(text), count_xyz_frames(path, text), {"format": format_name}
+def _check_labels(
+    source: Source, frames: list[Frame], candidates: dict[str, set[str]], required: Iterable[str], advice: str
+) -> None:
+    for kind in _KINDS:
+        name = getattr(source.labels, kind)
+        if name is not None:
+            _check_label(kind, name, frames, candidates[kind], kind in set(required), advice)
 
 
 def _check_label(
@@ -161,6 +190,8 @@ def _check_label(
     files = list(dict.fromkeys(frame.file for frame in frames))
     molecules = [frame for frame in frames if not frame.is_isolated_atom] or frames
     lacking = [frame for frame in molecules if getattr(frame, kind) is None]
+    if kind != "energy" and all(frame.is_isolated_atom for frame in frames):
+        return  # their energies are all that is wanted of them
     if len(lacking) == len(molecules):
         if required or name != getattr(_DEFAULT_LABELS, kind):
             raise DataError(_label_not_found(kind, name, files, candidates, advice))

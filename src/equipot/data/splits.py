@@ -129,7 +129,7 @@ def check_unchanged(split: Split) -> None:
         DataError: a file changed or is missing.
     """
     for file, digest in split.file_digests.items():
-        if not Path(file).is_file():
+        if not Path(file).exists():
             raise DataError(f"The split was drawn from {file}, which no longer exists.")
         if file_digest(file) != digest:
             raise DataError(
@@ -138,12 +138,16 @@ def check_unchanged(split: Split) -> None:
             )
 
 
-def file_digest(file: str | Path) -> str:
-    """SHA-256 of a file's bytes."""
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, over the names and bytes of the files in it."""
+    path = Path(path)
     digest = hashlib.sha256()
-    with Path(file).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
+        if file != path:
+            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
 
 

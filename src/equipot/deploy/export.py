@@ -4,13 +4,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
 from equipot.data.dataset import atom_types
 from equipot.data.frames import Frame, frame_from_atoms
-from equipot.data.readers import expand_paths
+from equipot.data.readers import expand_paths, read_frame
 from equipot.data.splits import FrameId, Split
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
@@ -79,11 +78,9 @@ def _frames_of_training(
     """A few frames of the data the model was trained with, and where they come from; none if it is gone."""
     try:
         names, what = _candidates(checkpoint)
-        units = checkpoint.config.data.units
         structures = []
         for file, index in names:
-            atoms = ase.io.read(file, index=index, do_not_split_by_at_sign=True)
-            frame = frame_from_atoms(atoms, units=units, file=file, index=index)
+            frame = read_frame(checkpoint.config.data, file, index)
             structures.append(_structure(frame, f"{Path(file).name} frame {index}", species, cutoff))
     except (DataError, OSError, ValueError, IndexError, StopIteration) as error:
         log.warning(
@@ -104,7 +101,7 @@ def _candidates(checkpoint: Checkpoint) -> tuple[list[FrameId], str]:
         chosen = np.linspace(0, len(names) - 1, min(len(names), 3 * _NUM_FRAMES)).round().astype(int)
         # The middle ones first: the ends of a sampled trajectory are the least typical.
         return [names[i] for i in sorted(chosen, key=lambda i: abs(i - len(names) / 2))], "validation frames"
-    file = str(expand_paths(checkpoint.config.data.train)[0])
+    file = str(expand_paths(checkpoint.config.data.sources("train")[0].path)[0])
     return [(file, 0)], "the first frame of the training data"
 
 

@@ -1,4 +1,8 @@
-"""The loss: a weighted sum of means over structures (energy per atom), force and stress components."""
+"""The loss: a weighted sum of means over structures (energy per atom), force and stress components.
+
+A structure's weight multiplies its terms. The mean is over the number of terms, not over the sum of their
+weights: in a batch of one, the weight would otherwise cancel.
+"""
 
 from dataclasses import dataclass
 
@@ -19,28 +23,31 @@ class LabelError:
 
     error: Tensor  # energy: (S,) eV/atom; forces: (N, 3) eV/Å; stress: (S, 3, 3) eV/Å³
     count: Tensor  # () float64, how many components are known
+    weight: Tensor | None = None  # (S,) or (N,) float64, of each row in the loss; None: 1
 
 
 def label_errors(prediction: Prediction, graph: AtomicGraph) -> dict[str, LabelError]:
     """Errors of every label that the graph has, by name; labels it does not have are left out."""
     labels = graph.labels
+    weight = labels.weight
     errors = {}
     if labels.energy is not None:
         num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
         per_atom = (prediction.energy - labels.energy.value) / num_atoms
-        errors["energy"] = _masked(per_atom, labels.energy)
+        errors["energy"] = _masked(per_atom, labels.energy, weight)
     if labels.forces is not None:
-        errors["forces"] = _masked(prediction.forces - labels.forces.value, labels.forces)
+        of_atom = None if weight is None else weight[graph.structure]
+        errors["forces"] = _masked(prediction.forces - labels.forces.value, labels.forces, of_atom)
     if labels.stress is not None:
-        errors["stress"] = _masked(prediction.stress - labels.stress.value, labels.stress)
+        errors["stress"] = _masked(prediction.stress - labels.stress.value, labels.stress, weight)
     return errors
 
 
-def _masked(error: Tensor, label: Label) -> LabelError:
+def _masked(error: Tensor, label: Label, weight: Tensor | None) -> LabelError:
     components = error[0].numel() if error.shape[0] else 1
     mask = label.mask.view(-1, *(1,) * (error.dim() - 1))
     # Not a product with the mask: the predicted stress of a molecule is NaN, and 0 * NaN is NaN.
-    return LabelError(torch.where(mask, error, 0.0), label.mask.sum().double() * components)
+    return LabelError(torch.where(mask, error, 0.0), label.mask.sum().double() * components, weight)
 
 
 class Loss:
@@ -55,8 +62,8 @@ class Loss:
         self.weights = {name: getattr(settings, name) for name in LABELS}
 
     def sums(self, errors: dict[str, LabelError]) -> dict[str, Tensor]:
-        """Sum over all known components of each label: () float64."""
-        return {name: self._sum(e.error) for name, e in errors.items()}
+        """Weighted sum over all known components of each label: () float64."""
+        return {name: self._sum(e) for name, e in errors.items()}
 
     def total(self, errors: dict[str, LabelError], sums: dict[str, Tensor], prediction: Prediction) -> Tensor:
         """() float64: Σ weight · sum / count. A label without any value in the batch contributes zero."""
@@ -67,8 +74,13 @@ class Loss:
                 total = total + self.weights[name] * sums[name] / label.count.clamp(min=1)
         return total
 
-    def _sum(self, error: Tensor) -> Tensor:
+    def _sum(self, label: LabelError) -> Tensor:
+        error = label.error
         if self.settings.kind == "huber":
             zero = torch.zeros_like(error)
-            return huber_loss(error, zero, reduction="sum", delta=self.settings.huber_delta)
-        return error.square().sum()
+            terms = huber_loss(error, zero, reduction="none", delta=self.settings.huber_delta)
+        else:
+            terms = error.square()
+        if label.weight is None:
+            return terms.sum()
+        return (terms * label.weight.view(-1, *(1,) * (error.dim() - 1))).sum()

@@ -1,13 +1,39 @@
-"""A look through XYZ text before ASE parses it, for messages that name the line."""
+"""Extended XYZ, plain or .gz: looked through before ASE parses it, for messages that name the line."""
 
+import gzip
+import io
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import ase.io
+
+from equipot.data.formats.base import Contents, Format
 from equipot.data.text import counted
 from equipot.errors import DataError
 
 _PROPERTIES = re.compile(r'\bproperties\s*=\s*"?([^\s"]+)', re.IGNORECASE)
+
+
+def _matches(path: Path) -> bool:
+    return path.is_file() and path.name.lower().removesuffix(".gz").endswith((".xyz", ".extxyz"))
+
+
+def _read(path: Path) -> Contents:
+    """The text is read into memory first: ASE seeks back and forth in it, which is slow in a .gz, and it
+    stops without a word at a blank line, which would lose the rest of the file.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt") as stream:
+            text = stream.read()
+    except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read: {error}. It is truncated, damaged, or not what its name says."
+        ) from error
+    total = count_xyz_frames(path, text)
+    return Contents(ase.io.iread(io.StringIO(text), ":", format="extxyz"), total)
 
 
 def count_xyz_frames(path: Path, text: str) -> int:
@@ -82,3 +108,6 @@ def _complete(frames: int) -> str:
 
 def _shortened(text: str, length: int = 40) -> str:
     return text if len(text) <= length else text[:length] + "..."
+
+
+FORMAT = Format("xyz", "extended XYZ", _matches, _read)

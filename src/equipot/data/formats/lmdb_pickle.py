@@ -1,0 +1,95 @@
+"""LMDB with pickled torch_geometric Data, as of OC20, read without running what a pickle may contain.
+
+``y`` (or ``energy``) is the energy, ``force`` (or ``forces``) the forces; other attributes keep their names.
+Structures are periodic in all directions if they have a cell and do not say otherwise.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+import torch
+
+from equipot.data.formats.base import Contents, Format, make_atoms
+from equipot.data.formats.lmdb_file import open_lmdb
+from equipot.data.formats.safe_pickle import PlainObject, RefusedPickleError, load
+from equipot.errors import DataError
+
+_NAMES = {"y": "energy", "force": "forces"}
+
+
+def _matches(path: Path) -> bool:
+    return (path / "data.mdb").is_file() if path.is_dir() else path.is_file() and path.suffix == ".lmdb"
+
+
+def _read(path: Path) -> Contents:
+    environment = open_lmdb(path)
+    with environment.begin() as transaction:
+        keys = [key for key, _ in transaction.cursor()]
+        length = transaction.get(b"length")
+    if b"nextid" in keys:
+        raise DataError(
+            f"{path}: this is an ASE database on LMDB; set `format: ase_db`, or rename it .aselmdb."
+        )
+    frames = sorted((key for key in keys if key.isdigit()), key=int)
+    if length is not None and _load(path, "length", length) != len(frames):
+        raise DataError(
+            f"{path}: says it holds {_load(path, 'length', length)} frames, but has {len(frames)}."
+        )
+    return Contents(_structures(path, environment, frames), len(frames))
+
+
+def _structures(path: Path, environment, keys: list[bytes]) -> Iterator[ase.Atoms]:
+    with environment.begin() as transaction:
+        for number, key in enumerate(keys):
+            where = f"frame {number} (key '{key.decode()}')"
+            yield _atoms(path, where, _load(path, where, transaction.get(key)))
+    environment.close()
+
+
+def _load(path: Path, where: str, content: bytes) -> Any:
+    try:
+        return load(content)
+    except RefusedPickleError as error:
+        raise DataError(
+            f"{path}, {where}: the pickle asks for {error}, which is not plain data and could run any "
+            "program, so it is refused. Convert the file to .aselmdb or .xyz where you trust it."
+        ) from error
+
+
+def _atoms(path: Path, where: str, data: Any) -> ase.Atoms:
+    values = {name: _numpy(value) for name, value in _attributes(data).items() if value is not None}
+    missing = [name for name in ("pos", "atomic_numbers") if name not in values]
+    if missing:
+        raise DataError(
+            f"{path}, {where}: no {' and no '.join(missing)}; found {', '.join(values) or 'nothing'}."
+        )
+    numbers, positions = values.pop("atomic_numbers"), values.pop("pos")
+    if np.shape(positions) != (len(numbers), 3):
+        raise DataError(
+            f"{path}, {where}: pos has shape {np.shape(positions)}, but there are {len(numbers)} "
+            "atomic_numbers."
+        )
+    cell, pbc = values.pop("cell", None), values.pop("pbc", None)
+    labels = {_NAMES.get(name, name): value for name, value in values.items()}
+    return make_atoms(numbers, positions, cell, pbc, labels)
+
+
+def _attributes(data: Any) -> dict[str, Any]:
+    """Of a Data object: torch_geometric 1 keeps them on it, later versions in a storage."""
+    if isinstance(data, dict):
+        return data
+    found = vars(data) if isinstance(data, PlainObject) else {}
+    store = found.get("_store")
+    return dict(vars(store).get("_mapping", {})) if isinstance(store, PlainObject) else found
+
+
+def _numpy(value: Any) -> Any:
+    array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+    # A stress or a cell of one structure has a leading 1.
+    return array[0] if isinstance(array, np.ndarray) and array.ndim == 3 and len(array) == 1 else array
+
+
+FORMAT = Format("lmdb_pickle", "LMDB of pickled structures (OC20)", _matches, _read)

@@ -1,0 +1,78 @@
+"""All checks on some files."""
+
+from collections.abc import Sequence
+
+from equipot.config.data import LabelsConfig
+from equipot.data.frames import Frame
+from equipot.data.quality.collect import Collected
+from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
+from equipot.data.quality.findings import SEVERITIES, Finding, Report
+from equipot.data.quality.labels import (
+    check_energies,
+    check_energy_levels,
+    check_forces,
+    check_isolated_atoms,
+    check_precision,
+    check_units,
+)
+from equipot.data.quality.pair_model import check_stress_against_forces
+from equipot.data.quality.structures import check_copied_labels, check_distances, check_duplicates
+from equipot.data.text import counted
+
+# Each is about one file: files may come from different levels of theory.
+_CHECKS = (
+    check_units,
+    check_copied_labels,
+    check_distances,
+    check_energies,
+    check_precision,
+    check_forces,
+    check_forces_against_energies,
+    check_stress_against_energies,
+    check_stress_against_forces,
+)
+
+
+def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Report:
+    """Run every check on files that were read with ``labels``."""
+    every = [frame for file in files for frame in file.frames]
+    findings = []
+    for file in files:
+        found = [*file.problems, *_missing_labels(file, labels)]
+        if file.frames:
+            found += [finding for check in _CHECKS for finding in check(file.frames)]
+        findings += [_in_file(finding, file, len(files)) for finding in found]
+    findings += [*check_duplicates(every), *check_isolated_atoms(every), *check_energy_levels(every)]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
+    return Report(findings, {str(file.path): len(file.frames) for file in files})
+
+
+def _in_file(finding: Finding, file: Collected, num_files: int) -> Finding:
+    if num_files == 1 or str(file.path) in finding.message:
+        return finding
+    return Finding(finding.severity, finding.check, f"{file.path.name}: {finding.message}", finding.frames)
+
+
+def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
+    """Labels that no frame or only some frames have, and what else could be meant."""
+    findings = []
+    molecules = [frame for frame in file.frames if not frame.is_isolated_atom]
+    for kind in ("energy", "forces", "stress"):
+        name = getattr(labels, kind)
+        have = sum(getattr(frame, kind) is not None for frame in molecules)
+        if name is None or have == len(molecules) or (kind == "stress" and not _any_periodic(molecules)):
+            continue
+        if have:
+            message = f"{have} of {counted(len(molecules), 'frame')} have {kind} ('{name}')."
+        else:
+            if kind == "stress" and not file.names[kind]:
+                continue
+            names = ", ".join(sorted(file.names[kind])) or "none"
+            message = f"No frame has {kind} under the name '{name}'; names that could be meant: {names}."
+        severity = "warning" if have == 0 and kind != "stress" else "note"
+        findings.append(Finding(severity, "labels", message))
+    return findings
+
+
+def _any_periodic(frames: Sequence[Frame]) -> bool:
+    return any(frame.pbc.all() for frame in frames)

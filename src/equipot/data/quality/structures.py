@@ -1,0 +1,163 @@
+"""Checks of the structures: repeated ones, atoms too close or alone, labels copied from another structure."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+from ase.data import chemical_symbols, covalent_radii
+
+from equipot.data.dataset import MIN_DISTANCE
+from equipot.data.frames import Frame
+from equipot.data.neighbors import neighbor_list
+from equipot.data.quality.findings import Finding, frame_ids
+from equipot.data.text import counted
+
+# Shares of the sum of covalent radii. Hot liquids and molecules stay above 0.75, solids at 100 GPa above
+# 0.65.
+_CLOSE, _ALONE = 0.6, 3.0
+_SAME_ENERGY = 1e-3  # eV/atom; two calculations of one structure agree better
+
+
+def check_duplicates(frames: Sequence[Frame]) -> list[Finding]:
+    """Structures that occur more than once, with equal or with different energies."""
+    repeated, contradicting = [], []
+    for group in _groups(frames, _structure_key):
+        energies = [f.energy / f.num_atoms for f in group if f.energy is not None]
+        different = energies and max(energies) - min(energies) > _SAME_ENERGY
+        (contradicting if different else repeated).append(group)
+    findings = []
+    if contradicting:
+        worst = max(contradicting, key=_energy_range)
+        findings.append(
+            Finding(
+                "error", "contradiction",
+                f"{counted(len(contradicting), 'structure')} with different energies in different frames, by "
+                f"up to {1e3 * _energy_range(worst):.3g} meV/atom ({_names(worst)}).",
+                frame_ids([frame for group in contradicting for frame in group]),
+            )
+        )  # fmt: skip
+    if repeated:
+        extra = sum(len(group) - 1 for group in repeated)
+        findings.append(
+            Finding(
+                "warning", "duplicates",
+                f"{counted(extra, 'frame')} repeat an earlier structure (first: {_names(repeated[0])}).",
+                frame_ids([frame for group in repeated for frame in group]),
+            )
+        )  # fmt: skip
+    return findings
+
+
+def check_copied_labels(frames: Sequence[Frame]) -> list[Finding]:
+    """The very same forces or stress in frames with different structures."""
+    findings = []
+    for kind in ("forces", "stress"):
+
+        def key(frame: Frame, kind=kind) -> Hashable:
+            value = getattr(frame, kind)
+            # Zeros by symmetry, and a few equal digits of small cells, are no sign of copying.
+            return None if value is None or np.abs(value).max() < 1e-3 else value.round(9).tobytes()
+
+        groups = [g for g in _groups(frames, key) if len({_structure_key(frame) for frame in g}) > 1]
+        groups = [g for g in groups if len({f.num_atoms for f in g}) == 1 and not _energies_equal(g)]
+        if groups:
+            findings.append(
+                Finding(
+                    "error", "copied labels",
+                    f"{counted(len(groups), 'group')} of frames with different structures and energies have "
+                    f"exactly the same {kind} (first: {_names(groups[0])}).",
+                    frame_ids([frame for group in groups for frame in group]),
+                )
+            )  # fmt: skip
+    return findings
+
+
+def check_distances(frames: Sequence[Frame]) -> list[Finding]:
+    """Atoms closer than physical, and atoms far from all others, in each frame."""
+    close, alone = [], []
+    for frame in frames:
+        if frame.num_atoms == 1 and not frame.pbc.any():
+            continue
+        ratio, distance, pair = nearest_pair(frame)
+        if ratio.min() < _CLOSE:
+            close.append((float(ratio.min()), distance, pair, frame))
+        if (ratio > _ALONE).any():
+            alone.append(frame)
+    findings = []
+    if close:
+        ratio, distance, pair, frame = min(close, key=lambda item: item[0])
+        symbols = "-".join(chemical_symbols[frame.atomic_numbers[i]] for i in pair)
+        findings.append(
+            Finding(
+                "error" if distance < MIN_DISTANCE else "warning", "close atoms",
+                f"{counted(len(close), 'frame')} with atoms closer than {_CLOSE} of the sum of their "
+                "covalent "
+                f"radii; the closest are {distance:.3f} Å apart ({symbols}, {ratio:.2f}; frame "
+                f"{frame.index}).",
+                frame_ids([item[3] for item in close]),
+            )
+        )  # fmt: skip
+    if alone:
+        findings.append(
+            Finding(
+                "warning", "lone atoms",
+                f"{counted(len(alone), 'frame')} with an atom whose nearest neighbor is beyond {_ALONE} "
+                "times "
+                "the sum of their covalent radii (a wrong cell, or an atom that left?).",
+                frame_ids(alone),
+            )
+        )  # fmt: skip
+    return findings
+
+
+def nearest_pair(frame: Frame) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """Nearest distance of each atom over the sum of covalent radii (inf: none within 3); the closest pair."""
+    radii = covalent_radii[frame.atomic_numbers]
+    cutoff = 2 * _ALONE * radii.max()
+    (center, neighbor), shift = neighbor_list(frame.positions, frame.cell, frame.pbc, 0.5 * cutoff)
+    if len(np.unique(center)) < frame.num_atoms:
+        (center, neighbor), shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
+    nearest = np.full(frame.num_atoms, np.inf)
+    if not len(center):
+        return nearest, np.inf, (0, 0)
+    length = np.linalg.norm(frame.positions[neighbor] + shift @ frame.cell - frame.positions[center], axis=1)
+    ratio = length / (radii[center] + radii[neighbor])
+    np.minimum.at(nearest, center, ratio)
+    closest = int(ratio.argmin())
+    return nearest, float(length[closest]), (int(center[closest]), int(neighbor[closest]))
+
+
+def _structure_key(frame: Frame) -> bytes:
+    """Equal for equal elements, positions and cells to 1e-6 Å: smaller than the strains of elastic "
+    "constants."""
+    rounded = [np.round(array, 6) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
+    parts = [frame.atomic_numbers, *rounded, frame.pbc]
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+
+
+def _groups(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
+    """Frames with equal keys that are not None, where there is more than one."""
+    groups = defaultdict(list)
+    for frame in frames:
+        value = key(frame)
+        if value is not None:
+            groups[value].append(frame)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _energy_range(group: Sequence[Frame]) -> float:
+    energies = [frame.energy / frame.num_atoms for frame in group if frame.energy is not None]
+    return max(energies) - min(energies)
+
+
+def _energies_equal(group: Sequence[Frame]) -> bool:
+    energies = [frame.energy for frame in group if frame.energy is not None]
+    return len(energies) < 2 or max(energies) - min(energies) < 1e-6 * group[0].num_atoms
+
+
+def _names(group: Sequence[Frame]) -> str:
+    files = {frame.file for frame in group}
+    if len(files) == 1:
+        return "frames " + ", ".join(str(frame.index) for frame in group[:4])
+    return ", ".join(f"{frame.file} frame {frame.index}" for frame in group[:2])

@@ -1,0 +1,134 @@
+"""LMDB files of pickled torch_geometric Data, and pickles that attack."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from equipot.data import read_frames
+from equipot.data.formats import safe_pickle
+
+lmdb = pytest.importorskip("lmdb")
+
+
+def write(path, items, length=None):
+    """As OC20's scripts do: keys "0", "1", ..., values pickled, and the number of them under "length"."""
+    environment = lmdb.open(str(path), map_size=2**24, subdir=False, meminit=False, map_async=True)
+    with environment.begin(write=True) as transaction:
+        for i, item in enumerate(items):
+            content = item if isinstance(item, bytes) else pickle.dumps(item, protocol=-1)
+            transaction.put(str(i).encode(), content)
+        count = len(items) if length is None else length
+        transaction.put(b"length", pickle.dumps(count, protocol=-1))
+    environment.sync()
+    environment.close()
+    return path
+
+
+def s2ef(atoms, make):
+    """The attributes of an OC20 S2EF structure."""
+    return make(
+        pos=torch.tensor(atoms.positions),
+        cell=torch.tensor(atoms.cell.array).view(1, 3, 3),
+        atomic_numbers=torch.tensor(atoms.numbers, dtype=torch.float32).long(),
+        natoms=len(atoms),
+        tags=torch.zeros(len(atoms)),
+        fixed=torch.zeros(len(atoms)),
+        y=float(atoms.get_potential_energy()),
+        force=torch.tensor(atoms.get_forces()),
+        sid=7,
+        fid=np.int64(3),
+    )
+
+
+def test_data_of_torch_geometric(tmp_path, crystals, check_same):
+    data = pytest.importorskip("torch_geometric.data").Data
+    structures = crystals(*["Cu3O"] * 11)  # key "10" comes after "9"
+    path = write(tmp_path / "a.lmdb", [s2ef(atoms, data) for atoms in structures])
+    check_same(read_frames(path), structures, stress=False)
+
+
+def test_folder_and_dicts(tmp_path, crystals, check_same):
+    structures = crystals("Cu3", "NaCl")
+    (tmp_path / "s2ef").mkdir()
+    write(tmp_path / "s2ef" / "data.mdb", [s2ef(atoms, dict) for atoms in structures])
+    check_same(read_frames(tmp_path / "s2ef"), structures, stress=False)
+
+
+class Attack:
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("function", [os.system, eval, exec, torch.load])
+def test_attack_is_refused_and_does_not_run(tmp_path, crystals, failing, function):
+    target = tmp_path / "was_here"
+    argument = f"touch {target}" if function is os.system else f"open({str(target)!r}, 'w')"
+    good = s2ef(crystals("Cu3")[0], dict)
+    path = write(tmp_path / "a.lmdb", [good, {**good, "extra": Attack(function, argument)}])
+    message = failing(path)
+    assert message.startswith(f"{path}, frame 1 (key '1'): the pickle asks for ") and "refused" in message
+    assert not target.exists()
+
+
+def test_attack_inside_a_tensor(tmp_path, crystals, failing):
+    """Tensors are pickled as bytes for torch.load, which would unpickle them in turn."""
+    target = tmp_path / "was_here"
+    inner = pickle.dumps(Attack(eval, f"open({str(target)!r}, 'w')"), protocol=2)
+    good = s2ef(crystals("Cu3")[0], dict)
+    bad = {**good, "extra": Attack(torch.storage._load_from_bytes, inner)}
+    assert "frame 0" in failing(write(tmp_path / "a.lmdb", [bad]))
+    assert not target.exists()
+
+
+def test_only_data_is_allowed():
+    for module, name in safe_pickle._ALLOWED:
+        assert not {"os", "subprocess", "builtins", "posix", "sys"} & {module.split(".")[0]}, (module, name)
+
+
+def test_truncated_file(tmp_path, crystals, failing):
+    path = write(tmp_path / "a.lmdb", [s2ef(atoms, dict) for atoms in crystals(*["Cu30"] * 100)])
+    os.truncate(path, path.stat().st_size // 2)
+    message = failing(path)
+    assert "its header says" in message and "truncated" in message
+
+
+def test_not_lmdb(tmp_path, failing):
+    (tmp_path / "a.lmdb").write_bytes(b"something else" * 1000)
+    assert "not an LMDB file" in failing(tmp_path / "a.lmdb")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pos": None}, "frame 0 (key '0'): no pos; found cell"),
+        ({"pos": torch.zeros(2, 3)}, "pos has shape (2, 3), but there are 3 atomic_numbers"),
+        (
+            {"force": torch.zeros(2, 3)},
+            "forces 'forces' must have shape (3, 3), one row per atom",
+        ),
+        ({"y": None}, "no frame has a label 'energy'"),
+    ],
+)
+def test_wrong_content(tmp_path, crystals, failing, change, words):
+    path = write(tmp_path / "a.lmdb", [{**s2ef(crystals("Cu3")[0], dict), **change}])
+    assert words in failing(path)
+
+
+def test_missing_frames_and_damaged_pickle(tmp_path, crystals, failing):
+    good = s2ef(crystals("Cu3")[0], dict)
+    assert "says it holds 3 frames, but has 1" in failing(write(tmp_path / "a.lmdb", [good], length=3))
+    damaged = pickle.dumps(good, protocol=-1)[:-40]
+    assert f"{tmp_path / 'b.lmdb'}, frame 1" in failing(write(tmp_path / "b.lmdb", [good, damaged]))
+
+
+def test_ase_database_under_this_name(tmp_path, crystals, failing):
+    backend = pytest.importorskip("ase_db_backends.aselmdb")
+    with backend.LMDBDatabase(tmp_path / "a.lmdb") as database:
+        database.write(crystals("Cu3")[0])
+    assert "set `format: ase_db`" in failing(tmp_path / "a.lmdb")
