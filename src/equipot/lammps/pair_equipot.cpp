@@ -154,8 +154,8 @@ void PairEquipot::print_summary(const std::string &check)
                                  facts.torch_version);
   text += facts.num_exchanges == 0
       ? "  strictly local: no messages between ranks\n"
-      : fmt::format("  message passing: {} exchanges of up to {} numbers per atom between ranks, in each direction\n",
-                    facts.num_exchanges, facts.widest_exchange);
+      : fmt::format("  message passing: {} exchange{} of up to {} numbers per atom between ranks, in each direction\n",
+                    facts.num_exchanges, facts.num_exchanges == 1 ? "" : "s", facts.widest_exchange);
   for (int type = 1; type <= atom->ntypes; ++type) {
     const int s = species_of_type[type];
     text += fmt::format("  atom type {}: {}\n", type, s < 0 ? "not of this model (NULL)" : facts.species[s]);
