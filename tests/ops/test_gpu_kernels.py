@@ -1,7 +1,7 @@
 """The GPU kernels without a GPU: their text runs on the CPU, and NVIDIA's compiler accepts it.
 
-tests/ops/gpu stands in for the driver: it compiles each kernel as C++ and runs its blocks one after the other, the
-threads of a block as fibers that meet at every exchange within a warp. All else is what a GPU gets.
+tests/ops/gpu stands in for the driver: it compiles each kernel as C++ and runs its blocks one after the
+other, the threads of a block as fibers that meet at every exchange within a warp. All else is as on a GPU.
 """
 
 import ctypes
@@ -15,9 +15,14 @@ import pytest
 import test_convolution
 import test_tabulated_convolution
 import torch
+from ase.build import bulk
 from derivatives import relative_errors, value_and_gradients
 from test_edge_product import random_product
 
+from equipot.config import AllegroConfig, NequIPConfig
+from equipot.data import graph_from_atoms
+from equipot.models.build import build_potential
+from equipot.models.potential import predict
 from equipot.ops import build
 
 HERE = Path(__file__).parent / "gpu"
@@ -189,6 +194,32 @@ def test_edge_product_without_edges(emulator):
     none = torch.empty(0, dtype=torch.int64)
     inputs = [tensors[:0].detach().requires_grad_(), environment]
     compare(emulator, lambda: value_and_gradients(lambda *inputs: kernel(*inputs, none), inputs))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        NequIPConfig(type="nequip", dtype="float64", cutoff=4.0, layers=2, channels=4, l_max=1),
+        AllegroConfig(type="allegro", dtype="float64", cutoff=4.0, channels=4, l_max=1),
+    ],
+    ids=["nequip", "allegro"],
+)
+def test_training_step_of_a_model(emulator, config):
+    """Energy, forces, stress, and the gradient of a loss of them by the parameters."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.1, seed=0)
+    crystal = graph_from_atoms(atoms, ["Na", "Cl"], 4.0)
+    torch.manual_seed(0)
+    potential = build_potential(config, ["Na", "Cl"], 10.0, [-1.0, -2.0], 1.0).train()
+    parameters = [p for p in potential.parameters() if p.requires_grad]
+
+    def evaluate():
+        found = predict(potential, crystal)
+        loss = found.energy.sum() + found.forces.square().sum() + found.stress.square().sum()
+        gradients = torch.autograd.grad(loss, parameters)
+        return [item.detach() for item in (found.energy, found.forces, found.stress, *gradients)]
+
+    compare(emulator, evaluate, 1e-10)  # as in tests/models/test_kernels.py
 
 
 def nvrtc(source, major, minor):

@@ -413,6 +413,9 @@ GpuCode Writer::write() {
   for (const Group& group : groups_) widest = std::max(widest, group.channels);
   const int64_t threads = std::min((widest + warp_size - 1) / warp_size * warp_size, largest_block);
 
+  constexpr const char* names[] = {"center", "neighbor", "table"};
+  line("// ", names[int(form_.pass)], " pass", form_.mixed ? ", mixed" : "", form_.tabulated ? ", tabulated" : "",
+       form_.geometry ? "" : ", features only", ", ", groups_.size(), " groups");
   text_ << "typedef " << (form_.single ? "float" : "double") << " T;\n" << gpu_common_text << gpu_arrays_text << '\n';
   if (form_.tabulated) text_ << "constexpr Index num_weights = " << plan_.num_weights << ";\n" << gpu_spline_text;
   for (size_t n = 0; n < groups_.size(); ++n) {
