@@ -31,10 +31,11 @@ Groups group_by(const Tensor& keys, int64_t count) {
   return {order, at::searchsorted(sorted, at::arange(count + 1, keys.options()))};
 }
 
-// Of the last few graphs: all layers share them, and so do their derivatives.
+// Of the last few graphs: all layers share them, and so do their derivatives. Never destroyed: when the process ends,
+// the GPU's memory may be gone before.
 TensorCache<Groups>& known_groups() {
-  static TensorCache<Groups> groups(12, false);
-  return groups;
+  static auto* groups = new TensorCache<Groups>(12, false);
+  return *groups;
 }
 
 int64_t stream_key() { return reinterpret_cast<int64_t>(gpu_launcher().stream()); }
