@@ -34,8 +34,9 @@ struct Driver {
 template <class F>
 void find(F*& function, const char* name) {
   function = reinterpret_cast<F*>(find_cuda_function(name));
-  TORCH_CHECK(function != nullptr, "equipot: the kernels for GPUs need ", name, " of NVIDIA's driver (libcuda.so.1) or "
-              "of torch, which was not found; set EQUIPOT_KERNELS=off to run plain torch instead, several times slower");
+  TORCH_CHECK(function != nullptr, "equipot: the kernels for GPUs need ", name,
+              " of NVIDIA's driver (libcuda.so.1) or of torch, which was not found; set EQUIPOT_KERNELS=off to run "
+              "plain torch instead, several times slower");
 }
 
 class DriverLauncher : public GpuLauncher {

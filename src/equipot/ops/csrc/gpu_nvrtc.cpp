@@ -39,7 +39,8 @@ std::string torch_directory() {
 std::vector<void*> open_libraries() {
   std::vector<void*> found;
   // torch's stub depends on both libraries and knows where its packages keep them; the others may be the system's.
-  const std::string stub = torch_directory() + "libcaffe2_nvrtc.so", torch_cuda = torch_directory() + "libtorch_cuda.so";
+  const std::string stub = torch_directory() + "libcaffe2_nvrtc.so";
+  const std::string torch_cuda = torch_directory() + "libtorch_cuda.so";
   for (const char* name : {torch_cuda.c_str(), stub.c_str(), "libcuda.so.1", "libnvrtc.so.13", "libnvrtc.so.12",
                            "libnvrtc.so.11.2", "libnvrtc.so"})
     if (void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL)) found.push_back(library);
@@ -114,7 +115,8 @@ DeviceCode compile_for_gpu(const std::string& source, int major, int minor) {
   const int device = 10 * major + minor, known = architecture(device);
   // Machine code runs on later devices of the same generation; for another one the driver translates PTX.
   const bool machine_code = known / 10 == major;
-  const std::string target = "--gpu-architecture=" + std::string(machine_code ? "sm_" : "compute_") + std::to_string(known);
+  const std::string kind = machine_code ? "sm_" : "compute_";
+  const std::string target = "--gpu-architecture=" + kind + std::to_string(known);
   const char* options[] = {target.c_str(), "--std=c++17", "--ptxas-options=-v"};
   Program program = nullptr;
   check(nvrtc().create(&program, source.c_str(), "equipot.cu", 0, nullptr, nullptr), "create program");

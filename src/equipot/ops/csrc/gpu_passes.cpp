@@ -133,7 +133,8 @@ void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays) {
 
 // An interval's edges are shared out where there are many; each part is summed on its own, then all in order.
 Tensor table_gradient(const Inputs& in) {
-  const int64_t intervals = in.table.size(0) - 5, parts = std::clamp<int64_t>(in.num_edges() / (128 * intervals), 1, 16);
+  const int64_t intervals = in.table.size(0) - 5;
+  const int64_t parts = std::clamp<int64_t>(in.num_edges() / (128 * intervals), 1, 16);
   const auto groups = group_by_interval(in);
   const auto pass = kernel(in, form_of(in, GpuPass::table, true), in.gradient.size(1));
   const Tensor rows = at::empty({parts, intervals, 6, in.num_weights()}, in.x.options());
