@@ -205,7 +205,16 @@ def _compile(directory: Path) -> None:
         _run_all([[*job, "-o", output] for output, job in jobs.items()])
         with atomic_write(directory / LIBRARY) as temporary:
             # Without an OpenMP library: torch has loaded one already, and two would compete for the cores.
-            link = ["-shared", *jobs, f"-L{torch_root / 'lib'}", "-ltorch_cpu", "-lc10", "-o", str(temporary)]
+            link = [
+                "-shared",
+                *jobs,
+                f"-L{torch_root / 'lib'}",
+                "-ltorch_cpu",
+                "-lc10",
+                "-ldl",
+                "-o",
+                str(temporary),
+            ]
             _run_all([[*command, *link]])
 
 

@@ -36,7 +36,7 @@ class Convolution(nn.Module):
 
     Same arguments and results as :class:`ConvolutionReference`. Whether the kernel is used is decided at
     construction and stays so in a scripted module; ``use_kernel=None`` takes it if it is available. It has
-    first and second derivatives. Tensors on a GPU go to the reference.
+    first and second derivatives. On a GPU it is compiled at the first call (csrc/gpu_code.h).
     """
 
     use_kernel: Final[bool]
@@ -54,7 +54,7 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), weights (E, num_weights) → (N, irreps_out.dim)."""
-        if self.use_kernel and x.is_cpu:
+        if self.use_kernel and (x.is_cpu or x.is_cuda):
             return torch.ops.equipot.convolution(
                 x, sh, weights, edge_index, self.paths, self.coefficients, self.dim_out
             )
@@ -91,7 +91,7 @@ class TabulatedConvolution(nn.Module):
 
     def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
-        if self.convolution.use_kernel and x.is_cpu:
+        if self.convolution.use_kernel and (x.is_cpu or x.is_cuda):
             return torch.ops.equipot.tabulated_convolution(
                 x,
                 sh,

@@ -58,7 +58,7 @@ class EdgeProduct(nn.Module):
         )
 
     def _product(self, matrices: Tensor, x: Tensor, center: Tensor) -> Tensor:
-        if self.use_kernel and x.is_cpu:
+        if self.use_kernel and (x.is_cpu or x.is_cuda):
             return torch.ops.equipot.atom_product(matrices, x, center)
         return atom_product_reference(matrices, x, center)
 

@@ -7,6 +7,7 @@
 
 #include "atom_product.h"
 #include "edges.h"
+#include "gpu_passes.h"
 
 namespace equipot {
 namespace {
@@ -23,6 +24,8 @@ void check_edges(const char* name, const Tensor& features, const Tensor& other, 
               center.sizes(), " ", center.scalar_type());
   TORCH_CHECK(other.scalar_type() == features.scalar_type(), name, ": expected one dtype, found ",
               features.scalar_type(), " and ", other.scalar_type());
+  TORCH_CHECK(other.device() == features.device() && center.device() == features.device(), name,
+              ": expected one device, found ", features.device(), ", ", other.device(), " and ", center.device());
 }
 
 // Calls work(atom, edges, count) for the edges of every atom, from several threads.
@@ -41,13 +44,14 @@ void for_atoms(const Tensor& center, int64_t num_atoms, bool share_atoms, const 
 }
 
 // (N, K, I, C) matrices, x (E, I, C) -> (E, K, C); transposed: x (E, K, C) -> (E, I, C).
-Tensor product_cpu(const Tensor& matrices_, const Tensor& x_, const Tensor& center_, bool transposed) {
+Tensor product_compute(const Tensor& matrices_, const Tensor& x_, const Tensor& center_, bool transposed) {
   check_edges("equipot::atom_product", x_, matrices_, center_);
   TORCH_CHECK(matrices_.dim() == 4 && x_.size(1) == matrices_.size(transposed ? 1 : 2) &&
                   x_.size(2) == matrices_.size(3),
               "equipot::atom_product: matrices (N, rows, columns, channels) ", matrices_.sizes(),
               transposed ? " transposed" : "", " do not act on features ", x_.sizes());
   const Tensor matrices = matrices_.contiguous(), x = x_.contiguous(), center = center_.contiguous();
+  if (on_gpu(x)) return atom_product_gpu(matrices, x, center, transposed);
   const int64_t channels = x.size(2), rows = matrices.size(1), columns = matrices.size(2);
   const MatrixShape shape = transposed ? MatrixShape{columns, rows, channels, columns * channels, channels}
                                        : MatrixShape{rows, columns, columns * channels, channels, channels};
@@ -64,12 +68,13 @@ Tensor product_cpu(const Tensor& matrices_, const Tensor& x_, const Tensor& cent
 }
 
 // left (E, K, C), right (E, I, C) -> (N, K, I, C)
-Tensor outer_sum_cpu(const Tensor& left_, const Tensor& right_, const Tensor& center_, int64_t num_atoms) {
+Tensor outer_sum_compute(const Tensor& left_, const Tensor& right_, const Tensor& center_, int64_t num_atoms) {
   check_edges("equipot::atom_outer_sum", left_, right_, center_);
   TORCH_CHECK(right_.dim() == 3 && left_.size(0) == right_.size(0) && left_.size(2) == right_.size(2),
               "equipot::atom_outer_sum: expected features (E, rows, channels) of the same edges and channels, found ",
               left_.sizes(), " and ", right_.sizes());
   const Tensor left = left_.contiguous(), right = right_.contiguous(), center = center_.contiguous();
+  if (on_gpu(left)) return atom_outer_sum_gpu(left, right, center, num_atoms);
   const int64_t rows = left.size(1), columns = right.size(1), channels = left.size(2);
   const MatrixShape shape{rows, columns, columns * channels, channels, channels};
   Tensor matrices = at::zeros({num_atoms, rows, columns, channels}, left.options());  // atoms without edges
@@ -82,6 +87,11 @@ Tensor outer_sum_cpu(const Tensor& left_, const Tensor& right_, const Tensor& ce
     });
   });
   return matrices;
+}
+
+void implement(torch::Library& library) {
+  library.impl("atom_product", product_compute);
+  library.impl("atom_outer_sum", outer_sum_compute);
 }
 
 Tensor product_meta(const Tensor& matrices, const Tensor& x, const Tensor&, bool transposed) {
@@ -161,10 +171,9 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
   library.def("atom_outer_sum(Tensor left, Tensor right, Tensor center, SymInt num_atoms) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(equipot, CPU, library) {
-  library.impl("atom_product", product_cpu);
-  library.impl("atom_outer_sum", outer_sum_cpu);
-}
+TORCH_LIBRARY_IMPL(equipot, CPU, library) { implement(library); }
+
+TORCH_LIBRARY_IMPL(equipot, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(equipot, Meta, library) {
   library.impl("atom_product", product_meta);

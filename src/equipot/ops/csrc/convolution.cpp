@@ -13,16 +13,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// ---- on the CPU -------------------------------------------------------------------------------------------
+// ---- on the CPU or a GPU -----------------------------------------------------------------------------------
 
-Tensor convolution_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights, const Tensor& edge_index,
+Tensor convolution_compute(const Tensor& x, const Tensor& sh, const Tensor& weights, const Tensor& edge_index,
                        const Tensor& paths, const Tensor& coefficients, int64_t dim_out) {
   return center_gradient(prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
                                   .coefficients = coefficients}),
                          dim_out);
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& x, const Tensor& sh, const Tensor& weights,
+std::tuple<Tensor, Tensor, Tensor> backward_compute(const Tensor& x, const Tensor& sh, const Tensor& weights,
                                                 const Tensor& gradient, const Tensor& edge_index,
                                                 const Tensor& paths, const Tensor& coefficients) {
   const Inputs in = prepare({.x = x, .sh = sh, .weights = weights, .edge_index = edge_index, .paths = paths,
@@ -31,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> backward_cpu(const Tensor& x, const Tensor& s
   return {grad.x, grad.sh, grad.radial};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_compute(
     const Tensor& x, const Tensor& sh, const Tensor& weights, const Tensor& gradient, const Tensor& x_cotangent,
     const Tensor& sh_cotangent, const Tensor& weights_cotangent, const Tensor& edge_index, const Tensor& paths,
     const Tensor& coefficients) {
@@ -40,6 +40,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> double_backward_cpu(
                              .sh_cotangent = sh_cotangent, .weights_cotangent = weights_cotangent});
   const Gradients grad = neighbor_gradients(in, {});
   return {grad.x, grad.sh, grad.radial, center_gradient(in, gradient.size(1))};
+}
+
+void implement(torch::Library& library) {
+  library.impl("convolution", convolution_compute);
+  library.impl("convolution_backward", backward_compute);
+  library.impl("convolution_double_backward", double_backward_compute);
 }
 
 // ---- shapes alone, for torch.compile and torch.export ------------------------------------------------------
@@ -186,11 +192,9 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
       "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(equipot, CPU, library) {
-  library.impl("convolution", convolution_cpu);
-  library.impl("convolution_backward", backward_cpu);
-  library.impl("convolution_double_backward", double_backward_cpu);
-}
+TORCH_LIBRARY_IMPL(equipot, CPU, library) { implement(library); }
+
+TORCH_LIBRARY_IMPL(equipot, CUDA, library) { implement(library); }
 
 TORCH_LIBRARY_IMPL(equipot, Meta, library) {
   library.impl("convolution", convolution_meta);

@@ -14,7 +14,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-Tensor tabulated_cpu(const Tensor& x, const Tensor& sh, const Tensor& edge_length, const Tensor& table,
+Tensor tabulated_compute(const Tensor& x, const Tensor& sh, const Tensor& edge_length, const Tensor& table,
                      const Tensor& edge_index, const Tensor& paths, const Tensor& coefficients, double cutoff,
                      int64_t dim_out) {
   return center_gradient(prepare({.x = x, .sh = sh, .edge_length = edge_length, .table = table,
@@ -120,7 +120,9 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
       "Tensor coefficients, float cutoff, int dim_out) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(equipot, CPU, library) { library.impl("tabulated_convolution", tabulated_cpu); }
+TORCH_LIBRARY_IMPL(equipot, CPU, library) { library.impl("tabulated_convolution", tabulated_compute); }
+
+TORCH_LIBRARY_IMPL(equipot, CUDA, library) { library.impl("tabulated_convolution", tabulated_compute); }
 
 TORCH_LIBRARY_IMPL(equipot, Meta, library) { library.impl("tabulated_convolution", tabulated_meta); }
 

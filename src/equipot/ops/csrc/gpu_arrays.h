@@ -1,0 +1,34 @@
+// What the GPU kernels are given, once for the host and, as text, once for the device.
+#pragma once
+
+#define EQUIPOT_DECLARE_AND_QUOTE(name, ...) \
+  __VA_ARGS__                                \
+  constexpr const char* name = #__VA_ARGS__;
+
+namespace equipot {
+
+// As `Arrays` in form.h, with edges grouped: those of group n are order[start[n]] ... order[start[n + 1] - 1].
+// `shares` takes what each warp adds to an edge's grad_sh and grad_length; `grad_rows` what each part of an interval's
+// edges adds to the six rows of the table that the interval takes.
+EQUIPOT_DECLARE_AND_QUOTE(gpu_arrays_text,
+template <class T>
+struct GpuArrays {
+  const T *x, *sh, *w, *g, *x_cotangent, *sh_cotangent, *w_cotangent;
+  const T *table, *length, *table_cotangent, *length_cotangent;
+  const long long *center, *neighbor, *order, *start;
+  T *grad_g, *grad_x, *grad_w, *shares, *grad_rows;
+  long long num_edges, intervals, parts;
+  double cutoff;
+};)
+
+// As atom_product.h. `matrix_rows` is the distance between rows of a matrix, `matrix_columns` between columns.
+EQUIPOT_DECLARE_AND_QUOTE(gpu_product_arrays_text,
+template <class T>
+struct GpuProductArrays {
+  const T *matrices, *left, *right;
+  const long long *center, *order, *start;
+  T* out;
+  long long num_edges, num_atoms, parts;
+};)
+
+}  // namespace equipot

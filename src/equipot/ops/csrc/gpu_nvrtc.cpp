@@ -1,0 +1,151 @@
+#include "gpu_nvrtc.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
+#include <dlfcn.h>
+
+#include <vector>
+
+namespace equipot {
+namespace {
+
+// NVRTC's interface, as its manual states it.
+using Program = struct ProgramObject*;
+enum : int { nvrtc_success = 0 };
+
+struct Nvrtc {
+  int (*create)(Program*, const char* source, const char* name, int headers, const char* const*, const char* const*);
+  int (*compile)(Program, int options, const char* const*);
+  int (*destroy)(Program*);
+  int (*log_size)(Program, size_t*);
+  int (*log)(Program, char*);
+  int (*cubin_size)(Program, size_t*);
+  int (*cubin)(Program, char*);
+  int (*ptx_size)(Program, size_t*);
+  int (*ptx)(Program, char*);
+  int (*num_architectures)(int*);
+  int (*architectures)(int*);
+  const char* (*message)(int);
+};
+
+// Directory of torch's own libraries.
+std::string torch_directory() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(&c10::GetCPUAllocator), &info) == 0) return "";
+  const std::string path = info.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
+}
+
+std::vector<void*> open_libraries() {
+  std::vector<void*> found;
+  // torch's stub depends on both libraries and knows where its packages keep them; the others may be the system's.
+  const std::string stub = torch_directory() + "libcaffe2_nvrtc.so";
+  const std::string torch_cuda = torch_directory() + "libtorch_cuda.so";
+  for (const char* name : {torch_cuda.c_str(), stub.c_str(), "libcuda.so.1", "libnvrtc.so.13", "libnvrtc.so.12",
+                           "libnvrtc.so.11.2", "libnvrtc.so"})
+    if (void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL)) found.push_back(library);
+  return found;
+}
+
+template <class Function>
+void find(Function*& function, const char* name) {
+  function = reinterpret_cast<Function*>(find_cuda_function(name));
+  TORCH_CHECK(function != nullptr, "equipot: the kernels for GPUs are compiled by NVRTC (libnvrtc.so), in which ", name,
+              " was not found; install the package nvidia-cuda-nvrtc that goes with this torch, or set "
+              "EQUIPOT_KERNELS=off to run plain torch instead, several times slower");
+}
+
+const Nvrtc& nvrtc() {
+  static const Nvrtc functions = [] {
+    Nvrtc f{};
+    find(f.create, "nvrtcCreateProgram");
+    find(f.compile, "nvrtcCompileProgram");
+    find(f.destroy, "nvrtcDestroyProgram");
+    find(f.log_size, "nvrtcGetProgramLogSize");
+    find(f.log, "nvrtcGetProgramLog");
+    find(f.cubin_size, "nvrtcGetCUBINSize");
+    find(f.cubin, "nvrtcGetCUBIN");
+    find(f.ptx_size, "nvrtcGetPTXSize");
+    find(f.ptx, "nvrtcGetPTX");
+    find(f.num_architectures, "nvrtcGetNumSupportedArchs");
+    find(f.architectures, "nvrtcGetSupportedArchs");
+    find(f.message, "nvrtcGetErrorString");
+    return f;
+  }();
+  return functions;
+}
+
+void check(int result, const char* what) {
+  TORCH_CHECK(result == nvrtc_success, "equipot: NVRTC, ", what, ": ", nvrtc().message(result));
+}
+
+// The newest architecture that the compiler knows and the device can run.
+int architecture(int device) {
+  int count = 0;
+  check(nvrtc().num_architectures(&count), "architectures");
+  std::vector<int> known(count);
+  check(nvrtc().architectures(known.data()), "architectures");
+  int best = 0;
+  for (int each : known)
+    if (each <= device && each > best) best = each;
+  TORCH_CHECK(best > 0, "equipot: this torch's NVRTC does not compile for GPUs of compute capability ", device / 10,
+              ".", device % 10, " any more; set EQUIPOT_KERNELS=off to run plain torch instead");
+  return best;
+}
+
+std::string read(Program program, int (*get_size)(Program, size_t*), int (*get)(Program, char*)) {
+  size_t size = 0;
+  check(get_size(program, &size), "size of the result");
+  std::string text(size, '\0');
+  if (size > 0) check(get(program, text.data()), "result");
+  return text;
+}
+
+}  // namespace
+
+void* find_cuda_function(const char* name) {
+  static const std::vector<void*> libraries = open_libraries();
+  if (void* function = dlsym(RTLD_DEFAULT, name)) return function;
+  for (void* library : libraries)
+    if (void* function = dlsym(library, name)) return function;
+  return nullptr;
+}
+
+DeviceCode compile_for_gpu(const std::string& source, int major, int minor) {
+  const int device = 10 * major + minor, known = architecture(device);
+  // Machine code runs on later devices of the same generation; for another one the driver translates PTX.
+  const bool machine_code = known / 10 == major;
+  const std::string kind = machine_code ? "sm_" : "compute_";
+  const std::string target = "--gpu-architecture=" + kind + std::to_string(known);
+  const char* options[] = {target.c_str(), "--std=c++17", "--ptxas-options=-v"};
+  Program program = nullptr;
+  check(nvrtc().create(&program, source.c_str(), "equipot.cu", 0, nullptr, nullptr), "create program");
+  const int result = nvrtc().compile(program, 3, options);
+  DeviceCode code;
+  code.log = read(program, nvrtc().log_size, nvrtc().log);
+  if (result == nvrtc_success)
+    code.binary = machine_code ? read(program, nvrtc().cubin_size, nvrtc().cubin)
+                               : read(program, nvrtc().ptx_size, nvrtc().ptx);
+  nvrtc().destroy(&program);
+  TORCH_CHECK(result == nvrtc_success, "equipot: NVRTC, ", target, ": ", nvrtc().message(result), "\n",
+              code.log.substr(0, 4000));
+  return code;
+}
+
+}  // namespace equipot
+
+// For tests: the size of the result, and the compiler's messages; -1 and an error's message if it fails.
+extern "C" __attribute__((visibility("default"))) int64_t equipot_compile_for_gpu(const char* source, int major,
+                                                                                  int minor, char* log,
+                                                                                  size_t log_size) {
+  std::string text;
+  int64_t size = -1;
+  try {
+    const equipot::DeviceCode code = equipot::compile_for_gpu(source, major, minor);
+    text = code.log, size = int64_t(code.binary.size());
+  } catch (const std::exception& error) {
+    text = error.what();
+  }
+  log[text.copy(log, log_size - 1)] = '\0';
+  return size;
+}

@@ -1,0 +1,232 @@
+// From torch tensors to the kernels of gpu_code.h.
+#include "gpu_passes.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/DeviceGuard.h>
+
+#include <bit>
+#include <map>
+
+#include "gpu_arrays.h"
+#include "gpu_cache.h"
+#include "gpu_code.h"
+#include "gpu_launcher.h"
+#include "plan.h"
+
+namespace equipot {
+namespace {
+
+using at::Tensor;
+
+// ---- edges grouped by atom --------------------------------------------------------------------------------
+
+// Those of group n are order[start[n]] ... order[start[n + 1] - 1], in their original order.
+struct Groups {
+  Tensor order, start;
+};
+
+// Nothing here waits for the GPU. Keys from `count` on belong to no group.
+Groups group_by(const Tensor& keys, int64_t count) {
+  auto [sorted, order] = at::sort(keys, std::optional<bool>(true), 0, false);
+  return {order, at::searchsorted(sorted, at::arange(count + 1, keys.options()))};
+}
+
+// Of the last few graphs: all layers share them, and so do their derivatives. Never destroyed: when the process ends,
+// the GPU's memory may be gone before.
+TensorCache<Groups>& known_groups() {
+  static auto* groups = new TensorCache<Groups>(12, false);
+  return *groups;
+}
+
+int64_t stream_key() { return reinterpret_cast<int64_t>(gpu_launcher().stream()); }
+
+// On the GPU the check fails later, with the next operation that waits for it.
+void check_range_gpu(const Tensor& atoms, int64_t num_atoms) {
+  at::_assert_async(at::logical_and(atoms.ge(0), atoms.lt(num_atoms)).all(),
+                    "equipot: an edge refers to atom -1 or less, or to one there is not");
+}
+
+// `side`: by center (0) or by neighbor (1).
+std::shared_ptr<const Groups> group_edges_gpu(const Tensor& edge_index, int64_t side, int64_t num_atoms) {
+  return known_groups().get({edge_index}, {side, num_atoms, stream_key()}, [&] {
+    check_range_gpu(edge_index, num_atoms);
+    return group_by(edge_index.dim() == 2 ? edge_index.select(0, side) : edge_index, num_atoms);
+  });
+}
+
+// By interval of the table; edges from the cutoff on belong to none.
+std::shared_ptr<const Groups> group_by_interval(const Inputs& in) {
+  const int64_t intervals = in.table.size(0) - 5;
+  return known_groups().get({in.edge_length}, {2, intervals, std::bit_cast<int64_t>(in.cutoff), stream_key()}, [&] {
+    const Tensor position = in.edge_length.flatten() / in.cutoff * double(intervals);
+    return group_by(position.floor().clamp(0.0, double(intervals)).to(at::kLong), intervals);
+  });
+}
+
+// ---- kernels ----------------------------------------------------------------------------------------------
+
+struct Kernel {
+  GpuCode code;
+  void* function;
+};
+
+// Compiled once per process for each device and text.
+Kernel compile(GpuCode code, c10::Device device) {
+  static std::mutex mutex;
+  static std::map<std::tuple<GpuLauncher*, int, std::string>, void*> known;
+  const std::lock_guard<std::mutex> guard(mutex);
+  GpuLauncher& launcher = gpu_launcher();
+  const auto [at, is_new] = known.try_emplace({&launcher, int(device.index()), code.source}, nullptr);
+  if (at->second == nullptr) at->second = launcher.compile(code.source, gpu_kernel_name);
+  code.source.clear();
+  return {std::move(code), at->second};
+}
+
+std::shared_ptr<const Kernel> kernel(const Inputs& in, const GpuForm& form, int64_t dim_out) {
+  static TensorCache<Kernel> known(4096, true);
+  const std::vector<int64_t> key{int64_t(form.pass), form.single,     form.mixed,      form.tabulated,
+                                 form.geometry,      in.x.size(1),    in.sh.size(1),   dim_out,
+                                 in.num_weights(),   in.x.device().index(), gpu_is_emulated()};
+  return known.get({in.paths, in.coefficients}, key, [&] {
+    const Plan<double> plan = make_plan<double>(in.paths.cpu(), in.coefficients.cpu(), in.x.size(1), in.sh.size(1),
+                                                dim_out, in.num_weights());
+    return compile(generate(plan, form), in.x.device());
+  });
+}
+
+GpuForm form_of(const Inputs& in, GpuPass pass, bool geometry) {
+  TORCH_CHECK(in.x.scalar_type() == at::kFloat || in.x.scalar_type() == at::kDouble,
+              "equipot::convolution: expected float32 or float64, found ", in.x.scalar_type());
+  return {.pass = pass, .single = in.x.scalar_type() == at::kFloat, .mixed = in.x_cotangent.defined(),
+          .tabulated = in.table.defined(), .geometry = geometry};
+}
+
+template <class T>
+T* pointer(const Tensor& tensor) {
+  return tensor.defined() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
+}
+
+GpuArrays<void> arrays_of(const Inputs& in, const Groups& groups) {
+  GpuArrays<void> arrays{};
+  arrays.x = pointer<void>(in.x), arrays.sh = pointer<void>(in.sh), arrays.w = pointer<void>(in.weights);
+  arrays.g = pointer<void>(in.gradient);
+  arrays.x_cotangent = pointer<void>(in.x_cotangent);
+  arrays.sh_cotangent = pointer<void>(in.sh_cotangent);
+  arrays.w_cotangent = pointer<void>(in.weights_cotangent);
+  arrays.table = pointer<void>(in.table), arrays.length = pointer<void>(in.edge_length);
+  arrays.table_cotangent = pointer<void>(in.table_cotangent);
+  arrays.length_cotangent = pointer<void>(in.length_cotangent);
+  arrays.center = pointer<long long>(in.edge_index);
+  arrays.neighbor = arrays.center + in.num_edges();
+  arrays.order = pointer<long long>(groups.order), arrays.start = pointer<long long>(groups.start);
+  arrays.num_edges = in.num_edges();
+  arrays.intervals = in.table.defined() ? in.table.size(0) - 5 : 0;
+  arrays.cutoff = in.cutoff;
+  return arrays;
+}
+
+template <class Arrays>
+void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays) {
+  const GpuCode& code = kernel.code;
+  gpu_launcher().launch(kernel.function, {blocks, code.groups, code.tiles}, code.threads, &arrays);
+}
+
+// An interval's edges are shared out where there are many; each part is summed on its own, then all in order.
+Tensor table_gradient(const Inputs& in) {
+  const int64_t intervals = in.table.size(0) - 5;
+  const int64_t parts = std::clamp<int64_t>(in.num_edges() / (128 * intervals), 1, 16);
+  const auto groups = group_by_interval(in);
+  const auto pass = kernel(in, form_of(in, GpuPass::table, true), in.gradient.size(1));
+  const Tensor rows = at::empty({parts, intervals, 6, in.num_weights()}, in.x.options());
+  auto arrays = arrays_of(in, *groups);
+  arrays.parts = parts;
+  arrays.grad_rows = pointer<void>(rows);
+  launch(*pass, intervals * parts, arrays);
+  const Tensor total = rows.sum(0);
+  Tensor table = at::zeros_like(in.table);
+  for (int64_t b = 0; b < 6; ++b) table.narrow(0, b, intervals).add_(total.select(1, b));
+  return table;
+}
+
+}  // namespace
+
+bool on_gpu(const Tensor& tensor) { return tensor.is_cuda() || gpu_is_emulated(); }
+
+// ---- the passes -------------------------------------------------------------------------------------------
+
+Tensor center_gradient_gpu(const Inputs& in, int64_t dim_out) {
+  const c10::OptionalDeviceGuard guard(in.x.device());
+  Tensor grad_g = at::zeros({in.num_atoms(), dim_out}, in.x.options());
+  const auto pass = kernel(in, form_of(in, GpuPass::center, true), dim_out);
+  if (in.num_edges() == 0) return grad_g;
+  const auto groups = group_edges_gpu(in.edge_index, 0, in.num_atoms());
+  auto arrays = arrays_of(in, *groups);
+  arrays.grad_g = pointer<void>(grad_g);
+  launch(*pass, in.num_atoms(), arrays);
+  return grad_g;
+}
+
+Gradients neighbor_gradients_gpu(const Inputs& in, const Wanted& wanted) {
+  const c10::OptionalDeviceGuard guard(in.x.device());
+  const bool tabulated = in.table.defined();
+  const auto pass = kernel(in, form_of(in, GpuPass::neighbor, wanted.geometry), in.gradient.size(1));
+  Gradients grad{.x = at::zeros_like(in.x)};
+  Tensor shares;
+  if (wanted.geometry) shares = at::empty({pass->code.warps, in.num_edges(), pass->code.values}, in.x.options());
+  if (!tabulated) grad.radial = at::empty_like(in.weights);
+  if (wanted.table) grad.table = in.num_edges() > 0 ? table_gradient(in) : at::zeros_like(in.table);
+  if (in.num_edges() > 0) {
+    const auto groups = group_edges_gpu(in.edge_index, 1, in.num_atoms());
+    auto arrays = arrays_of(in, *groups);
+    arrays.grad_x = pointer<void>(grad.x);
+    arrays.grad_w = pointer<void>(grad.radial);
+    arrays.shares = pointer<void>(shares);
+    launch(*pass, in.num_atoms(), arrays);
+  }
+  if (wanted.geometry) {
+    const Tensor total = shares.sum(0);
+    grad.sh = total.narrow(1, 0, in.sh.size(1)).contiguous();
+    if (tabulated) grad.radial = total.narrow(1, in.sh.size(1), 1).contiguous();
+  }
+  return grad;
+}
+
+// ---- atom_product.h ---------------------------------------------------------------------------------------
+
+Tensor atom_product_gpu(const Tensor& matrices, const Tensor& x, const Tensor& center, bool transposed) {
+  const c10::OptionalDeviceGuard guard(x.device());
+  Tensor y = at::empty({x.size(0), matrices.size(transposed ? 2 : 1), x.size(2)}, x.options());
+  check_range_gpu(center, matrices.size(0));
+  if (y.numel() == 0) return y;
+  const Kernel pass = compile(generate(GpuProductForm{transposed ? GpuProductForm::transposed : GpuProductForm::product,
+                                                      x.scalar_type() == at::kFloat, matrices.size(1),
+                                                      matrices.size(2), x.size(2)}),
+                              x.device());
+  GpuProductArrays<void> arrays{};
+  arrays.matrices = pointer<void>(matrices), arrays.left = pointer<void>(x), arrays.out = pointer<void>(y);
+  arrays.center = pointer<long long>(center);
+  arrays.num_edges = x.size(0);
+  launch(pass, (x.size(0) + gpu_edges_per_block - 1) / gpu_edges_per_block, arrays);
+  return y;
+}
+
+Tensor atom_outer_sum_gpu(const Tensor& left, const Tensor& right, const Tensor& center, int64_t num_atoms) {
+  const c10::OptionalDeviceGuard guard(left.device());
+  const int64_t rows = left.size(1), columns = right.size(1), channels = left.size(2), num_edges = left.size(0);
+  if (num_atoms == 0 || num_edges == 0) return at::zeros({num_atoms, rows, columns, channels}, left.options());
+  // Where atoms are few and their edges many, several blocks share those of one.
+  const int64_t parts = std::clamp<int64_t>(num_edges / (256 * num_atoms), 1, 64);
+  const auto groups = group_edges_gpu(center, 0, num_atoms);
+  const Kernel pass = compile(
+      generate(GpuProductForm{GpuProductForm::outer_sum, left.scalar_type() == at::kFloat, rows, columns, channels}),
+      left.device());
+  const Tensor out = at::empty({parts, num_atoms, rows, columns, channels}, left.options());
+  GpuProductArrays<void> arrays{};
+  arrays.left = pointer<void>(left), arrays.right = pointer<void>(right), arrays.out = pointer<void>(out);
+  arrays.order = pointer<long long>(groups->order), arrays.start = pointer<long long>(groups->start);
+  arrays.num_edges = num_edges, arrays.num_atoms = num_atoms, arrays.parts = parts;
+  launch(pass, num_atoms * parts, arrays);
+  return parts == 1 ? out.squeeze(0) : out.sum(0);
+}
+
+}  // namespace equipot
