@@ -23,6 +23,8 @@ def cache(tmp_path, monkeypatch):
 
     monkeypatch.setattr(kernels, "_compile", compile_word)
     monkeypatch.setattr(kernels, "_find_compiler", lambda: "compiler 1.0")
+    # As in a process that has not loaded them: other tests may have.
+    monkeypatch.setattr(kernels, "operators_registered", lambda: False)
     kernels.kernels_available.cache_clear()
     yield compiled
     kernels.kernels_available.cache_clear()
