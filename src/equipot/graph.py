@@ -108,6 +108,50 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     )
 
 
+def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
+    """Two graphs that ``collate`` joins to ``graph`` again, each with about half of the edges.
+
+    Raises:
+        ValueError: there is only one structure.
+    """
+    if graph.num_structures < 2:
+        raise ValueError("One structure cannot be halved.")
+    edges = torch.bincount(graph.structure[graph.edge_index[0]], minlength=graph.num_structures)
+    reached = edges.cumsum(0)
+    first = int(torch.searchsorted(reached, reached[-1] // 2)) + 1
+    first = min(first, graph.num_structures - 1)
+    num_atoms = int((graph.structure < first).sum())
+    num_edges = int(reached[first - 1])
+    return (
+        _part(graph, slice(0, first), slice(0, num_atoms), slice(0, num_edges)),
+        _part(graph, slice(first, None), slice(num_atoms, None), slice(num_edges, None)),
+    )
+
+
+def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> AtomicGraph:
+    labels = graph.labels
+
+    def label(name: str, rows: slice) -> Label | None:
+        whole = getattr(labels, name)
+        return None if whole is None else Label(whole.value[rows], whole.mask[rows])
+
+    return AtomicGraph(
+        positions=graph.positions[atoms],
+        cell=graph.cell[structures],
+        pbc=graph.pbc[structures],
+        atom_types=graph.atom_types[atoms],
+        structure=graph.structure[atoms] - structures.start,
+        edge_index=graph.edge_index[:, edges] - atoms.start,
+        edge_shift=graph.edge_shift[edges],
+        labels=Labels(
+            energy=label("energy", structures),
+            forces=label("forces", atoms),
+            stress=label("stress", structures),
+            weight=None if labels.weight is None else labels.weight[structures],
+        ),
+    )
+
+
 def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
     def shape(graph: AtomicGraph, name: str) -> tuple[int, ...]:
         s, n = graph.num_structures, graph.num_atoms

@@ -1,14 +1,16 @@
-"""Collating graphs with and without labels; the order of batches."""
+"""Collating graphs with and without labels; what each optimizer step takes."""
 
-import itertools
 import random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from equipot.data import EpochSampler, GraphDataset, make_loader
-from equipot.graph import collate, edge_vectors, volume
+from equipot.data import GraphDataset
+from equipot.data.batching import BatchSampler, Budget, StepSampler, batch_loader, step_loader
+from equipot.errors import DataError
+from equipot.graph import collate, edge_vectors, halves, volume
 
 
 @pytest.fixture
@@ -55,73 +57,190 @@ def test_collate_keeps_a_label_that_no_graph_has_absent(dataset):
     assert labels.energy.mask.tolist() == [False, True]
 
 
-def test_loader_yields_every_frame_once(dataset):
-    batches = list(make_loader(dataset, batch_size=3))
+def test_evaluation_takes_every_frame_once_and_in_order(dataset):
+    batches = list(batch_loader(dataset, BatchSampler(dataset, Budget(3))))
     assert [batch.num_structures for batch in batches] == [3, 1]
-    assert (
-        torch.cat([batch.atom_types for batch in batches]).tolist()
-        == collate(dataset.graphs).atom_types.tolist()
-    )
+    together = torch.cat([batch.atom_types for batch in batches])
+    assert torch.equal(together, collate(dataset.graphs).atom_types)
 
 
-def test_order_depends_on_seed_and_epoch_alone():
+@dataclass
+class Sizes:
+    """What a sampler looks at, without graphs."""
+
+    num_atoms: np.ndarray
+    num_edges: np.ndarray
+
+    def __len__(self):
+        return len(self.num_atoms)
+
+    @property
+    def label_counts(self):
+        # Every third frame has no forces, every second a stress.
+        number = np.arange(len(self))
+        return np.stack(
+            [np.ones_like(number), 3 * self.num_atoms * (number % 3 > 0), 9 * (number % 2)], axis=1
+        )
+
+
+@pytest.fixture
+def sizes():
+    generator = np.random.default_rng(5)
+    num_atoms = generator.integers(1, 60, size=53)
+    return Sizes(num_atoms, num_atoms * generator.integers(5, 40, size=53))
+
+
+BUDGETS = (Budget(1), Budget(5), Budget(100), Budget(80, "atoms"), Budget(3000, "edges"))
+
+
+def frames_of(step):
+    return np.concatenate([*step.parts, np.empty(0, dtype=int)])
+
+
+def steps_of(dataset, budget, epoch=0, seed=0, **options):
+    sampler = StepSampler(dataset, budget, seed, **options)
+    sampler.set_epoch(epoch)
+    steps = list(sampler)
+    assert len(sampler) == len(steps)
+    return steps
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_an_epoch_takes_every_frame_once_within_the_budget(sizes, budget):
+    steps = steps_of(sizes, budget)
+    taken = [frames_of(step) for step in steps]
+    assert sorted(np.concatenate(taken)) == list(range(len(sizes)))
+    costs = budget.costs(sizes)
+    totals = np.array([costs[frames].sum() for frames in taken])
+    assert totals.max() <= budget.limit
+    # No step could have taken the first frame of the next one.
+    first = np.array([costs[frames[0]] for frames in taken[1:]])
+    assert (totals[:-1] + first > budget.limit).all()
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 3), (3, 1), (2, 2), (7, 2)])
+def test_processes_and_parts_share_the_same_steps(sizes, budget, processes, accumulate):
+    whole = steps_of(sizes, budget, epoch=4)
+    shares = [
+        steps_of(sizes, budget, epoch=4, rank=rank, num_replicas=processes, accumulate=accumulate)
+        for rank in range(processes)
+    ]
+    for number, step in enumerate(whole):
+        pieces = [share[number] for share in shares]
+        assert sorted(np.concatenate([frames_of(p) for p in pieces])) == sorted(frames_of(step))
+        assert all(len(p.parts) <= accumulate and all(map(len, p.parts)) for p in pieces)
+        assert all((p.counts == sizes.label_counts[frames_of(step)].sum(axis=0)).all() for p in pieces)
+
+
+def test_shares_cost_about_the_same(sizes):
+    step = steps_of(sizes, Budget(53), num_replicas=4, rank=0)[0]
+    work = [
+        (sizes.num_edges + sizes.num_atoms)[frames_of(steps_of(sizes, Budget(53), num_replicas=4, rank=r)[0])]
+        for r in range(4)
+    ]
+    totals = np.array([w.sum() for w in work])
+    # Dealing out the dearest first ends within a fraction of the cheapest frames' cost.
+    assert totals.max() < 1.02 * totals.mean()
+    assert len(step.parts) == 1
+
+
+def test_order_depends_on_seed_and_epoch_alone(sizes):
     def order(seed, epoch):
-        sampler = EpochSampler(50, shuffle=True, seed=seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return np.concatenate([frames_of(step) for step in steps_of(sizes, Budget(4), epoch, seed)])
 
-    # A run that has gone through other epochs, and one that starts there.
-    sampler = EpochSampler(50, shuffle=True, seed=3)
-    for epoch in range(3):
+    sampler = StepSampler(sizes, Budget(4), 3)
+    for epoch in range(3):  # one that has gone through other epochs, and one that starts there
         sampler.set_epoch(epoch)
-        before = list(sampler)
-    assert before == order(3, 2)
-    assert sorted(before) == list(range(50))
+        before = np.concatenate([frames_of(step) for step in sampler])
+    assert (before == order(3, 2)).all()
     assert len({tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 1)}) == 4
+
+
+def test_skipped_steps_are_left_out_of_their_epoch_only(sizes):
+    sampler = StepSampler(sizes, Budget(4), 3)
+    sampler.skip(1, 2)
+    for epoch, left_out in ((0, 0), (1, 2), (2, 0)):
+        sampler.set_epoch(epoch)
+        expected = steps_of(sizes, Budget(4), epoch, 3)
+        assert [frames_of(s).tolist() for s in sampler] == [
+            frames_of(s).tolist() for s in expected[left_out:]
+        ]
+        assert len(sampler) == len(expected)
+
+
+def test_a_frame_larger_than_the_budget_is_refused(sizes):
+    largest = sizes.num_edges.argmax()
+    message = rf"10 edges, but frame number {largest} .* has {sizes.num_edges.max()} of .*max_edges"
+    with pytest.raises(DataError, match=message):
+        StepSampler(sizes, Budget(10, "edges"), 0)
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+def test_no_step_is_larger_than_the_largest_that_is_foreseen(sizes, budget):
+    atoms, edges = budget.largest(sizes)
+    for epoch in range(20):
+        for step in steps_of(sizes, budget, epoch):
+            assert sizes.num_atoms[frames_of(step)].sum() <= atoms
+            assert sizes.num_edges[frames_of(step)].sum() <= edges
+
+
+def test_loader_gives_the_graphs_of_its_steps(dataset):
+    sampler = StepSampler(dataset, Budget(3), 0, accumulate=2)
+    steps = list(step_loader(dataset, sampler))
+    for step, frames in zip(steps, sampler, strict=True):
+        assert [p.num_structures for p in step.parts] == [len(part) for part in frames.parts]
+        assert step.counts.tolist() == dataset.label_counts[frames_of(frames)].sum(axis=0).tolist()
+        for part, numbers in zip(step.parts, frames.parts, strict=True):
+            assert torch.equal(part.positions, collate([dataset[i] for i in numbers]).positions)
+
+
+def test_worker_processes_give_the_same_steps(dataset):
+    def positions(workers):
+        loader = step_loader(dataset, StepSampler(dataset, Budget(2), 0), workers)
+        return [part.positions for step in loader for part in step.parts]
+
+    for here, there in zip(positions(0), positions(2), strict=True):
+        assert torch.equal(here, there)
 
 
 def test_global_random_states_are_left_alone(dataset):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    list(make_loader(dataset, batch_size=2, shuffle=True))
+    list(step_loader(dataset, StepSampler(dataset, Budget(2), 0)))
+    list(batch_loader(dataset, BatchSampler(dataset, Budget(2))))
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()  # noqa: NPY002
     assert states[2] == random.getstate()
 
 
 def test_sampler_is_where_lightning_looks_for_set_epoch(dataset):
-    loader = make_loader(dataset, batch_size=2, shuffle=True)
-    assert isinstance(loader.sampler, EpochSampler)
-    assert loader.batch_sampler.sampler is loader.sampler
-    loader.sampler.set_epoch(7)
-    assert [batch.num_atoms for batch in loader] == _atoms_in_batches(dataset, epoch=7)
-
-
-def _atoms_in_batches(dataset, epoch):
-    sampler = EpochSampler(len(dataset), shuffle=True)
-    sampler.set_epoch(epoch)
-    order = list(sampler)
-    return [sum(dataset[i].num_atoms for i in order[start : start + 2]) for start in (0, 2)]
-
-
-@pytest.mark.parametrize("num_frames", [1, 2, 10, 12])
-def test_training_shards_are_of_equal_length_and_drop_nothing(num_frames):
-    shards = [EpochSampler(num_frames, shuffle=True, rank=rank, num_replicas=3) for rank in range(3)]
-    orders = [list(shard) for shard in shards]
-    assert len({len(order) for order in orders}) == 1
-    assert [len(shard) for shard in shards] == [len(order) for order in orders]
-    counts = np.bincount(np.concatenate(orders), minlength=num_frames)
-    assert counts.min() >= 1
-    assert counts.sum() == num_frames + -num_frames % 3
+    sampler = StepSampler(dataset, Budget(2), 0)
+    assert step_loader(dataset, sampler).sampler is sampler
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 10, 12])
 def test_evaluation_shards_count_each_frame_once(num_frames):
-    shards = [EpochSampler(num_frames, rank=rank, num_replicas=3) for rank in range(3)]
+    frames = Sizes(np.ones(num_frames, dtype=int), np.ones(num_frames, dtype=int))
+    shards = [BatchSampler(frames, Budget(2), rank=rank, num_replicas=3) for rank in range(3)]
     orders = [list(shard) for shard in shards]
-    assert sorted(itertools.chain(*orders)) == list(range(num_frames))
+    assert sorted(i for order in orders for batch in order for i in batch) == list(range(num_frames))
     assert [len(shard) for shard in shards] == [len(order) for order in orders]
 
 
-def test_rank_outside_the_replicas():
+def test_rank_outside_the_replicas(sizes):
     with pytest.raises(ValueError, match="rank"):
-        EpochSampler(10, rank=2, num_replicas=2)
+        StepSampler(sizes, Budget(1), 0, rank=2, num_replicas=2)
+
+
+def test_halves_join_to_the_whole(dataset):
+    whole = collate([*dataset.graphs, *dataset.graphs[:2]])
+    one, other = halves(whole)
+    assert abs(one.num_edges - other.num_edges) <= max(graph.num_edges for graph in dataset.graphs)
+    joined = collate([one, other])
+    for name in ("positions", "cell", "pbc", "atom_types", "structure", "edge_index", "edge_shift"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+    for name in ("energy", "forces", "stress"):
+        assert torch.equal(getattr(joined.labels, name).value, getattr(whole.labels, name).value)
+        assert torch.equal(getattr(joined.labels, name).mask, getattr(whole.labels, name).mask)
+    with pytest.raises(ValueError, match="One structure"):
+        halves(dataset[0])

@@ -6,7 +6,7 @@ import torch
 from equipot.config import LossConfig
 from equipot.graph import AtomicGraph, Label, Labels, collate
 from equipot.models.potential import Prediction, predict
-from equipot.training.loss import Loss, label_errors
+from equipot.training.loss import LABELS, Loss, label_errors
 
 
 def two_structures(**labels) -> AtomicGraph:
@@ -36,7 +36,8 @@ def prediction(energy=(0.0, 0.0), forces=0.0, stress=0.0) -> Prediction:
 def total(settings: LossConfig, guess: Prediction, graph: AtomicGraph) -> torch.Tensor:
     loss = Loss(settings)
     errors = label_errors(guess, graph)
-    return loss.total(errors, loss.sums(errors), guess)
+    counts = torch.stack([errors[name].count if name in errors else zeros(()) for name in LABELS])
+    return loss.total(loss.sums(errors), counts, guess)
 
 
 def zeros(*shape) -> torch.Tensor:

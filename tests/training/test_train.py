@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
+from equipot.data.batching import Budget
 from equipot.data.load import load_datasets
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DeviceError, TrainingError
@@ -71,7 +72,7 @@ def test_best_checkpoint_reproduces_its_errors_from_averaged_weights(trained):
 
     def errors(weights, dataset):
         potential = load_checkpoint(result.best_checkpoint, weights=weights).potential
-        return evaluate_errors(potential, dataset, 2, config.training.loss, "cpu")
+        return evaluate_errors(potential, dataset, Budget(2), config.training.loss, "cpu")
 
     validation = errors("ema", datasets.validation)
     # other batches, other order of float64 sums

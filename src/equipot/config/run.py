@@ -38,10 +38,22 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device; `auto`: a GPU if there is one."
     )
-    devices: int = Field(1, ge=1, description="Devices per node.")
-    nodes: int = Field(1, ge=1, description="Nodes.")
+    devices: int = Field(
+        1, ge=1, description="Devices per node. Leave it out under torchrun or srun, which decide."
+    )
+    nodes: int = Field(1, ge=1, description="Nodes; the same.")
     strategy: str = Field("auto", min_length=1, description="Parallel strategy of Lightning.")
     threads: Annotated[int, Field(ge=1)] | None = Field(
         None, description="CPU threads of PyTorch; null: its default."
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        description="Processes per device that read graphs ahead of their use; 0: none. Worth it for data on "
+        "disk and fast GPUs.",
+    )
+    checkpoint_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        10.0,
+        description="Minutes after which a checkpoint is written within an epoch; null: only at its end.",
     )
     logging: LoggingConfig = Field(LoggingConfig(), description="Loggers beside the CSV file.")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from equipot.config.section import Section
 
@@ -58,13 +58,40 @@ class EarlyStoppingConfig(Section):
     min_delta: float = Field(0.0, ge=0, description="Smallest fall of the validation loss that counts.")
 
 
+class BatchLimit(Section):
+    """As many frames as fit."""
+
+    model_config = ConfigDict(json_schema_extra={"words": "mapping with max_atoms or max_edges"})
+
+    max_atoms: Annotated[int, Field(ge=1)] | None = Field(None, description="Atoms together at most.")
+    max_edges: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Edges (pairs of neighbors, counted both ways) together at most."
+    )
+
+    @model_validator(mode="after")
+    def _one_limit(self):
+        if (self.max_atoms is None) == (self.max_edges is None):
+            raise ValueError("give either `max_atoms` or `max_edges`.")
+        return self
+
+
 class TrainingConfig(Section):
     """How the model is fitted."""
 
     epochs: int = Field(100, ge=1, description="Passes over the training frames.")
-    batch_size: int = Field(5, ge=1, description="Frames per optimizer step.")
-    validation_batch_size: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Frames per validation batch; null: `batch_size`."
+    batch_size: Annotated[int, Field(ge=1)] | BatchLimit = Field(
+        5,
+        description="What one optimizer step takes, all devices together: a number of frames, or as many as "
+        "fit into `{max_atoms: ...}` or `{max_edges: ...}`. Any number of devices shares the same step.",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts of its share of a step that a device computes one after the other: the step stays "
+        "the same, and needs the memory of a part.",
+    )
+    validation_batch_size: Annotated[int, Field(ge=1)] | BatchLimit | None = Field(
+        None, description="The same for validation, on each device; null: `batch_size`."
     )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate before the schedule changes it.")
     optimizer: Literal["adam", "adamw"] = Field("adam", description="Optimizer.")

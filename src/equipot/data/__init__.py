@@ -1,6 +1,5 @@
 """Structures with reference values: reading, checking, splitting, statistics, graphs, batches."""
 
-from equipot.data.batching import EpochSampler, make_loader
 from equipot.data.dataset import GraphDataset, atom_types, graph_from_atoms, species_of, to_graph
 from equipot.data.frames import Frame, frame_from_atoms
 from equipot.data.load import Datasets, load_datasets
@@ -11,7 +10,6 @@ from equipot.data.statistics import Statistics, compute_statistics
 
 __all__ = [
     "Datasets",
-    "EpochSampler",
     "Frame",
     "GraphDataset",
     "Split",
@@ -22,7 +20,6 @@ __all__ = [
     "frame_from_atoms",
     "graph_from_atoms",
     "load_datasets",
-    "make_loader",
     "neighbor_list",
     "read_frame",
     "read_frames",

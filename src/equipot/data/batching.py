@@ -1,85 +1,235 @@
-"""Batches of graphs, in an order that depends on the seed and the epoch alone."""
+"""Which frames each optimizer step takes, and which process computes which of them.
 
-from collections.abc import Iterator, Sequence
+A step is the same set of frames whatever the number of processes: they share it. Its composition is a
+function of the seed, the epoch and the sizes of the frames alone, so a resumed run, even on more or fewer
+processes, sees what an uninterrupted one would have seen.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from equipot.errors import DataError
 from equipot.graph import AtomicGraph, collate
 
 
-class EpochSampler(Sampler[int]):
-    """Frame numbers of one epoch, for one of ``num_replicas`` processes.
+class SizedGraphs(Protocol):
+    """A data set that knows the sizes of its graphs without making them."""
 
-    The order of epoch e is a function of ``(seed, e)``: it needs no random state from before, so a resumed
-    run sees the frames in the order of an uninterrupted one. Lightning calls ``set_epoch`` at every epoch.
+    num_atoms: NDArray[np.int64]  # (F,)
+    num_edges: NDArray[np.int64]  # (F,)
+    label_counts: NDArray[np.int64]  # (F, 3) known components of energy, forces, stress
 
-    With several processes each takes every ``num_replicas``-th frame of the common order. If shuffled, the
-    order is first filled up from its start so that all processes make the same number of steps, and no frame
-    is left out. If not, nothing is repeated, so that each frame counts once in an evaluation.
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> AtomicGraph: ...
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much goes together: at most ``limit`` of ``unit`` (``frames``, ``atoms`` or ``edges``)."""
+
+    limit: int
+    unit: str = "frames"
+
+    def __str__(self) -> str:
+        return f"{self.limit} {self.unit}"
+
+    def costs(self, dataset: SizedGraphs) -> NDArray[np.int64]:
+        """(F,) what each frame takes of it.
+
+        Raises:
+            DataError: a single frame takes more than there is.
+        """
+        if self.unit == "frames":
+            return np.ones(len(dataset), dtype=np.int64)
+        costs = dataset.num_atoms if self.unit == "atoms" else dataset.num_edges
+        if len(costs) and costs.max() > self.limit:
+            largest = int(costs.argmax())
+            raise DataError(
+                f"A batch may hold {self.limit} {self.unit}, but frame number {largest} of the data set has "
+                f"{costs[largest]} of its own. Raise training.batch_size.max_{self.unit} to that at least."
+            )
+        return costs
+
+    def largest(self, dataset: SizedGraphs) -> tuple[int, int]:
+        """Atoms and edges that one batch can have at most."""
+        sizes = dataset.num_atoms, dataset.num_edges
+        if self.unit == "frames":
+            atoms, edges = (int(np.sort(size)[-self.limit :].sum()) for size in sizes)
+            return atoms, edges
+        mine, other = sizes if self.unit == "atoms" else sizes[::-1]
+        limit = min(self.limit, int(mine.sum()))
+        # Of the other as much as in the frames that are richest in it.
+        most = min(int(limit * float((other / np.maximum(mine, 1)).max())), int(other.sum()))
+        return (limit, most) if self.unit == "atoms" else (most, limit)
+
+
+def pack(order: NDArray[np.int64], costs: NDArray[np.int64], limit: int) -> list[NDArray[np.int64]]:
+    """Cut ``order`` into consecutive pieces, each as long as the sum of its costs allows."""
+    reached = np.cumsum(costs[order])
+    pieces, start = [], 0
+    while start < len(order):
+        before = reached[start - 1] if start else 0
+        stop = int(np.searchsorted(reached, before + limit, side="right"))
+        pieces.append(order[start:stop])
+        start = stop
+    return pieces
+
+
+def share(frames: NDArray[np.int64], costs: NDArray[np.int64], num_shares: int) -> list[NDArray[np.int64]]:
+    """Deal frames out so that the shares cost about the same: the dearest first, to whoever has least.
+
+    Within a share the frames keep their order. Shares are empty where there are too few frames.
+    """
+    if num_shares == 1:
+        return [frames]
+    loads = np.zeros(num_shares, dtype=np.int64)
+    owner = np.empty(len(frames), dtype=np.int64)
+    for position in np.argsort(-costs[frames], kind="stable"):
+        least = int(loads.argmin())
+        owner[position] = least
+        loads[least] += costs[frames[position]]
+    return [frames[owner == index] for index in range(num_shares)]
+
+
+@dataclass(frozen=True)
+class StepFrames:
+    """The frames of one optimizer step: those of this process, in parts, and what all processes have."""
+
+    parts: tuple[NDArray[np.int64], ...]  # none where a step has fewer frames than there are processes
+    counts: NDArray[np.int64]  # (3,) known components of energy, forces, stress over all processes
+
+
+@dataclass(frozen=True)
+class Step:
+    """``StepFrames`` with graphs in place of numbers."""
+
+    parts: tuple[AtomicGraph, ...]
+    counts: torch.Tensor  # (3,) float64
+
+    def to(self, device: torch.device | str) -> "Step":
+        """The same step on another device."""
+        return Step(tuple(part.to(device) for part in self.parts), self.counts.to(device))
+
+
+class StepSampler(Sampler[StepFrames]):
+    """The optimizer steps of one epoch, as one of ``num_replicas`` processes sees them.
 
     Args:
-        num_frames: frames in the data set.
-        shuffle: permute them anew each epoch.
-        seed: of the permutations, not negative.
+        dataset: what to draw from.
+        budget: what one step holds, over all processes.
+        seed: of the permutation that every epoch draws anew; not negative.
+        accumulate: parts of a process's share of a step, computed one after the other.
         rank: this process.
         num_replicas: number of processes.
+
+    Raises:
+        DataError: a frame does not fit into the budget.
     """
 
     def __init__(
-        self, num_frames: int, *, shuffle: bool = False, seed: int = 0, rank: int = 0, num_replicas: int = 1
+        self,
+        dataset: SizedGraphs,
+        budget: Budget,
+        seed: int,
+        *,
+        accumulate: int = 1,
+        rank: int = 0,
+        num_replicas: int = 1,
     ):
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be in [0, {num_replicas}), not {rank}.")
-        self.num_frames = num_frames
-        self.shuffle = shuffle
-        self.seed = seed
-        self.rank = rank
-        self.num_replicas = num_replicas
+        self.budget = budget
+        self.seed, self.accumulate = seed, accumulate
+        self.rank, self.num_replicas = rank, num_replicas
         self.epoch = 0
+        self._costs = budget.costs(dataset)
+        self._work = dataset.num_edges + dataset.num_atoms
+        self._label_counts = dataset.label_counts
+        self._skipped = (-1, 0)
+        self._packed: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # the steps of one epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration runs through."""
+        """Choose the epoch that the next iteration runs through. Lightning calls this."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order()[self.rank :: self.num_replicas].tolist())
+    def skip(self, epoch: int, steps: int) -> None:
+        """Leave out the first ``steps`` steps of ``epoch``: an interrupted training has done them."""
+        self._skipped = (epoch, steps)
 
     def __len__(self) -> int:
-        length = self.num_frames
-        if self.shuffle:
-            length += -length % self.num_replicas
-        return len(range(self.rank, length, self.num_replicas))
+        # That of the whole epoch, also if steps are skipped: Lightning counts those that were done before.
+        return len(self._steps())
 
-    def _order(self) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.num_frames)
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.num_frames)
-        # np.resize repeats the order from its start as often as needed.
-        return np.resize(order, self.num_frames + -self.num_frames % self.num_replicas)
+    def __iter__(self) -> Iterator[StepFrames]:
+        epoch, done = self._skipped
+        for frames in self._steps()[done if epoch == self.epoch else 0 :]:
+            shares = share(frames, self._work, self.num_replicas * self.accumulate)
+            mine = shares[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]
+            parts = tuple(part for part in mine if len(part))
+            yield StepFrames(parts, self._label_counts[frames].sum(axis=0))
+
+    def _steps(self) -> list[NDArray[np.int64]]:
+        if self._packed[0] != self.epoch:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self._costs))
+            self._packed = (self.epoch, pack(order, self._costs, self.budget.limit))
+        return self._packed[1]
 
 
-def make_loader(
-    dataset: Dataset[AtomicGraph] | Sequence[AtomicGraph],
-    batch_size: int,
-    shuffle: bool = False,
-    seed: int = 0,
-    *,
-    rank: int = 0,
-    num_replicas: int = 1,
-) -> DataLoader:
-    """A loader of collated graphs, ``batch_size`` frames at a time; the last batch may be smaller.
+class BatchSampler(Sampler[list[int]]):
+    """Batches in the order of the data set; of several processes each takes every ``num_replicas``-th batch.
 
-    It draws nothing from torch's global random state. The graphs are in memory already, so no worker
-    processes are used. See ``EpochSampler`` for the order and for several processes; with Lightning, pass
-    ``use_distributed_sampler=False`` to the trainer, which would otherwise replace the sampler.
+    No frame is repeated or left out, so that sums over processes count each once.
     """
-    sampler = EpochSampler(len(dataset), shuffle=shuffle, seed=seed, rank=rank, num_replicas=num_replicas)
+
+    def __init__(self, dataset: SizedGraphs, budget: Budget, *, rank: int = 0, num_replicas: int = 1):
+        batches = pack(np.arange(len(dataset)), budget.costs(dataset), budget.limit)
+        self._batches = batches[rank::num_replicas]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (batch.tolist() for batch in self._batches)
+
+
+class _Steps(Dataset):
+    """The data set that a loader asks for whole steps."""
+
+    def __init__(self, graphs: SizedGraphs):
+        self.graphs = graphs
+
+    def __getitem__(self, step: StepFrames) -> Step:
+        parts = tuple(collate([self.graphs[int(i)] for i in part]) for part in step.parts)
+        return Step(parts, torch.from_numpy(step.counts).double())
+
+
+def step_loader(dataset: SizedGraphs, sampler: StepSampler, workers: int = 0) -> DataLoader:
+    """A loader of ``Step``; ``sampler`` says of which frames.
+
+    It draws nothing from torch's global random state. ``workers`` processes make graphs ahead of their use.
+    """
+    # collate_fn: the default one would look for tensors in a Step and convert what it finds.
     return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=collate,
-        generator=torch.Generator(),  # the loader draws a worker seed from it even without workers
+        _Steps(dataset), batch_size=None, sampler=sampler, collate_fn=_unchanged, **_loading(workers)
     )
+
+
+def batch_loader(dataset: SizedGraphs, sampler: BatchSampler, workers: int = 0) -> DataLoader:
+    """A loader of collated graphs, for evaluation."""
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **_loading(workers))
+
+
+def _unchanged(step: Step) -> Step:
+    return step
+
+
+def _loading(workers: int) -> dict:
+    # Without a generator of its own a loader draws a seed for its workers from the global random state.
+    return {"num_workers": workers, "generator": torch.Generator(), "persistent_workers": workers > 0}

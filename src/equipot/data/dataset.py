@@ -23,6 +23,9 @@ MIN_DISTANCE = 0.1
 class GraphDataset(Dataset):
     """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
 
+    ``num_atoms`` and ``num_edges`` (F,) are their sizes; ``label_counts`` (F, 3) the known components of
+    energy, forces and stress of each.
+
     Args:
         frames: what to build graphs of.
         species: chemical symbols; an atom's type is its element's index here.
@@ -42,6 +45,10 @@ class GraphDataset(Dataset):
             _graph(frame, types, self.species, self.cutoff)
             for frame in track(self.frames, "neighbor lists", len(self.frames))
         ]
+        self.num_atoms = np.array([graph.num_atoms for graph in self.graphs], dtype=np.int64)
+        self.num_edges = np.array([graph.num_edges for graph in self.graphs], dtype=np.int64)
+        self.label_counts = np.array([_count_labels(graph) for graph in self.graphs], dtype=np.int64)
+        self.label_counts = self.label_counts.reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -128,6 +135,12 @@ def _check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> 
             f"{' (across the cell boundary)' if edge_shift[edge].any() else ''}. Remove the duplicate, or "
             "correct the positions, the cell or the length unit."
         )
+
+
+def _count_labels(graph: AtomicGraph) -> tuple[int, int, int]:
+    labels = graph.labels
+    pairs = ((labels.energy, 1), (labels.forces, 3), (labels.stress, 9))
+    return tuple(0 if label is None else size * int(label.mask.sum()) for label, size in pairs)
 
 
 def _labels(frame: Frame) -> Labels:

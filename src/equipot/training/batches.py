@@ -1,67 +1,78 @@
-"""Batches for Lightning, which can start in the middle of an epoch that was interrupted."""
-
-from collections.abc import Iterator
-from itertools import islice
+"""Steps and validation batches for Lightning; an epoch that was interrupted starts in its middle."""
 
 import lightning as L
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from equipot.data.batching import EpochSampler, make_loader
-from equipot.graph import collate
+from equipot.config import TrainingConfig
+from equipot.config.training import BatchLimit
+from equipot.data.batching import (
+    BatchSampler,
+    Budget,
+    SizedGraphs,
+    StepSampler,
+    batch_loader,
+    step_loader,
+)
 
 
-class ResumedSampler(EpochSampler):
-    """Leaves out the first frames of one epoch, which an earlier, interrupted training has already seen."""
-
-    def skip(self, epoch: int, frames: int) -> None:
-        """In ``epoch``, leave out the first ``frames`` frames of this process."""
-        self._skipped = (epoch, frames)
-
-    def __iter__(self) -> Iterator[int]:
-        epoch, frames = self._skipped
-        # The length stays that of a whole epoch: Lightning counts the batches that were done before.
-        return islice(super().__iter__(), frames if epoch == self.epoch else 0, None)
+def budget_of(size: int | BatchLimit) -> Budget:
+    """What ``training.batch_size`` says."""
+    if isinstance(size, int):
+        return Budget(size)
+    return Budget(size.max_atoms, "atoms") if size.max_atoms else Budget(size.max_edges, "edges")
 
 
 class Batches(L.LightningDataModule):
-    """Loaders of the training and validation sets, with collation in the main process.
+    """Loaders of the training and validation sets.
 
     Args:
-        train, validation: data sets of AtomicGraph.
-        batch_size, validation_batch_size: frames per batch and process.
+        train, validation: data sets.
+        training: section ``training`` of the configuration.
         seed: of the order of training frames.
+        workers: processes that make graphs ahead of their use; 0: the main process.
     """
 
     def __init__(
-        self, train: Dataset, validation: Dataset, batch_size: int, validation_batch_size: int, seed: int
+        self,
+        train: SizedGraphs,
+        validation: SizedGraphs,
+        training: TrainingConfig,
+        seed: int,
+        workers: int = 0,
     ):
         super().__init__()
         self.train, self.validation = train, validation
-        self.batch_size, self.validation_batch_size = batch_size, validation_batch_size
-        self.seed = seed
+        self.budget = budget_of(training.batch_size)
+        self.validation_budget = budget_of(training.validation_batch_size or training.batch_size)
+        self.accumulate = training.accumulate
+        self.seed, self.workers = seed, workers
         self._interrupted = (-1, 0)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
-        return len(self.train_dataloader())
+        """Optimizer steps of the first epoch; with a budget of atoms or edges others may differ a little."""
+        return len(StepSampler(self.train, self.budget, self.seed))
 
-    def resume_within(self, epoch: int, batches: int) -> None:
-        """Start ``epoch`` after its first ``batches`` batches."""
-        self._interrupted = (epoch, batches)
+    @property
+    def epochs_differ(self) -> bool:
+        """Whether the number of steps changes from epoch to epoch."""
+        return self.budget.unit != "frames"
+
+    def resume_within(self, epoch: int, steps: int) -> None:
+        """Start ``epoch`` after its first ``steps`` steps."""
+        self._interrupted = (epoch, steps)
 
     def train_dataloader(self) -> DataLoader:
-        sampler = ResumedSampler(len(self.train), shuffle=True, seed=self.seed, **self._process())
-        epoch, batches = self._interrupted
-        sampler.skip(epoch, batches * self.batch_size)
-        # Without a generator of its own a loader draws on the global random state.
-        return DataLoader(
-            self.train, self.batch_size, sampler=sampler, collate_fn=collate, generator=torch.Generator()
+        sampler = StepSampler(
+            self.train, self.budget, self.seed, accumulate=self.accumulate, **self._process()
         )
+        sampler.set_epoch(self.trainer.current_epoch)  # Lightning counts the steps before it sets the epoch
+        sampler.skip(*self._interrupted)
+        return step_loader(self.train, sampler, self.workers)
 
     def val_dataloader(self) -> DataLoader:
-        return make_loader(self.validation, self.validation_batch_size, **self._process())
+        sampler = BatchSampler(self.validation, self.validation_budget, **self._process())
+        return batch_loader(self.validation, sampler, self.workers)
 
     def _process(self) -> dict[str, int]:
         return {"rank": self.trainer.global_rank, "num_replicas": self.trainer.world_size}

@@ -2,22 +2,21 @@
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
 from equipot.config import LossConfig
-from equipot.graph import collate
+from equipot.data.batching import BatchSampler, Budget, SizedGraphs, batch_loader
 from equipot.models.potential import predict
 from equipot.training.loss import Loss, label_errors
 from equipot.training.metrics import ErrorSums, summarize
 
 
 def evaluate_errors(
-    potential: nn.Module, dataset: Dataset, batch_size: int, loss: LossConfig, device: torch.device | str
+    potential: nn.Module, dataset: SizedGraphs, budget: Budget, loss: LossConfig, device: torch.device | str
 ) -> dict[str, float]:
-    """The metrics of :func:`equipot.training.metrics.summarize` over all frames of ``dataset``."""
+    """The metrics of :func:`equipot.training.metrics.summarize`, over all frames, a ``budget`` at a time."""
     potential = potential.to(device).eval()
     function, totals = Loss(loss), ErrorSums().to(device)
-    for batch in DataLoader(dataset, batch_size, collate_fn=collate):
+    for batch in batch_loader(dataset, BatchSampler(dataset, budget)):
         graph = batch.to(device)
         errors = label_errors(predict(potential, graph), graph)
         totals.update(errors, function.sums(errors))

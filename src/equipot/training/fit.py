@@ -37,7 +37,7 @@ def fit(
         num_nodes=config.run.nodes,
         strategy=config.run.strategy,
         max_epochs=config.training.epochs,
-        gradient_clip_val=config.training.gradient_clip,
+        reload_dataloaders_every_n_epochs=int(batches.epochs_differ),
         inference_mode=False,  # forces are a gradient
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

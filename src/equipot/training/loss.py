@@ -65,13 +65,20 @@ class Loss:
         """Weighted sum over all known components of each label: () float64."""
         return {name: self._sum(e) for name, e in errors.items()}
 
-    def total(self, errors: dict[str, LabelError], sums: dict[str, Tensor], prediction: Prediction) -> Tensor:
-        """() float64: Σ weight · sum / count. A label without any value in the batch contributes zero."""
-        # A batch without labels must still have a gradient, of zeros, for the optimizer to step over.
+    def total(self, sums: dict[str, Tensor], counts: Tensor, prediction: Prediction) -> Tensor:
+        """() float64: Σ weight · sum / count. A label without any value contributes zero.
+
+        Args:
+            sums: of the frames at hand.
+            counts: (3,) known components of each of ``LABELS`` in the whole step, of which these frames may
+                be a part: totals of parts then add up to that of the step.
+            prediction: of these frames.
+        """
+        # Frames without labels must still have a gradient, of zeros, for the optimizer to step over.
         total = 0.0 * prediction.energy.sum()
-        for name, label in errors.items():
+        for name, value in sums.items():
             if self.weights[name] > 0:
-                total = total + self.weights[name] * sums[name] / label.count.clamp(min=1)
+                total = total + self.weights[name] * value / counts[LABELS.index(name)].clamp(min=1)
         return total
 
     def _sum(self, label: LabelError) -> Tensor:

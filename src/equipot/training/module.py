@@ -1,5 +1,7 @@
 """The Lightning module: a potential, its loss, and what one step does."""
 
+import logging
+import math
 from typing import Any
 
 import lightning as L
@@ -7,13 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from equipot.config import TrainingConfig
+from equipot.data.batching import Step
 from equipot.errors import TrainingError
-from equipot.graph import AtomicGraph
-from equipot.models.potential import predict
+from equipot.graph import AtomicGraph, halves
+from equipot.models.potential import Prediction, predict
 from equipot.training.ema import WeightAverage
-from equipot.training.loss import Loss, label_errors
+from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
+from equipot.training.processes import sum_over_processes
 from equipot.training.schedule import LearningRateSchedule
+
+logger = logging.getLogger("equipot")
 
 _GPU_CHECK_INTERVAL = 50
 
@@ -29,6 +35,8 @@ class PotentialModule(L.LightningModule):
 
     def __init__(self, potential: nn.Module, training: TrainingConfig, record: dict[str, Any]):
         super().__init__()
+        # Lightning's own optimization knows neither steps in parts nor losses whose counts are joint.
+        self.automatic_optimization = False
         self.potential = potential
         self.training_config = training
         self.loss = Loss(training.loss)
@@ -37,7 +45,9 @@ class PotentialModule(L.LightningModule):
         self.validation_errors = ErrorSums()
         self.validation_metrics: dict[str, float] = {}
         self.schedule: LearningRateSchedule | None = None
+        self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
+        self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
     def setup(self, stage: str) -> None:
         training = self.training_config
@@ -64,26 +74,72 @@ class PotentialModule(L.LightningModule):
         if self.average is not None:
             self.average.to(self.device)
 
-    def on_train_batch_start(self, batch: AtomicGraph, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
+        # In steps of the first epoch; others have a few more or less where the batch size is a budget.
+        length = self.trainer.datamodule.steps_per_epoch
+        position = self.current_epoch * length + batch_idx * (length / self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
-            group["lr"] = self.schedule.at(self.global_step)
+            group["lr"] = self.schedule.at(position)
 
     def transfer_batch_to_device(
-        self, batch: AtomicGraph, device: torch.device, dataloader_idx: int
-    ) -> AtomicGraph:
+        self, batch: Step | AtomicGraph, device: torch.device, dataloader_idx: int
+    ) -> Step | AtomicGraph:
         return batch.to(device)
 
-    def training_step(self, batch: AtomicGraph, batch_idx: int) -> Tensor:
-        loss = self._loss(batch, self.train_errors)
+    def training_step(self, step: Step, batch_idx: int) -> None:
+        """One optimizer step; its gradient is that of all its frames, on whichever process they are."""
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        for part in step.parts:
+            loss += self._add_gradient(part, step.counts)
+        for weight in self._weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        sum_over_processes([loss, *(weight.grad for weight in self._weights)])
         # Reading a number from a GPU stops its queue, so it is done now and then there.
         if loss.device.type == "cpu" or batch_idx % _GPU_CHECK_INTERVAL == 0:
             self.refuse_non_finite(loss.item(), batch_idx)
-        return loss
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+        self.clip_gradients(optimizer, self.training_config.gradient_clip, "norm")
+        optimizer.step()
         if self.average is not None:
             self.average.update()
+
+    def _add_gradient(self, graph: AtomicGraph, counts: Tensor) -> Tensor:
+        """Add to the weights' gradients what the frames of ``graph`` contribute; their share of the loss."""
+        if graph.num_edges > self.most_edges and graph.num_structures > 1:
+            return sum(self._add_gradient(half, counts) for half in halves(graph))
+        try:
+            prediction, errors, sums = self._predict(graph)
+            loss = self.loss.total(sums, counts, prediction)
+            # Not backward(): when memory runs out in the middle, that would leave some gradients added.
+            gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
+        except torch.OutOfMemoryError as error:
+            self._compute_less_at_once(graph, error)
+            gradients = None
+        if gradients is None:  # outside of the handler, whose traceback keeps tensors alive
+            torch.cuda.empty_cache()
+            return self._add_gradient(graph, counts)
+        self.train_errors.update(errors, sums)
+        for weight, gradient in zip(self._weights, gradients, strict=True):
+            if gradient is not None:
+                # A copy: two weights may have been given the same tensor.
+                weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
+        return loss.detach()
+
+    def _compute_less_at_once(self, graph: AtomicGraph, error: Exception) -> None:
+        what = f"{graph.num_structures} frames with {graph.num_edges:,} edges"
+        if graph.num_structures == 1:
+            raise TrainingError(
+                f"Memory ran out on a single frame of {graph.num_atoms:,} atoms and {graph.num_edges:,} "
+                "edges: it takes a smaller model (channels, l_max, layers), a shorter cutoff or a larger GPU."
+            ) from error
+        self.most_edges = graph.num_edges / 2
+        logger.warning(
+            "Memory ran out on %s at once. Nothing is lost: the step is done in parts, and from here on at "
+            "most %d edges are computed together. training.accumulate or training.batch_size would avoid it.",
+            what, self.most_edges,
+        )  # fmt: skip
 
     def on_validation_epoch_start(self) -> None:
         self.validation_errors.reset()
@@ -93,7 +149,8 @@ class PotentialModule(L.LightningModule):
     def validation_step(self, batch: AtomicGraph, batch_idx: int) -> None:
         # Lightning switches gradients off here, but forces are one. In eval mode no graph is kept.
         with torch.enable_grad():
-            self._loss(batch, self.validation_errors)
+            _, errors, sums = self._predict(batch)
+        self.validation_errors.update(errors, sums)
 
     def on_validation_epoch_end(self) -> None:
         if self.average is not None:
@@ -109,10 +166,12 @@ class PotentialModule(L.LightningModule):
         checkpoint["equipot_resume"] = {
             "schedule": self.schedule.state_dict(),
             "average_updates": 0 if average is None else average.updates,
+            "most_edges": self.most_edges,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.schedule.load_state_dict(checkpoint["equipot_resume"]["schedule"])
+        self.most_edges = checkpoint["equipot_resume"].get("most_edges", math.inf)
         self.validation_metrics = dict(checkpoint["equipot"]["validation"])
         if self.average is None:
             return
@@ -134,9 +193,8 @@ class PotentialModule(L.LightningModule):
             + (" The checkpoints of earlier epochs are intact." if self.current_epoch > 0 else "")
         )
 
-    def _loss(self, graph: AtomicGraph, totals: ErrorSums) -> Tensor:
+    def _predict(self, graph: AtomicGraph) -> tuple[Prediction, dict[str, LabelError], dict[str, Tensor]]:
+        """Prediction, its errors, and their sums in the loss."""
         prediction = predict(self.potential, graph)
         errors = label_errors(prediction, graph)
-        sums = self.loss.sums(errors)
-        totals.update(errors, sums)
-        return self.loss.total(errors, sums, prediction)
+        return prediction, errors, self.loss.sums(errors)

@@ -29,6 +29,7 @@ class TrainingMonitor(L.Callback):
 
     Args:
         training: section ``training`` of the configuration.
+        checkpoint_minutes: between checkpoints within a long epoch; None: only at the ends of epochs.
         batches: told where to go on in an epoch that was interrupted.
         directory: where checkpoints and the history go.
         history: the rows of metrics.csv.
@@ -38,12 +39,14 @@ class TrainingMonitor(L.Callback):
     def __init__(
         self,
         training: TrainingConfig,
+        checkpoint_minutes: float | None,
         batches: Batches,
         directory: RunDirectory,
         history: History,
         display: ProgressDisplay,
     ):
         self.training = training
+        self.checkpoint_seconds = math.inf if checkpoint_minutes is None else 60 * checkpoint_minutes
         self.batches = batches
         self.directory = directory
         self.history = history
@@ -58,7 +61,7 @@ class TrainingMonitor(L.Callback):
         self._seconds_before = 0.0
         self._cut_epoch_short = False
         self._validation_seconds = 0.0
-        self._validation_start = self._epoch_start = time.monotonic()
+        self._validation_start = self._epoch_start = self._last_save = time.monotonic()
         # Of an epoch that is interrupted: what a checkpoint must know to go on within it.
         self._batches_done = 0
         self._train_sums: Tensor | None = None
@@ -70,7 +73,7 @@ class TrainingMonitor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
         self._signals.install()
         self._budget = stopping.TimeBudget(self.training.max_minutes)
-        self._epoch_start = time.monotonic()
+        self._epoch_start = self._last_save = time.monotonic()
         if trainer.is_global_zero:
             self.history.start(math.floor(self.epochs_done))
         if self._restored is not None:
@@ -87,6 +90,8 @@ class TrainingMonitor(L.Callback):
         if reason is None or batch_idx + 1 == trainer.num_training_batches:
             return  # at the last batch the end of the epoch sees to it
         self._save_within_epoch(trainer, module, batch_idx + 1)
+        if reason == stopping.SAVE:
+            return
         if reason == stopping.INTERRUPTED:
             raise stopping.TrainingInterrupted
         # Lightning now validates and ends the epoch, so that the last steps can still give the best weights.
@@ -130,7 +135,7 @@ class TrainingMonitor(L.Callback):
         reason = stopping.agree(self._reason_to_stop(), 0, module.device)
         if reason == stopping.INTERRUPTED:
             raise stopping.TrainingInterrupted
-        if reason is not None or no_progress:
+        if reason == stopping.OUT_OF_TIME or no_progress:
             self._stop(trainer, reason or stopping.NO_PROGRESS)
 
     def forget_best(self) -> None:
@@ -154,17 +159,28 @@ class TrainingMonitor(L.Callback):
             "seconds": self._seconds(),
             "epoch_seconds": time.monotonic() - self._epoch_start,
             "batches_done": self._batches_done,
+            "budget": str(self.batches.budget),
             "train_sums": self._train_sums,
             "random": _random_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken. Raises TrainingError if no epoch is left to do."""
+        """Go on where ``state_dict`` was taken.
+
+        Raises:
+            TrainingError: no epoch is left to do, or the steps of the epoch that was begun would be others.
+        """
         if state["epochs_done"] >= self.training.epochs:
             raise TrainingError(
                 f"This training has already done {state['epochs_done']:g} of "
                 f"{count_of(self.training.epochs, 'epoch')}. "
                 "To go on, raise training.epochs."
+            )
+        before, now = state.get("budget"), str(self.batches.budget)
+        if state["batches_done"] and before not in (None, now):
+            raise TrainingError(
+                f"The checkpoint was written within an epoch of steps of {before}; training.batch_size is "
+                f"now {now}. Set it back until the epoch ends ({state['batches_done']} steps are done)."
             )
         self._restored = state
         self.epochs_done = state["epochs_done"]
@@ -194,7 +210,9 @@ class TrainingMonitor(L.Callback):
     def _reason_to_stop(self) -> str | None:
         if self._signals.received:
             return stopping.INTERRUPTED
-        return stopping.OUT_OF_TIME if self._budget.used_up(reserve=self._validation_seconds) else None
+        if self._budget.used_up(reserve=self._validation_seconds):
+            return stopping.OUT_OF_TIME
+        return stopping.SAVE if time.monotonic() - self._last_save > self.checkpoint_seconds else None
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:
         self.stop_reason = reason
@@ -233,6 +251,7 @@ class TrainingMonitor(L.Callback):
 
     def _save(self, trainer: L.Trainer, improved: bool) -> None:
         """Write best, then last: after a kill in between, resuming from last repeats the best epoch."""
+        self._last_save = time.monotonic()
         if improved:
             trainer.save_checkpoint(self.directory.best)
         if self._cut_epoch_short:
@@ -247,6 +266,7 @@ class TrainingMonitor(L.Callback):
         self._batches_done = batches_done
         self._train_sums = module.train_errors.compute().clone()
         trainer.save_checkpoint(self.directory.last)
+        self._last_save = time.monotonic()
 
 
 def _random_states() -> dict[str, Any]:

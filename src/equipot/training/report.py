@@ -1,7 +1,6 @@
 """What the user reads, on the console and in log.txt: the start, a line per epoch, the summary."""
 
 import logging
-import math
 from pathlib import Path
 
 import torch
@@ -68,12 +67,16 @@ class Report(logging.Handler):
 
 
 def describe_start(
-    config: Config, sizes: dict[str, int], statistics: Statistics, potential: nn.Module, device: str
+    config: Config,
+    sizes: dict[str, int],
+    statistics: Statistics,
+    potential: nn.Module,
+    steps: int,
+    device: str,
 ) -> list[str]:
-    """The lines at the start of a training."""
+    """The lines at the start of a training of ``steps`` optimizer steps per epoch."""
     training = config.training
     parameters = sum(weight.numel() for weight in potential.parameters())
-    steps = math.ceil(sizes["train"] / (training.batch_size * config.run.devices * config.run.nodes))
     energies = ", ".join(
         f"{symbol} {energy:.4f}"
         for symbol, energy in zip(statistics.species, statistics.atomic_energies, strict=True)

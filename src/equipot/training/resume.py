@@ -49,6 +49,13 @@ def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
     return start
 
 
+def describe_changes(before: Config, now: Config) -> list[str]:
+    """One line for each setting that differs and may, such as ``training.epochs: 4, now 6``."""
+    settings = [(c.training.model_dump(), c.run.model_dump(exclude={"directory"})) for c in (before, now)]
+    (training, run), (training_now, run_now) = settings
+    return [*_differences(training, training_now, "training"), *_differences(run, run_now, "run")]
+
+
 def check_same_statistics(checkpoint: Path, before: Statistics, now: Statistics) -> None:
     """Raise TrainingError if the training data have other statistics than those of ``checkpoint``."""
     differing = _differences(dataclasses.asdict(before), dataclasses.asdict(now), "statistics")

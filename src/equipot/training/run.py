@@ -20,7 +20,7 @@ from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.models.build import build_potential
 from equipot.training import stopping
-from equipot.training.batches import Batches
+from equipot.training.batches import Batches, budget_of
 from equipot.training.devices import choose_device, quiet_lightning
 from equipot.training.directory import RunDirectory, write_json, write_text
 from equipot.training.evaluate import evaluate_errors
@@ -29,6 +29,7 @@ from equipot.training.history import History, plot_learning_curve
 from equipot.training.loss import LABELS, Loss
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
+from equipot.training.processes import adopt_launcher, find_launcher
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     Report,
@@ -38,7 +39,12 @@ from equipot.training.report import (
     describe_metrics,
     describe_start,
 )
-from equipot.training.resume import check_same_statistics, check_same_training, find_last
+from equipot.training.resume import (
+    check_same_statistics,
+    check_same_training,
+    describe_changes,
+    find_last,
+)
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         DeviceError: the device asked for is not there.
         DataError: the data cannot be used.
     """
+    config = config.model_copy(update={"run": adopt_launcher(config.run, find_launcher())})
     first_process = rank_zero_only.rank == 0
     console = Console(file=sys.stdout) if first_process else None
     checkpoint = None if resume is None else find_last(resume)
@@ -128,19 +135,26 @@ def _train(
             directory.clear()
         _prepare(directory, config, datasets)
         report.open(directory.log)
+    batches = Batches(
+        datasets.train, datasets.validation, config.training, config.run.seed, config.run.workers
+    )
     sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}
-    for line in describe_start(config, sizes, statistics, potential, describe_device(config, kind)):
+    steps, device = batches.steps_per_epoch, describe_device(config, kind)
+    for line in describe_start(config, sizes, statistics, potential, steps, device):
         report.line(line)
     module = PotentialModule(potential, config.training, _record(config, datasets))
-    batches = Batches(
-        datasets.train,
-        datasets.validation,
-        config.training.batch_size,
-        config.training.validation_batch_size or config.training.batch_size,
-        config.run.seed,
-    )
     display = ProgressDisplay(console, report, config.training.epochs)
-    monitor = TrainingMonitor(config.training, batches, directory, History(directory.history), display)
+    monitor = TrainingMonitor(
+        config.training,
+        config.run.checkpoint_minutes,
+        batches,
+        directory,
+        History(directory.history),
+        display,
+    )
+    if start is not None:
+        for change in describe_changes(start.config, config):
+            report.line(f"Changed since the checkpoint: {change}")
     if start is not None and start.config.training.loss != config.training.loss:
         report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
@@ -236,9 +250,9 @@ def _finish(
         best = load_checkpoint(directory.best, weights="ema")
         metrics["validation"] = best.validation
         if datasets.test is not None and len(datasets.test) and stopped != stopping.INTERRUPTED:
-            batch_size = config.training.validation_batch_size or config.training.batch_size
+            budget = budget_of(config.training.validation_batch_size or config.training.batch_size)
             metrics["test"] = evaluate_errors(
-                best.potential, datasets.test, batch_size, config.training.loss, kind
+                best.potential, datasets.test, budget, config.training.loss, kind
             )
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory):

@@ -12,6 +12,7 @@ import torch.distributed
 from equipot.config import EarlyStoppingConfig
 
 INTERRUPTED, OUT_OF_TIME, NO_PROGRESS, FINISHED = "interrupted", "max_minutes", "early_stopping", "finished"
+SAVE = "save"  # no reason to stop: time to write a checkpoint and go on
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _STEPS_BETWEEN_AGREEMENTS = 10
 
@@ -99,7 +100,7 @@ class EarlyStopping:
 
 
 def agree(reason: str | None, step: int, device: torch.device) -> str | None:
-    """The same reason to stop on every process, looked for every few steps when there are several.
+    """The same reason to stop or save on every process, looked for every few steps when there are several.
 
     Processes that stop at different batches would wait for each other for ever.
     """
@@ -107,7 +108,7 @@ def agree(reason: str | None, step: int, device: torch.device) -> str | None:
         return reason
     if step % _STEPS_BETWEEN_AGREEMENTS:
         return None
-    order = (None, OUT_OF_TIME, INTERRUPTED)
+    order = (None, SAVE, OUT_OF_TIME, INTERRUPTED)
     strongest = torch.tensor(order.index(reason), device=device)
     torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX)
     return order[int(strongest)]

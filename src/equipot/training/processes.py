@@ -1,0 +1,80 @@
+"""Several processes that train one model: what they add up, and who has started them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+from torch import Tensor
+
+from equipot.config import RunConfig
+from equipot.errors import TrainingError
+
+
+@torch.no_grad()
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes, in one message for each dtype.
+
+    The tensors must have the same shapes on every process. Does nothing where there is one process.
+    """
+    if not distributed.is_available() or not distributed.is_initialized():
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        distributed.all_reduce(flat)
+        pieces = flat.split([tensor.numel() for tensor in group])
+        for tensor, piece in zip(group, pieces, strict=True):
+            tensor.copy_(piece.view_as(tensor))
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A program that has started all processes of a job already."""
+
+    name: str
+    devices: int  # processes on each node
+    nodes: int
+
+
+def find_launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
+    """torchrun or srun, if one of them has started this process; None if it was started alone.
+
+    Raises:
+        TrainingError: srun starts different numbers of tasks on the nodes.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        each = int(environment["LOCAL_WORLD_SIZE"])
+        return Launcher("torchrun", each, int(environment["WORLD_SIZE"]) // each)
+    # An interactive shell on a node (salloc, srun bash) has the job's variables, too, but starts no tasks.
+    if "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        tasks, nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", "1"))
+        started_by_srun = "SLURM_STEP_ID" in environment and environment["SLURM_STEP_ID"] != "4294967291"
+        if tasks == 1 or not started_by_srun:
+            return None
+        if tasks % nodes:
+            raise TrainingError(
+                f"srun has started {tasks} tasks on {nodes} nodes. Every node needs the same number: set "
+                "--ntasks-per-node to the number of GPUs on a node."
+            )
+        return Launcher("srun", tasks // nodes, nodes)
+    return None
+
+
+def adopt_launcher(run: RunConfig, launcher: Launcher | None) -> RunConfig:
+    """``run`` with the devices and nodes that the launcher has started processes for.
+
+    Raises:
+        TrainingError: the configuration asks for other numbers.
+    """
+    if launcher is None:
+        return run
+    for key in ("devices", "nodes"):
+        asked, started = getattr(run, key), getattr(launcher, key)
+        if key in run.model_fields_set and asked not in (1, started):
+            raise TrainingError(
+                f"run.{key} is {asked}, but {launcher.name} has started processes for {started}. "
+                f"Leave run.{key} out: {launcher.name} decides."
+            )
+    return run.model_copy(update={"devices": launcher.devices, "nodes": launcher.nodes})
