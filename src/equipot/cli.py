@@ -95,7 +95,12 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as training.epochs=10.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the training in RUN_DIR.")
+        Path | None,
+        typer.Option(
+            metavar="RUN_DIR",
+            help="Go on with the training in RUN_DIR; auto: with the one in run.directory if there is one, "
+            "for jobs that may be killed and started again.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier training in the run directory.")

@@ -10,6 +10,7 @@ import torch
 
 from equipot.config import RunConfig
 from equipot.errors import TrainingError
+from equipot.models.potential import predict
 from equipot.training.processes import Launcher, adopt_launcher, find_launcher
 from equipot.training.run import train
 
@@ -85,16 +86,12 @@ def test_parts_of_a_step_add_up_to_it(make_config, alone, no_plot, accumulate):
 
 
 def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_plot, monkeypatch, caplog):
-    from equipot.models.potential import Potential
-
-    original = Potential.forward
-
-    def with_little_memory(self, edge_vec, *others):
-        if self.training and len(edge_vec) > 20:  # a frame has 12 edges, a step of three 36
+    def with_little_memory(potential, graph):
+        if potential.training and graph.num_edges > 20:  # a frame has 12 edges, a step of three 36
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
-        return original(self, edge_vec, *others)
+        return predict(potential, graph)
 
-    monkeypatch.setattr(Potential, "forward", with_little_memory)
+    monkeypatch.setattr("equipot.training.module.predict", with_little_memory)
     assert_equal_trainings(train(make_config(training=TRAINING)).directory, alone)
     said = [record.getMessage() for record in caplog.records if "Memory ran out" in record.getMessage()]
     assert said == [said[0]]
@@ -103,12 +100,10 @@ def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_p
 
 
 def test_a_frame_that_does_not_fit_alone_is_an_error(make_config, no_plot, monkeypatch):
-    from equipot.models.potential import Potential
-
-    def without_memory(self, *_):
+    def without_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Potential, "forward", without_memory)
+    monkeypatch.setattr("equipot.training.module.predict", without_memory)
     with pytest.raises(TrainingError, match=r"single frame of 4 atoms and 12 edges"):
         train(make_config(training=TRAINING))
 

@@ -273,6 +273,7 @@ def test_nothing_is_printed_but_our_own_lines(make_config, no_plot, capfd, recwa
         "Neighbors:",
         "Model:",
         "Training:",
+        "Memory:",
         "epoch",
         "All",
         "Best",

@@ -37,8 +37,9 @@ class History:
     def start(self, epochs_done: float = 0) -> None:
         """Begin the file, keeping rows of the first ``epochs_done`` epochs if there are any."""
         if epochs_done and self.path.exists():
-            with self.path.open(encoding="utf-8", newline="") as file:
-                rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+            # A kill may have cut the last line off, and a number cut off is still a number.
+            whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
             self.rows = [row for row in rows if row["epoch"] <= epochs_done]
         write_text(self.path, _csv_text(self.rows, header=True))
 

@@ -27,6 +27,7 @@ from equipot.training.evaluate import evaluate_errors
 from equipot.training.fit import fit
 from equipot.training.history import History, plot_learning_curve
 from equipot.training.loss import LABELS, Loss
+from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.processes import adopt_launcher, find_launcher
@@ -45,6 +46,8 @@ from equipot.training.resume import (
     describe_changes,
     find_last,
 )
+
+AUTO = Path("auto")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         config: the whole configuration.
         resume: a run directory, or a checkpoint in one, to go on with; its directory is used, whatever
             ``config.run.directory`` says. Only section ``training`` and what ``run`` says of the machine may
-            differ from before.
+            differ from before. ``auto``: the run directory if it has a checkpoint, otherwise start anew.
         overwrite: replace what an earlier training left in the run directory; other files stay.
 
     Raises:
@@ -77,8 +80,12 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     config = config.model_copy(update={"run": adopt_launcher(config.run, find_launcher())})
     first_process = rank_zero_only.rank == 0
     console = Console(file=sys.stdout) if first_process else None
-    checkpoint = None if resume is None else find_last(resume)
     directory = RunDirectory(config.run.directory)
+    if resume == AUTO:
+        resume = directory.root if directory.last.is_file() else None
+        # A training that was killed before its first checkpoint has left nothing to lose.
+        overwrite = overwrite or resume is None
+    checkpoint = None if resume is None else find_last(resume)
     configured = directory.root
     if checkpoint is not None:
         directory = RunDirectory.of_checkpoint(checkpoint)
@@ -142,6 +149,10 @@ def _train(
     steps, device = batches.steps_per_epoch, describe_device(config, kind)
     for line in describe_start(config, sizes, statistics, potential, steps, device):
         report.line(line)
+    if first_process:
+        parts = config.training.accumulate * config.run.devices * config.run.nodes
+        forecast = forecast_memory(potential, datasets.train, batches.budget, parts)
+        report.line(describe_memory(forecast, free_memory(kind)))
     module = PotentialModule(potential, config.training, _record(config, datasets))
     display = ProgressDisplay(console, report, config.training.epochs)
     monitor = TrainingMonitor(
