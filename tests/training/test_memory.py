@@ -57,10 +57,9 @@ def test_parts_need_less(potential_and_frames):
 
 def test_too_little_memory_is_a_warning_with_advice():
     forecast = MemoryForecast(30_000_000_000, 123_456)
-    assert describe_memory(forecast, 80_000_000_000).startswith(
-        "Memory: about 30 GB for the largest step (123,456"
-    )
-    assert describe_memory(forecast, None).endswith("at once)")
+    text = "Memory: about 30 GB for the largest step, of 123,456 edges at once"
+    assert describe_memory(forecast, None) == text
+    assert describe_memory(forecast, 80_000_000_000) == f"{text}; 80 GB free"
     warning = describe_memory(forecast, 16_000_000_000)
     assert warning.startswith("Warning")
     assert "training.accumulate to 3" in warning
