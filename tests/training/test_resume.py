@@ -12,10 +12,12 @@ from equipot.training import stopping
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.run import train
 
-# Everything that has a state: warm-up and plateau, averaging, early stopping, clipping, a last small batch.
+# Everything that has a state or depends on the step: warm-up and plateau, a weight of the loss that changes,
+# averaging, early stopping, clipping, a last small batch.
 EVERYTHING = {
     "epochs": 6,
     "schedule": {"kind": "plateau", "warmup_epochs": 1, "patience": 0, "factor": 0.7},
+    "loss": {"energy": {"start": 0.1, "end": 10.0, "from_epoch": 1, "to_epoch": 4}},
     "early_stopping": {"patience": 20},
     "gradient_clip": 0.5,
     "ema": 0.9,

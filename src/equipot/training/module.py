@@ -47,6 +47,7 @@ class PotentialModule(L.LightningModule):
         self.schedule: LearningRateSchedule | None = None
         self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
+        self._epoch = 0.0  # epochs done before the present step
         self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
     def setup(self, stage: str) -> None:
@@ -80,6 +81,7 @@ class PotentialModule(L.LightningModule):
         position = self.current_epoch * length + batch_idx * (length / self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
             group["lr"] = self.schedule.at(position)
+        self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
 
     def transfer_batch_to_device(
         self, batch: Step | AtomicGraph, device: torch.device, dataloader_idx: int
@@ -111,7 +113,8 @@ class PotentialModule(L.LightningModule):
             return sum(self._add_gradient(half, counts) for half in halves(graph))
         try:
             prediction, errors, sums = self._predict(graph)
-            loss = self.loss.total(sums, counts, prediction)
+            weights = self.loss.weights_at(self._epoch)
+            loss = self.loss.total(sums, counts, prediction, weights)
             # Not backward(): when memory runs out in the middle, that would leave some gradients added.
             gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
         except torch.OutOfMemoryError as error:
