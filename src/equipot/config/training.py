@@ -168,8 +168,17 @@ class TrainingConfig(Section):
         None, description="The same for validation, on each device; null: `batch_size`."
     )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate before the schedule changes it.")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="Optimizer.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    optimizer: Literal["adam", "adamw", "amsgrad", "muon"] = Field(
+        "adam",
+        description="Optimizer; `amsgrad`: Adam whose steps never grow again; `muon`: matrices by "
+        "orthogonalized momentum, everything else by `adamw`.",
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Weight decay of matrices: for `adamw` and `muon` decoupled from the gradient, for the "
+        "others added to it.",
+    )
     loss: LossConfig = Field(LossConfig(), description="What is minimized.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over time.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(

@@ -16,6 +16,7 @@ from equipot.models.potential import Prediction, predict
 from equipot.training.ema import WeightAverage
 from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
+from equipot.training.optimizers import make_optimizer
 from equipot.training.processes import sum_over_processes
 from equipot.training.schedule import LearningRateSchedule
 
@@ -60,16 +61,7 @@ class PotentialModule(L.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        training = self.training_config
-        optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        weights = [weight for weight in self.potential.parameters() if weight.requires_grad]
-        # Matrices decay; the scale and shift of each species mean energies, which must not be drawn to zero.
-        groups = [
-            {"params": [w for w in weights if w.dim() >= 2], "weight_decay": training.weight_decay},
-            {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        return optimizers[training.optimizer](groups, lr=training.learning_rate, fused=True)
+        return make_optimizer(self.potential, self.training_config)
 
     def on_train_start(self) -> None:
         if self.average is not None:
