@@ -87,7 +87,11 @@ def test_key_like_no_other_lists_the_valid_ones():
         ("training.learning_rate", -1, "expected number > 0; found -1."),
         ("training.ema", 1, "expected number > 0 and < 1 or null; found 1."),
         ("training.max_minutes", 0, "expected number > 0 or null; found 0."),
-        ("training.loss.forces", -0.5, "expected number ≥ 0; found -0.5."),
+        (
+            "training.loss.forces",
+            -0.5,
+            "expected number ≥ 0 or mapping {start, end, from_epoch, to_epoch}; found -0.5.",
+        ),
         ("training.loss.huber_delta", 0, "expected number > 0; found 0."),
         (
             "training.schedule.kind",
@@ -226,6 +230,41 @@ def test_missing_or_wrong_model_type(model, expected):
             {"data": {"train": {"path": "a", "labels": {"energy": None}}}},
             "",
             "`training.loss.energy` is above 0, but `data.labels.energy` is null",
+        ),
+        (
+            {"training": {"loss": {"energy": {"start": 1.0, "end": 2.0, "from_epoch": 5, "to_epoch": 5}}}},
+            "training.loss.energy",
+            "`to_epoch` (5) must be more than `from_epoch` (5)",
+        ),
+        (
+            {"training": {"loss": {"energy": {"start": 0.0, "end": 2.0, "from_epoch": 5, "to_epoch": 6}}}},
+            "training.loss.energy",
+            "cannot start or end at 0",
+        ),
+        (
+            {
+                "training": {
+                    "loss": {
+                        "energy": {"start": 0.0, "end": 1.0, "from_epoch": 60},
+                        "forces": {"start": 1.0, "end": 0.0, "from_epoch": 50},
+                    }
+                }
+            },
+            "training.loss",
+            "are all 0 after 50 epochs",
+        ),
+        (
+            {"training": {"epochs": 60, "loss": {"energy": {"start": 0.0, "end": 1.0, "from_epoch": 60}}}},
+            "training",
+            "the weights of `loss` change until epoch 60, but there are only 60 `epochs`",
+        ),
+        (
+            {
+                "data": {"train": "a", "labels": {"stress": None}},
+                "training": {"loss": {"stress": {"start": 0.0, "end": 1.0, "from_epoch": 60}}},
+            },
+            "",
+            "`training.loss.stress` is above 0, but `data.labels.stress` is null",
         ),
     ],
 )

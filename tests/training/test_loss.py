@@ -34,10 +34,13 @@ def prediction(energy=(0.0, 0.0), forces=0.0, stress=0.0) -> Prediction:
 
 
 def total(settings: LossConfig, guess: Prediction, graph: AtomicGraph) -> torch.Tensor:
-    loss = Loss(settings)
+    return total_at(Loss(settings), guess, graph)
+
+
+def total_at(loss: Loss, guess: Prediction, graph: AtomicGraph, weights=None) -> torch.Tensor:
     errors = label_errors(guess, graph)
     counts = torch.stack([errors[name].count if name in errors else zeros(()) for name in LABELS])
-    return loss.total(loss.sums(errors), counts, guess)
+    return loss.total(loss.sums(errors), counts, guess, weights)
 
 
 def zeros(*shape) -> torch.Tensor:
@@ -105,6 +108,32 @@ def test_huber_is_quadratic_then_linear():
     # ½ 0.2² and 0.5 (3 − 0.25), mean over two; 1e-15 for the rounding of decimal fractions
     value = total(settings, prediction(energy=(0.2, 6.0)), graph)
     assert value.item() == pytest.approx((0.02 + 1.375) / 2, abs=1e-15)
+
+
+def test_scheduled_weights_jump_or_change_by_equal_factors():
+    settings = LossConfig(
+        energy={"start": 1.0, "end": 100.0, "from_epoch": 2, "to_epoch": 6},
+        forces={"start": 3.0, "end": 0.5, "from_epoch": 4},
+    )
+    loss = Loss(settings)
+    at = {epoch: loss.weights_at(epoch) for epoch in (0, 2, 3.99, 4, 5, 6, 100)}
+    # 1e-12: rounding of the power
+    assert [at[e]["energy"] for e in (0, 2, 4, 5, 6, 100)] == pytest.approx(
+        [1, 1, 10, 10**1.5, 100, 100], rel=1e-12
+    )
+    assert [at[e]["forces"] for e in (0, 3.99, 4, 100)] == [3.0, 3.0, 0.5, 0.5]
+    assert settings.settled_epoch == 6
+    # what is reported and judged
+    assert loss.weights == {"energy": 100.0, "forces": 0.5, "stress": 0.0}
+
+
+def test_total_takes_the_weights_of_the_moment():
+    graph = two_structures(energy=Label(zeros(2), torch.tensor([True, True])))
+    guess = prediction(energy=(3.0, 4.0))
+    loss = Loss(LossConfig(energy={"start": 2.0, "end": 5.0, "from_epoch": 1}, forces=0.0))
+    assert total_at(loss, guess, graph, loss.weights_at(0)).item() == 2.0 * 6.5
+    assert total_at(loss, guess, graph, loss.weights_at(1)).item() == 5.0 * 6.5
+    assert total_at(loss, guess, graph).item() == 5.0 * 6.5
 
 
 def test_batch_without_labels_gives_zero_and_zero_gradient():

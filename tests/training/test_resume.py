@@ -12,10 +12,12 @@ from equipot.training import stopping
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.run import train
 
-# Everything that has a state: warm-up and plateau, averaging, early stopping, clipping, a last small batch.
+# Everything that has a state or depends on the step: warm-up and plateau, a weight of the loss that changes,
+# averaging, early stopping, clipping, a last small batch.
 EVERYTHING = {
     "epochs": 6,
     "schedule": {"kind": "plateau", "warmup_epochs": 1, "patience": 0, "factor": 0.7},
+    "loss": {"energy": {"start": 0.1, "end": 10.0, "from_epoch": 1, "to_epoch": 4}},
     "early_stopping": {"patience": 20},
     "gradient_clip": 0.5,
     "ema": 0.9,
@@ -106,8 +108,20 @@ def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrup
     assert history(resumed.directory) == history(uninterrupted.directory)
 
 
+@pytest.mark.parametrize("optimizer", ["amsgrad", "muon"])
+def test_other_optimizers_go_on_exactly(make_config, monkeypatch, optimizer):
+    training = {"epochs": 2, "optimizer": optimizer, "weight_decay": 1e-3, "learning_rate": 0.003}
+    whole = train(make_config("whole", training=training))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 5)
+        broken = train(make_config("broken", training=training))
+    resumed = train(make_config("broken", training=training), resume=broken.directory)
+    assert_same(resumed.last_checkpoint, whole.last_checkpoint)
+    assert history(resumed.directory) == history(whole.directory)
+
+
 def test_more_epochs_later_equal_all_at_once(make_config, uninterrupted):
-    first = train(make_config("parts", training={**EVERYTHING, "epochs": 3}))
+    first = train(make_config("parts", training={**EVERYTHING, "epochs": 5}))
     resumed = train(make_config("parts", training=EVERYTHING), resume=first.last_checkpoint)
     assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
     assert history(resumed.directory) == history(uninterrupted.directory)
@@ -164,12 +178,14 @@ def test_other_model_is_refused(make_config):
         ({"data": {"atomic_energies": "none"}}, r"data\.atomic_energies: auto, now none"),
         ({"data": {"train": "other.xyz"}}, r"data\.train\[0\]: .*clusters\.xyz, now .*other\.xyz"),
         ({"run": {"seed": 7}}, r"run\.seed: 0, now 7"),
+        ({"training": {"optimizer": "adamw"}}, r"training\.optimizer: adam, now adamw"),
+        ({"training": {"weight_decay": 0.1}}, r"training\.weight_decay: 0\.0, now 0\.1"),
     ],
 )
 def test_other_data_or_seed_are_refused(make_config, uninterrupted, sections, named):
     before = (uninterrupted.directory / "config.yaml").read_text()
     with pytest.raises(TrainingError, match=named):
-        train(make_config(training={"epochs": 9}, **sections), resume=uninterrupted.directory)
+        train(make_config(**{"training": {"epochs": 9}, **sections}), resume=uninterrupted.directory)
     assert (uninterrupted.directory / "config.yaml").read_text() == before
 
 

@@ -5,9 +5,17 @@ from equipot.config.load import config_from_dict, load_config
 from equipot.config.model import AllegroConfig, CommonModelConfig, ModelConfig, NequIPConfig
 from equipot.config.run import LoggingConfig, RunConfig, WandbConfig
 from equipot.config.schema import Config, json_schema
-from equipot.config.training import EarlyStoppingConfig, LossConfig, ScheduleConfig, TrainingConfig
+from equipot.config.training import (
+    LABELS,
+    EarlyStoppingConfig,
+    LossConfig,
+    ScheduleConfig,
+    TrainingConfig,
+    WeightSchedule,
+)
 
 __all__ = [
+    "LABELS",
     "AllegroConfig",
     "CommonModelConfig",
     "Config",
@@ -25,6 +33,7 @@ __all__ = [
     "TrainingConfig",
     "UnitsConfig",
     "WandbConfig",
+    "WeightSchedule",
     "config_from_dict",
     "json_schema",
     "load_config",

@@ -93,8 +93,8 @@ def _explain(
     if kinds & {"extra_forbidden", "invalid_key"}:
         yield f"unknown key. {suggest_key(root, place[:-1], str(place[-1]), model_type)}"
         return
-    yield from (str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error")
-    if kinds == {"value_error"}:
+    if "value_error" in kinds:  # of the alternative that was meant: it has the right form
+        yield from (str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error")
         return
     node = node_at(root, place, model_type)
     if kinds & {"missing", "union_tag_not_found"}:

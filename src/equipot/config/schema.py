@@ -9,7 +9,7 @@ from equipot.config.model import ModelConfig
 from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import dump_yaml
-from equipot.config.training import TrainingConfig
+from equipot.config.training import LABELS, TrainingConfig
 
 
 class Config(Section):
@@ -22,9 +22,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
-        for name in ("energy", "forces", "stress"):
+        for name in LABELS:
             read = any(getattr(source.labels, name) is not None for source in self.data.sources("train"))
-            if getattr(self.training.loss, name) > 0 and not read:
+            if self.training.loss.trains(name) and not read:
                 raise ValueError(
                     f"`training.loss.{name}` is above 0, but `data.labels.{name}` is null: name the label, "
                     "or set the weight to 0."

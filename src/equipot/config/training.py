@@ -6,13 +6,53 @@ from pydantic import ConfigDict, Field, model_validator
 
 from equipot.config.section import Section
 
+LABELS = ("energy", "forces", "stress")
 Weight = Annotated[float, Field(ge=0)]
+
+
+class WeightSchedule(Section):
+    """A weight that changes during training.
+
+    Reported losses, and the choice of the best epoch, use `end` throughout.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"words": "mapping {start, end, from_epoch, to_epoch}"})
+
+    start: Weight = Field(description="Weight at first.")
+    end: Weight = Field(description="Weight in the end.")
+    from_epoch: int = Field(ge=0, description="Epochs after which the weight begins to change.")
+    to_epoch: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="Epochs after which it is `end`, having changed by equal factors; null: at once.",
+    )
+
+    @model_validator(mode="after")
+    def _change_is_possible(self):
+        if self.to_epoch is None:
+            return self
+        if self.to_epoch <= self.from_epoch:
+            raise ValueError(
+                f"`to_epoch` ({self.to_epoch}) must be more than `from_epoch` ({self.from_epoch}); leave it "
+                "out for a change at once."
+            )
+        if not self.start or not self.end:
+            raise ValueError(
+                "a weight that changes by the same factor in every step cannot start or end at 0: use a "
+                "small number, or leave `to_epoch` out for a change at once."
+            )
+        return self
+
+    @property
+    def settled_epoch(self) -> int:
+        """Epochs after which the weight no longer changes."""
+        return self.from_epoch if self.to_epoch is None else self.to_epoch
 
 
 class LossConfig(Section):
     """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
 
     The mean runs over frames for the energy (per atom) and over components for forces and stress.
+    A weight is a number, or changes during training: `{start: 1.0, end: 100.0, from_epoch: 150}`.
     """
 
     kind: Literal["mse", "huber"] = Field(
@@ -24,15 +64,49 @@ class LossConfig(Section):
         description="Error at which the Huber function turns from quadratic to linear, in eV/atom, eV/Å and "
         "eV/Å³.",
     )
-    energy: Weight = Field(1.0, description="Weight of the energy error per atom (eV).")
-    forces: Weight = Field(1.0, description="Weight of the force errors (eV/Å).")
-    stress: Weight = Field(0.0, description="Weight of the stress errors (eV/Å³).")
+    energy: Weight | WeightSchedule = Field(1.0, description="Weight of the energy error per atom (eV).")
+    forces: Weight | WeightSchedule = Field(1.0, description="Weight of the force errors (eV/Å).")
+    stress: Weight | WeightSchedule = Field(0.0, description="Weight of the stress errors (eV/Å³).")
 
     @model_validator(mode="after")
     def _something_to_learn(self):
-        if self.energy == self.forces == self.stress == 0:
-            raise ValueError("the weights `energy`, `forces` and `stress` are all 0: nothing to train.")
+        for epoch in sorted({0, *(schedule.from_epoch for schedule in self._schedules())}):
+            if not any(self.weight_at(label, epoch) for label in LABELS):
+                when = f" after {epoch} epochs" if epoch else ""
+                raise ValueError(
+                    f"the weights `energy`, `forces` and `stress` are all 0{when}: nothing to train."
+                )
         return self
+
+    def weight_at(self, label: str, epoch: float) -> float:
+        """Weight of ``label`` after ``epoch`` epochs; a function of that number alone."""
+        weight = getattr(self, label)
+        if not isinstance(weight, WeightSchedule):
+            return weight
+        if epoch < weight.from_epoch:
+            return weight.start
+        if epoch >= weight.settled_epoch:
+            return weight.end
+        done = (epoch - weight.from_epoch) / (weight.settled_epoch - weight.from_epoch)
+        return weight.start * (weight.end / weight.start) ** done
+
+    def final_weight(self, label: str) -> float:
+        """Weight of ``label`` once no weight changes any more."""
+        weight = getattr(self, label)
+        return weight.end if isinstance(weight, WeightSchedule) else weight
+
+    def trains(self, label: str) -> bool:
+        """Whether ``label`` has a weight at any time."""
+        return self.weight_at(label, 0.0) > 0 or self.final_weight(label) > 0
+
+    @property
+    def settled_epoch(self) -> int:
+        """Epochs after which no weight changes any more."""
+        return max((schedule.settled_epoch for schedule in self._schedules()), default=0)
+
+    def _schedules(self) -> list[WeightSchedule]:
+        weights = [getattr(self, label) for label in LABELS]
+        return [weight for weight in weights if isinstance(weight, WeightSchedule)]
 
 
 class ScheduleConfig(Section):
@@ -94,8 +168,17 @@ class TrainingConfig(Section):
         None, description="The same for validation, on each device; null: `batch_size`."
     )
     learning_rate: float = Field(0.01, gt=0, description="Learning rate before the schedule changes it.")
-    optimizer: Literal["adam", "adamw"] = Field("adam", description="Optimizer.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    optimizer: Literal["adam", "adamw", "amsgrad", "muon"] = Field(
+        "adam",
+        description="Optimizer; `amsgrad`: Adam whose steps never grow again; `muon`: matrices by "
+        "orthogonalized momentum, everything else by `adamw`.",
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Weight decay of matrices: for `adamw` and `muon` decoupled from the gradient, for the "
+        "others added to it.",
+    )
     loss: LossConfig = Field(LossConfig(), description="What is minimized.")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over time.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -126,5 +209,10 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"`schedule.min_learning_rate` ({self.schedule.min_learning_rate}) must not exceed "
                 f"`learning_rate` ({self.learning_rate})."
+            )
+        if self.loss.settled_epoch >= self.epochs:
+            raise ValueError(
+                f"the weights of `loss` change until epoch {self.loss.settled_epoch}, but there are only "
+                f"{self.epochs} `epochs`: end the change before."
             )
         return self

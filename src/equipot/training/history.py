@@ -7,9 +7,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from equipot.config import LABELS
 from equipot.files import atomic_write
 from equipot.training.directory import write_text
-from equipot.training.loss import LABELS
 
 _METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))
 COLUMNS = (

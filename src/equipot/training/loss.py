@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from equipot.config import LossConfig
+from equipot.config import LABELS, LossConfig
 from equipot.graph import AtomicGraph, Label
 from equipot.models.potential import Prediction
-
-LABELS = ("energy", "forces", "stress")
 
 
 @dataclass(frozen=True)
@@ -53,19 +51,32 @@ def _masked(error: Tensor, label: Label, weight: Tensor | None) -> LabelError:
 class Loss:
     """The function of one error (its square, or the Huber function) and the weight of each label.
 
+    ``weights`` are those of the end of training. What is reported and compared is weighted with them, so
+    that the losses of all epochs mean the same while the weights that are trained with change.
+
     Args:
         settings: section ``training.loss`` of the configuration.
     """
 
     def __init__(self, settings: LossConfig):
         self.settings = settings
-        self.weights = {name: getattr(settings, name) for name in LABELS}
+        self.weights = {name: settings.final_weight(name) for name in LABELS}
+
+    def weights_at(self, epoch: float) -> dict[str, float]:
+        """The weights to train with after ``epoch`` epochs, with a fraction within one."""
+        return {name: self.settings.weight_at(name, epoch) for name in LABELS}
 
     def sums(self, errors: dict[str, LabelError]) -> dict[str, Tensor]:
         """Weighted sum over all known components of each label: () float64."""
         return {name: self._sum(e) for name, e in errors.items()}
 
-    def total(self, sums: dict[str, Tensor], counts: Tensor, prediction: Prediction) -> Tensor:
+    def total(
+        self,
+        sums: dict[str, Tensor],
+        counts: Tensor,
+        prediction: Prediction,
+        weights: dict[str, float] | None = None,
+    ) -> Tensor:
         """() float64: Σ weight · sum / count. A label without any value contributes zero.
 
         Args:
@@ -73,12 +84,14 @@ class Loss:
             counts: (3,) known components of each of ``LABELS`` in the whole step, of which these frames may
                 be a part: totals of parts then add up to that of the step.
             prediction: of these frames.
+            weights: as from ``weights_at``; None: ``self.weights``.
         """
+        weights = self.weights if weights is None else weights
         # Frames without labels must still have a gradient, of zeros, for the optimizer to step over.
         total = 0.0 * prediction.energy.sum()
         for name, value in sums.items():
-            if self.weights[name] > 0:
-                total = total + self.weights[name] * value / counts[LABELS.index(name)].clamp(min=1)
+            if weights[name] > 0:
+                total = total + weights[name] * value / counts[LABELS.index(name)].clamp(min=1)
         return total
 
     def _sum(self, label: LabelError) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from equipot.training.loss import LABELS, LabelError
+from equipot.config import LABELS
+from equipot.training.loss import LabelError
 
 _COLUMNS = ("absolute", "square", "loss", "count")
 

@@ -16,6 +16,7 @@ from equipot.models.potential import Prediction, predict
 from equipot.training.ema import WeightAverage
 from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
+from equipot.training.optimizers import make_optimizer
 from equipot.training.processes import sum_over_processes
 from equipot.training.schedule import LearningRateSchedule
 
@@ -47,6 +48,7 @@ class PotentialModule(L.LightningModule):
         self.schedule: LearningRateSchedule | None = None
         self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
+        self._epoch = 0.0  # epochs done before the present step
         self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
     def setup(self, stage: str) -> None:
@@ -59,16 +61,7 @@ class PotentialModule(L.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        training = self.training_config
-        optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        weights = [weight for weight in self.potential.parameters() if weight.requires_grad]
-        # Matrices decay; the scale and shift of each species mean energies, which must not be drawn to zero.
-        groups = [
-            {"params": [w for w in weights if w.dim() >= 2], "weight_decay": training.weight_decay},
-            {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
-        return optimizers[training.optimizer](groups, lr=training.learning_rate, fused=True)
+        return make_optimizer(self.potential, self.training_config)
 
     def on_train_start(self) -> None:
         if self.average is not None:
@@ -80,6 +73,7 @@ class PotentialModule(L.LightningModule):
         position = self.current_epoch * length + batch_idx * (length / self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
             group["lr"] = self.schedule.at(position)
+        self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
 
     def transfer_batch_to_device(
         self, batch: Step | AtomicGraph, device: torch.device, dataloader_idx: int
@@ -111,7 +105,8 @@ class PotentialModule(L.LightningModule):
             return sum(self._add_gradient(half, counts) for half in halves(graph))
         try:
             prediction, errors, sums = self._predict(graph)
-            loss = self.loss.total(sums, counts, prediction)
+            weights = self.loss.weights_at(self._epoch)
+            loss = self.loss.total(sums, counts, prediction, weights)
             # Not backward(): when memory runs out in the middle, that would leave some gradients added.
             gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
         except torch.OutOfMemoryError as error:

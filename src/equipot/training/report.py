@@ -158,7 +158,7 @@ def describe_failure(validation: dict[str, float], force_rms: float, training: T
     """
     error = validation.get("forces_rmse", 0.0)
     # Written so that a NaN warns too. Forces that are not trained on are no sign of anything.
-    if training.loss.forces == 0 or error <= force_rms:
+    if not training.loss.trains("forces") or error <= force_rms:
         return ""
     return (
         f"Warning: the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "

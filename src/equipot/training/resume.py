@@ -26,7 +26,7 @@ def find_last(path: Path) -> Path:
 
 
 def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
-    """Refuse to resume with another model, other data or another seed; the rest may differ.
+    """Refuse to resume with another model, other data, seed or optimizer; the rest may differ.
 
     Returns:
         What the checkpoint says, with the weights of the last step.
@@ -40,6 +40,7 @@ def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
         *_differences(start.config.model.model_dump(), config.model.model_dump(), "model"),
         *_differences(_plain(start.config.data), _plain(config.data), "data"),
         *_differences(start.config.run.seed, config.run.seed, "run.seed"),
+        *_differences(_optimizer(start.config), _optimizer(config), "training"),
     ]
     if differing:
         raise TrainingError(
@@ -64,6 +65,11 @@ def check_same_statistics(checkpoint: Path, before: Statistics, now: Statistics)
             f"Cannot resume {checkpoint}: the training data are not those it was trained on: "
             f"{'; '.join(differing)}. Restore the data and section data, or start a new training."
         )
+
+
+def _optimizer(config: Config) -> dict[str, Any]:
+    """What the optimizer's state in the checkpoint would silently override."""
+    return config.training.model_dump(include={"optimizer", "weight_decay"})
 
 
 def _plain(data: DataConfig) -> dict[str, Any]:

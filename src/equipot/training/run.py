@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from equipot import __version__
-from equipot.config import Config
+from equipot.config import LABELS, Config
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
@@ -26,7 +26,6 @@ from equipot.training.directory import RunDirectory, write_json, write_text
 from equipot.training.evaluate import evaluate_errors
 from equipot.training.fit import fit
 from equipot.training.history import History, plot_learning_curve
-from equipot.training.loss import LABELS, Loss
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
@@ -189,12 +188,12 @@ def check_labels(datasets: Datasets, config: Config) -> None:
             raise TrainingError(
                 f"The {name} set has {frames} frames; it needs one for each of {processes} devices at least."
             )
-    weights = Loss(config.training.loss).weights
+    loss = config.training.loss
     trained = count_labels(datasets.train)
-    for name, weight in weights.items():
-        if weight > 0 and trained[name] == 0:
+    for name in LABELS:
+        if loss.trains(name) and trained[name] == 0:
             raise TrainingError(
-                f"training.loss.{name} is {weight:g}, but none of the {len(datasets.train)} training frames "
+                f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "
                 f"has {name} (looked for under the name '{getattr(config.data.labels, name)}'). "
                 f"Correct data.labels.{name}, or set training.loss.{name} to 0."
             )
@@ -204,10 +203,11 @@ def check_labels(datasets: Datasets, config: Config) -> None:
             "Set model.scale to a number (eV), such as 1.0."
         )
     validated = count_labels(datasets.validation)
-    if not any(validated[name] for name, weight in weights.items() if weight > 0):
-        wanted = ", ".join(name for name, weight in weights.items() if weight > 0)
+    judged = [name for name in LABELS if loss.final_weight(name) > 0]
+    if not any(validated[name] for name in judged):
         raise TrainingError(
-            f"None of the {len(datasets.validation)} validation frames has a label to train on ({wanted})."
+            f"None of the {len(datasets.validation)} validation frames has a label to train on "
+            f"({', '.join(judged)})."
         )
 
 
