@@ -23,6 +23,10 @@ MIN_DISTANCE = 0.1
 class GraphDataset(Dataset):
     """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
 
+    Like every data set here it says of its F frames, without reading one: ``num_atoms`` (F,) int64,
+    ``num_edges`` (F,) int64 and ``label_counts`` (F, 3) int64, the known components of energy, forces and
+    stress: 1, 3 × atoms and 9, or 0.
+
     Args:
         frames: what to build graphs of.
         species: chemical symbols; an atom's type is its element's index here.
@@ -42,12 +46,25 @@ class GraphDataset(Dataset):
             _graph(frame, types, self.species, self.cutoff)
             for frame in track(self.frames, "neighbor lists", len(self.frames))
         ]
+        self.num_atoms = np.array([graph.num_atoms for graph in self.graphs], dtype=np.int64)
+        self.num_edges = np.array([graph.num_edges for graph in self.graphs], dtype=np.int64)
+        counts = [label_counts(frame) for frame in self.frames]
+        self.label_counts = np.array(counts, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def __getitem__(self, index: int) -> AtomicGraph:
         return self.graphs[index]
+
+
+def label_counts(frame: Frame) -> tuple[int, int, int]:
+    """Known components of energy, forces and stress."""
+    return (
+        int(frame.energy is not None),
+        0 if frame.forces is None else 3 * frame.num_atoms,
+        0 if frame.stress is None else 9,
+    )
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
