@@ -55,6 +55,21 @@ def test_dataset_keeps_order_and_graphs(make_frame):
     assert dataset[2] is dataset[2]
 
 
+def test_dataset_knows_sizes_and_labels_of_its_frames(make_frame):
+    near, far = [[0, 0, 0], [0, 0, 0.8]], [[0, 0, 0], [0, 0, 9.0]]
+    frames = [
+        make_frame("H2", near, energy=1.0, forces=np.ones((2, 3))),
+        make_frame("H2", far, 20 * np.eye(3), True, stress=np.eye(3)),
+        make_frame("H", [[0, 0, 0]]),
+    ]
+    dataset = GraphDataset(frames, ["H"], 3.0)
+    assert dataset.num_atoms.tolist() == [2, 2, 1]
+    assert dataset.num_edges.tolist() == [2, 0, 0]
+    assert dataset.label_counts.tolist() == [[1, 6, 0], [0, 0, 9], [0, 0, 0]]
+    empty = GraphDataset([], ["H"], 3.0)
+    assert empty.num_atoms.shape == empty.num_edges.shape == (0,) and empty.label_counts.shape == (0, 3)
+
+
 def test_unknown_species_is_named_with_its_place(make_frame):
     frames = [
         make_frame("H2", [[0, 0, 0], [0, 0, 0.7]]),

@@ -23,8 +23,9 @@ MIN_DISTANCE = 0.1
 class GraphDataset(Dataset):
     """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
 
-    ``num_atoms`` and ``num_edges`` (F,) are their sizes; ``label_counts`` (F, 3) the known components of
-    energy, forces and stress of each.
+    Like every data set here it says of its F frames, without reading one: ``num_atoms`` (F,) int64,
+    ``num_edges`` (F,) int64 and ``label_counts`` (F, 3) int64, the known components of energy, forces and
+    stress: 1, 3 × atoms and 9, or 0.
 
     Args:
         frames: what to build graphs of.
@@ -47,14 +48,23 @@ class GraphDataset(Dataset):
         ]
         self.num_atoms = np.array([graph.num_atoms for graph in self.graphs], dtype=np.int64)
         self.num_edges = np.array([graph.num_edges for graph in self.graphs], dtype=np.int64)
-        self.label_counts = np.array([_count_labels(graph) for graph in self.graphs], dtype=np.int64)
-        self.label_counts = self.label_counts.reshape(-1, 3)
+        counts = [label_counts(frame) for frame in self.frames]
+        self.label_counts = np.array(counts, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.graphs)
 
     def __getitem__(self, index: int) -> AtomicGraph:
         return self.graphs[index]
+
+
+def label_counts(frame: Frame) -> tuple[int, int, int]:
+    """Known components of energy, forces and stress."""
+    return (
+        int(frame.energy is not None),
+        0 if frame.forces is None else 3 * frame.num_atoms,
+        0 if frame.stress is None else 9,
+    )
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
@@ -135,12 +145,6 @@ def _check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> 
             f"{' (across the cell boundary)' if edge_shift[edge].any() else ''}. Remove the duplicate, or "
             "correct the positions, the cell or the length unit."
         )
-
-
-def _count_labels(graph: AtomicGraph) -> tuple[int, int, int]:
-    labels = graph.labels
-    pairs = ((labels.energy, 1), (labels.forces, 3), (labels.stress, 9))
-    return tuple(0 if label is None else size * int(label.mask.sum()) for label, size in pairs)
 
 
 def _labels(frame: Frame) -> Labels:

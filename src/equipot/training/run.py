@@ -13,6 +13,7 @@ from rich.console import Console
 
 from equipot import __version__
 from equipot.config import LABELS, Config
+from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
@@ -211,14 +212,9 @@ def check_labels(datasets: Datasets, config: Config) -> None:
         )
 
 
-def count_labels(graphs: Iterable[AtomicGraph]) -> dict[str, int]:
-    """How many graphs have each label, on any atom."""
-    counts = dict.fromkeys(LABELS, 0)
-    for graph in graphs:
-        for name in LABELS:
-            label = getattr(graph.labels, name)
-            counts[name] += label is not None and bool(label.mask.any())
-    return counts
+def count_labels(dataset: GraphDataset) -> dict[str, int]:
+    """How many frames have each label."""
+    return dict(zip(LABELS, (dataset.label_counts > 0).sum(axis=0).tolist(), strict=True))
 
 
 def _prepare(directory: RunDirectory, config: Config, datasets: Datasets) -> None:
