@@ -111,11 +111,11 @@ def free_memory(kind: str) -> int | None:
 
 def describe_memory(forecast: MemoryForecast, free: int | None) -> str:
     """The line before a training; a warning with advice where memory will not do."""
-    size, edges = _gigabytes(forecast.bytes), f"{forecast.edges:,} edges at once"
+    size, edges = _in_words(forecast.bytes), f"{forecast.edges:,} edges at once"
     text = f"Memory: about {size} for the largest step, of {edges}"
     if free is None:
         return text
-    text += f"; {_gigabytes(free)} free"
+    text += f"; {_in_words(free)} free"
     if forecast.bytes <= free:
         return text
     return (
@@ -124,5 +124,5 @@ def describe_memory(forecast: MemoryForecast, free: int | None) -> str:
     )
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+def _in_words(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -17,13 +17,22 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over all processes, in one message for each dtype.
 
     The tensors must have the same shapes on every process. Does nothing where there is one process.
+
+    Raises:
+        TrainingError: another process has died.
     """
     if not distributed.is_available() or not distributed.is_initialized():
         return
     for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
         group = [tensor for tensor in tensors if tensor.dtype == dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        distributed.all_reduce(flat)
+        try:
+            distributed.all_reduce(flat)
+        except RuntimeError as error:
+            raise TrainingError(
+                "Another process of this training has ended or cannot be reached; its own message says why. "
+                f"The last checkpoint is intact: go on with --resume. ({error})"
+            ) from error
         pieces = flat.split([tensor.numel() for tensor in group])
         for tensor, piece in zip(group, pieces, strict=True):
             tensor.copy_(piece.view_as(tensor))
