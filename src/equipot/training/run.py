@@ -150,7 +150,13 @@ def _train(
     for line in describe_start(config, sizes, statistics, potential, steps, device):
         report.line(line)
     if first_process:
-        parts = config.training.accumulate * config.run.devices * config.run.nodes
+        devices = config.run.devices * config.run.nodes
+        if batches.budget.unit == "frames" and batches.budget.limit < devices:
+            report.line(
+                f"Warning: a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} devices "
+                "without work. Raise training.batch_size, and the learning rate with it."
+            )
+        parts = config.training.accumulate * devices
         forecast = forecast_memory(potential, datasets.train, batches.budget, parts)
         report.line(describe_memory(forecast, free_memory(kind)))
     module = PotentialModule(potential, config.training, _record(config, datasets))
