@@ -3,6 +3,8 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from equipot.errors import DataError, TrainingError
 from equipot.training import stopping
 from equipot.training.monitor import TrainingMonitor
-from equipot.training.run import train
+from equipot.training.run import AUTO, train
 
 # Everything that has a state or depends on the step: warm-up and plateau, a weight of the loss that changes,
 # averaging, early stopping, clipping, a last small batch.
@@ -118,6 +120,72 @@ def test_other_optimizers_go_on_exactly(make_config, monkeypatch, optimizer):
     resumed = train(make_config("broken", training=training), resume=broken.directory)
     assert_same(resumed.last_checkpoint, whole.last_checkpoint)
     assert history(resumed.directory) == history(whole.directory)
+
+
+KILL = """
+import os, signal, sys
+from pathlib import Path
+from equipot.config import load_config
+from equipot.training import checkpoint_io, run
+from equipot.training.monitor import TrainingMonitor
+
+step, where = int(sys.argv[2]), sys.argv[3]
+original = TrainingMonitor.on_train_batch_end
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def end_of_batch(self, trainer, *arguments):
+    if trainer.global_step == step and where == "writing":
+        Path.replace = kill  # everything is written, under the temporary name
+    original(self, trainer, *arguments)
+    if trainer.global_step == step:
+        kill()
+
+TrainingMonitor.on_train_batch_end = end_of_batch
+run.train(load_config(sys.argv[1]), resume=run.AUTO)
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted, tmp_path):
+    # A checkpoint after every step; kills before the first one, after one, and while one is written.
+    config = make_config("killed", training=EVERYTHING, run={"checkpoint_minutes": 1e-9})
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    for step, where, left in ((1, "writing", None), (7, "after", 7), (14, "writing", 13)):
+        command = [sys.executable, "-c", KILL, str(file), str(step), where]
+        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        last = config.run.directory / "checkpoints" / "last.ckpt"
+        assert (content(last)["global_step"] if last.exists() else None) == left
+    resumed = train(config, resume=AUTO)
+    assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
+    assert_same(resumed.best_checkpoint, uninterrupted.best_checkpoint)
+    assert history(resumed.directory) == history(uninterrupted.directory)
+    assert not list(last.parent.glob(".*"))  # nor is anything half-written left behind
+
+
+def test_a_row_that_a_kill_has_cut_off_is_dropped(make_config):
+    first = train(make_config(training={"epochs": 2}))
+    path = first.directory / "metrics.csv"
+    row = path.read_text().splitlines()[-1]
+    with path.open("a") as file:
+        file.write(row.replace("2,", "1", 1)[:20])  # "1..." would pass for a row of the first epoch
+    resumed = train(make_config(training={"epochs": 3}), resume=first.directory)
+    assert [row["epoch"] for row in history(resumed.directory)] == ["1", "2", "3"]
+
+
+def test_another_batch_size_is_taken_between_epochs_only(make_config, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        broken = train(make_config())
+    other = make_config(training={"batch_size": 4})
+    with pytest.raises(TrainingError, match=r"steps of 3 frames; training.batch_size is now 4 frames"):
+        train(other, resume=broken.directory)
+    train(make_config(training={"epochs": 1}), resume=broken.directory)
+    capsys.readouterr()
+    train(other, resume=broken.directory)
+    assert "Changed since the checkpoint: training.batch_size: 3, now 4" in capsys.readouterr().out
 
 
 def test_more_epochs_later_equal_all_at_once(make_config, uninterrupted):

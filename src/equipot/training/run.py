@@ -153,8 +153,8 @@ def _train(
         devices = config.run.devices * config.run.nodes
         if batches.budget.unit == "frames" and batches.budget.limit < devices:
             report.line(
-                f"Warning: a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} devices "
-                "without work. Raise training.batch_size, and the learning rate with it."
+                f"Warning: a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} "
+                "devices without work. Raise training.batch_size, and the learning rate with it."
             )
         parts = config.training.accumulate * devices
         forecast = forecast_memory(potential, datasets.train, batches.budget, parts)
