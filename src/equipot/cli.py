@@ -111,11 +111,29 @@ def train(
             metavar="N", min=2, help="Train N members with seeds of their own, in RUN/member_0, ..."
         ),
     ] = None,
+    find_learning_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-learning-rate",
+            help="Only suggest a learning rate, from some hundred steps at rising rates.",
+        ),
+    ] = False,
 ) -> None:
     """Train a potential from a YAML file."""
     from equipot.config import load_config
 
     loaded = load_config(config, overrides or [])
+    if find_learning_rate:
+        from equipot.training.learning_rate import find_learning_rate as search
+        from equipot.training.learning_rate import plot_search
+
+        found, plot = search(loaded), Path(f"{config.stem}_learning_rate.png")
+        plot_search(found, plot)
+        print(
+            f"Suggestion: training.learning_rate={found.suggestion:g} (now {loaded.training.learning_rate:g})"
+        )
+        print(f"Wrote {plot}")
+        return
     if ensemble is not None:
         from equipot.training.ensemble import train_ensemble
 
