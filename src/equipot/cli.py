@@ -105,23 +105,52 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier training in the run directory.")
     ] = False,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=2, help="Train N members with seeds of their own, in RUN/member_0, ..."
+        ),
+    ] = None,
+    find_learning_rate: Annotated[
+        bool,
+        typer.Option(
+            "--find-learning-rate",
+            help="Only suggest a learning rate, from some hundred steps at rising rates.",
+        ),
+    ] = False,
 ) -> None:
     """Train a potential from a YAML file."""
     from equipot.config import load_config
 
     loaded = load_config(config, overrides or [])
+    if find_learning_rate:
+        from equipot.training.learning_rate import find_learning_rate as search
+        from equipot.training.learning_rate import plot_search
 
-    from equipot.training.run import train as run_training
+        found, plot = search(loaded), Path(f"{config.stem}_learning_rate.png")
+        plot_search(found, plot)
+        print(
+            f"Suggestion: training.learning_rate={found.suggestion:g} (now {loaded.training.learning_rate:g})"
+        )
+        print(f"Wrote {plot}")
+        return
+    if ensemble is not None:
+        from equipot.training.ensemble import train_ensemble
 
-    result = run_training(loaded, resume=resume, overwrite=overwrite)
-    if result.stopped == "interrupted":
+        stopped = train_ensemble(loaded, ensemble, resume=resume, overwrite=overwrite)
+    else:
+        from equipot.training.run import train as run_training
+
+        stopped = run_training(loaded, resume=resume, overwrite=overwrite).stopped
+    if stopped == "interrupted":
         raise typer.Exit(130)
 
 
 @app.command()
 def evaluate(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Run directory, checkpoint or deployed file.")
+        Path,
+        typer.Argument(metavar="MODEL", help="Run directory, checkpoint or deployed file; or an ensemble."),
     ],
     data: Annotated[
         list[str],
@@ -166,18 +195,30 @@ def evaluate(
 @app.command()
 def deploy(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run directory, or a checkpoint.")
+        Path,
+        typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Run directory, or a checkpoint; or an ensemble."),
     ],
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("model.pt"),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="The file to write, model.pt by default; of an ensemble the folder, model."),
+    ] = None,
     tables: Annotated[
         bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""
+    from equipot.deploy.ensemble import deploy_ensemble, find_members
     from equipot.deploy.export import deploy as run_deploy
     from equipot.deploy.tables import describe_tables
     from equipot.evaluation.model import find_checkpoint
 
+    members = find_members(checkpoint)
+    if members:
+        output = output or Path("model")
+        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables)
+        print(f"Wrote {output} ({len(members)} members)")
+        return
+    output = output or Path("model.pt")
     metadata = run_deploy(find_checkpoint(checkpoint), output, tables=tables)
     print(f"Wrote {output} (radial functions: {describe_tables(metadata.tables)})")
 

@@ -49,7 +49,7 @@ def message(load, text: str, *overrides: str) -> str:
         ),
         (
             {"model": {**NEQUIP, "lr": 1e-3}},
-            "model.lr: unknown key. Did you mean 'learning_rate' under 'training'?",
+            "model.lr: unknown key. Did you mean 'learning_rate' under 'training' or under 'training.swa'?",
         ),
         ({"model": {**NEQUIP, "r_max": 4}}, "model.r_max: unknown key. Did you mean 'cutoff'?"),
         (
@@ -257,6 +257,11 @@ def test_missing_or_wrong_model_type(model, expected):
             {"training": {"epochs": 60, "loss": {"energy": {"start": 0.0, "end": 1.0, "from_epoch": 60}}}},
             "training",
             "the weights of `loss` change until epoch 60, but there are only 60 `epochs`",
+        ),
+        (
+            {"training": {"swa": {"from_epoch": 100}}},
+            "training",
+            "`swa` begins after epoch 100, but there",
         ),
         (
             {

@@ -10,6 +10,7 @@ from equipot.config import json_schema
 from equipot.config.describe import choices, describe, node_at, sections
 from equipot.config.reference import EXAMPLE, reference_page
 
+NULL_BY_DEFAULT = [("early_stopping",), ("swa",), ("wandb",)]
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
@@ -43,7 +44,7 @@ def test_resolved_config_has_exactly_the_keys_of_the_schema(load):
     config = load("data: {train: a.xyz}\nmodel: {type: nequip}\n").to_dict()
     root = json_schema()
     for section in sections(root):
-        if section.model_type == "allegro" or section.place[-1:] in [("early_stopping",), ("wandb",)]:
+        if section.model_type == "allegro" or section.place[-1:] in NULL_BY_DEFAULT:
             continue
         if section.place and section.place[-1].endswith("batch_size"):
             continue  # a number by default

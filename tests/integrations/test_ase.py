@@ -14,6 +14,7 @@ from ase.optimize import BFGS
 from ase.phonons import Phonons
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import kB
+from standin import StandInNetwork, verified_in_this_process, write_standin
 
 import equipot
 from equipot import EquipotCalculator
@@ -266,3 +267,53 @@ def test_phonons(calculator, tmp_path):
     phonons.read(acoustic=False)
     at_gamma, elsewhere = phonons.band_structure([[0, 0, 0], [0.5, 0.5, 0.0]])
     assert np.abs(at_gamma).max() < 0.03 * np.abs(elsewhere).max()
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    """A folder of three members that differ in their strength."""
+    folder = tmp_path_factory.mktemp("ensemble")
+
+    def stronger(factor):
+        def network(*arguments):
+            made = StandInNetwork(*arguments)
+            made.strength.data.mul_(factor)
+            return made
+
+        return network
+
+    with verified_in_this_process():
+        for index, factor in enumerate((1.0, 1.1, 1.3)):
+            write_standin(folder / f"member_{index}.pt", network=stronger(factor))
+    return folder
+
+
+def test_ensemble_gives_the_mean_and_the_deviations(ensemble, crystal):
+    files = sorted(ensemble.iterdir())
+    alone = []
+    for file in files:
+        atoms = crystal.copy()
+        atoms.calc = EquipotCalculator(file, device="cpu")
+        atoms.get_forces()
+        alone.append(atoms.calc.results)
+    for model in (ensemble, files):
+        atoms = crystal.copy()
+        atoms.calc = EquipotCalculator(model, device="cpu")
+        atoms.get_forces()
+        for name in ("energy", "energies", "forces", "stress", "stresses"):
+            mean = np.mean([results[name] for results in alone], axis=0)
+            assert atoms.calc.results[name] == pytest.approx(mean, rel=1e-12, abs=1e-14), name  # rounding
+        energy_std = np.std([results["energy"] for results in alone], ddof=1)
+        assert atoms.calc.results["energy_std"] == pytest.approx(energy_std, rel=1e-9)
+        variances = np.var([results["forces"] for results in alone], axis=0, ddof=1).sum(axis=1)
+        assert atoms.calc.results["forces_std"] == pytest.approx(np.sqrt(variances), rel=1e-9)
+        assert atoms.calc.results["forces_std"].shape == (len(crystal),)
+    assert "energy_std" not in alone[0]
+
+
+def test_ensemble_with_a_damaged_member_is_refused(ensemble, tmp_path):
+    for file in ensemble.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "member_1.pt").write_bytes(b"nothing")
+    with pytest.raises(ModelFileError, match=r"member_1\.pt"):
+        EquipotCalculator(tmp_path, device="cpu")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from equipot.config import ScheduleConfig
+from equipot.config import ScheduleConfig, SWAConfig
 from equipot.training.schedule import LearningRateSchedule
 
 
@@ -41,6 +41,18 @@ def test_plateau_ignores_warmup_and_stops_at_the_minimum():
     assert plateau.at(40) == 0.1
     plateau.observe(1.0, 3)
     assert plateau.at(40) == 0.02
+
+
+def test_rate_of_weight_averaging_takes_over():
+    swa = SWAConfig(from_epoch=3, learning_rate=0.007)
+    settings = ScheduleConfig(kind="cosine", min_learning_rate=0.01)
+    rates = [LearningRateSchedule(settings, 0.1, 4, 10, swa).at(step) for step in range(40)]
+    assert rates[:12] == [schedule(kind="cosine", min_learning_rate=0.01).at(step) for step in range(12)]
+    assert rates[12:] == [0.007] * 28
+    without_rate = SWAConfig(from_epoch=3)
+    assert LearningRateSchedule(settings, 0.1, 4, 10, without_rate).at(20) == schedule(
+        kind="cosine", min_learning_rate=0.01
+    ).at(20)
 
 
 def test_state_restores_the_reduction():

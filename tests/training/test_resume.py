@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
 from equipot.training import stopping
 from equipot.training.monitor import TrainingMonitor
@@ -55,7 +56,8 @@ def assert_same(one, other):
     one, other = content(one), content(other)
     for key in ("state_dict", "optimizer_states", "equipot_resume"):
         assert_equal(one[key], other[key], key)
-    assert_equal(one["equipot"]["ema"], other["equipot"]["ema"], "ema")
+    for kind in ("ema", "swa"):
+        assert_equal(one["equipot"][kind], other["equipot"][kind], kind)
     assert one["equipot"]["validation"] == other["equipot"]["validation"]
 
 
@@ -108,6 +110,31 @@ def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrup
     resumed = train(config, resume=checkpoint)
     assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
     assert history(resumed.directory) == history(uninterrupted.directory)
+
+
+SWA = {"epochs": 3, "ema": 0.9, "swa": {"from_epoch": 1, "learning_rate": 0.001}}
+
+
+@pytest.fixture(scope="module")
+def averaged(config_in, tmp_path_factory):
+    return train(config_in(tmp_path_factory.mktemp("averaged"), training=SWA))
+
+
+# Under the exponential average, where the other one begins, and within it.
+@pytest.mark.parametrize("step", [3, 4, 9])
+def test_equal_averages_go_on_exactly(make_config, monkeypatch, averaged, step):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        broken = train(make_config("broken", training=SWA))
+    resumed = train(make_config("broken", training=SWA), resume=broken.directory)
+    assert_same(resumed.last_checkpoint, averaged.last_checkpoint)
+    assert history(resumed.directory) == history(averaged.directory)
+
+
+def test_checkpoints_say_which_average_they_hold(averaged):
+    assert load_checkpoint(averaged.last_checkpoint).weights == "swa"
+    assert content(averaged.last_checkpoint)["equipot"]["ema"] is None
+    assert [row["learning_rate"] for row in history(averaged.directory)] == ["0.01", "0.001", "0.001"]
 
 
 @pytest.mark.parametrize("optimizer", ["amsgrad", "muon"])

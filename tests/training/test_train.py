@@ -74,10 +74,10 @@ def test_best_checkpoint_reproduces_its_errors_from_averaged_weights(trained):
         potential = load_checkpoint(result.best_checkpoint, weights=weights).potential
         return evaluate_errors(potential, dataset, Budget(2), config.training.loss, "cpu")
 
-    validation = errors("ema", datasets.validation)
+    validation = errors("average", datasets.validation)
     # other batches, other order of float64 sums
     assert validation == pytest.approx(result.metrics["validation"], rel=1e-9)
-    assert errors("ema", datasets.test) == pytest.approx(result.metrics["test"], rel=1e-9)
+    assert errors("average", datasets.test) == pytest.approx(result.metrics["test"], rel=1e-9)
     assert errors("last", datasets.validation)["loss"] != pytest.approx(validation["loss"], rel=1e-3)
 
 
@@ -230,11 +230,15 @@ def test_optional_parts_run_together(make_config, no_plot):
         "optimizer": "adamw",
         "weight_decay": 0.01,
         "schedule": {"kind": "cosine", "warmup_epochs": 1},
-        "loss": {"kind": "huber"},
+        "loss": {"kind": "huber", "energy": {"start": 1, "end": 5, "from_epoch": 1}},
         "ema": None,
+        "swa": {"from_epoch": 1, "learning_rate": 1e-4},
     }
     result = train(make_config(training=training, run={"logging": {"tensorboard": True}}))
-    assert torch.load(result.best_checkpoint, weights_only=True)["equipot"]["ema"] is None
+    assert load_checkpoint(result.last_checkpoint).weights == "swa"
+    log = (result.directory / "log.txt").read_text()
+    assert "Loss: weight of energy goes from 1 to 5 after epoch 1; the best epoch is judged with the" in log
+    assert "Weights: averaged with equal shares after epoch 1, learning rate 0.0001; that average" in log
     assert list((result.directory / "tensorboard").glob("events*"))
 
 

@@ -1,8 +1,12 @@
 """The moving average of the weights."""
 
+import copy
+
+import pytest
 import torch
 from torch import nn
 
+from equipot.errors import TrainingError
 from equipot.training.ema import WeightAverage
 
 
@@ -29,12 +33,58 @@ def test_state_goes_on_where_it_was_taken():
     average = WeightAverage(model, decay=0.9)
     model.weight.data.add_(1.0)
     average.update()
-    state = {name: value.clone() for name, value in average.model_state_dict().items()}
+    content, state = copy.deepcopy(average.checkpoint()), average.state_dict()
     other.load_state_dict(model.state_dict())
     resumed = WeightAverage(other, decay=0.9)
-    resumed.load_model_state_dict(state, average.updates)
+    resumed.load(content, state)
     for each in (average, resumed):
         each.update()
     assert resumed.updates == 2
     for name, value in average.model_state_dict().items():
         assert torch.equal(value, resumed.model_state_dict()[name])
+
+
+def test_equal_shares_take_over_from_the_exponential_average():
+    model = nn.Linear(1, 1, bias=False).double()
+    average = WeightAverage(model, decay=0.5, swa_from=2)
+    for epoch, value in ((1.0, 7.0), (1.5, 9.0)):
+        model.weight.data.fill_(value)
+        average.update(epoch)
+    assert average.kind == "ema"
+    for epoch, value in ((2.0, 1.0), (2.5, 2.0), (3.0, 6.0)):
+        model.weight.data.fill_(value)
+        average.update(epoch)
+        if epoch == 2.0:
+            assert average.model_state_dict()["weight"].item() == 1.0  # nothing of before is left
+    assert average.kind == "swa"
+    with average.applied():
+        assert model.weight.item() == pytest.approx(3.0, rel=1e-15)  # rounding of two lerps
+    content = average.checkpoint()
+    assert content["ema"] is None
+    assert content["swa"]["weight"].item() == pytest.approx(3.0, rel=1e-15)
+
+
+def test_without_exponential_average_the_weights_stand_in_until_then():
+    model = nn.Linear(1, 1, bias=False).double()
+    average = WeightAverage(model, decay=None, swa_from=1)
+    model.weight.data.fill_(4.0)
+    average.update(0.5)
+    assert average.kind is None
+    assert average.checkpoint() == {"ema": None, "swa": None}
+    with average.applied():
+        assert model.weight.item() == 4.0
+    average.update(1.0)
+    assert average.kind == "swa"
+
+
+@pytest.mark.parametrize(
+    ("decay", "swa_from", "words"),
+    [(0.9, 3, "since epoch 2"), (0.9, None, r"swa.from_epoch to that"), (None, 1, "since epoch 2")],
+)
+def test_average_that_began_at_another_epoch_is_refused(decay, swa_from, words):
+    model = nn.Linear(1, 1)
+    average = WeightAverage(model, decay=0.9, swa_from=2)
+    average.update(2.0)
+    other = WeightAverage(model, decay, swa_from)
+    with pytest.raises(TrainingError, match=words):
+        other.load(average.checkpoint(), average.state_dict())

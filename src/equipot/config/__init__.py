@@ -10,6 +10,7 @@ from equipot.config.training import (
     EarlyStoppingConfig,
     LossConfig,
     ScheduleConfig,
+    SWAConfig,
     TrainingConfig,
     WeightSchedule,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "ModelConfig",
     "NequIPConfig",
     "RunConfig",
+    "SWAConfig",
     "ScheduleConfig",
     "Source",
     "SourceConfig",

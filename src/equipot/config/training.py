@@ -125,8 +125,23 @@ class ScheduleConfig(Section):
     min_learning_rate: float = Field(1e-6, ge=0, description="The learning rate never falls below this.")
 
 
+class SWAConfig(Section):
+    """Stochastic weight averaging: the mean of the weights after all steps of the last epochs.
+
+    From `from_epoch` on it takes the place of the moving average `ema`: it is what is validated and deployed.
+    """
+
+    from_epoch: int = Field(ge=0, description="Epochs after which averaging begins.")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Learning rate from then on, constant; null: that of the schedule."
+    )
+
+
 class EarlyStoppingConfig(Section):
-    """Stop when the validation loss no longer falls."""
+    """Stop when the validation loss no longer falls.
+
+    Epochs count from when `loss` and `swa` have reached their last stage.
+    """
 
     patience: int = Field(50, ge=1, description="Epochs without improvement before training stops.")
     min_delta: float = Field(0.0, ge=0, description="Smallest fall of the validation loss that counts.")
@@ -186,6 +201,9 @@ class TrainingConfig(Section):
         description="Decay per step of the exponential moving average of the weights, which is what is "
         "validated and deployed; null: the weights themselves.",
     )
+    swa: SWAConfig | None = Field(
+        None, description="Average the weights of the last epochs, all alike; null: do not."
+    )
     gradient_clip: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest norm of the gradient of all weights; null: no limit."
     )
@@ -210,9 +228,17 @@ class TrainingConfig(Section):
                 f"`schedule.min_learning_rate` ({self.schedule.min_learning_rate}) must not exceed "
                 f"`learning_rate` ({self.learning_rate})."
             )
-        if self.loss.settled_epoch >= self.epochs:
-            raise ValueError(
-                f"the weights of `loss` change until epoch {self.loss.settled_epoch}, but there are only "
-                f"{self.epochs} `epochs`: end the change before."
-            )
+        stages = [("the weights of `loss` change until", self.loss.settled_epoch)]
+        if self.swa is not None:
+            stages.append(("`swa` begins after", self.swa.from_epoch))
+        for what, epoch in stages:
+            if epoch >= self.epochs:
+                raise ValueError(
+                    f"{what} epoch {epoch}, but there are only {self.epochs} `epochs`: make it earlier."
+                )
         return self
+
+    @property
+    def last_stage_epoch(self) -> int:
+        """Epochs after which neither the weights of the loss nor the kind of average change any more."""
+        return max(self.loss.settled_epoch, 0 if self.swa is None else self.swa.from_epoch)

@@ -24,17 +24,17 @@ class Checkpoint:
 
     path: Path
     potential: Potential
-    weights: str  # "ema" or "last": which weights the potential carries
+    weights: str  # "ema", "swa" or "last": which weights the potential carries
     config: Config
     statistics: Statistics
     validation: dict[str, float]  # validation errors when it was written
 
 
-def load_checkpoint(path: str | Path, weights: Literal["ema", "last"] = "ema") -> Checkpoint:
+def load_checkpoint(path: str | Path, weights: Literal["average", "last"] = "average") -> Checkpoint:
     """Rebuild the potential of a checkpoint.
 
-    ``weights="ema"`` takes the averaged weights, or the last ones if the training kept no average;
-    `Checkpoint.weights` says which it was.
+    ``weights="average"`` takes the averaged weights that were validated, exponential ("ema") or with equal
+    shares ("swa"), or the last ones if there was no average; `Checkpoint.weights` says which it was.
 
     Raises ModelFileError if the file is missing, damaged, no equipot checkpoint, or newer than this equipot.
     """
@@ -99,8 +99,9 @@ def _check_archive(path: Path) -> None:
 
 
 def _choose_weights(content: dict[str, Any], weights: str) -> tuple[str, dict[str, torch.Tensor]]:
-    averaged = content["equipot"].get("ema")
-    if weights == "ema" and averaged is not None:
-        return "ema", averaged
+    if weights == "average":
+        for kind in ("ema", "swa"):  # at most one of them
+            if content["equipot"].get(kind) is not None:
+                return kind, content["equipot"][kind]
     state = content["state_dict"]
     return "last", {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}

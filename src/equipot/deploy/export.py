@@ -28,7 +28,7 @@ def deploy(
     checkpoint: str | Path,
     output: str | Path,
     structures: Sequence[Atoms] | None = None,
-    weights: str = "ema",
+    weights: str = "average",
     tables: bool = True,
 ) -> Metadata:
     """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
@@ -41,7 +41,7 @@ def deploy(
         checkpoint: written by ``equipot train``.
         output: the file to write.
         structures: for the capsule; positions in Å.
-        weights: "ema" or "last".
+        weights: "average" or "last".
         tables: replace the radial networks by tables that are as accurate.
 
     Raises:
@@ -49,7 +49,7 @@ def deploy(
         UnknownSpeciesError: ``structures`` contain an element that the model does not know.
     """
     loaded = load_checkpoint(checkpoint, weights)
-    if loaded.weights != weights:
+    if weights == "average" and loaded.weights == "last":
         log.warning("%s has no averaged weights; the last ones are deployed.", checkpoint)
     species, cutoff = list(loaded.potential.species), float(loaded.potential.cutoff)
     if structures is None:

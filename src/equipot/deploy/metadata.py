@@ -28,7 +28,7 @@ class Metadata:
     widest_exchange: int  # numbers per atom in the widest of them
     dtype: str  # of the network; the interface is float64
     atomic_energies: tuple[float, ...]  # eV, per species
-    weights: str  # which weights of the checkpoint: "ema" or "last"
+    weights: str  # which weights of the checkpoint: "ema", "swa" or "last"
     weights_sha256: str
     tables: dict[str, float]  # intervals, force_error, rounding (eV/Å); empty: the radial networks are kept
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written

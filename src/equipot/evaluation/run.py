@@ -11,9 +11,17 @@ from rich.console import Console
 from equipot.config import LabelsConfig
 from equipot.data.readers import read_frames
 from equipot.errors import DataError
+from equipot.evaluation.ensemble import (
+    Disagreement,
+    disagreement_rows,
+    member_paths,
+    predict_members,
+    print_disagreement,
+    write_disagreement,
+)
 from equipot.evaluation.model import load_model
 from equipot.evaluation.plots import plot_parity
-from equipot.evaluation.predict import Comparison, predict_frames
+from equipot.evaluation.predict import Comparison
 from equipot.evaluation.report import print_report, write_json
 from equipot.evaluation.write import write_predictions
 
@@ -30,6 +38,7 @@ class Evaluation:
 
     comparison: Comparison
     files: list[Path]
+    disagreement: Disagreement | None = None  # of an ensemble
 
 
 def evaluate(
@@ -46,9 +55,11 @@ def evaluate(
     """Predict every frame of ``data`` and compare with its labels.
 
     Args:
-        model: run directory, checkpoint or deployed file.
+        model: run directory, checkpoint or deployed file; or the folder of an ensemble, trained or deployed,
+            whose mean is compared, and how well the disagreement of its members foretells the errors.
         data: structure files; units, and label names unless given, are those the model was trained with.
-        output: folder for ``errors.json`` and ``parity.png``.
+        output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
+            ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: do not read that one.
         batch_size: frames evaluated at once.
@@ -58,31 +69,37 @@ def evaluate(
     Raises:
         DataError: unusable data; no frame has any label, and no predictions are to be written; or ``output``
             is a file, or ``predictions`` a folder.
-        ModelFileError, DeviceError: see ``load_model``.
+        ModelFileError, DeviceError: see ``load_model``, ``member_paths`` and ``predict_members``.
         UnknownSpeciesError: see ``predict_frames``.
     """
     _check_targets(output, predictions)
-    loaded = load_model(model, device)
+    members = [load_model(path, device) for path in member_paths(model)]
+    loaded = members[0]
     labels = choose_labels(loaded.labels, label_names or {})
     frames = read_frames(
         list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=_ADVICE
     )
-    comparison = predict_frames(loaded, frames, batch_size)
+    comparison, spread = predict_members(members, frames, batch_size)
     warn_about_offset(comparison)
     if console is not None and not comparison.has_labels:
         console.print("There are no labels to compare the predictions with.")
     elif console is not None:
         print_report(comparison, console)
+    if console is not None and spread is not None:
+        print_disagreement(disagreement_rows(comparison, spread), len(members), console)
     files = []
     if output is not None:
-        write_json(comparison, loaded.path, output / "errors.json")
+        path = loaded.path if spread is None else Path(model)
+        write_json(comparison, path, output / "errors.json")
         files.append(output / "errors.json")
         if plot_parity(comparison, output / "parity.png"):
             files.append(output / "parity.png")
+        if spread is not None:
+            files += write_disagreement(comparison, spread, frames, len(members), output)
     if predictions is not None:
         write_predictions(comparison, predictions)
         files.append(predictions)
-    return Evaluation(comparison, files)
+    return Evaluation(comparison, files, spread)
 
 
 def warn_about_offset(comparison: Comparison) -> None:

@@ -1,6 +1,7 @@
 """The ASE calculator."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,8 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from equipot.data.dataset import MIN_DISTANCE
-from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.deploy.ensemble import deviation, load_members
+from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.verlet import VerletList
 from equipot.units import stress_to_voigt
@@ -27,7 +29,8 @@ class EquipotCalculator(Calculator):
         atoms.calc = EquipotCalculator("model.pt")
 
     Args:
-        model: a file written by ``equipot deploy``, or a model from `load_deployed`.
+        model: a file written by ``equipot deploy``, or a model from `load_deployed`; or an ensemble: a list
+            of these, or the folder that ``equipot deploy`` has written.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"; not used for a loaded model.
         skin: the neighbor list reaches this far (Å) beyond the cutoff and is reused until atoms have moved
             by half of it; 0 rebuilds it at every step.
@@ -41,6 +44,9 @@ class EquipotCalculator(Calculator):
         DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
         SimulationError: at a use, if the model's results are not finite.
 
+    An ensemble gives the mean of its members, and in `results` their standard deviations: ``energy_std``
+    (eV) and ``forces_std`` (eV/Å, one number for each atom: of vectors).
+
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
     """
@@ -52,7 +58,7 @@ class EquipotCalculator(Calculator):
 
     def __init__(
         self,
-        model: str | Path | DeployedModel,
+        model: str | Path | DeployedModel | Sequence[str | Path | DeployedModel],
         device: str | torch.device = "auto",
         skin: float = 0.5,
         check: bool = True,
@@ -64,9 +70,11 @@ class EquipotCalculator(Calculator):
         if not (math.isfinite(skin) and skin >= 0):
             raise ConfigError(f"skin must be a length of at least 0 Å, found {skin}.")
         super().__init__(label=label, atoms=atoms, directory=directory)
-        self.model = model if isinstance(model, DeployedModel) else load_deployed(model, device)
+        self.members = load_members(model, device)
+        self.model = self.members[0]
         if check:
-            self.model.require_capsule()
+            for member in self.members:
+                member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
 
     def calculate(
@@ -89,11 +97,15 @@ class EquipotCalculator(Calculator):
         edge_vec, edge_index = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
         _check_distances(edge_vec, edge_index)
         owned = torch.ones_like(types, dtype=torch.bool)
-        results = self.model(edge_vec, edge_index, types, owned)
-        energies, forces, virials = (result.detach().cpu().numpy() for result in results)
+        each = [member(edge_vec, edge_index, types, owned) for member in self.members]
+        of_members = [torch.stack(column).detach().cpu().numpy() for column in zip(*each, strict=True)]
+        energies, forces, virials = (values.mean(axis=0) for values in of_members)
         _check_finite(energies, forces, virials)
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+        if len(self.members) > 1:
+            total = of_members[0].sum(axis=1, keepdims=True)
+            self.results |= {"energy_std": float(deviation(total)[0]), "forces_std": deviation(of_members[1])}
         if periodic:
             stresses = stress_to_voigt(-virials / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}

@@ -13,7 +13,7 @@ from equipot.data.batching import Step
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, halves
 from equipot.models.potential import Prediction, predict
-from equipot.training.ema import WeightAverage
+from equipot.training.ema import make_average
 from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
 from equipot.training.optimizers import make_optimizer
@@ -41,7 +41,7 @@ class PotentialModule(L.LightningModule):
         self.potential = potential
         self.training_config = training
         self.loss = Loss(training.loss)
-        self.average = None if training.ema is None else WeightAverage(potential, training.ema)
+        self.average = make_average(potential, training)
         self.train_errors = ErrorSums()
         self.validation_errors = ErrorSums()
         self.validation_metrics: dict[str, float] = {}
@@ -58,6 +58,7 @@ class PotentialModule(L.LightningModule):
             training.learning_rate,
             self.trainer.datamodule.steps_per_epoch,
             training.epochs,
+            training.swa,
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -97,7 +98,7 @@ class PotentialModule(L.LightningModule):
         self.clip_gradients(optimizer, self.training_config.gradient_clip, "norm")
         optimizer.step()
         if self.average is not None:
-            self.average.update()
+            self.average.update(self._epoch)
 
     def _add_gradient(self, graph: AtomicGraph, counts: Tensor) -> Tensor:
         """Add to the weights' gradients what the frames of ``graph`` contribute; their share of the loss."""
@@ -156,24 +157,21 @@ class PotentialModule(L.LightningModule):
         checkpoint["equipot"] = {
             **self._record,
             "validation": dict(self.validation_metrics),
-            "ema": None if average is None else average.model_state_dict(),
+            **({"ema": None, "swa": None} if average is None else average.checkpoint()),
         }
         checkpoint["equipot_resume"] = {
             "schedule": self.schedule.state_dict(),
-            "average_updates": 0 if average is None else average.updates,
+            "average": None if average is None else average.state_dict(),
             "most_edges": self.most_edges,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.schedule.load_state_dict(checkpoint["equipot_resume"]["schedule"])
-        self.most_edges = checkpoint["equipot_resume"].get("most_edges", math.inf)
+        resume = checkpoint["equipot_resume"]
+        self.schedule.load_state_dict(resume["schedule"])
+        self.most_edges = resume["most_edges"]
         self.validation_metrics = dict(checkpoint["equipot"]["validation"])
-        if self.average is None:
-            return
-        if checkpoint["equipot"]["ema"] is None:
-            raise TrainingError("The checkpoint has no average of the weights: set training.ema to null.")
-        updates = checkpoint["equipot_resume"]["average_updates"]
-        self.average.load_model_state_dict(checkpoint["equipot"]["ema"], updates)
+        if self.average is not None:
+            self.average.load(checkpoint["equipot"], resume["average"])
 
     def refuse_non_finite(self, loss: float, batch_idx: int) -> None:
         """Raise TrainingError if ``loss``, after batch ``batch_idx`` of this epoch, is not finite."""

@@ -123,7 +123,8 @@ class TrainingMonitor(L.Callback):
         no_progress = False
         if not self._cut_epoch_short:
             module.schedule.observe(row["validation_loss"], trainer.current_epoch)
-            no_progress = self._early_stopping.observe(row["validation_loss"])
+            if trainer.current_epoch >= self.training.last_stage_epoch:
+                no_progress = self._early_stopping.observe(row["validation_loss"])
         self._begin_epoch(module)
         # The row first: a resume drops rows beyond its checkpoint, but could not restore a missing one.
         if trainer.is_global_zero:

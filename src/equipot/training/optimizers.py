@@ -5,15 +5,19 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Adam, AdamW, Muon, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 
 from equipot.config import TrainingConfig
+from equipot.errors import TrainingError
 
 
 def make_optimizer(potential: nn.Module, training: TrainingConfig) -> Optimizer:
     """The optimizer of ``training.optimizer`` for the trainable weights of ``potential``.
 
     Its state is tensors and plain values, and every group of weights has the key ``lr``, also for Muon.
+
+    Raises:
+        TrainingError: this torch has no Muon.
     """
     trainable = {name: weight for name, weight in potential.named_parameters() if weight.requires_grad}
     rate, decay = training.learning_rate, training.weight_decay
@@ -21,13 +25,17 @@ def make_optimizer(potential: nn.Module, training: TrainingConfig) -> Optimizer:
         kind = AdamW if training.optimizer == "adamw" else Adam
         groups = _groups(trainable.values(), decay)
         return kind(groups, lr=rate, amsgrad=training.optimizer == "amsgrad", fused=True)
+    if not hasattr(torch.optim, "Muon"):
+        raise TrainingError(f"training.optimizer: muon needs torch 2.9 or later, found {torch.__version__}.")
     matrices = [weight for name, weight in trainable.items() if _is_hidden_matrix(name, weight)]
     chosen = {id(weight) for weight in matrices}
     rest = _groups((weight for weight in trainable.values() if id(weight) not in chosen), decay)
     members = []
     if matrices:
         # With this adjustment a step is as long as one of AdamW, so both share a learning rate and a decay.
-        members.append(Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        members.append(
+            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        )
     if rest:
         members.append(AdamW(rest, lr=rate, fused=True))
     return JointOptimizer(members)

@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import Config, TrainingConfig
+from equipot.config import LABELS, Config, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
@@ -94,7 +94,30 @@ def describe_start(
         f"{describe_products(potential)}",
         f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
+        *describe_stages(training),
     ]
+
+
+def describe_stages(training: TrainingConfig) -> list[str]:
+    """One line for each thing that changes at a fixed epoch; none if nothing does."""
+    lines = []
+    for name in LABELS:
+        weight = getattr(training.loss, name)
+        if isinstance(weight, WeightSchedule):
+            when = f"after epoch {weight.from_epoch}"
+            if weight.to_epoch is not None:
+                when = f"from epoch {weight.from_epoch} to {weight.to_epoch}"
+            lines.append(
+                f"Loss: weight of {name} goes from {weight.start:g} to {weight.end:g} {when}; "
+                "the best epoch is judged with the latter"
+            )
+    if training.swa is not None:
+        rate = "" if training.swa.learning_rate is None else f", learning rate {training.swa.learning_rate:g}"
+        lines.append(
+            f"Weights: averaged with equal shares after epoch {training.swa.from_epoch}{rate}; "
+            "that average is then validated and kept"
+        )
+    return lines
 
 
 def describe_device(config: Config, kind: str) -> str:

@@ -260,7 +260,7 @@ def _finish(
         plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
         metrics["training_seconds"] = monitor.history.rows[-1]["time_s"]
     if directory.best.exists():
-        best = load_checkpoint(directory.best, weights="ema")
+        best = load_checkpoint(directory.best)
         metrics["validation"] = best.validation
         if datasets.test is not None and len(datasets.test) and stopped != stopping.INTERRUPTED:
             budget = budget_of(config.training.validation_batch_size or config.training.batch_size)

@@ -1,8 +1,8 @@
-"""The learning rate: linear warm-up, then plateau, cosine or constant."""
+"""The learning rate: linear warm-up, then plateau, cosine or constant; at last that of weight averaging."""
 
 import math
 
-from equipot.config import ScheduleConfig
+from equipot.config import ScheduleConfig, SWAConfig
 
 # A smaller relative fall counts as a plateau: averaged weights make the loss creep down for ever.
 RELATIVE_IMPROVEMENT = 1e-4
@@ -16,19 +16,31 @@ class LearningRateSchedule:
         learning_rate: the rate after warm-up.
         steps_per_epoch: optimizer steps of one epoch.
         epochs: epochs of the whole training, at whose end the cosine arrives at its minimum.
+        swa: section ``training.swa``, whose rate takes the place of all others once it begins.
     """
 
-    def __init__(self, settings: ScheduleConfig, learning_rate: float, steps_per_epoch: int, epochs: int):
+    def __init__(
+        self,
+        settings: ScheduleConfig,
+        learning_rate: float,
+        steps_per_epoch: int,
+        epochs: int,
+        swa: SWAConfig | None = None,
+    ):
         self.settings = settings
         self.learning_rate = learning_rate
         self.warmup_steps = settings.warmup_epochs * steps_per_epoch
         self.total_steps = epochs * steps_per_epoch
+        self.last_rate = None if swa is None else swa.learning_rate
+        self.last_rate_from = math.inf if swa is None else swa.from_epoch * steps_per_epoch
         self._reduction = 1.0
         self._best = math.inf
         self._epochs_without_improvement = 0
 
     def at(self, step: int) -> float:
         """Learning rate of optimizer step ``step``, counted from 0."""
+        if self.last_rate is not None and step >= self.last_rate_from:
+            return self.last_rate
         if step < self.warmup_steps:
             rate = self.learning_rate * (step + 1) / self.warmup_steps
         elif self.settings.kind == "cosine":

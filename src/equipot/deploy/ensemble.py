@@ -1,0 +1,123 @@
+"""Ensembles: folders of members, and how much the members disagree.
+
+Training makes ``RUN/member_0``, ``RUN/member_1``, ...; deployment a folder with ``member_0.pt`` and so on.
+The members have the same species and cutoff; their mean is the ensemble's prediction.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from equipot.deploy.export import deploy
+from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.deploy.metadata import Metadata
+from equipot.errors import ModelFileError
+
+logger = logging.getLogger("equipot")
+
+_MEMBER = re.compile(r"member_(\d+)(\.pt)?")
+
+
+def member_name(index: int) -> str:
+    """Such as ``member_0``: the run directory of a member; with ``.pt`` its deployed file."""
+    return f"member_{index}"
+
+
+def find_members(path: str | Path) -> list[Path]:
+    """The members in a folder, in order; empty if ``path`` is no ensemble.
+
+    Raises:
+        ModelFileError: a member is missing between others, or there is only one.
+    """
+    path = Path(path)
+    entries = path.iterdir() if path.is_dir() else ()
+    found = {int(match[1]): entry for entry in entries if (match := _MEMBER.fullmatch(entry.name))}
+    if not found:
+        return []
+    missing = sorted(set(range(max(found) + 1)) - found.keys())
+    if missing:
+        raise ModelFileError(
+            f"'{path}' holds {', '.join(found[i].name for i in sorted(found))}, but no "
+            f"{member_name(missing[0])}: it is not the whole ensemble."
+        )
+    if len(found) == 1:
+        raise ModelFileError(f"'{path}' holds one member only: an ensemble has two at least.")
+    return [found[index] for index in sorted(found)]
+
+
+def load_members(
+    models: str | Path | DeployedModel | Sequence[str | Path | DeployedModel], device: str | torch.device
+) -> list[DeployedModel]:
+    """Deployed models: of one file, of several, or of a folder written by ``deploy_ensemble``.
+
+    Raises:
+        ModelFileError: none, or models that do not belong together; or as `load_deployed`.
+        DeviceError: as `load_deployed`.
+    """
+    if isinstance(models, str | Path):
+        models = find_members(models) or [models]
+    elif isinstance(models, DeployedModel):
+        models = [models]
+    loaded = [m if isinstance(m, DeployedModel) else load_deployed(m, device) for m in models]
+    if not loaded:
+        raise ModelFileError("An ensemble needs two model files at least; the list is empty.")
+    refuse_strangers([(m.path, m.metadata.species, m.metadata.cutoff) for m in loaded])
+    return loaded
+
+
+def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> None:
+    """Raise ModelFileError unless all members (file, species, cutoff in Å) have the species and cutoff."""
+    _, species, cutoff = members[0]
+    for path, other_species, other_cutoff in members[1:]:
+        if (list(other_species), other_cutoff) != (list(species), cutoff):
+            one, other = (
+                f"{file} ({' '.join(symbols)}, {length:g} Å)"
+                for file, symbols, length in ((path, other_species, other_cutoff), members[0])
+            )
+            raise ModelFileError(
+                f"Species and cutoff of an ensemble's members must be the same, but those of {one} are not "
+                f"those of {other}."
+            )
+
+
+def deploy_ensemble(checkpoints: Sequence[Path], output: Path, tables: bool = True) -> list[Metadata]:
+    """Deploy every member into the folder ``output``, each verified as any deployed file.
+
+    Args:
+        checkpoints: one for each member.
+        output: a folder, made if need be.
+        tables: as for `deploy`.
+
+    Raises:
+        ModelFileError: ``output`` is a file, or holds members beyond these; or as `deploy`.
+    """
+    if output.exists() and not output.is_dir():
+        raise ModelFileError(f"'{output}' is a file: an ensemble becomes a folder with a file per member.")
+    names = {f"{member_name(index)}.pt" for index in range(len(checkpoints))}
+    if output.is_dir():
+        others = sorted(p.name for p in output.iterdir() if _MEMBER.fullmatch(p.name) and p.name not in names)
+        if others:
+            raise ModelFileError(
+                f"'{output}' holds {', '.join(others)}, which would become part of this ensemble of "
+                f"{len(checkpoints)}: choose another folder."
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for index, checkpoint in enumerate(checkpoints):
+        logger.info("Deploying %s", member_name(index))
+        written.append(deploy(checkpoint, output / f"{member_name(index)}.pt", tables=tables))
+    return written
+
+
+def deviation(values: NDArray) -> NDArray:
+    """Standard deviation over members, with M − 1 in the denominator.
+
+    (M, n) → (n,): of numbers. (M, n, 3) → (n,): of vectors, √(Σ_m |v_m − v̄|² / (M − 1)).
+    """
+    squares = np.var(values, axis=0, ddof=1)
+    return np.sqrt(squares.sum(axis=-1) if squares.ndim > 1 else squares)

@@ -1,0 +1,102 @@
+"""Ensembles: the same training several times, with another seed for each member."""
+
+import json
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from equipot.config import Config
+from equipot.deploy.ensemble import find_members, member_name
+from equipot.errors import TrainingError
+from equipot.training import stopping
+from equipot.training.directory import RunDirectory
+from equipot.training.processes import adopt_launcher, find_launcher
+from equipot.training.report import count_of
+from equipot.training.run import AUTO, train
+
+
+def train_ensemble(config: Config, members: int, resume: Path | None = None, overwrite: bool = False) -> str:
+    """Train ``RUN/member_0``, ``RUN/member_1``, ... one after the other.
+
+    Member i has the seed ``run.seed`` + i, for its initial weights and the order of its batches; the split is
+    the same for all. A member is a run directory like any other, and is resumed like one.
+
+    Args:
+        config: the whole configuration; ``run.directory`` is the folder of the ensemble.
+        members: how many; more than the folder to resume has adds some.
+        resume: the folder of an ensemble, or ``auto`` for ``run.directory``: finished members are left alone,
+            an interrupted one goes on exactly, the others are trained.
+        overwrite: replace what earlier trainings left.
+
+    Returns:
+        ``finished``, or ``interrupted``.
+
+    Raises:
+        TrainingError: fewer than two members; the folder is occupied or holds another ensemble; several
+            devices; or as `train`.
+    """
+    root = config.run.directory if resume in (None, AUTO) else Path(resume)
+    _check_count(root, members, resume)
+    run = adopt_launcher(config.run, find_launcher())
+    if run.devices * run.nodes > 1:
+        raise TrainingError(
+            "An ensemble is trained on one device. On several, train its members one by one: equipot train "
+            f"CONFIG run.directory={root}/{member_name(0)} run.seed={run.seed}, and so on."
+        )
+    directories = [RunDirectory(root / member_name(index)) for index in range(members)]
+    if resume is None:
+        _refuse_if_occupied(root, directories, overwrite)
+    for directory in directories:  # all of them now, so that an unfinished ensemble is seen to be one
+        directory.root.mkdir(parents=True, exist_ok=True)
+    return _train_members(config, directories, resume is not None, overwrite)
+
+
+def _train_members(config: Config, directories: list[RunDirectory], resume: bool, overwrite: bool) -> str:
+    for index, directory in enumerate(directories):
+        seed = config.run.seed + index
+        changes = {"directory": directory.root, "seed": seed}
+        member = config.model_copy(update={"run": config.run.model_copy(update=changes)})
+        _say(f"{directory.root.name} of {len(directories)} members, seed {seed}")
+        if resume and is_done(directory, config.training.epochs):
+            _say("Finished before.")
+            continue
+        result = train(member, resume=AUTO if resume else None, overwrite=overwrite)
+        if result.stopped == stopping.INTERRUPTED:
+            return stopping.INTERRUPTED
+    _say(f"Ensemble: {directories[0].root.parent}")
+    return stopping.FINISHED
+
+
+def is_done(directory: RunDirectory, epochs: int) -> bool:
+    """Whether a member has done all ``epochs`` or stopped early."""
+    if not directory.metrics.is_file():
+        return False
+    metrics = json.loads(directory.metrics.read_text(encoding="utf-8"))
+    return metrics["stopped"] == stopping.NO_PROGRESS or metrics["epochs"] >= epochs
+
+
+def _check_count(root: Path, members: int, resume: Path | None) -> None:
+    present = 0 if resume is None else len(find_members(root))
+    if resume not in (None, AUTO) and not present:
+        raise TrainingError(f"Nothing to resume: '{root}' holds no ensemble (member_0, member_1, ...).")
+    if members < max(2, present):
+        least = f"'{root}' already holds {present}" if present else "it has two at least"
+        raise TrainingError(f"An ensemble of {count_of(members, 'member')} is not possible: {least}.")
+
+
+def _refuse_if_occupied(root: Path, directories: list[RunDirectory], overwrite: bool) -> None:
+    expected = {directory.root.name for directory in directories}
+    foreign = sorted(p.name for p in root.iterdir() if p.name not in expected) if root.is_dir() else []
+    if foreign:
+        names = ", ".join(foreign[:3]) + ", ..." * (len(foreign) > 3)
+        raise TrainingError(
+            f"Run directory '{root}' holds {names}, which is no member of an ensemble of {len(directories)}: "
+            "choose another run.directory."
+        )
+    for directory in directories:
+        directory.refuse_if_occupied(overwrite)
+
+
+def _say(text: str) -> None:
+    if rank_zero_only.rank == 0:
+        print(text, flush=True)
