@@ -135,7 +135,12 @@ def evaluate(
     ] = None,
     forces_key: Annotated[str | None, typer.Option(help="The same for the forces.")] = None,
     stress_key: Annotated[str | None, typer.Option(help="The same for the stress.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames evaluated at once.")] = 16,
+    max_edges: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Edges evaluated at once; fewer if memory runs out. By default as suits the device."
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Errors of a model on labelled structures: table, JSON, parity plots."""
@@ -150,12 +155,23 @@ def evaluate(
         output=output,
         predictions=predictions,
         label_names={name: key for name, key in keys.items() if key is not None},
-        batch_size=batch_size,
+        max_edges=max_edges,
         device=device,
         console=Console(),
     )
     for file in result.files:
         print(f"Wrote {file}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a training, finished or not.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default RUN/report.html.")] = None,
+) -> None:
+    """Write a training as one HTML page: data, model, learning curves, errors, worst frames, machine."""
+    from equipot.training.html_report import write_report
+
+    print(f"Wrote {write_report(run, output)}")
 
 
 @app.command()

@@ -49,6 +49,11 @@ class GraphDataset(Dataset):
     def __getitem__(self, index: int) -> AtomicGraph:
         return self.graphs[index]
 
+    @property
+    def config_types(self) -> list[str | None]:
+        """The group of each frame, to report errors by."""
+        return [frame.config_type for frame in self.frames]
+
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
     """The graph of one frame with its labels. Raises as ``GraphDataset``."""

@@ -12,9 +12,8 @@ from equipot.config import LabelsConfig
 from equipot.data.readers import read_frames
 from equipot.errors import DataError
 from equipot.evaluation.model import load_model
-from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison, predict_frames
-from equipot.evaluation.report import print_report, write_json
+from equipot.evaluation.report import print_report, write_evaluation
 from equipot.evaluation.write import write_predictions
 
 logger = logging.getLogger("equipot")
@@ -39,7 +38,7 @@ def evaluate(
     output: Path | None = None,
     predictions: Path | None = None,
     label_names: dict[str, str] | None = None,
-    batch_size: int = 16,
+    max_edges: int | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
@@ -51,7 +50,7 @@ def evaluate(
         output: folder for ``errors.json`` and ``parity.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: do not read that one.
-        batch_size: frames evaluated at once.
+        max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         console: where to print the tables; None prints nothing.
 
@@ -59,7 +58,7 @@ def evaluate(
         DataError: unusable data; no frame has any label, and no predictions are to be written; or ``output``
             is a file, or ``predictions`` a folder.
         ModelFileError, DeviceError: see ``load_model``.
-        UnknownSpeciesError: see ``predict_frames``.
+        UnknownSpeciesError, EvaluationError: see ``predict_frames``.
     """
     _check_targets(output, predictions)
     loaded = load_model(model, device)
@@ -67,7 +66,7 @@ def evaluate(
     frames = read_frames(
         list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=_ADVICE
     )
-    comparison = predict_frames(loaded, frames, batch_size)
+    comparison = predict_frames(loaded, frames, max_edges)
     warn_about_offset(comparison)
     if console is not None and not comparison.has_labels:
         console.print("There are no labels to compare the predictions with.")
@@ -75,12 +74,9 @@ def evaluate(
         print_report(comparison, console)
     files = []
     if output is not None:
-        write_json(comparison, loaded.path, output / "errors.json")
-        files.append(output / "errors.json")
-        if plot_parity(comparison, output / "parity.png"):
-            files.append(output / "parity.png")
+        files += write_evaluation(comparison, loaded.path, output)
     if predictions is not None:
-        write_predictions(comparison, predictions)
+        write_predictions(comparison, frames, predictions)
         files.append(predictions)
     return Evaluation(comparison, files)
 

@@ -3,6 +3,7 @@
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,6 +14,8 @@ from equipot.config import Config, TrainingConfig
 from equipot.data.statistics import Statistics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
+
+WARNING = "Warning: "  # how warnings start in log.txt
 
 _UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
@@ -49,7 +52,8 @@ class Report(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a log record; printing it is up to the logger's other handlers."""
-        self.keep(self.format(record))
+        text = " ".join(self.format(record).splitlines())
+        self.keep(f"{WARNING}{text}" if record.levelno >= logging.WARNING else text)
 
     def open(self, path: Path) -> None:
         """Write to ``path`` from now on, after what it already holds."""
@@ -92,6 +96,16 @@ def describe_start(
         f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
     ]
+
+
+def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[str, Any]:
+    """What sessions.json says beside the machine."""
+    return {
+        "device": device,
+        "resumed": resumed,
+        "parameters": sum(weight.numel() for weight in potential.parameters()),
+        "products": describe_products(potential),
+    }
 
 
 def describe_device(config: Config, kind: str) -> str:
@@ -158,7 +172,7 @@ def describe_failure(validation: dict[str, float], force_rms: float, training: T
     if training.loss.forces == 0 or error <= force_rms:
         return ""
     return (
-        f"Warning: the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
+        f"{WARNING}the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
         f"(RMS {force_rms:.3g} eV/Å): the model is worse than none. If more epochs do not mend this, use a "
         f"lower training.learning_rate (now {training.learning_rate:g}), training.gradient_clip (10, say) or "
         "warm-up epochs, and look for frames with huge forces or wrong units."
