@@ -123,7 +123,8 @@ def duration(seconds: float) -> str:
 
 
 def _time_text(moment: str | None) -> str:
-    return "–" if moment is None else moment.replace("T", " ").replace("+00:00", " UTC")
+    """ISO 8601 in UTC, to the minute."""
+    return "–" if moment is None else f"{moment[:16].replace('T', ' ')} UTC"
 
 
 def _require_run(directory: RunDirectory) -> None:

@@ -25,20 +25,20 @@ class _ByMetric:
 
 
 class _Wandb(_ByMetric, WandbLogger):
-    def log_results(self, errors: Mapping[str, float], plots: Mapping[str, Path]) -> None:
+    def log_results(self, errors: Mapping[str, float], plots: Mapping[str, Path], step: int) -> None:
         self.experiment.summary.update(dict(errors))
         for name, path in plots.items():
-            self.log_image(name, [str(path)])
+            self.log_image(name, [str(path)], step)
 
 
 class _TensorBoard(_ByMetric, TensorBoardLogger):
-    def log_results(self, errors: Mapping[str, float], plots: Mapping[str, Path]) -> None:
+    def log_results(self, errors: Mapping[str, float], plots: Mapping[str, Path], step: int) -> None:
         from matplotlib.image import imread
 
         for name, value in errors.items():
-            self.experiment.add_scalar(name, value)
+            self.experiment.add_scalar(name, value, step)
         for name, path in plots.items():
-            self.experiment.add_image(name, imread(path), dataformats="HWC")
+            self.experiment.add_image(name, imread(path), step, dataformats="HWC")
         self.experiment.close()
 
 
@@ -99,8 +99,9 @@ def log_results(loggers: list[Logger], directory: RunDirectory, metrics: Mapping
     plots = {"learning_curve": directory.learning_curve}
     if metrics["stopped"] != stopping.INTERRUPTED:
         plots |= {f"parity/{part}": directory.evaluation / part / PARITY for part in EVALUATED}
+    plots = {name: path for name, path in plots.items() if path.is_file()}
     for logger in loggers:
-        logger.log_results(errors, {name: path for name, path in plots.items() if path.is_file()})
+        logger.log_results(errors, plots, metrics.get("steps", 0))
 
 
 def _by_metric(name: str) -> str:

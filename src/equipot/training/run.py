@@ -154,10 +154,8 @@ def _train(
     with open_loggers(config, directory) as loggers:
         stopped = fit(config, kind, directory, module, batches, monitor, session, loggers, checkpoint)
         if first_process:
-            metrics = _finish(config, directory, datasets, monitor, stopped, kind, report)
             session.end(stopped, epochs=monitor.epochs_done)
-            write_report(directory.root)
-            report.line(f"Report: {directory.report}")
+            metrics = _finish(config, directory, datasets, monitor, stopped, kind, report)
             log_results(loggers, directory, metrics)
     best = directory.best if directory.best.exists() else None
     return TrainResult(directory.root, best, directory.last, metrics, stopped)
@@ -244,6 +242,7 @@ def _finish(
     metrics: dict[str, Any] = {"stopped": stopped, **epochs}
     if monitor.history.rows:
         plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
+        metrics["steps"] = int(monitor.history.rows[-1]["step"])
         metrics["training_seconds"] = monitor.history.rows[-1]["time_s"]
     if directory.best.exists():
         best = load_checkpoint(directory.best, weights="ema")
@@ -260,6 +259,8 @@ def _finish(
     )
     if failure:
         report.line(failure)
+    write_report(directory.root)
+    report.line(f"Report: {directory.report}")
     return metrics
 
 
