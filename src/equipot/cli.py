@@ -40,10 +40,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to whatever ``sys.stderr`` is at the time: a progress bar puts lines above itself through it."""
+
+    @property
+    def stream(self):
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _) -> None:
+        pass
+
+
 def main() -> None:
     """Entry point. What a user can mend is printed as one message, with exit code 1; usage errors give 2."""
     debug = "--debug" in sys.argv  # before or after the command
-    messages = logging.StreamHandler(sys.stderr)
+    messages = _StderrHandler()
     logger = logging.getLogger("equipot")
     logger.setLevel(logging.INFO)
     logger.addHandler(messages)
@@ -169,7 +181,12 @@ def evaluate(
     ] = None,
     forces_key: Annotated[str | None, typer.Option(help="The same for the forces.")] = None,
     stress_key: Annotated[str | None, typer.Option(help="The same for the stress.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Frames evaluated at once.")] = 16,
+    max_edges: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Edges evaluated at once; fewer if memory runs out. By default as suits the device."
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Errors of a model on labelled structures: table, JSON, parity plots."""
@@ -184,12 +201,23 @@ def evaluate(
         output=output,
         predictions=predictions,
         label_names={name: key for name, key in keys.items() if key is not None},
-        batch_size=batch_size,
+        max_edges=max_edges,
         device=device,
         console=Console(),
     )
     for file in result.files:
         print(f"Wrote {file}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a training, finished or not.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default RUN/report.html.")] = None,
+) -> None:
+    """Write a training as one HTML page: data, model, learning curves, errors, worst frames, machine."""
+    from equipot.training.html_report import write_report
+
+    print(f"Wrote {write_report(run, output)}")
 
 
 @app.command()

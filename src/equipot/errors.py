@@ -29,5 +29,9 @@ class TrainingError(EquipotError):
     """Training cannot start or cannot go on (occupied run directory, diverged loss)."""
 
 
+class EvaluationError(EquipotError):
+    """A model gives numbers that cannot be compared with anything."""
+
+
 class SimulationError(EquipotError):
     """A simulation has left what is physical and was stopped."""

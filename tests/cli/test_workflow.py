@@ -23,6 +23,7 @@ def test_evaluate_run_and_deployed_file_agree(equipot, workspace, tmp_path):
         result = equipot("evaluate", model, workspace.test, "--output", tmp_path / name)
         assert result.code == 0, result.err
         assert "4 frames" in result.out and "16 atoms" in result.out and "GPa" in result.out
+        assert "Worst frames by energy" in result.out
         assert (tmp_path / name / "parity.png").is_file()
     run, deployed = errors(tmp_path / "run"), errors(tmp_path / "deployed")
     for quantity in ("energy", "forces", "stress"):
@@ -52,6 +53,14 @@ def test_evaluate_reads_labels_by_other_names(equipot, workspace, tmp_path):
     assert result.code == 0, result.err
     assert errors(tmp_path / "out")["forces"]["atoms"] == 0
     assert errors(tmp_path / "out")["energy"]["mae"] == pytest.approx(1000, rel=0.5)
+
+
+def test_report_is_written_again_elsewhere(equipot, workspace, tmp_path):
+    assert (workspace.run / "report.html").is_file()  # at the end of the training
+    result = equipot("report", workspace.run, "--output", tmp_path / "page.html")
+    assert result.code == 0 and "page.html" in result.out
+    assert "finished, 3 of 3 epochs" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert equipot("report", tmp_path).code == 1
 
 
 def test_info_prints_the_metadata(equipot, workspace):

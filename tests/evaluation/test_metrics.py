@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from equipot.evaluation.metrics import ErrorRow, error_rows, grouped_rows, worst_frames
+from equipot.evaluation.metrics import ErrorRow, error_groups, error_rows, summary, worst_frames
 from equipot.evaluation.predict import predict_frames
 from equipot.units import EV_A3_TO_GPA
 
@@ -46,15 +48,57 @@ def test_rows_of_a_model_ten_percent_too_strong(frames, morse_model):
 
 
 def test_groups_only_where_there_are_several(frames, morse_model):
-    assert grouped_rows(predict_frames(morse_model(), frames)) == {}
+    assert error_groups(predict_frames(morse_model(), frames)) == []
+
+
+def test_groups_by_file_and_by_config_type(frames, morse_model):
+    """Kept apart even where a file and a config_type have the same name; frames without one are a group."""
+    named = [
+        replace(frame, file="ab"[i % 2], config_type="a" if i < 3 else None) for i, frame in enumerate(frames)
+    ]
+    comparison = predict_frames(morse_model(fault=1.1), named)
+    groups = {(group.kind, group.name): group for group in error_groups(comparison)}
+    assert {key: group.num_frames for key, group in groups.items()} == {
+        ("file", "a"): 4,
+        ("file", "b"): 3,
+        ("config_type", "a"): 3,
+        ("config_type", None): 4,
+    }
+    energy = 100 * np.abs(comparison.reference_energy / comparison.num_atoms)
+    assert row(groups["file", "b"].rows, "energy", "meV/atom").mae == pytest.approx(energy[1::2].mean())
+    assert row(groups["config_type", "a"].rows, "energy", "meV/atom").mae == pytest.approx(energy[:3].mean())
+    forces = 100 * np.abs(comparison.reference_forces[: 3 * 8])
+    assert row(groups["config_type", "a"].rows, "forces", "meV/Å").mae == pytest.approx(forces.mean())
+
+
+def test_summary_has_the_units_of_training(frames, morse_model):
+    comparison = predict_frames(morse_model(fault=1.1), frames)
+    found = summary(comparison)
+    assert set(found) == {f"{name}_{k}" for name in ("energy", "forces", "stress") for k in ("mae", "rmse")}
+    assert found["forces_rmse"] == pytest.approx(np.sqrt((comparison.forces_error() ** 2).mean()))
+    cluster = summary(comparison.select(np.arange(7) == 6))
+    assert "stress_mae" not in cluster
 
 
 def test_worst_frame_is_the_one_made_wrong(frames, morse_model):
     comparison = predict_frames(morse_model(), frames)
     comparison.forces[comparison.atoms_of(4)] += 0.2
-    comparison.energy[4] += 0.8
+    comparison.forces[comparison.offsets[4] + 5, 1] -= 0.5
+    comparison.energy[2] += 0.8
     worst = worst_frames(comparison, count=3)
-    assert len(worst) == 3
-    assert (worst[0].index, worst[0].file) == (4, str(frames[4].file))
-    assert worst[0].energy == pytest.approx(100.0, abs=1e-5)  # 0.8 eV on 8 atoms
-    assert worst[0].forces_rmse == pytest.approx(200.0, abs=1e-5)
+    assert [len(worst["forces"]), len(worst["energy"])] == [3, 3]
+    forces, energy = worst["forces"][0], worst["energy"][0]
+    assert (forces.index, forces.file, energy.index) == (4, str(frames[4].file), 2)
+    assert energy.energy == pytest.approx(100.0, abs=1e-5)  # 0.8 eV on 8 atoms
+    # 23 components of 0.2 and one of -0.3 eV/Å
+    assert forces.forces_rmse == pytest.approx(1e3 * np.sqrt((23 * 0.04 + 0.09) / 24), abs=1e-3)
+    assert forces.forces_largest == pytest.approx(300.0, abs=1e-3)
+    assert (forces.worst_atom, forces.worst_species) == (5, "Cu")
+
+
+def test_frames_without_a_label_are_not_the_worst(frames, morse_model):
+    bare = [replace(frames[0], forces=None), replace(frames[1], energy=None), frames[2]]
+    worst = worst_frames(predict_frames(morse_model(), bare))
+    assert {frame.index for frame in worst["forces"]} == {1, 2}
+    assert {frame.index for frame in worst["energy"]} == {0, 2}
+    assert next(f for f in worst["energy"] if f.index == 0).forces_rmse is None

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from equipot.errors import DataError
 from equipot.evaluation import run
-from equipot.evaluation.metrics import error_rows, grouped_rows
+from equipot.evaluation.metrics import error_groups, error_rows
 from equipot.evaluation.plots import (
     MANY_POINTS,
+    TOO_MANY_POINTS,
     _draw_histogram,
     _draw_parity,
     _panel,
@@ -25,7 +26,7 @@ from equipot.evaluation.plots import (
     point_density,
 )
 from equipot.evaluation.predict import predict_frames
-from equipot.evaluation.report import as_dict, print_report, write_json
+from equipot.evaluation.report import MAX_GROUPS, as_dict, print_report, short_names, write_evaluation
 from equipot.evaluation.write import write_predictions
 
 
@@ -51,33 +52,63 @@ def test_table_says_how_much_was_counted(comparison):
         assert expected in text
 
 
+def printed(comparison) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    print_report(comparison, console)
+    return console.export_text()
+
+
 def test_groups_share_one_table(comparison):
     """Two files: a line for each, with the errors of its own frames."""
-    frames = [replace(f, file=f"part{i % 2}.xyz") for i, f in enumerate(comparison.frames)]
-    mixed = replace(comparison, frames=frames)
-    groups = grouped_rows(mixed)
-    assert set(groups) == {"part0.xyz", "part1.xyz"}
-    assert groups["part1.xyz"] == error_rows(mixed.select([1, 3, 5]))
-    console = Console(width=120, record=True, file=io.StringIO())
-    print_report(mixed, console)
-    line = next(text for text in console.export_text().splitlines() if text.startswith("│ part1.xyz"))
-    assert f"{groups['part1.xyz'][0].mae:.1f} / {groups['part1.xyz'][0].rmse:.1f}" in line
+    sources = [s._replace(file=f"/data/part{i % 2}.xyz") for i, s in enumerate(comparison.sources)]
+    mixed = replace(comparison, sources=sources)
+    _, odd = error_groups(mixed)
+    assert odd.name == "/data/part1.xyz"
+    assert odd.rows == error_rows(mixed.select(np.arange(7) % 2 == 1))
+    line = next(text for text in printed(mixed).splitlines() if text.startswith("│ part1.xyz"))
+    assert f"{odd.rows[0].mae:.1f} / {odd.rows[0].rmse:.1f}" in line
+
+
+def test_long_tables_of_groups_are_cut_and_names_are_no_markup(comparison):
+    many = comparison.select(np.arange(7) == 0)
+    repeated = MAX_GROUPS + 2
+    many = replace(
+        many,
+        **{
+            name: np.concatenate([getattr(many, name)] * repeated)
+            for name in vars(many)
+            if isinstance(getattr(many, name), np.ndarray) and name != "offsets"
+        },
+        sources=[many.sources[0]._replace(config_type=f"[red]{i}") for i in range(repeated)],
+    )
+    text = printed(many)
+    assert "[red]0" in text and f"[red]{MAX_GROUPS}" not in text
+    assert "and 2 more" in text
+    assert len(as_dict(many, "model.pt")["groups"]["config_type"]) == repeated
+
+
+def test_files_are_named_by_what_tells_them_apart():
+    assert short_names(["/a/b/x.xyz", "/a/c/y.xyz"]) == {"/a/b/x.xyz": "x.xyz", "/a/c/y.xyz": "y.xyz"}
+    assert short_names(["/a/b/x.xyz", "/a/c/x.xyz"]) == {"/a/b/x.xyz": "b/x.xyz", "/a/c/x.xyz": "c/x.xyz"}
 
 
 def test_json_has_the_numbers_of_the_table(comparison, tmp_path):
-    write_json(comparison, tmp_path / "model.pt", tmp_path / "deep" / "errors.json")
+    write_evaluation(comparison, tmp_path / "model.pt", tmp_path / "deep")
     content = json.loads((tmp_path / "deep" / "errors.json").read_text(encoding="utf-8"))
     assert content == as_dict(comparison, tmp_path / "model.pt")
     assert set(content["errors"]) == {"energy", "forces", "forces_Cu", "forces_Ag", "stress", "stress_GPa"}
     expected = 100 * np.abs(comparison.reference_forces).mean()  # a tenth, in meV
     assert content["errors"]["forces"]["mae"] == pytest.approx(expected, rel=1e-6)
     assert content["errors"]["forces"]["atoms"] == 51
-    assert len(content["worst_frames"]) == 5
+    assert {name: len(frames) for name, frames in content["worst_frames"].items()} == {
+        "forces": 7,
+        "energy": 7,
+    }
 
 
 def test_parity_panels_leave_out_what_is_not_labelled(comparison):
     assert [p.title for p in parity_panels(comparison)] == ["Energy", "Forces", "Stress"]
-    cluster = comparison.select([6])
+    cluster = comparison.select(np.arange(7) == 6)
     assert [p.title for p in parity_panels(cluster)] == ["Energy", "Forces"]
     assert parity_panels(comparison)[1].error.size == 3 * 51
     assert parity_panels(comparison)[2].error.size == 9 * 6
@@ -89,11 +120,16 @@ def test_plot_is_written(comparison, tmp_path):
 
 
 def test_plot_of_one_frame_and_of_many_points(comparison, tmp_path):
-    """A single energy has no spread; many points are coloured by density."""
-    assert plot_parity(comparison.select([6]), tmp_path / "one.png")
-    many = comparison.select([0, 1, 2, 3, 4, 5] * 4)
-    assert parity_panels(many)[1].error.size > MANY_POINTS
-    assert plot_parity(many, tmp_path / "many.png")
+    """A single energy has no spread; many points are coloured by density, and counted when there are more."""
+    assert plot_parity(comparison.select(np.arange(7) == 6), tmp_path / "one.png")
+    for count, limit in ((4, MANY_POINTS), (150, TOO_MANY_POINTS)):
+        many = replace(
+            comparison,
+            forces=np.tile(comparison.forces, (count, 1)),
+            reference_forces=np.tile(comparison.reference_forces, (count, 1)),
+        )
+        assert parity_panels(many)[1].error.size > limit
+        assert plot_parity(many, tmp_path / "many.png")
 
 
 def test_point_density_counts_each_bin(rng):
@@ -103,8 +139,8 @@ def test_point_density_counts_each_bin(rng):
     assert point_density(x, y).min() >= 1
 
 
-def test_predictions_round_trip(comparison, tmp_path):
-    write_predictions(comparison, tmp_path / "predictions.xyz")
+def test_predictions_round_trip(comparison, frames, tmp_path):
+    write_predictions(comparison, frames, tmp_path / "predictions.xyz")
     read = ase.io.read(tmp_path / "predictions.xyz", index=":")
     assert len(read) == 7
     first, cluster = read[0], read[-1]
@@ -164,7 +200,12 @@ def test_histogram_says_what_it_leaves_out_and_tick_labels_do_not_touch(rng):
     reference = 1e-3 * rng.normal(size=200)  # long tick labels
     figure = Figure(figsize=(3.9, 5.9), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[3, 1.4])
-    panel = _panel("Stress", "stress", reference, reference + 1e-4 * rng.normal(size=200), "meV/Å³")
+    error = 1e-4 * rng.normal(size=200)
+    _draw_histogram(below, _panel("Stress", "stress", reference, reference + error, "meV/Å³"))
+    assert below.get_title(loc="right") == ""  # nothing left out
+    below.clear()
+    error[:2] = 3e-3
+    panel = _panel("Stress", "stress", reference, reference + error, "meV/Å³")
     _draw_parity(above, panel)
     _draw_histogram(below, panel)
     FigureCanvasAgg(figure).draw()

@@ -57,6 +57,11 @@ class GraphDataset(Dataset):
     def __getitem__(self, index: int) -> AtomicGraph:
         return self.graphs[index]
 
+    @property
+    def config_types(self) -> list[str | None]:
+        """The group of each frame, to report errors by."""
+        return [frame.config_type for frame in self.frames]
+
 
 def label_counts(frame: Frame) -> tuple[int, int, int]:
     """Known components of energy, forces and stress."""

@@ -73,7 +73,7 @@ def member_paths(path: str | Path) -> list[Path]:
 
 
 def predict_members(
-    members: Sequence[LoadedModel], frames: Sequence[Frame], batch_size: int = 16
+    members: Sequence[LoadedModel], frames: Sequence[Frame], max_edges: int | None = None
 ) -> tuple[Comparison, Disagreement | None]:
     """Predict ``frames`` with every member: the mean, and the disagreement (None for a single model).
 
@@ -82,7 +82,7 @@ def predict_members(
         UnknownSpeciesError: as ``predict_frames``.
     """
     refuse_strangers([(member.path, member.species, member.cutoff) for member in members])
-    each = [predict_frames(member, frames, batch_size) for member in members]
+    each = [predict_frames(member, frames, max_edges) for member in members]
     if len(each) == 1:
         return each[0], None
     values = {name: np.stack([getattr(c, name) for c in each]) for name in ("energy", "forces", "stress")}

@@ -6,7 +6,6 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.frames import Frame
 from equipot.evaluation.predict import Comparison
 from equipot.units import EV_A3_TO_GPA
 
@@ -70,16 +69,45 @@ def error_rows(comparison: Comparison) -> list[ErrorRow]:
     return rows
 
 
-def grouped_rows(comparison: Comparison) -> dict[str, list[ErrorRow]]:
-    """Rows for each data file and each ``config_type``, where there are several; files come first."""
-    groups: dict[str, list[ErrorRow]] = {}
-    for key in (lambda frame: frame.file, lambda frame: frame.config_type):
-        names = [key(frame) for frame in comparison.frames]
-        if len(set(names)) < 2:
+def summary(comparison: Comparison) -> dict[str, float]:
+    """``energy_mae``, ``energy_rmse`` (eV/atom), ``forces_...`` (eV/Å), ``stress_...`` (eV/Å³)."""
+    errors = {
+        "energy": comparison.energy_error_per_atom(),
+        "forces": comparison.forces_error(),
+        "stress": comparison.stress_error(),
+    }
+    rows = {name: ErrorRow.from_errors(name, "eV, Å", values, "") for name, values in errors.items()}
+    return {
+        f"{name}_{kind}": getattr(row, kind)
+        for name, row in rows.items()
+        if row.count
+        for kind in ("mae", "rmse")
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Errors of the frames that share a file or a ``config_type``."""
+
+    kind: str  # "file" or "config_type"
+    name: str | None  # None: frames without a config_type
+    num_frames: int
+    rows: list[ErrorRow]
+
+
+def error_groups(comparison: Comparison) -> list[Group]:
+    """Errors for each data file and each ``config_type``, where there are several; files come first."""
+    groups = []
+    for kind in ("file", "config_type"):
+        names = [getattr(source, kind) for source in comparison.sources]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        if len(numbers) < 2:
             continue
-        for name in dict.fromkeys(names):
-            selected = [i for i, other in enumerate(names) if other == name]
-            groups[name or "no config_type"] = error_rows(comparison.select(selected))
+        group_of = np.array([numbers[name] for name in names])
+        for name, number in numbers.items():
+            chosen = group_of == number
+            rows = error_rows(comparison.select(chosen))
+            groups.append(Group(kind, name, int(chosen.sum()), rows))
     return groups
 
 
@@ -88,31 +116,46 @@ class FrameError:
     """How wrong one frame is: where it is, and its errors in meV units (None without the label)."""
 
     file: str
-    index: int
+    index: int  # in the file, from 0
+    config_type: str | None
     energy: float | None  # meV/atom, signed: predicted - reference
     forces_rmse: float | None  # meV/Å
     forces_largest: float | None  # meV/Å, the largest component
+    worst_atom: int | None  # the atom with it, from 0
+    worst_species: str | None
 
 
-def worst_frames(comparison: Comparison, count: int = 5) -> list[FrameError]:
-    """The ``count`` frames with the largest force RMSE; those without forces follow, by energy error."""
-    energy = comparison.energy_error_per_atom() / MEV
-    forces = comparison.forces_error() / MEV
-    errors = [
-        _frame_error(frame, energy[i], forces[comparison.atoms_of(i)])
-        for i, frame in enumerate(comparison.frames)
-    ]
-    labelled = [e for e in errors if e.energy is not None or e.forces_rmse is not None]
-    labelled.sort(key=lambda e: (e.forces_rmse or 0.0, abs(e.energy or 0.0)), reverse=True)
-    return labelled[:count]
+def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[FrameError]]:
+    """The ``count`` frames with the largest ``forces`` RMSE and those with the largest ``energy`` error."""
+    energy = np.abs(comparison.energy_error_per_atom())
+    rms = np.sqrt(_mean_of_frames((comparison.forces_error() ** 2).mean(axis=1), comparison))
+    worst = {}
+    for name, size in (("forces", rms), ("energy", energy)):
+        # A NaN, which is a frame without the label, is sorted last.
+        order = np.argsort(-size, kind="stable")[:count]
+        worst[name] = [_frame_error(comparison, int(i)) for i in order if not np.isnan(size[i])]
+    return worst
 
 
-def _frame_error(frame: Frame, energy: float, forces: NDArray) -> FrameError:
-    has_forces = not np.isnan(forces).any()
+def _mean_of_frames(values: NDArray, comparison: Comparison) -> NDArray:
+    """(S,) from (N,): the mean over the atoms of each frame."""
+    return np.add.reduceat(values, comparison.offsets[:-1]) / comparison.num_atoms
+
+
+def _frame_error(comparison: Comparison, i: int) -> FrameError:
+    energy = comparison.energy_error_per_atom()[i] / MEV
+    atoms = comparison.atoms_of(i)
+    forces = (comparison.forces[atoms] - comparison.reference_forces[atoms]) / MEV
+    known = not np.isnan(forces).any()
+    atom = int(np.abs(forces).max(axis=1).argmax())
+    source = comparison.sources[i]
     return FrameError(
-        file=frame.file,
-        index=frame.index,
+        file=source.file,
+        index=source.index,
+        config_type=source.config_type,
         energy=None if np.isnan(energy) else float(energy),
-        forces_rmse=float(np.sqrt((forces**2).mean())) if has_forces else None,
-        forces_largest=float(np.abs(forces).max()) if has_forces else None,
+        forces_rmse=float(np.sqrt((forces**2).mean())) if known else None,
+        forces_largest=float(np.abs(forces).max()) if known else None,
+        worst_atom=atom if known else None,
+        worst_species=chemical_symbols[comparison.atomic_numbers[atoms][atom]] if known else None,
     )

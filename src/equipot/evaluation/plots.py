@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
 
 MANY_POINTS = 400  # more than this are coloured by their density
+TOO_MANY_POINTS = 20_000  # more than this are counted in cells, which takes the same time for any number
+_CELLS = 200  # along each axis
 _COLOR = "#1f4e79"
 
 
@@ -74,13 +77,7 @@ def _draw_parity(axes: Axes, panel: Panel) -> None:
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     axes.plot(limits, limits, color="0.6", linewidth=0.8, zorder=1)
-    x, y, style = panel.reference, panel.predicted, {"color": _COLOR, "s": 9}
-    if x.size > MANY_POINTS:
-        density = point_density(x, y)
-        order = np.argsort(density)  # the dense parts on top
-        x, y = x[order], y[order]
-        style = {"c": np.log(density[order]), "cmap": "viridis", "s": 5}
-    axes.scatter(x, y, linewidths=0, rasterized=True, zorder=2, **style)
+    _draw_points(axes, panel.reference, panel.predicted, limits)
     axes.set(xlim=limits, ylim=limits, aspect="equal", title=panel.title)
     axes.set_xlabel(f"reference {panel.axis}")
     axes.set_ylabel(f"predicted {panel.axis}")
@@ -89,6 +86,21 @@ def _draw_parity(axes: Axes, panel: Panel) -> None:
     row = ErrorRow.from_errors(panel.title, panel.error_unit, panel.error, "values")
     text = f"MAE {row.mae:.3g} {row.unit}\nRMSE {row.rmse:.3g} {row.unit}"
     axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize=9)
+
+
+def _draw_points(axes: Axes, x: NDArray, y: NDArray, limits: tuple[float, float]) -> None:
+    if x.size > TOO_MANY_POINTS:
+        counts, edges, _ = np.histogram2d(x, y, bins=_CELLS, range=[limits, limits])
+        shown = np.ma.masked_equal(counts.T, 0)
+        axes.pcolormesh(edges, edges, shown, norm=LogNorm(), cmap="viridis", rasterized=True, zorder=2)
+        return
+    style = {"color": _COLOR, "s": 9}
+    if x.size > MANY_POINTS:
+        density = point_density(x, y)
+        order = np.argsort(density)  # the dense parts on top
+        x, y = x[order], y[order]
+        style = {"c": np.log(density[order]), "cmap": "viridis", "s": 5}
+    axes.scatter(x, y, linewidths=0, rasterized=True, zorder=2, **style)
 
 
 def _set_ticks(axes: Axes) -> None:
@@ -109,8 +121,9 @@ def point_density(x: NDArray, y: NDArray, bins: int = 80) -> NDArray:
 
 
 def _draw_histogram(axes: Axes, panel: Panel) -> None:
-    """Errors within the central 99 %, so that one outlier does not squeeze the rest into a line."""
-    reach = np.quantile(np.abs(panel.error), 0.99) or 1.0
+    """All errors, or the central 99 % if outliers would squeeze those into a third of the width."""
+    central, largest = np.quantile(np.abs(panel.error), [0.99, 1.0])
+    reach = (central if largest > 3 * central > 0 else largest) or 1.0
     shown = panel.error[np.abs(panel.error) <= reach]
     bins = int(np.clip(np.sqrt(shown.size), 10, 80))
     axes.hist(shown, bins=bins, range=(-reach, reach), color=_COLOR, alpha=0.85)

@@ -1,63 +1,74 @@
 """Predict energies, forces and stress of frames, in batches, and keep them beside their labels."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from ase.data import atomic_numbers as number_of
 from numpy.typing import NDArray
 
 from equipot.data.dataset import atom_types, to_graph
 from equipot.data.frames import Frame
 from equipot.data.progress import track
+from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
-from equipot.graph import collate
+from equipot.graph import AtomicGraph, Label, collate
+from equipot.models.potential import Prediction
+
+logger = logging.getLogger("equipot")
+
+# Edges evaluated at once, unless said otherwise: memory is bounded by them, not by the set.
+MAX_EDGES = {"cpu": 2**14, "cuda": 2**18}
+
+
+class Source(NamedTuple):
+    """Where a frame comes from."""
+
+    file: str
+    index: int  # position in the file, from 0
+    config_type: str | None = None
+
+    @property
+    def where(self) -> str:
+        """How messages name this frame."""
+        return f"{self.file}, frame {self.index} (the first is 0)"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions for S frames with N atoms in all, and the labels the frames carry.
+    """Predictions for S frames with N atoms in all, and their labels: plain arrays, no graphs.
 
     Missing labels are NaN, and so is the predicted stress of a frame that is not periodic in all directions.
     """
 
-    frames: list[Frame]
+    sources: list[Source]
+    num_atoms: NDArray  # (S,) atoms in each frame
+    atomic_numbers: NDArray  # (N,)
     energy: NDArray  # (S,) predicted, eV
     forces: NDArray  # (N, 3) predicted, eV/Å
     stress: NDArray  # (S, 3, 3) predicted, eV/Å³, positive under tension
+    reference_energy: NDArray  # (S,)
+    reference_forces: NDArray  # (N, 3)
+    reference_stress: NDArray  # (S, 3, 3)
 
-    @cached_property
-    def num_atoms(self) -> NDArray:
-        """(S,) atoms in each frame."""
-        return np.array([frame.num_atoms for frame in self.frames])
+    @property
+    def num_frames(self) -> int:
+        return len(self.num_atoms)
 
     @cached_property
     def offsets(self) -> NDArray:
         """(S + 1,) frame i holds the atoms offsets[i] to offsets[i + 1]."""
         return np.concatenate([[0], np.cumsum(self.num_atoms)])
 
-    @cached_property
-    def atomic_numbers(self) -> NDArray:
-        return np.concatenate([frame.atomic_numbers for frame in self.frames])
-
-    @cached_property
-    def reference_energy(self) -> NDArray:
-        return np.array([np.nan if f.energy is None else f.energy for f in self.frames], dtype=float)
-
-    @cached_property
-    def reference_forces(self) -> NDArray:
-        rows = [np.full(f.positions.shape, np.nan) if f.forces is None else f.forces for f in self.frames]
-        return np.concatenate(rows)
-
-    @cached_property
-    def reference_stress(self) -> NDArray:
-        return np.array([np.full((3, 3), np.nan) if f.stress is None else f.stress for f in self.frames])
-
     @property
     def has_labels(self) -> bool:
         """Whether any frame has any label."""
-        return any(v is not None for f in self.frames for v in (f.energy, f.forces, f.stress))
+        references = (self.reference_energy, self.reference_forces, self.reference_stress)
+        return any(not np.isnan(reference).all() for reference in references)
 
     def atoms_of(self, i: int) -> slice:
         """The rows of frame ``i`` in arrays over atoms."""
@@ -75,38 +86,139 @@ class Comparison:
         """(S, 3, 3) eV/Å³."""
         return self.stress - self.reference_stress
 
-    def select(self, indices: Sequence[int]) -> "Comparison":
-        """The same for some of the frames."""
+    def select(self, chosen: NDArray) -> "Comparison":
+        """The same for the frames where ``chosen`` (S,) is true."""
+        atoms = np.repeat(chosen, self.num_atoms)
         return Comparison(
-            frames=[self.frames[i] for i in indices],
-            energy=self.energy[indices],
-            forces=np.concatenate([self.forces[self.atoms_of(i)] for i in indices]),
-            stress=self.stress[indices],
+            sources=[source for source, wanted in zip(self.sources, chosen, strict=True) if wanted],
+            num_atoms=self.num_atoms[chosen],
+            atomic_numbers=self.atomic_numbers[atoms],
+            energy=self.energy[chosen],
+            forces=self.forces[atoms],
+            stress=self.stress[chosen],
+            reference_energy=self.reference_energy[chosen],
+            reference_forces=self.reference_forces[atoms],
+            reference_stress=self.reference_stress[chosen],
         )
 
 
-def predict_frames(model: LoadedModel, frames: Sequence[Frame], batch_size: int = 16) -> Comparison:
-    """Run ``model`` over ``frames``, ``batch_size`` at a time, with a progress bar when it takes long.
+def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int | None = None) -> Comparison:
+    """Run ``model`` over ``frames``, as ``compare`` does.
 
     Raises:
         UnknownSpeciesError: a frame holds an element the model does not know; before anything is run.
+        EvaluationError: a prediction is not finite.
     """
     for frame in frames:
         atom_types(frame.atomic_numbers, model.species, frame.where)
-    energy, forces, stress = [], [], []
-    for batch in track(_batches(frames, batch_size), "evaluating", -(-len(frames) // batch_size)):
-        graph = collate([to_graph(frame, model.species, model.cutoff) for frame in batch])
-        prediction = model.predict(graph.to(model.device))
-        energy.append(_to_numpy(prediction.energy))
-        forces.append(_to_numpy(prediction.forces))
-        stress.append(_to_numpy(prediction.stress))
-    return Comparison(list(frames), np.concatenate(energy), np.concatenate(forces), np.concatenate(stress))
+    return compare(
+        model.predict,
+        (to_graph(frame, model.species, model.cutoff) for frame in frames),
+        [Source(frame.file, frame.index, frame.config_type) for frame in frames],
+        model.species,
+        model.device,
+        max_edges,
+    )
 
 
-def _batches(frames: Sequence[Frame], size: int) -> Iterator[Sequence[Frame]]:
-    for start in range(0, len(frames), size):
-        yield frames[start : start + size]
+def compare(
+    predict: Callable[[AtomicGraph], Prediction],
+    graphs: Iterable[AtomicGraph],
+    sources: Sequence[Source],
+    species: Sequence[str],
+    device: torch.device,
+    max_edges: int | None = None,
+) -> Comparison:
+    """Predict graphs in batches, with a progress bar when it takes long; no graph is kept.
+
+    Args:
+        predict: from a graph on ``device`` to its prediction.
+        graphs: one structure each, made or read only when their turn comes.
+        sources: where each of them comes from.
+        species: chemical symbols of the atom types.
+        device: where ``predict`` runs.
+        max_edges: in a batch (a frame with more is a batch of its own); None: as suits the device.
+
+    Raises:
+        EvaluationError: a prediction is not finite.
+    """
+    columns: list[tuple[NDArray, ...]] = []
+    done = 0
+    tracked = track(graphs, "evaluating", len(sources))
+    for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
+        for part in _predict(predict, batch, device):
+            _refuse_non_finite(part, sources[done:])
+            columns.append(part)
+            done += len(part[0])
+    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
+    num_atoms, types, *values = joined
+    numbers = np.array([number_of[symbol] for symbol in species])[types]
+    return Comparison(list(sources), num_atoms, numbers, *values)
 
 
-def _to_numpy(tensor: torch.Tensor) -> NDArray:
-    return tensor.detach().cpu().numpy().astype(float)
+def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[AtomicGraph]]:
+    batch: list[AtomicGraph] = []
+    edges = 0
+    for graph in graphs:
+        if batch and edges + graph.num_edges > max_edges:
+            yield batch
+            batch, edges = [], 0
+        batch.append(graph)
+        edges += graph.num_edges
+    if batch:
+        yield batch
+
+
+def _predict(
+    predict: Callable[[AtomicGraph], Prediction], batch: list[AtomicGraph], device: torch.device
+) -> list[tuple[NDArray, ...]]:
+    """The columns of a batch; in halves if a GPU has no memory for the whole."""
+    graph = collate(batch)
+    try:
+        return [_columns(predict(graph.to(device)), graph)]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Here and not above: the exception holds on to the memory.
+    logger.warning(
+        "Out of memory with %d edges at once, going on with half; see --max-edges.", graph.num_edges
+    )
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return [*_predict(predict, batch[:half], device), *_predict(predict, batch[half:], device)]
+
+
+def _columns(prediction: Prediction, graph: AtomicGraph) -> tuple[NDArray, ...]:
+    """The fields of a Comparison after its sources, with types in place of numbers."""
+    num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
+    labels = graph.labels
+    predicted = (prediction.energy, prediction.forces, prediction.stress)
+    return (
+        num_atoms.numpy(),
+        graph.atom_types.numpy(),
+        *(value.detach().cpu().numpy().astype(float) for value in predicted),
+        *(
+            _reference(label, value)
+            for label, value in zip((labels.energy, labels.forces, labels.stress), predicted, strict=True)
+        ),
+    )
+
+
+def _reference(label: Label | None, predicted: torch.Tensor) -> NDArray:
+    if label is None:
+        return np.full(tuple(predicted.shape), np.nan)
+    mask = label.mask.view(-1, *(1,) * (label.value.dim() - 1))
+    return torch.where(mask, label.value, torch.nan).numpy().astype(float)
+
+
+def _refuse_non_finite(columns: tuple[NDArray, ...], sources: Sequence[Source]) -> None:
+    """A NaN would otherwise pass for a missing label. The stress of a molecule is one."""
+    num_atoms, _, energy, forces, *_ = columns
+    of_atom = np.repeat(np.arange(len(num_atoms)), num_atoms)
+    wrong = ~np.isfinite(energy)
+    wrong[of_atom[~np.isfinite(forces).all(axis=1)]] = True
+    if wrong.any():
+        raise EvaluationError(
+            f"The model's energy or forces are not finite for {sources[int(wrong.argmax())].where}: is it a "
+            "structure like those of the training, in the same units? If so, the model is not usable."
+        )

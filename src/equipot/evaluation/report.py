@@ -1,30 +1,52 @@
-"""Evaluation results as a table for people and as JSON for programs."""
+"""Evaluation results: tables for people, JSON for programs, plots."""
 
 import json
+import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from equipot.data.text import counted
-from equipot.evaluation.metrics import ErrorRow, FrameError, error_rows, grouped_rows, worst_frames
+from equipot.evaluation.metrics import ErrorRow, FrameError, Group, error_groups, error_rows, worst_frames
+from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
+
+ERRORS = "errors.json"
+PARITY = "parity.png"
+GROUP_COLUMNS = ("energy", "meV/atom"), ("forces", "meV/Å"), ("stress", "GPa")
+MAX_GROUPS = 20  # lines of a table; errors.json has all of them
+_WORST = 10
 
 
 def print_report(comparison: Comparison, console: Console) -> None:
     """Print the errors, the errors by file and config_type where there are several, and the worst frames."""
-    frames = counted(len(comparison.frames), "frame")
-    count = f"{frames}, {counted(comparison.num_atoms.sum(), 'atom')}"
-    console.print(error_table(error_rows(comparison), f"Errors on {count}"))
-    groups = grouped_rows(comparison)
-    if groups:
-        console.print(group_table(groups))
+    for table in (*error_tables(comparison, "Errors on"), *worst_tables(comparison)):
+        console.print(table)
+
+
+def error_tables(comparison: Comparison, title: str) -> list[Table]:
+    """Errors of all frames, then by file and by config_type where there are several."""
+    count = f"{counted(comparison.num_frames, 'frame')}, {counted(len(comparison.forces), 'atom')}"
+    tables = [error_table(error_rows(comparison), f"{title} {count}")]
+    groups = error_groups(comparison)
+    for kind in ("file", "config_type"):
+        of_kind = [group for group in groups if group.kind == kind]
+        if of_kind:
+            tables.append(group_table(of_kind))
+    return tables
+
+
+def worst_tables(comparison: Comparison) -> list[Table]:
+    """The worst frames by forces and by energy, as far as they are labelled."""
+    names = short_names(source.file for source in comparison.sources)
     worst = worst_frames(comparison)
-    if worst:
-        console.print(worst_table(worst))
+    return [worst_table(frames, quantity, names) for quantity, frames in worst.items() if frames]
 
 
 def error_table(rows: list[ErrorRow], title: str) -> Table:
@@ -37,56 +59,91 @@ def error_table(rows: list[ErrorRow], title: str) -> Table:
     table.add_column("over", justify="right")
     for row in rows:
         over = counted(row.count, row.counted.removesuffix("s")) if row.count else "no labels"
-        table.add_row(row.quantity, *map(_number, (row.mae, row.rmse, row.largest)), row.unit, over)
+        table.add_row(row.quantity, *map(number, (row.mae, row.rmse, row.largest)), row.unit, over)
     return table
 
 
-def group_table(groups: dict[str, list[ErrorRow]]) -> Table:
-    """One line per data file or config_type: MAE / RMSE of the quantities that are labelled anywhere."""
-    shown = ("energy", "meV/atom"), ("forces", "meV/Å"), ("stress", "GPa")
+def group_table(groups: list[Group]) -> Table:
+    """One line per group of one kind: MAE / RMSE of the quantities that are labelled anywhere."""
+    kind = groups[0].kind
     columns = {
-        key: {name: row for name, rows in groups.items() for row in rows if (row.quantity, row.unit) == key}
-        for key in shown
+        key: [next(row for row in group.rows if (row.quantity, row.unit) == key) for group in groups]
+        for key in GROUP_COLUMNS
     }
-    columns = {key: rows for key, rows in columns.items() if any(row.count for row in rows.values())}
-    table = Table(title="By file and config_type: MAE / RMSE", title_justify="left")
-    table.add_column("", overflow="fold")
+    columns = {key: rows for key, rows in columns.items() if any(row.count for row in rows)}
+    table = Table(title=f"By {kind}: MAE / RMSE", title_justify="left")
+    table.add_column(kind, overflow="fold")
+    table.add_column("frames", justify="right")
     for quantity, unit in columns:
         table.add_column(f"{quantity}\n{unit}", justify="right")
-    for name in groups:
-        cells = [f"{_number(rows[name].mae)} / {_number(rows[name].rmse)}" for rows in columns.values()]
-        table.add_row(Path(name).name, *cells)
+    names = group_names(groups)
+    for i, group in enumerate(groups[:MAX_GROUPS]):
+        cells = [f"{number(rows[i].mae)} / {number(rows[i].rmse)}" for rows in columns.values()]
+        table.add_row(Text(names[i]), str(group.num_frames), *cells)
+    if len(groups) > MAX_GROUPS:
+        table.caption = f"and {len(groups) - MAX_GROUPS} more, all in {ERRORS} (equipot evaluate --output)"
     return table
 
 
-def worst_table(frames: list[FrameError]) -> Table:
-    """The frames with the largest errors, and where to find them."""
-    table = Table(title="Worst frames", title_justify="left")
+def group_names(groups: list[Group]) -> list[str]:
+    """How tables name groups of one kind: files without the folders they share."""
+    if groups[0].kind == "file":
+        return list(short_names(group.name for group in groups).values())
+    return ["(none)" if group.name is None else group.name for group in groups]
+
+
+def worst_table(frames: list[FrameError], quantity: str, names: dict[str, str]) -> Table:
+    """The frames with the largest errors of ``quantity``, and where to find them."""
+    table = Table(
+        title=f"Worst frames by {quantity}: errors of energy, forces (RMSE, largest component)",
+        title_justify="left",
+    )
     table.add_column("file", overflow="fold")
     table.add_column("frame", justify="right")
-    for name in ("energy error\nmeV/atom", "forces RMSE\nmeV/Å", "largest error\nmeV/Å"):
+    table.add_column("config_type", overflow="fold")
+    for name in ("energy\nmeV/atom", "forces\nmeV/Å", "largest\nmeV/Å"):
         table.add_column(name, justify="right")
+    table.add_column("atom", justify="right")
     for frame in frames:
         numbers = (frame.energy, frame.forces_rmse, frame.forces_largest)
-        table.add_row(Path(frame.file).name, str(frame.index), *map(_number, numbers))
+        atom = "–" if frame.worst_atom is None else f"{frame.worst_atom} ({frame.worst_species})"
+        name, group = Text(names[frame.file]), Text(frame.config_type or "")
+        table.add_row(name, str(frame.index), group, *map(number, numbers), atom)
     return table
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """An error with as many digits as a reader wants."""
     if value is None:
         return "–"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def short_names(files: Iterable[str]) -> dict[str, str]:
+    """Each file's name, with as much of its folders as tells them apart."""
+    files = list(dict.fromkeys(files))
+    names = [Path(file).name for file in files]
+    if len(set(names)) < len(files):
+        absolute = [os.path.abspath(file) for file in files]  # noqa: PTH100  (does not follow links)
+        common = os.path.commonpath(absolute)
+        names = [os.path.relpath(file, common) for file in absolute]
+    return dict(zip(files, names, strict=True))
+
+
 def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
     """Everything the tables show, as plain numbers: ``errors`` by quantity, each with its unit."""
+    groups: dict[str, dict[str, Any]] = {}
+    for group in error_groups(comparison):
+        errors = {"frames": group.num_frames, "errors": _rows_as_dict(group.rows)}
+        groups.setdefault(group.kind, {})[group.name or ""] = errors
+    worst = worst_frames(comparison, _WORST)
     return {
         "model": str(model),
-        "frames": len(comparison.frames),
-        "atoms": int(comparison.num_atoms.sum()),
+        "frames": comparison.num_frames,
+        "atoms": len(comparison.forces),
         "errors": _rows_as_dict(error_rows(comparison)),
-        "groups": {name: _rows_as_dict(rows) for name, rows in grouped_rows(comparison).items()},
-        "worst_frames": [asdict(frame) for frame in worst_frames(comparison)],
+        "groups": groups,
+        "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},
     }
 
 
@@ -109,8 +166,12 @@ def _key(row: ErrorRow) -> str:
     return f"{key}_GPa" if row.unit == "GPa" else key
 
 
-def write_json(comparison: Comparison, model: Path, path: Path) -> None:
-    """Write ``as_dict`` to ``path``."""
-    with atomic_write(path) as temporary:
+def write_evaluation(comparison: Comparison, model: Path, folder: Path) -> list[Path]:
+    """Write ``as_dict`` and, if anything is labelled, the parity plots into ``folder``; the files written."""
+    files = [folder / ERRORS]
+    with atomic_write(folder / ERRORS) as temporary:
         text = json.dumps(as_dict(comparison, model), indent=2, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+    if plot_parity(comparison, folder / PARITY):
+        files.append(folder / PARITY)
+    return files

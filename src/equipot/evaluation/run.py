@@ -20,9 +20,8 @@ from equipot.evaluation.ensemble import (
     write_disagreement,
 )
 from equipot.evaluation.model import load_model
-from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
-from equipot.evaluation.report import print_report, write_json
+from equipot.evaluation.report import print_report, write_evaluation
 from equipot.evaluation.write import write_predictions
 
 logger = logging.getLogger("equipot")
@@ -48,7 +47,7 @@ def evaluate(
     output: Path | None = None,
     predictions: Path | None = None,
     label_names: dict[str, str] | None = None,
-    batch_size: int = 16,
+    max_edges: int | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
@@ -62,7 +61,7 @@ def evaluate(
             ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: do not read that one.
-        batch_size: frames evaluated at once.
+        max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         console: where to print the tables; None prints nothing.
 
@@ -70,7 +69,7 @@ def evaluate(
         DataError: unusable data; no frame has any label, and no predictions are to be written; or ``output``
             is a file, or ``predictions`` a folder.
         ModelFileError, DeviceError: see ``load_model``, ``member_paths`` and ``predict_members``.
-        UnknownSpeciesError: see ``predict_frames``.
+        UnknownSpeciesError, EvaluationError: see ``predict_frames``.
     """
     _check_targets(output, predictions)
     members = [load_model(path, device) for path in member_paths(model)]
@@ -79,7 +78,7 @@ def evaluate(
     frames = read_frames(
         list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=_ADVICE
     )
-    comparison, spread = predict_members(members, frames, batch_size)
+    comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)
     if console is not None and not comparison.has_labels:
         console.print("There are no labels to compare the predictions with.")
@@ -89,15 +88,11 @@ def evaluate(
         print_disagreement(disagreement_rows(comparison, spread), len(members), console)
     files = []
     if output is not None:
-        path = loaded.path if spread is None else Path(model)
-        write_json(comparison, path, output / "errors.json")
-        files.append(output / "errors.json")
-        if plot_parity(comparison, output / "parity.png"):
-            files.append(output / "parity.png")
+        files += write_evaluation(comparison, loaded.path if spread is None else Path(model), output)
         if spread is not None:
             files += write_disagreement(comparison, spread, frames, len(members), output)
     if predictions is not None:
-        write_predictions(comparison, predictions)
+        write_predictions(comparison, frames, predictions)
         files.append(predictions)
     return Evaluation(comparison, files, spread)
 

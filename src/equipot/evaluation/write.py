@@ -1,32 +1,32 @@
 """Predictions as extended XYZ, beside the labels they are to be compared with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
 
+from equipot.data.frames import Frame
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
 
 
-def write_predictions(comparison: Comparison, path: Path) -> None:
+def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Path) -> None:
     """Write every frame with predicted and reference values, in eV and Å whatever the units of the data.
 
     Names: ``predicted_energy``, ``predicted_forces``, ``predicted_stress`` and ``reference_*``; a missing
     reference, and the stress of a frame that is not periodic in all directions, are left out.
     """
     with atomic_write(path) as temporary:
-        ase.io.write(temporary, frames_with_predictions(comparison), format="extxyz")
+        ase.io.write(
+            temporary,
+            [_frame_with_predictions(comparison, frame, i) for i, frame in enumerate(frames)],
+            format="extxyz",
+        )
 
 
-def frames_with_predictions(comparison: Comparison) -> list[Atoms]:
-    """One Atoms object per frame, as ``write_predictions`` writes them."""
-    return [_frame_with_predictions(comparison, i) for i in range(len(comparison.frames))]
-
-
-def _frame_with_predictions(comparison: Comparison, i: int) -> Atoms:
-    frame = comparison.frames[i]
+def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Atoms:
     atoms = Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
     rows = comparison.atoms_of(i)
     values = {

@@ -13,6 +13,8 @@ from equipot.files import atomic_write
 
 logger = logging.getLogger("equipot")
 
+EVALUATED = ("validation", "test")  # sets with a folder in RunDirectory.evaluation
+
 
 class RunDirectory:
     """Paths of everything a training writes below ``root``."""
@@ -31,6 +33,9 @@ class RunDirectory:
         self.plots = self.root / "plots"
         self.tensorboard = self.root / "tensorboard"
         self.wandb = self.root / "wandb"
+        self.evaluation = self.root / "evaluation"
+        self.sessions = self.root / "sessions.json"
+        self.report = self.root / "report.html"
         self.learning_curve = self.plots / "learning_curve.png"
         self.lock_file = self.root / ".lock"
         self._lock: TextIO | None = None
@@ -96,9 +101,9 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove the files of an earlier training; other files stay."""
         described = (self.config, self.split, self.statistics, self.log, self.history, self.metrics)
-        for path in (*described, self.best, self.last, self.learning_curve):
+        for path in (*described, self.sessions, self.report, self.best, self.last, self.learning_curve):
             path.unlink(missing_ok=True)
-        for folder in (self.tensorboard, self.wandb):
+        for folder in (self.tensorboard, self.wandb, *(self.evaluation / name for name in EVALUATED)):
             if folder.is_dir():
                 shutil.rmtree(folder)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from equipot.config import Config
@@ -11,9 +12,9 @@ from equipot.training import stopping
 from equipot.training.batches import Batches
 from equipot.training.checkpoint_io import AtomicCheckpointIO
 from equipot.training.directory import RunDirectory
-from equipot.training.loggers import close_loggers, make_loggers
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
+from equipot.training.sessions import SessionRecord
 
 
 def fit(
@@ -23,10 +24,11 @@ def fit(
     module: PotentialModule,
     batches: Batches,
     monitor: TrainingMonitor,
+    session: SessionRecord,
+    loggers: list[Logger],
     checkpoint: Path | None,
 ) -> str:
     """Train; the reason why it ended."""
-    loggers = make_loggers(config, directory)
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning would otherwise save and requeue by itself, beside our own handling of signals.
@@ -46,7 +48,7 @@ def fit(
         enable_model_summary=False,
         enable_autolog_hparams=False,
         logger=loggers or False,
-        callbacks=[monitor],
+        callbacks=[monitor, session],
         plugins=plugins,
         default_root_dir=directory.root,
     )
@@ -58,5 +60,4 @@ def fit(
         raise KeyboardInterrupt from None
     finally:
         monitor.close()
-        close_loggers(loggers)
     return monitor.stop_reason

@@ -36,12 +36,17 @@ class History:
 
     def start(self, epochs_done: float = 0) -> None:
         """Begin the file, keeping rows of the first ``epochs_done`` epochs if there are any."""
-        if epochs_done and self.path.exists():
-            # A kill may have cut the last line off, and a number cut off is still a number.
-            whole = self.path.read_text(encoding="utf-8").rpartition("\n")[0]
-            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(io.StringIO(whole))]
-            self.rows = [row for row in rows if row["epoch"] <= epochs_done]
+        if epochs_done:
+            self.read()
+            self.rows = [row for row in self.rows if row["epoch"] <= epochs_done]
         write_text(self.path, _csv_text(self.rows, header=True))
+
+    def read(self) -> None:
+        """Take the rows of the file, if there is one, without a last one that is not complete."""
+        if self.path.exists():
+            whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+            rows = csv.DictReader(io.StringIO(whole))
+            self.rows = [{k: float(v) for k, v in row.items() if v} for row in rows]
 
     def append(self, row: Row) -> None:
         """Add one epoch, on disk at once."""
@@ -60,7 +65,13 @@ def _csv_text(rows: list[Row], header: bool) -> str:
 
 
 def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -> None:
-    """PNG of training and validation errors and learning rate over epochs, on logarithmic scales."""
+    """Write ``learning_curve`` as PNG."""
+    with atomic_write(path) as temporary:
+        learning_curve(rows, best_epoch).savefig(temporary, dpi=150)
+
+
+def learning_curve(rows: list[Row], best_epoch: float | None) -> Figure:
+    """Training and validation errors and learning rate over epochs, on logarithmic scales."""
     panels = [("forces_mae", "force MAE (meV/Å)", 1e3), ("energy_mae", "energy MAE (meV/atom)", 1e3)]
     panels += [("stress_mae", "stress MAE (meV/Å³)", 1e3), ("loss", "loss", 1.0)]
     panels = [panel for panel in panels if any(f"train_{panel[0]}" in row for row in rows)]
@@ -87,8 +98,7 @@ def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -
     if min(rates) == max(rates) > 0:
         axes[-1].set_ylim(rates[0] / 2, rates[0] * 2)
         axes[-1].set_yticks([rates[0] / 2, rates[0], rates[0] * 2])
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    return figure
 
 
 def _logarithmic(axis) -> None:

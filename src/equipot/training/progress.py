@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from equipot.training.report import Report, count_of, describe_epoch, describe_errors
 
 _SECONDS_BETWEEN_UPDATES = 0.25
+_WIDE = 105  # columns that hold the numbers and a bar
 
 
 class ProgressDisplay:
@@ -26,7 +27,7 @@ class ProgressDisplay:
         self._next_update = 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width=20)] if console is not None and console.width >= _WIDE else []),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[errors]}"),
@@ -46,7 +47,9 @@ class ProgressDisplay:
         self._batch_task = self._bar.add_task("train", total=None, errors="")
 
     def stop(self) -> None:
-        """Leave the bar as it is and go on below it."""
+        """Leave the epochs as they are and go on below them."""
+        if self._bar.tasks:
+            self._bar.update(self._batch_task, visible=False)
         self._bar.stop()
 
     @property
@@ -59,7 +62,7 @@ class ProgressDisplay:
         self._next_update = time.monotonic() + _SECONDS_BETWEEN_UPDATES
         row = {**self._row, **{f"{kind}_{name}": value for name, value in metrics.items()}}
         self._bar.update(
-            self._batch_task, description=kind, completed=done, total=total, errors=self._errors(row)
+            self._batch_task, description=kind[:5], completed=done, total=total, errors=self._errors(row)
         )
 
     def epoch(self, row: dict[str, float], is_best: bool) -> None:
@@ -70,8 +73,9 @@ class ProgressDisplay:
             self._report.keep(text)
         else:
             self._report.line(text)
-        best = "best" if is_best else ""
-        self._bar.update(self._epoch_task, completed=int(row["epoch"]), errors=best)
+        if is_best:
+            self._bar.update(self._epoch_task, errors=f"best so far: epoch {row['epoch']:.4g}")
+        self._bar.update(self._epoch_task, completed=int(row["epoch"]))
         self._bar.reset(self._batch_task, description="train", errors=self._errors(row))
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -12,6 +13,8 @@ from equipot.config import LABELS, Config, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
+
+WARNING = "Warning: "  # how warnings start in log.txt
 
 _UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
@@ -48,7 +51,8 @@ class Report(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a log record; printing it is up to the logger's other handlers."""
-        self.keep(self.format(record))
+        text = " ".join(self.format(record).splitlines())
+        self.keep(f"{WARNING}{text}" if record.levelno >= logging.WARNING else text)
 
     def open(self, path: Path) -> None:
         """Write to ``path`` from now on, after what it already holds."""
@@ -120,6 +124,16 @@ def describe_stages(training: TrainingConfig) -> list[str]:
     return lines
 
 
+def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[str, Any]:
+    """What sessions.json says beside the machine."""
+    return {
+        "device": device,
+        "resumed": resumed,
+        "parameters": sum(weight.numel() for weight in potential.parameters()),
+        "products": describe_products(potential),
+    }
+
+
 def describe_device(config: Config, kind: str) -> str:
     """Such as ``cpu (2 threads)`` or ``4 × NVIDIA A100``."""
     count = config.run.devices * config.run.nodes
@@ -184,7 +198,7 @@ def describe_failure(validation: dict[str, float], force_rms: float, training: T
     if not training.loss.trains("forces") or error <= force_rms:
         return ""
     return (
-        f"Warning: the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
+        f"{WARNING}the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
         f"(RMS {force_rms:.3g} eV/Å): the model is worse than none. If more epochs do not mend this, use a "
         f"lower training.learning_rate (now {training.learning_rate:g}), training.gradient_clip (10, say) or "
         "warm-up epochs, and look for frames with huge forces or wrong units."

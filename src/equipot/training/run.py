@@ -21,12 +21,13 @@ from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.models.build import build_potential
 from equipot.training import stopping
-from equipot.training.batches import Batches, budget_of
+from equipot.training.batches import Batches
 from equipot.training.devices import choose_device, quiet_lightning
 from equipot.training.directory import RunDirectory, write_json, write_text
-from equipot.training.evaluate import evaluate_errors
 from equipot.training.fit import fit
 from equipot.training.history import History, plot_learning_curve
+from equipot.training.html_report import write_report
+from equipot.training.loggers import log_results, open_loggers
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
@@ -38,14 +39,17 @@ from equipot.training.report import (
     describe_device,
     describe_failure,
     describe_metrics,
+    describe_session,
     describe_start,
 )
+from equipot.training.results import evaluate_sets
 from equipot.training.resume import (
     check_same_statistics,
     check_same_training,
     describe_changes,
     find_last,
 )
+from equipot.training.sessions import SessionRecord
 
 AUTO = Path("auto")
 
@@ -175,8 +179,15 @@ def _train(
     if start is not None and start.config.training.loss != config.training.loss:
         report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
-    stopped = fit(config, kind, directory, module, batches, monitor, checkpoint)
-    metrics = _finish(config, directory, datasets, monitor, stopped, kind, report) if first_process else {}
+    facts = describe_session(potential, describe_device(config, kind), resumed=start is not None)
+    session = SessionRecord(directory.sessions, facts)
+    metrics = {}
+    with open_loggers(config, directory) as loggers:
+        stopped = fit(config, kind, directory, module, batches, monitor, session, loggers, checkpoint)
+        if first_process:
+            session.end(stopped, epochs=monitor.epochs_done)
+            metrics = _finish(config, directory, datasets, monitor, stopped, kind, report)
+            log_results(loggers, directory, metrics)
     best = directory.best if directory.best.exists() else None
     return TrainResult(directory.root, best, directory.last, metrics, stopped)
 
@@ -253,20 +264,20 @@ def _finish(
     kind: str,
     report: Report,
 ) -> dict[str, Any]:
-    """Plot, evaluate the best weights on the test set, say what came out; the content of metrics.json."""
+    """Plot, evaluate the best weights, say what came out; the content of metrics.json."""
     epochs = {"epochs": monitor.epochs_done, "best_epoch": monitor.best_epoch}
     metrics: dict[str, Any] = {"stopped": stopped, **epochs}
     if monitor.history.rows:
         plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
+        metrics["steps"] = int(monitor.history.rows[-1]["step"])
         metrics["training_seconds"] = monitor.history.rows[-1]["time_s"]
     if directory.best.exists():
         best = load_checkpoint(directory.best)
         metrics["validation"] = best.validation
-        if datasets.test is not None and len(datasets.test) and stopped != stopping.INTERRUPTED:
-            budget = budget_of(config.training.validation_batch_size or config.training.batch_size)
-            metrics["test"] = evaluate_errors(
-                best.potential, datasets.test, budget, config.training.loss, kind
-            )
+        write_json(directory.metrics, metrics)  # what follows can take long
+        if stopped != stopping.INTERRUPTED:
+            errors = evaluate_sets(best, datasets, torch.device(kind), directory, report)
+            metrics |= {name: errors[name] for name in errors if name != "validation"}
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory):
         report.line(line)
@@ -275,6 +286,8 @@ def _finish(
     )
     if failure:
         report.line(failure)
+    write_report(directory.root)
+    report.line(f"Report: {directory.report}")
     return metrics
 
 
