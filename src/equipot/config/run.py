@@ -46,6 +46,11 @@ class RunConfig(Section):
     threads: Annotated[int, Field(ge=1)] | None = Field(
         None, description="CPU threads of PyTorch; null: its default."
     )
+    matmul_precision: Literal["highest", "high"] = Field(
+        "highest",
+        description="Of the products of float32 matrices in training: `highest`: float32; `high`: TF32 where "
+        "a GPU has it, which is faster and loses three digits. Not measured for equipot yet.",
+    )
     workers: int = Field(
         0,
         ge=0,

@@ -120,6 +120,7 @@ def _train(
     kind = choose_device(config.run)
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
+    torch.set_float32_matmul_precision(config.run.matmul_precision)
     start = None
     if checkpoint is not None:
         start = check_same_training(checkpoint, config)

@@ -1,0 +1,59 @@
+"""Ensembles and the learning-rate finder, by the commands a user types."""
+
+import json
+
+import pytest
+
+from equipot.deploy.load import load_deployed
+from equipot.training import learning_rate
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def verified_here(monkeypatch):
+    """A fresh process takes seconds for each member; other tests use it."""
+    name = "equipot.deploy.torchscript._deviations_in_fresh_process"
+    monkeypatch.setattr(name, lambda path: load_deployed(path, "cpu").check_capsule())
+
+
+def test_ensemble_is_trained_evaluated_deployed_and_run(equipot, workspace, tmp_path, verified_here):
+    run, model = tmp_path / "run", tmp_path / "model"
+    arguments = (workspace.config, f"run.directory={run}", "training.epochs=2", "--ensemble", 2)
+    result = equipot("train", *arguments)
+    assert result.code == 0, result.err
+    assert "member_0 of 2 members, seed 0" in result.out and "member_1 of 2 members, seed 1" in result.out
+    result = equipot("train", *arguments, "--resume", "auto")
+    assert result.code == 0 and result.out.count("Finished before.") == 2
+    result = equipot("train", *arguments)
+    assert result.code == 1 and "--overwrite" in result.err
+
+    result = equipot("deploy", run, "--output", model)
+    assert result.code == 0 and "(2 members)" in result.out, result.err
+    for folder, name in ((run, "trained"), (model, "deployed")):
+        result = equipot("evaluate", folder, workspace.test, "--output", tmp_path / name)
+        assert result.code == 0, result.err
+        assert "Disagreement of 2 members" in result.out and "calibration.png" in result.out
+    trained, deployed = (read(tmp_path / name / "disagreement.json") for name in ("trained", "deployed"))
+    for one, other in zip(trained["quantities"], deployed["quantities"], strict=True):
+        # the same float64 weights; tables of radial functions are as accurate as single precision
+        assert one["mean"] == pytest.approx(other["mean"], rel=1e-4)
+        assert one["mean"] > 0
+
+    steps = ("--steps", 5, "--interval", 1, "--output", tmp_path / "md")
+    result = equipot("md", f"{workspace.test}@0", "--model", model, *steps)
+    assert result.code == 0, result.err
+    result = equipot("deploy", run, "--output", model / "member_0.pt")
+    assert result.code == 1 and "an ensemble becomes a folder" in result.err
+
+
+def test_learning_rate_is_suggested_and_nothing_else_happens(equipot, workspace, tmp_path, monkeypatch):
+    original = learning_rate.find_learning_rate
+    monkeypatch.setattr(learning_rate, "find_learning_rate", lambda config: original(config, steps=40))
+    monkeypatch.chdir(tmp_path)
+    result = equipot("train", workspace.config, "run.directory=new", "--find-learning-rate")
+    assert result.code == 0, result.err
+    assert "Suggestion: training.learning_rate=" in result.out and "(now 0.01)" in result.out
+    assert [path.name for path in tmp_path.iterdir()] == ["config_learning_rate.png"]
