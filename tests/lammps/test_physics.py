@@ -175,6 +175,32 @@ def test_atoms_removed_added_and_renumbered(lammps, model_file, tmp_path):
     assert one[0, 1] == pytest.approx(atoms.get_potential_energy(), rel=1e-8)  # the data file's digits
 
 
+def test_atoms_without_ids(lammps, model_file):
+    """Nothing says which ghosts are images of one atom: each asks its owner, on one rank too."""
+    made = (
+        "lattice fcc 4.6\nregion box block 0 2 0 2 0 2\ncreate_box 2 box\ncreate_atoms 1 box\n"
+        "lattice fcc 4.6 origin 0.5 0 0\ncreate_atoms 2 box\nmass * 20.0\n"
+    )
+    moved = "displace_atoms all ramp x 0 0.8 y 0 9.2 units box\nrun 0\n"  # a shear that does not fit the box
+    for newton in ("on", "off"):
+        script = setup(model_file("nequip"), before=f"newton {newton}") + moved
+        script = script.replace("read_data atoms.data", made)
+        with_ids = lammps(script).thermo[0]
+        script = script.replace("atom_style", "atom_modify id no\natom_style")
+        for ranks in (1, 2):
+            assert relative(lammps(script, ranks).thermo[0, 1:], with_ids[1:]) < 1e-10
+
+
+def test_types_changed_between_neighbor_lists(lammps, model_file, tmp_path):
+    """As Monte Carlo fixes and scripts do it; `pre no` keeps the neighbor lists."""
+    write_data(tmp_path / "atoms.data", oxide())
+    script = setup(model_file("nequip")) + "run 0\nset atom 5 type 2\nset atom 6*8 type 1\n"
+    kept = lammps(script + "run 1 pre no\n").thermo
+    fresh = lammps(script + "run 1\n").thermo
+    assert abs(fresh[1, 1] - fresh[0, 1]) > 1e-4
+    assert kept[-1, 1] == pytest.approx(fresh[1, 1], rel=1e-12)
+
+
 def test_restart_and_rerun(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     model = model_file("nequip")

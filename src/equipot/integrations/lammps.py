@@ -41,6 +41,7 @@ class Lammps:
     version_text: str  # as in "22 Jul 2025"
     mpi_headers: str
     executable: str | None
+    integers: str = "LAMMPS_SMALLBIG"  # or LAMMPS_BIGBIG, with atom IDs of 64 bits
 
 
 def find_lammps(directory: str | Path | None = None) -> Lammps:
@@ -134,7 +135,16 @@ def _from_sources(directory: Path) -> Lammps:
         raise LammpsBuildError(f"{headers / 'version.h'} does not say which LAMMPS this is.")
     executables = [directory / "build" / "lmp", *sorted(headers.glob("lmp_*"))]
     executable = next((str(path) for path in executables if path.is_file()), None)
-    return Lammps(str(headers), _version_number(found[1]), found[1], _mpi_headers(), executable)
+    version = _version_number(found[1])
+    return Lammps(str(headers), version, found[1], _mpi_headers(), executable, _integers(executable))
+
+
+def _integers(executable: str | None) -> str:
+    """Which integers a LAMMPS was built with; its default if there is no executable to ask."""
+    if executable is None:
+        return "LAMMPS_SMALLBIG"
+    answer = subprocess.run([executable, "-h"], capture_output=True, text=True, check=False)
+    return "LAMMPS_BIGBIG" if re.search(r"sizeof\(tagint\):\s+64", answer.stdout) else "LAMMPS_SMALLBIG"
 
 
 def _mpi_headers() -> str:
@@ -175,6 +185,7 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         "LAMMPS_HEADERS": lammps.headers,
         "LAMMPS_VERSION": lammps.version,
         "LAMMPS_VERSION_TEXT": lammps.version_text,
+        "LAMMPS_SIZES": lammps.integers,
         "MPI_HEADERS": lammps.mpi_headers,
         "EQUIPOT_OPS": operators,
         "EQUIPOT_VERSION": __version__,

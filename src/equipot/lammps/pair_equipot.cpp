@@ -1,7 +1,6 @@
 #include "pair_equipot.h"
 
 #include <algorithm>
-#include <cstring>
 #include <exception>
 #include <numeric>
 #include <thread>
@@ -32,6 +31,18 @@ template <class F> std::string failure_of(const F &work)
     return error.what();
   }
   return {};
+}
+
+// LAMMPS keeps this to itself: the group that `comm_modify group` restricts ghosts to.
+struct CommGroup : Comm {
+  static int of(const Comm &comm) { return comm.*(&CommGroup::bordergroup); }
+};
+
+bool names_device(const std::string &text)
+{
+  if (text == "auto" || text == "cpu" || text == "cuda") return true;
+  return text.rfind("cuda:", 0) == 0 && text.size() > 5 && text.size() < 9 &&
+      text.find_first_not_of("0123456789", 5) == std::string::npos;
 }
 
 std::string joined(const std::vector<std::string> &names)
@@ -77,8 +88,7 @@ void PairEquipot::settings(int narg, char **arg)
       skip_check = true;
     } else if (word == "device" && i + 1 < narg) {
       wanted_device = arg[++i];
-      if (wanted_device != "auto" && wanted_device != "cpu" && wanted_device != "cuda" &&
-          wanted_device.rfind("cuda:", 0) != 0)
+      if (!names_device(wanted_device))
         error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
                    wanted_device);
     } else {
@@ -228,6 +238,10 @@ void PairEquipot::require_supported_settings()
     error->all(FLERR, "pair_style equipot needs 'units metal' or 'units real', found 'units {}'", units);
   if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
     error->all(FLERR, "pair_style equipot: 'neigh_modify exclude' would take neighbors from the model");
+  if (neighbor->includegroup)
+    error->all(FLERR, "pair_style equipot: 'neigh_modify include' would take neighbors from the model");
+  if (CommGroup::of(*comm))
+    error->all(FLERR, "pair_style equipot: 'comm_modify group' would take neighbors from the model");
   // Neighbors of weight zero are left out of the neighbor lists.
   for (int i = 1; i <= 3; ++i)
     if (atom->molecular != Atom::ATOMIC && force->special_lj[i] == 0.0 && force->special_coul[i] == 0.0)
@@ -247,13 +261,13 @@ void PairEquipot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   const double start = MPI_Wtime();
-  if (neighbor->ago == 0 || static_cast<int>(row_of.size()) != atom->nlocal + atom->nghost) assign_rows();
+  if (neighbor->ago == 0 || !types_as_before()) assign_rows();
   find_edges();
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
 
-  // One rank holds every atom itself.
-  const bool exchanges = model->facts().num_exchanges > 0 && comm->nprocs > 1;
+  // One rank holds every atom itself, and knows the images of an atom by its ID.
+  const bool exchanges = model->facts().num_exchanges > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
   const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr); });
   // The others may be waiting in an exchange: there is no agreeing on it.
@@ -270,9 +284,27 @@ void PairEquipot::compute(int eflag, int vflag)
   if (vflag_either) add_virials(result);
 }
 
+// Under hybrid (not hybrid/overlay) a later pair_coeff takes pairs of types out of this style's neighbor lists.
+void PairEquipot::require_all_neighbors()
+{
+  for (int i = 1; i <= atom->ntypes && list->ijskip; ++i)
+    for (int j = i; j <= atom->ntypes; ++j)
+      if (species_of_type[i] >= 0 && species_of_type[j] >= 0 && list->ijskip[i][j])
+        error->all(FLERR, "pair_style equipot: another pair_coeff has taken the neighbors of types {} and {} from the "
+                   "model; use NULL for types it shall not see, or 'hybrid/overlay' to add to it", i, j);
+}
+
+// Monte Carlo fixes and scripts change types between two builds of the neighbor lists.
+bool PairEquipot::types_as_before() const
+{
+  return std::equal(types_of_slots.begin(), types_of_slots.end(), atom->type, atom->type + atom->nlocal + atom->nghost);
+}
+
 void PairEquipot::assign_rows()
 {
+  require_all_neighbors();
   const int num_slots = atom->nlocal + atom->nghost;
+  types_of_slots.assign(atom->type, atom->type + num_slots);
   row_of.assign(num_slots, -1);
   slot_of.clear();
   neighborhood.atom_types.clear();
@@ -306,7 +338,12 @@ void PairEquipot::find_edges()
       const int j = list->firstneigh[i][jj] & NEIGHMASK;
       if (row_of[j] < 0) continue;
       const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
-      if (d[0] * d[0] + d[1] * d[1] + d[2] * d[2] >= cutoff_squared) continue;
+      const double squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
+      if (squared >= cutoff_squared) continue;
+      if (!(squared > 0.0))    // or not a number
+        error->one(FLERR, "equipot: two atoms have no distance: one of type {} at ({:g}, {:g}, {:g}) and one of type {} "
+                   "at ({:g}, {:g}, {:g}); try 'delete_atoms overlap'", atom->type[i], x[i][0], x[i][1], x[i][2],
+                   atom->type[j], x[j][0], x[j][1], x[j][2]);
       center.push_back(row_of[i]);
       neighbors.push_back(row_of[j]);
       edge_vec.insert(edge_vec.end(), d, d + 3);
@@ -343,91 +380,6 @@ void PairEquipot::add_virials(const equipot::Evaluation &result)
       vatom[slot_of[row]][k] += 0.5 * energy_unit * (w[order[k]] + w[transposed[k]]);
     for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[slot_of[row]][k] += energy_unit * w[order[k]];
   }
-}
-
-/* ---------------------------------------------------------------------- messages between ranks ---- */
-
-void PairEquipot::set_message_size(int64_t bytes_per_row)
-{
-  bytes = bytes_per_row;
-  const auto width = static_cast<int>((bytes + sizeof(double) - 1) / sizeof(double));
-  if (width > comm_width)
-    error->one(FLERR, "equipot: the model exchanges {} bytes per atom, more than it declares; deploy it again", bytes);
-  comm_forward = comm_reverse = comm_reverse_off = width;
-}
-
-template <class T> void PairEquipot::copy_rows(T *rows, int64_t width)
-{
-  const double start = MPI_Wtime();
-  exchanged_rows = reinterpret_cast<char *>(rows);
-  set_message_size(width * sizeof(T));
-  comm->forward_comm(this);
-  time_in_exchange += MPI_Wtime() - start;
-}
-
-// A ghost of this rank may have been passed on to another rank as its ghost. What comes back from there is kept with
-// the slot, which LAMMPS sends home later. Rows that several slots share go home once, with the first of them.
-template <class T> void PairEquipot::add_rows(T *rows, int64_t width)
-{
-  const double start = MPI_Wtime();
-  exchanged_rows = reinterpret_cast<char *>(rows);
-  single_precision = sizeof(T) == sizeof(float);
-  set_message_size(width * sizeof(T));
-  slots.assign(row_of.size() * bytes, 0);
-  for (int64_t row = neighborhood.num_owned; row < neighborhood.num_atoms(); ++row)
-    std::memcpy(&slots[slot_of[row] * bytes], exchanged_rows + row * bytes, bytes);
-  comm->reverse_comm(this);
-  time_in_exchange += MPI_Wtime() - start;
-}
-
-int PairEquipot::pack_forward_comm(int n, int *slots_to_send, double *buffer, int, int *)
-{
-  for (int i = 0; i < n; ++i) {
-    const int64_t row = row_of[slots_to_send[i]];
-    char *to = reinterpret_cast<char *>(buffer + static_cast<int64_t>(i) * comm_forward);
-    if (row >= 0)
-      std::memcpy(to, exchanged_rows + row * bytes, bytes);
-    else
-      std::memset(to, 0, bytes);
-  }
-  return n * comm_forward;
-}
-
-void PairEquipot::unpack_forward_comm(int n, int first, double *buffer)
-{
-  for (int i = 0; i < n; ++i) {
-    const int64_t row = row_of[first + i];
-    if (row >= neighborhood.num_owned)
-      std::memcpy(exchanged_rows + row * bytes, buffer + static_cast<int64_t>(i) * comm_forward, bytes);
-  }
-}
-
-int PairEquipot::pack_reverse_comm(int n, int first, double *buffer)
-{
-  for (int i = 0; i < n; ++i)
-    std::memcpy(buffer + static_cast<int64_t>(i) * comm_reverse, &slots[(first + i) * bytes], bytes);
-  return n * comm_reverse;
-}
-
-void PairEquipot::unpack_reverse_comm(int n, int *receiving_slots, double *buffer)
-{
-  for (int i = 0; i < n; ++i) {
-    const int slot = receiving_slots[i];
-    const int64_t row = row_of[slot];
-    if (row < 0) continue;
-    char *to = slot < atom->nlocal ? exchanged_rows + row * bytes : &slots[slot * bytes];
-    const double *from = buffer + static_cast<int64_t>(i) * comm_reverse;
-    if (single_precision)
-      add_row(reinterpret_cast<float *>(to), from);
-    else
-      add_row(reinterpret_cast<double *>(to), from);
-  }
-}
-
-template <class T> void PairEquipot::add_row(T *to, const double *buffer) const
-{
-  const T *from = reinterpret_cast<const T *>(buffer);
-  for (size_t k = 0; k < bytes / sizeof(T); ++k) to[k] += from[k];
 }
 
 /* ---------------------------------------------------------------------- afterwards ---- */

@@ -53,6 +53,8 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void print_summary(const std::string &check);
   void require_on_all_ranks(const std::string &failure);
   void require_supported_settings();
+  void require_all_neighbors();
+  bool types_as_before() const;
   void assign_rows();
   void find_edges();
   void add_forces(const equipot::Evaluation &);
@@ -67,7 +69,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   equipot::Neighborhood neighborhood;
   std::vector<int64_t> row_of;
-  std::vector<int> slot_of;
+  std::vector<int> slot_of, types_of_slots;
 
   // During an exchange: bytes per row, and where they are.
   int64_t bytes;

@@ -25,6 +25,17 @@ using register_function = void (*)(lammpsplugin_t *, void *);
 
 void *create_pair(LAMMPS *lmp) { return new PairEquipot(lmp); }
 
+// Empty if this LAMMPS was built with the integers of the headers; classes with others have another shape.
+std::string other_integers(void *lmp)
+{
+  const auto size_of = reinterpret_cast<int (*)(void *, const char *)>(dlsym(RTLD_DEFAULT, "lammps_extract_setting"));
+  if (!size_of) return "it has no C interface";
+  if (size_of(lmp, "tagint") == sizeof(tagint) && size_of(lmp, "bigint") == sizeof(bigint) &&
+      size_of(lmp, "imageint") == sizeof(imageint))
+    return {};
+  return "LAMMPS was built with other integers (LAMMPS_SIZES)";
+}
+
 // Instruction sets this processor lacks that the one the plugin was built on has.
 std::string missing_instructions()
 {
@@ -54,6 +65,8 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
   if (version != EQUIPOT_LAMMPS_VERSION)
     refusal = "it was built for LAMMPS version " + std::to_string(EQUIPOT_LAMMPS_VERSION) + ", this is " +
         std::to_string(version);
+  else
+    refusal = other_integers(lmp);
   const std::string missing = missing_instructions();
   if (!missing.empty()) refusal = "it was built on another kind of processor; this one lacks" + missing;
   if (!refusal.empty()) {
