@@ -371,13 +371,17 @@ def data_convert(
     stress_key: StressKey = "stress",
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
-    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted."""
+    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted.
+
+    An interrupted conversion goes on where it stopped when the command is repeated.
+    """
     from equipot.data.convert import convert
     from equipot.data.quality.run import label_names, unit_names
 
     labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
-    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff)
+    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 
