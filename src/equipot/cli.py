@@ -399,15 +399,49 @@ def data_convert(
     stress_key: StressKey = "stress",
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
-    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted."""
+    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted.
+
+    An interrupted conversion goes on where it stopped when the command is repeated.
+    """
     from equipot.data.convert import convert
     from equipot.data.quality.run import label_names, unit_names
 
     labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
-    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff)
+    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
+
+
+@data_app.command("split")
+def data_split(
+    files: Files,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
+    train_size: Annotated[str, typer.Option("--train", help="Frames (100) or their fraction (0.8).")] = "0.8",
+    validation: Annotated[str, typer.Option(help="The same for validation; 0: none.")] = "0.1",
+    test: Annotated[str, typer.Option(help="The same for test; 0: none.")] = "0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
+    by_group: Annotated[
+        bool, typer.Option("--by-group", help="Draw from each config_type in proportion.")
+    ] = False,
+    energy_key: EnergyKey = "energy",
+    forces_key: ForcesKey = "forces",
+    stress_key: StressKey = "stress",
+    energy_unit: EnergyUnit = "eV",
+    length_unit: LengthUnit = "Ang",
+) -> None:
+    """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
+    from equipot.data.partition import split_files
+    from equipot.data.quality.run import label_names, unit_names
+
+    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
+    sizes = {"train": train_size, "validation": validation, "test": test}
+    units = unit_names(energy_unit, length_unit)
+    split = split_files(files, output, sizes, labels, units, seed, by_group)
+    for name in sizes:
+        print(f"{name}: {len(getattr(split, name))} frames")
+    print(f"Wrote {output / 'split.json'}")
 
 
 @app.command()

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from equipot.data import neighbor_list
+from equipot.data.neighbors import METHODS, neighbor_list, torch_neighbor_list
 from equipot.errors import DataError
 
 
@@ -40,7 +40,7 @@ def random_structure(random, pbc):
 
 
 @pytest.mark.parametrize("pbc", list(itertools.product([False, True], repeat=3)))
-def test_random_triclinic_cells(pbc):
+def test_random_triclinic_cells(pbc, method):
     pbc = np.array(pbc)
     random = np.random.default_rng(int(pbc @ [1, 2, 4]))
     edges = self_images = 0
@@ -49,7 +49,7 @@ def test_random_triclinic_cells(pbc):
         if random.random() < 0.5:
             cell[~pbc] = 0  # open directions need no lattice vector
         cutoff = random.uniform(1.5, 4.5)
-        edge_index, edge_shift = neighbor_list(positions, cell, pbc, cutoff)
+        edge_index, edge_shift = neighbor_list(positions, cell, pbc, cutoff, method)
         assert as_tuples(edge_index, edge_shift) == brute_force(positions, cell, pbc, cutoff)
         edges += edge_index.shape[1]
         self_images += int((edge_index[0] == edge_index[1]).sum())
@@ -57,9 +57,16 @@ def test_random_triclinic_cells(pbc):
     assert (self_images > 0) == pbc.any()
 
 
-def test_cell_smaller_than_the_cutoff():
+@pytest.fixture(params=METHODS)
+def method(request):
+    if request.param == "vesin":
+        pytest.importorskip("vesin")
+    return request.param
+
+
+def test_cell_smaller_than_the_cutoff(method):
     # A simple cubic lattice of one atom: 6 neighbors at 1, 12 at √2, 8 at √3, 6 at 2.
-    edge_index, edge_shift = neighbor_list([[0.3, 0.2, 7.1]], np.eye(3), [True] * 3, 2.1)
+    edge_index, edge_shift = neighbor_list([[0.3, 0.2, 7.1]], np.eye(3), [True] * 3, 2.1, method)
     assert edge_index.shape == (2, 32)
     assert (edge_index == 0).all()
     assert edge_index.dtype == edge_shift.dtype == np.int64
@@ -96,10 +103,38 @@ def test_cutoff_is_exclusive():
 
 
 @pytest.mark.parametrize("distance", [1e3, 1e6])
-def test_far_fragments_are_found_and_cost_no_memory(distance):
+@pytest.mark.parametrize("pbc", [[False] * 3, [True, False, False]])
+def test_far_fragments_are_found_and_cost_no_memory(distance, pbc, method):
     positions = [[0, 0, 0], [1, 0, 0], [distance] * 3, [distance, distance, distance - 1]]
-    edge_index, _ = neighbor_list(positions, np.zeros((3, 3)), [False] * 3, 5.0)
+    if method == "vesin":
+        positions += np.arange(300.0).reshape(100, 3).tolist()  # otherwise all pairs are compared
+        with pytest.raises(DataError, match="wider than 250 Å"):
+            neighbor_list(positions, np.diag([7.0, 0, 0]), pbc, 5.0, method)
+        return
+    edge_index, _ = neighbor_list(positions, np.diag([7.0, 0, 0]), pbc, 5.0, method)
     assert edge_index.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
+
+
+@pytest.mark.parametrize("pbc", [[False] * 3, [True, True, False], [False, True, False], [True] * 3])
+def test_many_atoms_in_many_bins(pbc, method):
+    """Molecule, slab, wire and crystal of 80 atoms, a third of them outside the cell."""
+    random = np.random.default_rng(3)
+    cell = np.diag([12.0, 9.0, 14.0]) + random.normal(size=(3, 3))
+    positions = random.uniform(-0.1, 1.1, size=(80, 3)) @ cell
+    found = as_tuples(*neighbor_list(positions, cell, pbc, 2.5, method))
+    assert found == brute_force(positions, cell, pbc, 2.5) and len(found) > 60
+
+
+def test_torch_leaves_the_edges_on_the_device():
+    pytest.importorskip("torch")
+    edge_index, edge_shift = torch_neighbor_list(np.zeros((1, 3)), np.eye(3), np.ones(3, bool), 1.5, "cpu")
+    assert edge_index.shape == (2, 18) and edge_shift.shape == (18, 3)
+    assert str(edge_index.dtype) == str(edge_shift.dtype) == "torch.int64"
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match=r"matscipy, vesin, torch, not 'ase'"):
+        neighbor_list([[0, 0, 0]], np.eye(3), [True] * 3, 1.0, "ase")
 
 
 @pytest.mark.parametrize("num_atoms", [0, 1])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from equipot.config.section import Element, Elements, Paths, Section
+from equipot.config.section import Element, Elements, PathField, Paths, Section
 from equipot.units import ENERGY_UNITS, LENGTH_UNITS
 
 LabelName = Annotated[str, Field(min_length=1)]
@@ -144,6 +144,12 @@ class DataConfig(Section):
         "`isolated_atoms`: from the single-atom frames in `train`; `least_squares`: fitted to the training "
         "energies; `auto`: the former if every element has such a frame, else the latter; `none`: zero; or "
         "numbers in the unit of `units.energy`, as in `{H: -13.6, O: -430.0}`.",
+    )
+    cache: PathField | None = Field(
+        None,
+        description="Folder for [stores](data.md#stores) with the frames and their neighbor lists, made at "
+        "the first training and opened at the next; with it frames are read from disk when they are needed "
+        "instead of being kept in memory; null: none.",
     )
     species: Elements | None = Field(
         None, description="Elements of the model; null: those of the training structures, by atomic number."

@@ -12,7 +12,7 @@ from equipot.config.schema import Config
 from equipot.config.strict_yaml import Place, parse_yaml
 from equipot.errors import ConfigError
 
-_PATH_KEYS = ("train", "validation", "test")
+_PATH_KEYS = ("train", "validation", "test", "cache")
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

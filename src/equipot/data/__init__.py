@@ -1,31 +1,24 @@
 """Structures with reference values: reading, checking, splitting, statistics, graphs, batches."""
 
-from equipot.data.dataset import GraphDataset, atom_types, graph_from_atoms, species_of, to_graph
-from equipot.data.frames import Frame, frame_from_atoms
-from equipot.data.load import Datasets, load_datasets
-from equipot.data.neighbors import neighbor_list
-from equipot.data.readers import expand_paths, read_frame, read_frames, read_sources
-from equipot.data.splits import Split, select, split_frames
-from equipot.data.statistics import Statistics, compute_statistics
+import importlib
 
-__all__ = [
-    "Datasets",
-    "Frame",
-    "GraphDataset",
-    "Split",
-    "Statistics",
-    "atom_types",
-    "compute_statistics",
-    "expand_paths",
-    "frame_from_atoms",
-    "graph_from_atoms",
-    "load_datasets",
-    "neighbor_list",
-    "read_frame",
-    "read_frames",
-    "read_sources",
-    "select",
-    "species_of",
-    "split_frames",
-    "to_graph",
-]
+_MODULES = {
+    "dataset": ("GraphDataset", "LazyDataset", "atom_types", "graph_from_atoms", "species_of", "to_graph"),
+    "frames": ("Frame", "frame_from_atoms"),
+    "load": ("Datasets", "load_datasets"),
+    "neighbors": ("neighbor_list",),
+    "pool": ("Pool",),
+    "readers": ("expand_paths", "read_frame", "read_frames"),
+    "sources": ("read_sources",),
+    "splits": ("Split", "draw_split"),
+    "statistics": ("Statistics", "compute_statistics"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    # Imported on first use: processes that read and convert files need no torch.
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"equipot.data.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'equipot.data' has no attribute '{name}'")

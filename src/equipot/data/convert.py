@@ -1,16 +1,21 @@
-"""From files of any format to a store: what `equipot data convert` does."""
+"""From files of any format to stores: what `equipot data convert` does, and the cache of a training."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, UnitsConfig
-from equipot.data.formats.store import SUFFIX, read_header, write_store
-from equipot.data.readers import expand_paths, read_frames
-from equipot.data.splits import file_digest
+from equipot.config.data import LabelsConfig, Source, UnitsConfig
+from equipot.data.digests import RememberedDigests, file_digest
+from equipot.data.pool import Pool, StorePart
+from equipot.data.readers import check_labels, expand_paths
+from equipot.data.store.build import build_store
+from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
 from equipot.errors import DataError
+
+logger = logging.getLogger("equipot")
 
 _ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 
@@ -30,34 +35,72 @@ def convert(
     labels: LabelsConfig,
     units: UnitsConfig,
     cutoff: float | None = None,
+    workers: int | None = None,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
+    With ``workers`` processes; None: one for each core. Goes on where an interrupted conversion stopped.
+
     Raises:
         DataError: a file cannot be read, a frame cannot be used, a label is missing; ``output`` is one of the
-            files, or a file that is no store.
+            files, a file that is no store, or a store of another version.
     """
     if output.suffix != SUFFIX:
         raise DataError(f"The name of a store ends in {SUFFIX}; {output} does not.")
     files = expand_paths(paths)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
-    key = _key(files, labels, units, cutoff)
-    if output.exists():
-        header = read_header(output)  # refuses to replace a file that is no store
-        if header["key"] == key:
-            return Conversion(output, header["num_frames"], written=False)
-    frames = read_frames(files, labels, units, required=(), need_any=True, advice=_ADVICE)
-    write_store(output, frames, key, cutoff)
-    return Conversion(output, len(frames), written=True)
+    source = Source(tuple(files), labels, units)
+    key = _key(files, source, cutoff, file_digest)
+
+    def is_complete() -> bool:
+        return output.exists() and read_header(output)["key"] == key  # refuses what is no store
+
+    def accept(store: Store) -> None:
+        pool = Pool([StorePart(store, source, store.header["files"])])
+        names = {kind: set(found) for kind, found in store.header["names"].items()}
+        check_labels(source, pool, names, required=(), need_any=True, advice=_ADVICE)
+
+    written = not is_complete() and build_store(
+        output, files, source, key, cutoff, is_complete, accept, workers
+    )
+    return Conversion(output, read_header(output)["num_frames"], written)
 
 
-def _key(files: Sequence[Path], labels: LabelsConfig, units: UnitsConfig, cutoff: float | None) -> str:
+def cached_store(source: Source, cutoff: float | None, digests: RememberedDigests) -> Store:
+    """The frames of a source as a store in the folder of ``digests``, made if it is not there.
+
+    A store that is damaged or of another version is made again.
+
+    Raises:
+        DataError: a file cannot be read, or a frame cannot be used.
+    """
+    files = expand_paths(source.path, source.format)
+    key = _key(files, source, cutoff, digests)
+    path = digests.folder / f"{files[0].stem}-{key[:16]}{SUFFIX}"
+
+    def is_complete() -> bool:
+        try:
+            return path.exists() and read_header(path)["key"] == key
+        except OtherVersionError:
+            logger.info("%s is of another version of equipot and is made again.", path)
+        except DataError:
+            logger.warning("%s is damaged and is made again.", path)
+        return False
+
+    if not is_complete():
+        logger.info("Making %s, which the next training opens at once.", path)
+        build_store(path, files, source, key, cutoff, is_complete)
+    return Store(path)
+
+
+def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Callable[[Path], str]) -> str:
     """Hash of everything the store depends on. Species do not belong to it: it holds elements, not types."""
     parts = {
-        "files": [file_digest(file) for file in files],
-        "labels": labels.model_dump(),
-        "units": units.model_dump(),
+        "files": [[str(file), digest(file)] for file in files],
+        "format": source.format,
+        "labels": source.labels.model_dump(),
+        "units": source.units.model_dump(),
         "cutoff": cutoff,
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

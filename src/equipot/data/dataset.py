@@ -10,14 +10,12 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from equipot.data.frames import Frame, frame_from_atoms
+from equipot.data.columns import Columns, columns_of
+from equipot.data.frames import Frame, check_distances, frame_from_atoms
 from equipot.data.neighbors import neighbor_list
 from equipot.data.progress import track
-from equipot.errors import DataError, UnknownSpeciesError
+from equipot.errors import UnknownSpeciesError
 from equipot.graph import AtomicGraph, Label, Labels
-
-# No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
-MIN_DISTANCE = 0.1
 
 
 class GraphDataset(Dataset):
@@ -46,10 +44,9 @@ class GraphDataset(Dataset):
             _graph(frame, types, self.species, self.cutoff)
             for frame in track(self.frames, "neighbor lists", len(self.frames))
         ]
-        self.num_atoms = np.array([graph.num_atoms for graph in self.graphs], dtype=np.int64)
+        self.columns = columns_of(self.frames)
+        self.num_atoms, self.label_counts = self.columns.num_atoms, self.columns.label_counts
         self.num_edges = np.array([graph.num_edges for graph in self.graphs], dtype=np.int64)
-        counts = [label_counts(frame) for frame in self.frames]
-        self.label_counts = np.array(counts, dtype=np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self.graphs)
@@ -63,13 +60,45 @@ class GraphDataset(Dataset):
         return [frame.config_type for frame in self.frames]
 
 
-def label_counts(frame: Frame) -> tuple[int, int, int]:
-    """Known components of energy, forces and stress."""
-    return (
-        int(frame.energy is not None),
-        0 if frame.forces is None else 3 * frame.num_atoms,
-        0 if frame.stress is None else 9,
-    )
+class LazyDataset(Dataset):
+    """Graphs of frames that are read, with their neighbor lists, when they are asked for; memory for one.
+
+    Otherwise as ``GraphDataset``.
+
+    Args:
+        frames: F frames, each with its neighbor list for ``cutoff``.
+        columns: what is known of them.
+        num_edges: (F,)
+        species: chemical symbols; an atom's type is its element's index here.
+        cutoff: Å, length of the longest edge.
+
+    Raises:
+        UnknownSpeciesError: a frame contains an element that is not in ``species``.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        columns: Columns,
+        num_edges: NDArray[np.int64],
+        species: Sequence[str],
+        cutoff: float,
+    ):
+        self.frames, self.columns = frames, columns
+        self.species = list(species)
+        self.cutoff = float(cutoff)
+        self.num_atoms, self.label_counts = columns.num_atoms, columns.label_counts
+        self.num_edges = num_edges
+        self._types = _type_table(self.species)
+        unknown = columns.composition[:, self._types[columns.elements] < 0].any(axis=1)
+        if unknown.any():
+            self[int(unknown.argmax())]
+
+    def __len__(self) -> int:
+        return len(self.num_edges)
+
+    def __getitem__(self, index: int) -> AtomicGraph:
+        return _graph(self.frames[index], self._types, self.species, self.cutoff)
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
@@ -125,7 +154,7 @@ def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> A
         edge_index, edge_shift = (a.astype(np.int64) for a in (frame.edges.index, frame.edges.shift))
     else:
         edge_index, edge_shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
-    _check_distances(frame, edge_index, edge_shift)
+        check_distances(frame, edge_index, edge_shift)
     return AtomicGraph(
         positions=torch.from_numpy(frame.positions),
         cell=torch.from_numpy(frame.cell).reshape(1, 3, 3),
@@ -136,20 +165,6 @@ def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> A
         edge_shift=torch.from_numpy(edge_shift),
         labels=_labels(frame),
     )
-
-
-def _check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> None:
-    center, neighbor = edge_index
-    edge_vec = frame.positions[neighbor] + edge_shift @ frame.cell - frame.positions[center]
-    squared = np.einsum("ea,ea->e", edge_vec, edge_vec)
-    if len(squared) and squared.min() < MIN_DISTANCE**2:
-        edge = int(squared.argmin())
-        i, j = int(center[edge]), int(neighbor[edge])
-        raise DataError(
-            f"{frame.where}: atoms {i} and {j} are {np.sqrt(squared[edge]):.4f} Å apart"
-            f"{' (across the cell boundary)' if edge_shift[edge].any() else ''}. Remove the duplicate, or "
-            "correct the positions, the cell or the length unit."
-        )
 
 
 def _labels(frame: Frame) -> Labels:

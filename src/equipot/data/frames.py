@@ -15,6 +15,8 @@ from equipot.units import energy_factor, length_factor, voigt_to_stress
 # A 3x3 stress whose halves differ by more than this share of its largest element is not a stress.
 _ASYMMETRY_TOLERANCE = 0.05
 _EV_AND_ANGSTROM = UnitsConfig()
+# No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
+MIN_DISTANCE = 0.1
 NO_LABELS = LabelsConfig(energy=None, forces=None, stress=None, weight=None)
 
 
@@ -111,6 +113,21 @@ def frame_from_atoms(
         frame = _with_labels(frame, atoms, labels)
         frame = replace(frame, weight=weight * _own_weight(frame, atoms, labels.weight))
     return _converted(frame, energy_factor(units.energy), length_factor(units.length))
+
+
+def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> None:
+    """Raise DataError if two atoms that an edge joins coincide."""
+    center, neighbor = edge_index
+    edge_vec = frame.positions[neighbor] + edge_shift @ frame.cell - frame.positions[center]
+    squared = np.einsum("ea,ea->e", edge_vec, edge_vec)
+    if len(squared) and squared.min() < MIN_DISTANCE**2:
+        edge = int(squared.argmin())
+        i, j = int(center[edge]), int(neighbor[edge])
+        raise DataError(
+            f"{frame.where}: atoms {i} and {j} are {np.sqrt(squared[edge]):.4f} Å apart"
+            f"{' (across the cell boundary)' if edge_shift[edge].any() else ''}. Remove the duplicate, or "
+            "correct the positions, the cell or the length unit."
+        )
 
 
 def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:

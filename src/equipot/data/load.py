@@ -4,12 +4,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from equipot.config.data import DataConfig
-from equipot.data.dataset import GraphDataset, species_of
-from equipot.data.frames import Frame
+from equipot.data.dataset import GraphDataset, LazyDataset
+from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.plausibility import warn_if_implausible, warn_if_unrelated
-from equipot.data.readers import read_sources
-from equipot.data.splits import Split, check_unchanged, select, shared_structures, split_frames
+from equipot.data.pool import Pool, StorePart
+from equipot.data.sources import read_sources
+from equipot.data.splits import Split, check_unchanged, draw_split, positions_of
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
 from equipot.errors import DataError
@@ -22,9 +25,9 @@ logger = logging.getLogger("equipot")
 class Datasets:
     """The data of a run."""
 
-    train: GraphDataset
-    validation: GraphDataset
-    test: GraphDataset | None
+    train: GraphDataset | LazyDataset
+    validation: GraphDataset | LazyDataset
+    test: GraphDataset | LazyDataset | None
     species: list[str]
     statistics: Statistics  # of ``train``
     split: Split
@@ -43,39 +46,68 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     Raises:
         DataError: what the reading, the splitting, the graphs or the statistics found wrong.
     """
-    frames = read_sources(data.sources("train"))
-    isolated = [frame for frame in frames if frame.is_isolated_atom]
-    pool = [frame for frame in frames if not frame.is_isolated_atom]
-    if not pool:
-        raise DataError(f"{frames[0].file}: all training frames are isolated atoms; nothing can be learned.")
-    drawn = isinstance(data.validation, int | float)
-    validation = data.validation if drawn else read_sources(data.sources("validation"))
-    test = read_sources(data.sources("test"))
-    if split is None:
-        split = split_frames(pool, validation, test, data.train_frames, data.seed)
-    else:
-        check_unchanged(split)
+    cache = None if data.cache is None else RememberedDigests(data.cache)
+    digest = file_digest if cache is None else cache
 
-    train = select(pool, split.train)
-    held_out = select(pool if drawn else validation, split.validation)
-    test = select(test, split.test)
-    for name, chosen in (("training", train), ("validation", [] if drawn else held_out), ("test", test)):
-        warn_if_implausible(chosen, name)
+    def read(name: str) -> Pool:
+        return read_sources(data.sources(name), cutoff, cache)
+
+    frames = read("train")
+    isolated, pool = (frames.take(rows) for rows in (frames.columns.isolated, ~frames.columns.isolated))
+    if not len(pool):
+        raise DataError(f"{frames.files[0]}: all training frames are isolated atoms; nothing can be learned.")
+    drawn = isinstance(data.validation, int | float)
+    validation = pool if drawn else read("validation")
+    test = read("test")
+    ids = pool.ids()
+    validation_ids, test_ids = ids if drawn else validation.ids(), test.ids()
+    if split is None:
+        given = data.validation if drawn else validation_ids
+        split = draw_split(ids, given, test_ids, data.train_frames, data.seed, digest)
+    else:
+        check_unchanged(split, digest)
+
+    train = pool.take(positions_of(split.train, ids))
+    held_out = validation.take(positions_of(split.validation, validation_ids))
+    test = test.take(positions_of(split.test, test_ids))
+    for name, chosen in (("training", train), ("validation", held_out), ("test", test)):
+        if name != "validation" or not drawn:
+            warn_if_implausible(chosen, name)
     _report_isolated(isolated)
     _report_shared(train, held_out, "validation")
     _report_shared(train, test, "test")
-    species = list(data.species) if data.species else species_of(train)
-    train_set = GraphDataset(train, species, cutoff)
-    statistics = compute_statistics(train_set, isolated, _mode(data))
+    species = list(data.species) if data.species else train.columns.symbols
+    train_set = _dataset(train, species, cutoff)
+    statistics = compute_statistics(train_set, list(isolated), _mode(data))
     warn_if_unrelated(statistics.energy_residual_rms)
     return Datasets(
         train=train_set,
-        validation=GraphDataset(held_out, species, cutoff),
-        test=GraphDataset(test, species, cutoff) if test else None,
+        validation=_dataset(held_out, species, cutoff),
+        test=_dataset(test, species, cutoff) if len(test) else None,
         species=species,
         statistics=statistics,
         split=split,
     )
+
+
+def _dataset(pool: Pool, species: Sequence[str], cutoff: float) -> GraphDataset | LazyDataset:
+    """Read from stores as needed if these have the neighbor lists; otherwise kept in memory."""
+    num_edges = pool.num_edges(cutoff)
+    if num_edges is not None:
+        return LazyDataset(pool, pool.columns, num_edges, species, cutoff)
+    _report_other_cutoff(pool, cutoff)
+    return GraphDataset(pool, species, cutoff)
+
+
+def _report_other_cutoff(pool: Pool, cutoff: float) -> None:
+    for part in pool.parts:
+        if isinstance(part, StorePart) and part.store.cutoff != cutoff:
+            found = "no neighbor lists" if part.store.cutoff is None else f"those for {part.store.cutoff} Å"
+            logger.info(
+                "%s has %s, model.cutoff is %s Å: they are searched now, and all graphs are kept in memory. "
+                "`equipot data convert --cutoff %s`, or data.cache, avoids both.",
+                part.store.path, found, cutoff, cutoff,
+            )  # fmt: skip
 
 
 def _mode(data: DataConfig) -> str | dict[str, float]:
@@ -86,18 +118,18 @@ def _mode(data: DataConfig) -> str | dict[str, float]:
     return {symbol: energy * factor for symbol, energy in data.atomic_energies.items()}
 
 
-def _report_isolated(isolated: Sequence[Frame]) -> None:
-    if isolated:
-        names = ", ".join(species_of(isolated))
+def _report_isolated(isolated: Pool) -> None:
+    if len(isolated):
+        names = ", ".join(isolated.columns.symbols)
         what = counted(len(isolated), "isolated atom")
         verb = "is" if len(isolated) == 1 else "are"
         logger.info("%s (%s) in the training files %s not trained on.", what, names, verb)
 
 
-def _report_shared(train: Sequence[Frame], other: Sequence[Frame], name: str) -> None:
-    shared = shared_structures(train, other)
-    if shared:
+def _report_shared(train: Pool, other: Pool, name: str) -> None:
+    shared = np.isin(other.columns.fingerprint, train.columns.fingerprint)
+    if shared.any():
         logger.warning(
             "%d of %d %s frames are also in the training set (first: %s); the %s error will look too good.",
-            len(shared), len(other), name, shared[0].where, name,
+            shared.sum(), len(other), name, other[int(shared.argmax())].where, name,
         )  # fmt: skip

@@ -1,18 +1,31 @@
 """Neighbor lists: which atoms, or periodic images of atoms, lie within the cutoff of each atom."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matscipy.neighbours import neighbour_list as matscipy_neighbour_list
 from numpy.typing import ArrayLike, NDArray
 
 from equipot.errors import DataError
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 # The search sorts atoms into bins of about one cutoff; a box of this many cutoffs per open direction bounds
 # their number for structures with far-away fragments. Atoms outside the box are still found, more slowly.
 _MAX_BOX_IN_CUTOFFS = 50.0
 
 
+# Below this many atoms without periodicity all pairs are compared, which is faster than sorting into bins.
+_FEW_ATOMS = 64
+
+METHODS = ("matscipy", "vesin", "torch")
+
+
 def neighbor_list(
-    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float
+    positions: ArrayLike, cell: ArrayLike, pbc: ArrayLike, cutoff: float, method: str = "matscipy"
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """All directed edges with length r < cutoff, including those between an atom and its own images.
 
@@ -24,6 +37,8 @@ def neighbor_list(
         cell: (3, 3), Å, rows are lattice vectors.
         pbc: (3,) bool.
         cutoff: Å, positive.
+        method: what searches; the result is the same. ``matscipy``; ``vesin``, a package of its own; or
+            ``torch``, which `torch_neighbor_list` also runs on a GPU.
 
     Returns:
         edge_index (2, E) int64, [0] center and [1] neighbor, and edge_shift (E, 3) int64; sorted by center,
@@ -31,8 +46,10 @@ def neighbor_list(
 
     Raises:
         DataError: positions are not finite, or the periodic lattice vectors are linearly dependent.
-        ValueError: the cutoff is not positive.
+        ValueError: the cutoff is not positive; there is no such method.
     """
+    if method not in METHODS:
+        raise ValueError(f"The method must be one of {', '.join(METHODS)}, not {method!r}.")
     if not cutoff > 0:
         raise ValueError(f"The cutoff must be positive, not {cutoff}.")
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
@@ -43,17 +60,66 @@ def neighbor_list(
     if len(positions) == 0:
         return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64)
 
-    box, origin = _search_box(positions, cell, pbc, cutoff)
+    if method == "torch":
+        edges = torch_neighbor_list(positions, cell, pbc, cutoff)
+        return tuple(part.numpy() for part in edges)
+    if len(positions) <= _FEW_ATOMS and not pbc.any():
+        return _all_pairs(positions, cutoff)
+    search = {"matscipy": _matscipy, "vesin": _vesin}[method]
     # A slightly larger radius: the exact decision is made below, with the same expression models use.
-    center, neighbor, shift = matscipy_neighbour_list(
-        "ijS", positions=positions, cell=box, pbc=pbc, cell_origin=origin, cutoff=cutoff * (1 + 1e-9)
-    )
+    center, neighbor, shift = search(positions, cell, pbc, cutoff * (1 + 1e-9))
     edge_vec = positions[neighbor] + shift @ cell - positions[center]
     inside = np.einsum("ea,ea->e", edge_vec, edge_vec) < cutoff**2
     center, neighbor, shift = center[inside], neighbor[inside], shift[inside]
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
     edge_index = np.stack([center[order], neighbor[order]]).astype(np.int64)
     return edge_index, shift[order].astype(np.int64)
+
+
+def torch_neighbor_list(
+    positions: NDArray, cell: NDArray, pbc: NDArray, cutoff: float, device: "torch.device | str" = "cpu"
+) -> "tuple[Tensor, Tensor]":
+    """As ``neighbor_list``, searched in torch on ``device``, where the edges stay."""
+    import torch  # only here: reading files does not wait for it
+
+    from equipot.data.cell_list import cell_list
+
+    box, origin = _search_box(positions, cell, pbc, cutoff)
+    arrays = [torch.as_tensor(array, device=device) for array in (positions, cell, box, origin, pbc.copy())]
+    return cell_list(*arrays, cutoff)
+
+
+def _all_pairs(positions: NDArray, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of a molecule."""
+    vectors = positions[None] - positions[:, None]
+    near = np.einsum("ija,ija->ij", vectors, vectors) < cutoff**2
+    np.fill_diagonal(near, False)
+    edge_index = np.stack(near.nonzero())
+    return edge_index, np.zeros((edge_index.shape[1], 3), np.int64)
+
+
+def _matscipy(positions, cell, pbc, cutoff):
+    box, origin = _search_box(positions, cell, pbc, cutoff)
+    return matscipy_neighbour_list(
+        "ijS", positions=positions, cell=box, pbc=pbc, cell_origin=origin, cutoff=cutoff
+    )
+
+
+def _vesin(positions, cell, pbc, cutoff):
+    box, origin = _search_box(positions, cell, pbc, cutoff)
+    lengths = np.ptp(positions @ np.linalg.inv(box), axis=0) * np.linalg.norm(box, axis=1)
+    if (lengths[~pbc] > _MAX_BOX_IN_CUTOFFS * cutoff).any():
+        # It makes bins for all the empty space, and ends the process when these are too many.
+        raise DataError(
+            f"vesin cannot search structures that are wider than {_MAX_BOX_IN_CUTOFFS * cutoff:.0f} Å in a "
+            "direction that is not periodic; use matscipy."
+        )
+    vesin = importlib.import_module("vesin")
+    search = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=False)
+    center, neighbor, shift = search.compute(
+        points=positions - origin, box=box, periodic=pbc, quantities="ijS"
+    )
+    return center.astype(np.int64), neighbor.astype(np.int64), shift
 
 
 def periodic_volume(cell: NDArray, pbc: NDArray) -> float:

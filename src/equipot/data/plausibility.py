@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
+from equipot.data.pool import Pool
 
 logger = logging.getLogger("equipot")
 
@@ -27,13 +28,13 @@ _FIRST_RADIUS, _LAST_RADIUS = 0.25, 8.0  # Å
 _RARE_GASES = (2, 10, 18, 36, 54, 86)
 
 
-def warn_if_implausible(frames: Sequence[Frame], name: str) -> None:
+def warn_if_implausible(frames: Pool | Sequence[Frame], name: str) -> None:
     """Warn when the interatomic distances or the forces of the ``name`` set suggest wrong units."""
     for message in implausibilities(frames):
         logger.warning("Units? In the %s set %s", name, message)
 
 
-def implausibilities(frames: Sequence[Frame]) -> list[str]:
+def implausibilities(frames: Pool | Sequence[Frame]) -> list[str]:
     """What about the interatomic distances and the forces suggests wrong units; empty if they look right."""
     found = []
     distance = median_relative_distance(frames)
@@ -43,8 +44,7 @@ def implausibilities(frames: Sequence[Frame]) -> list[str]:
             f"the median distance to the nearest atom is {distance:.2f} times the sum of the covalent radii; "
             f"{low} to {high} is usual. Check data.units.length."
         )
-    forces = [frame.forces for frame in frames if frame.forces is not None]
-    rms = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
+    rms = Pool.of(frames).columns.force_rms or 0.0
     low, high = _FORCE_RANGE
     if rms > _NO_FORCE and not low <= rms <= high:
         found.append(
@@ -72,9 +72,8 @@ def median_relative_distance(frames: Sequence[Frame]) -> float | None:
     any other atom, or when most atoms have nothing within 8 Å.
     """
     step = -(-len(frames) // _MAX_FRAMES) or 1
-    ratios = [
-        _relative_distances(frame) for frame in frames[::step] if frame.num_atoms > 1 or frame.pbc.any()
-    ]
+    chosen = (frames[i] for i in range(0, len(frames), step))
+    ratios = [_relative_distances(frame) for frame in chosen if frame.num_atoms > 1 or frame.pbc.any()]
     values = np.concatenate(ratios) if ratios else np.empty(0)
     median = float(np.median(values)) if values.size else np.inf
     return median if np.isfinite(median) else None

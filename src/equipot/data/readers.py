@@ -6,15 +6,19 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.data.columns import KINDS
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
+from equipot.data.pool import MemoryPart, Part, Pool, StorePart
 from equipot.data.progress import track
+from equipot.data.store.file import Store
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
 
-_KINDS = ("energy", "forces", "stress")
 _SHAPES = {"energy": "single numbers", "forces": "one vector per atom", "stress": "6 or 9 numbers"}
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 _DEFAULT_LABELS = LabelsConfig()
@@ -53,26 +57,9 @@ def read_frames(
     """
     files = [paths] if isinstance(paths, str | Path) else paths
     source = Source(tuple(Path(file) for file in files), labels, units)
-    frames, candidates = _read_source(source)
-    if need_any and not any(getattr(frame, kind) is not None for frame in frames for kind in _KINDS):
-        raise DataError(_no_label_at_all(labels, frames, candidates, advice))
-    _check_labels(source, frames, candidates, required, advice)
-    return frames
-
-
-def read_sources(sources: Sequence[Source]) -> list[Frame]:
-    """Read the frames of sources with names, units and weights of their own; each as ``read_frames``.
-
-    Raises:
-        DataError: as ``read_frames``, for each source; a file is in two sources.
-    """
-    _check_listed_once([path for source in sources for path in expand_paths(source.path)])
-    every = []
-    for source in sources:
-        frames, candidates = _read_source(source)
-        _check_labels(source, frames, candidates, ("energy", "forces"), _ADVICE)
-        every += frames
-    return every
+    pool, candidates = read_source(source)
+    check_labels(source, pool, candidates, required, need_any, advice)
+    return list(pool)
 
 
 def read_frame(data: DataConfig, file: str, index: int) -> Frame:
@@ -93,23 +80,36 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
     raise DataError(f"The section `data` of the configuration does not name {file}.")
 
 
-def _read_source(source: Source) -> tuple[list[Frame], dict[str, set[str]]]:
-    """All frames, and the names of what could be energies, forces, stresses in them."""
-    frames: list[Frame] = []
-    candidates: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
+    """All frames, and the names of what could be energies, forces, stresses in them; stores stay on disk.
+
+    Raises:
+        DataError: a missing or unreadable file, an unusable frame, a file that names other units.
+    """
+    parts: list[Part] = []
+    candidates: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for path in expand_paths(source.path, source.format):
         contents = open_contents(path, source.format)
-        _check_units(path, contents.units, source.units)
-        structures = track(contents.structures, f"reading {path.name}", contents.total)
-        for index, atoms in enumerate(structures):
+        check_units(path, contents.units, source.units)
+        if find_format(path, source.format).name == "store":
+            parts.append(StorePart(Store(path), source))
+            present = parts[-1].columns.has.any(axis=0)
+            for kind in np.array(KINDS)[present].tolist():
+                candidates[kind].add(kind)
+            continue
+        frames = []
+        for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
             for kind, names in label_candidates(atoms).items():
                 candidates[kind] |= names
             frames.append(frame_of(atoms, source.labels, source.units, source.weight, str(path), index))
-    _report_weights(source, frames)
-    return frames, candidates
+        parts.append(MemoryPart(frames))
+    pool = Pool(parts)
+    report_weights(source, pool)
+    return pool, candidates
 
 
-def _check_units(path: Path, named: dict[str, str], units: UnitsConfig) -> None:
+def check_units(path: Path, named: dict[str, str], units: UnitsConfig) -> None:
+    """Raise DataError if a file names other units than those it is read in."""
     for kind, unit in named.items():
         if getattr(units, kind) != unit:
             raise DataError(
@@ -119,14 +119,14 @@ def _check_units(path: Path, named: dict[str, str], units: UnitsConfig) -> None:
             )
 
 
-def _report_weights(source: Source, frames: Sequence[Frame]) -> None:
-    weights = [frame.weight / source.weight for frame in frames]
-    weighted = sum(weight != 1 for weight in weights)
+def report_weights(source: Source, pool: Pool) -> None:
+    """Say how many frames have a weight of their own."""
+    weights = pool.columns.weight / source.weight
+    weighted = int((weights != 1).sum())
     if weighted:
         logger.info(
             "%s: %d of %d frames have a weight '%s' of their own in the loss (%g to %g).",
-            ", ".join(dict.fromkeys(frame.file for frame in frames)), weighted, len(frames),
-            source.labels.weight, min(weights), max(weights),
+            ", ".join(pool.files), weighted, len(pool), source.labels.weight, weights.min(), weights.max(),
         )  # fmt: skip
 
 
@@ -153,11 +153,12 @@ def expand_paths(paths: Paths, format_name: str | None = None) -> list[Path]:
                 f"{path} is not a file, nor a folder of DeePMD-kit, VASP or LMDB. To read a folder's files, "
                 f"write {path}/*.xyz; for DeePMD systems in it, {path}/*."
             )
-    _check_listed_once(files)
+    check_listed_once(files)
     return files
 
 
-def _check_listed_once(files: Sequence[Path]) -> None:
+def check_listed_once(files: Sequence[Path]) -> None:
+    """Raise DataError if a file is there twice."""
     seen: set[Path] = set()
     for path in files:
         if path.resolve() in seen:
@@ -175,38 +176,44 @@ def _missing_file(path: Path) -> str:
     return f"There is no file {path}." + (f" Did you mean {parent / near[0]}?" if near else "")
 
 
-def _check_labels(
-    source: Source, frames: list[Frame], candidates: dict[str, set[str]], required: Iterable[str], advice: str
+def check_labels(
+    source: Source,
+    pool: Pool,
+    candidates: dict[str, set[str]],
+    required: Iterable[str] = ("energy", "forces"),
+    need_any: bool = False,
+    advice: str = _ADVICE,
 ) -> None:
-    for kind in _KINDS:
+    """Check what labels the frames of a source have; arguments, messages and errors as ``read_frames``."""
+    if need_any and not pool.columns.has.any():
+        raise DataError(_no_label_at_all(source.labels, pool.files, candidates, advice))
+    for kind in KINDS:
         name = getattr(source.labels, kind)
         if name is not None:
-            _check_label(kind, name, frames, candidates[kind], kind in set(required), advice)
+            _check_label(kind, name, pool, candidates[kind], kind in set(required), advice)
 
 
-def _check_label(
-    kind: str, name: str, frames: list[Frame], candidates: set[str], required: bool, advice: str
-) -> None:
-    files = list(dict.fromkeys(frame.file for frame in frames))
-    molecules = [frame for frame in frames if not frame.is_isolated_atom] or frames
-    lacking = [frame for frame in molecules if getattr(frame, kind) is None]
-    if kind != "energy" and all(frame.is_isolated_atom for frame in frames):
+def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], required: bool, advice: str) -> None:
+    files, columns = pool.files, pool.columns
+    molecules = ~columns.isolated if not columns.isolated.all() else np.ones(len(pool), dtype=bool)
+    lacking = molecules & ~columns.has[:, KINDS.index(kind)]
+    if kind != "energy" and columns.isolated.all():
         return  # their energies are all that is wanted of them
-    if len(lacking) == len(molecules):
+    if lacking.sum() == molecules.sum():
         if required or name != getattr(_DEFAULT_LABELS, kind):
             raise DataError(_label_not_found(kind, name, files, candidates, advice))
-        if kind == "stress" and not any(frame.pbc.all() for frame in molecules):
+        if kind == "stress" and not columns.periodic[molecules].any():
             return  # nothing there could have a stress
         verb = "are" if kind == "forces" else "is"
         found = f" {_found(kind, name, candidates)} {advice.format(kind=kind)}" if candidates else ""
         logger.info(
             "%s: no frame has a label '%s', so no %s %s read.%s", ", ".join(files), name, kind, verb, found
         )
-    elif lacking:
-        first = lacking[0]
+    elif lacking.any():
+        first, counts = pool[int(lacking.argmax())], (lacking.sum(), molecules.sum())
         logger.warning(
             "%s: %d of %d frames have no %s label '%s' (the first is %s); their other labels are used.",
-            files[0] if len(files) == 1 else f"{len(files)} files", len(lacking), len(molecules), kind, name,
+            files[0] if len(files) == 1 else f"{len(files)} files", *counts, kind, name,
             f"frame {first.index}, counted from 0" if len(files) == 1 else first.where,
         )  # fmt: skip
 
@@ -217,10 +224,9 @@ def _label_not_found(kind: str, name: str, files: list[str], candidates: set[str
     return f"{missing} {found} {advice.format(kind=kind)}"
 
 
-def _no_label_at_all(labels: LabelsConfig, frames: list[Frame], candidates: dict, advice: str) -> str:
-    files = ", ".join(dict.fromkeys(frame.file for frame in frames))
-    lines = [f"{files}: no frame has any of the labels looked for."]
-    for kind in _KINDS:
+def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, advice: str) -> str:
+    lines = [f"{', '.join(files)}: no frame has any of the labels looked for."]
+    for kind in KINDS:
         name = getattr(labels, kind)
         if name is not None:
             found = _found(kind, name, candidates[kind])

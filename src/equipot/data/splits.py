@@ -1,14 +1,15 @@
 """Which frames are trained on, validated on and tested on."""
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from equipot.data.frames import Frame
+from equipot.data.digests import file_digest
 from equipot.errors import DataError
 from equipot.files import atomic_write
 
@@ -57,12 +58,13 @@ class Split:
             raise DataError(f"{path} is not a split written by equipot: {error!r}.") from error
 
 
-def split_frames(
-    frames: Sequence[Frame],
-    validation: int | float | Sequence[Frame],
-    test: Sequence[Frame] = (),
+def draw_split(
+    frames: Sequence[FrameId],
+    validation: int | float | Sequence[FrameId],
+    test: Sequence[FrameId] = (),
     train_frames: int | None = None,
     seed: int = 0,
+    digest: Callable[[str], str] | None = None,
 ) -> Split:
     """Draw a split from ``frames``; the same arguments give the same split.
 
@@ -75,6 +77,7 @@ def split_frames(
         test: frames given for the test.
         train_frames: how many of the remaining frames to train on; None for all.
         seed: of the drawing.
+        digest: of a file; None: ``file_digest``.
 
     Raises:
         DataError: there are not enough frames, or a frame is in two of the sets.
@@ -96,71 +99,49 @@ def split_frames(
             "are for validation. Give more frames, or a smaller data.validation."
         )
     chosen = order[drawn:][: train_frames or remaining]
+    files = dict.fromkeys(file for file, _ in chain(frames, validation, test))
     split = Split(
-        train=_ids(frames[i] for i in np.sort(chosen)),
-        validation=_ids(validation),
-        test=_ids(test),
+        train=tuple(frames[i] for i in np.sort(chosen)),
+        validation=tuple(validation),
+        test=tuple(test),
         seed=seed,
-        file_digests={file: file_digest(file) for file in _files([*frames, *validation, *test])},
+        file_digests={file: (digest or file_digest)(file) for file in files},
     )
     _check_disjoint(split)
     return split
 
 
-def select(frames: Iterable[Frame], ids: Iterable[FrameId]) -> list[Frame]:
-    """The frames that ``ids`` name, in the order of ``ids``.
+def positions_of(ids: Iterable[FrameId], frames: Sequence[FrameId]) -> NDArray[np.int64]:
+    """Where each of ``ids`` is among ``frames``.
 
     Raises:
-        DataError: a named frame is not there.
+        DataError: one is not there.
     """
-    by_id = {(frame.file, frame.index): frame for frame in frames}
-    chosen = []
+    place = {frame: i for i, frame in enumerate(frames)}
+    found = []
     for file, index in ids:
-        if (file, index) not in by_id:
+        if (file, index) not in place:
             raise DataError(f"The split names frame {index} of {file}, which is not among the frames read.")
-        chosen.append(by_id[file, index])
-    return chosen
+        found.append(place[file, index])
+    return np.array(found, dtype=np.int64)
 
 
-def check_unchanged(split: Split) -> None:
+def check_unchanged(split: Split, digest: Callable[[str], str] | None = None) -> None:
     """Check that the files of a saved split still hold what they held when it was drawn.
+
+    ``digest`` of a file: as in ``draw_split``.
 
     Raises:
         DataError: a file changed or is missing.
     """
-    for file, digest in split.file_digests.items():
+    for file, before in split.file_digests.items():
         if not Path(file).exists():
             raise DataError(f"The split was drawn from {file}, which no longer exists.")
-        if file_digest(file) != digest:
+        if (digest or file_digest)(file) != before:
             raise DataError(
                 f"{file} changed since the split was drawn, so its frame numbers may name other structures. "
                 "Restore the file, or start a new run."
             )
-
-
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes; of a folder, over the names and bytes of the files in it."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
-        if file != path:
-            digest.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def shared_structures(one: Iterable[Frame], other: Iterable[Frame]) -> list[Frame]:
-    """Frames of ``other`` whose elements, positions (to 1e-4 Å), cell and pbc also occur in ``one``."""
-    known = {_fingerprint(frame) for frame in one}
-    return [frame for frame in other if _fingerprint(frame) in known]
-
-
-def _fingerprint(frame: Frame) -> bytes:
-    rounded = [np.round(array, 4) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
-    parts = [frame.atomic_numbers, *rounded, frame.pbc]
-    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
 
 
 def _number_to_draw(validation: int | float, available: int) -> int:
@@ -174,14 +155,6 @@ def _number_to_draw(validation: int | float, available: int) -> int:
             "not isolated atoms."
         )
     return validation
-
-
-def _ids(frames: Iterable[Frame]) -> tuple[FrameId, ...]:
-    return tuple((frame.file, frame.index) for frame in frames)
-
-
-def _files(frames: Iterable[Frame]) -> list[str]:
-    return list(dict.fromkeys(frame.file for frame in frames))
 
 
 def _check_disjoint(split: Split) -> None:

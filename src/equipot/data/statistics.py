@@ -4,12 +4,13 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.dataset import GraphDataset
+from equipot.data.columns import Columns
 from equipot.data.frames import Frame
 from equipot.errors import DataError
 
@@ -55,8 +56,19 @@ class Statistics:
         return Statistics(**values)
 
 
+class SizedFrames(Protocol):
+    """A data set: what it knows of its F frames without reading one."""
+
+    columns: Columns
+    num_edges: NDArray[np.int64]  # (F,)
+    species: list[str]
+    cutoff: float  # Å
+
+    def __len__(self) -> int: ...
+
+
 def compute_statistics(
-    dataset: GraphDataset,
+    dataset: SizedFrames,
     isolated_frames: Sequence[Frame] = (),
     mode: str | Mapping[str, float] = "auto",
 ) -> Statistics:
@@ -73,32 +85,33 @@ def compute_statistics(
     """
     if len(dataset) == 0:
         raise DataError("The training set has no frames.")
-    counts = _composition(dataset)
+    columns = dataset.columns
+    counts = columns.composition_of([atomic_numbers[symbol] for symbol in dataset.species])
     _check_every_species_occurs(dataset.species, counts)
     num_atoms = int(counts.sum())
-    num_edges = sum(graph.num_edges for graph in dataset.graphs)
+    num_edges = int(dataset.num_edges.sum())
     if num_edges == 0:
         raise DataError(
             f"No atom of the training set has a neighbor within the cutoff of {dataset.cutoff} Å. Check "
             "data.units.length and model.cutoff."
         )
-    labelled = np.array([frame.energy is not None for frame in dataset.frames])
-    energies = np.array([f.energy for f in dataset.frames if f.energy is not None], dtype=np.float64)
+    labelled = columns.has[:, 0]
+    energies = columns.energy[labelled]
     reference, source = _atomic_energies(dataset.species, counts[labelled], energies, isolated_frames, mode)
-    forces = [frame.forces for frame in dataset.frames if frame.forces is not None]
+    known = columns.label_counts.sum(axis=0)
     return Statistics(
         species=list(dataset.species),
         atomic_energies=[float(energy) for energy in reference],
         atomic_energies_source=source,
         energy_residual_rms=_residual_rms(counts[labelled], energies, reference),
         avg_num_neighbors=num_edges / num_atoms,
-        force_rms=float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else None,
+        force_rms=columns.force_rms,
         num_frames=len(dataset),
         num_atoms=num_atoms,
         atoms_per_species=[int(count) for count in counts.sum(axis=0)],
-        num_energies=int(labelled.sum()),
-        num_forces=sum(len(force) for force in forces),
-        num_stresses=sum(frame.stress is not None for frame in dataset.frames),
+        num_energies=int(known[0]),
+        num_forces=int(known[1]) // 3,
+        num_stresses=int(known[2]) // 9,
     )
 
 
@@ -118,12 +131,6 @@ def fit_atomic_energies(counts: NDArray, energies: NDArray) -> NDArray[np.float6
     mean = per_atom.mean()
     deviation, *_ = np.linalg.lstsq(counts / atoms[:, None], per_atom - mean, rcond=1e-10)
     return mean + deviation
-
-
-def _composition(dataset: GraphDataset) -> NDArray[np.int64]:
-    """(F, T) atoms of each species in each frame."""
-    size = len(dataset.species)
-    return np.stack([np.bincount(graph.atom_types.numpy(), minlength=size) for graph in dataset.graphs])
 
 
 def _check_every_species_occurs(species: Sequence[str], counts: NDArray) -> None:

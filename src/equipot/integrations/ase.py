@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from equipot.data.dataset import MIN_DISTANCE
+from equipot.data.frames import MIN_DISTANCE
 from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError

@@ -2,7 +2,6 @@
 
 import math
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
 from equipot.errors import TrainingError
-from equipot.graph import AtomicGraph
 from equipot.models.build import build_potential
 from equipot.training import stopping
 from equipot.training.batches import Batches
@@ -282,21 +280,15 @@ def _finish(
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory):
         report.line(line)
+    force_rms = datasets.validation.columns.force_rms
     failure = describe_failure(
-        metrics.get("validation", {}), _force_rms(datasets.validation), config.training
+        metrics.get("validation", {}), math.inf if force_rms is None else force_rms, config.training
     )
     if failure:
         report.line(failure)
     write_report(directory.root)
     report.line(f"Report: {directory.report}")
     return metrics
-
-
-def _force_rms(graphs: Iterable[AtomicGraph]) -> float:
-    """eV/Å, over all known components; infinite if there are none."""
-    labels = [graph.labels.forces for graph in graphs if graph.labels.forces is not None]
-    forces = [label.value[label.mask] for label in labels if label.mask.any()]
-    return float(torch.cat(forces).square().mean().sqrt()) if forces else math.inf
 
 
 _WHY = {

@@ -9,9 +9,8 @@ import pytest
 
 from equipot.config.data import FORMATS as NAMES
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
-from equipot.data import load_datasets
-from equipot.data.formats import FORMATS, base, find_format, read_structures
-from equipot.data.readers import read_frame, read_sources
+from equipot.data import load_datasets, read_frame, read_sources
+from equipot.data.formats import FORMATS, base, find_format, open_contents
 from equipot.errors import DataError
 
 
@@ -50,9 +49,9 @@ def test_format_of_a_path(tmp_path, name, content, format):
 
 
 def test_structures_are_read_one_at_a_time(water, write):
-    structures = read_structures(write(water, "a.traj"))
+    structures = open_contents(write(water, "a.traj")).structures
     assert isinstance(structures, typing.Iterator)
-    assert [next(structures)[0], next(structures)[0]] == [0, 1]
+    assert len(next(structures)) == 3
 
 
 def test_named_format_reads_a_file_of_another_name(water, tmp_path):

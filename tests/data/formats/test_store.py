@@ -1,5 +1,7 @@
 """equipot's own store: what goes in comes out, what is damaged is refused, nothing is made twice."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ from typer.testing import CliRunner
 
 from equipot.cli import app
 from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
-from equipot.data import GraphDataset, load_datasets, read_frames
+from equipot.data import GraphDataset, LazyDataset, load_datasets, read_frames
 from equipot.data import dataset as dataset_module
 from equipot.data.convert import convert
-from equipot.data.formats.store import read_header, write_store
-from equipot.errors import DataError
+from equipot.data.store.file import Store, read_header
+from equipot.errors import DataError, UnknownSpeciesError
 
 LABELS = LabelsConfig(energy="my_energy", forces="my_forces")
 EV = UnitsConfig()
@@ -54,26 +56,78 @@ def test_stress_and_crystals(crystals, tmp_path, check_same):
     check_same(read_frames(tmp_path / "a.equipot"), structures)
 
 
-def test_stored_neighbor_lists_are_used_for_their_cutoff_only(mixed, store, monkeypatch):
-    expected = GraphDataset(read_frames(mixed, LABELS), ["H", "O"], CUTOFF)
-    other = GraphDataset(read_frames(mixed, LABELS), ["H", "O"], 1.2)
-    frames = read_frames(store)
-    found = GraphDataset(frames, ["H", "O"], 1.2)  # searched anew
-    assert [g.num_edges for g in found.graphs] == [g.num_edges for g in other.graphs]
+def test_stored_neighbor_lists_are_used_for_their_cutoff_only(mixed, store, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="equipot")
+    settings = DataConfig(train=[str(store)], validation=2)
+    frames = {(frame.file, frame.index): frame for frame in read_frames(mixed, LABELS)}
+    other = load_datasets(settings, 1.2).train  # searched anew
+    assert isinstance(other, GraphDataset) and "has those for 3.0 Å, model.cutoff is 1.2 Å" in caplog.text
     monkeypatch.setattr(dataset_module, "neighbor_list", None)  # searching would fail
-    for one, two in zip(expected.graphs, GraphDataset(frames, ["H", "O"], CUTOFF).graphs, strict=True):
-        for name in ("positions", "cell", "pbc", "atom_types", "structure", "edge_index", "edge_shift"):
-            a, b = getattr(one, name), getattr(two, name)
-            assert a.dtype == b.dtype and torch.equal(a, b), name
+    found = load_datasets(settings, CUTOFF).train
+    monkeypatch.undo()
+    assert isinstance(found, LazyDataset) and len(found) == 8
+    for data, cutoff in ((found, CUTOFF), (other, 1.2)):
+        expected = GraphDataset([frames[str(mixed), f.index] for f in data.frames], ["H", "O"], cutoff)
+        assert data.num_edges.tolist() == expected.num_edges.tolist()
+        for name in ("num_atoms", "label_counts"):
+            assert np.array_equal(getattr(data, name), getattr(expected, name))
+        for one, two in zip(expected, (data[i] for i in range(8)), strict=True):
+            check_same_graph(one, two)
+
+
+def check_same_graph(one, two):
+    for name in ("positions", "cell", "pbc", "atom_types", "structure", "edge_index", "edge_shift"):
+        a, b = getattr(one, name), getattr(two, name)
+        assert a.dtype == b.dtype and torch.equal(a, b), name
+    for name in ("energy", "forces", "stress"):
+        a, b = getattr(one.labels, name), getattr(two.labels, name)
+        assert (a is None and b is None) or (torch.equal(a.value, b.value) and torch.equal(a.mask, b.mask))
+    assert one.labels.weight == two.labels.weight
+
+
+def test_statistics_from_the_index_are_those_of_the_frames(mixed, store):
+    lazy = load_datasets(DataConfig(train=[str(store)], validation=2), CUTOFF)
+    labels = {"energy": "my_energy", "forces": "my_forces"}
+    eager = load_datasets(DataConfig(train=[str(mixed)], validation=2, labels=labels), CUTOFF)
+    assert lazy.statistics == eager.statistics
+    assert [i for _, i in lazy.split.train] == [i for _, i in eager.split.train]
 
 
 def test_store_is_a_source_of_training_and_is_not_changed_by_it(store):
     before = store.read_bytes()
     data = load_datasets(DataConfig(train=[{"path": str(store), "weight": 2.0}], validation=2), CUTOFF)
-    weights = {graph.labels.weight.item() for graph in data.train.graphs + data.validation.graphs}
-    assert weights == {2.0, 0.5}
-    data.train.graphs[0].positions.add_(1.0)
+    graphs = [dataset[i] for dataset in (data.train, data.validation) for i in range(len(dataset))]
+    assert sorted(graph.labels.weight.item() for graph in graphs) == [0.5] + 9 * [2.0]
+    graphs[0].positions.add_(1.0)
+    graphs[0].edge_index.add_(1)
     assert store.read_bytes() == before
+    assert not torch.equal(data.train[0].positions, graphs[0].positions)
+
+
+def test_several_stores_and_a_data_set_in_another_process(mixed, store, water, write, tmp_path):
+    convert([write(water[5:], "b.xyz")], tmp_path / "b.equipot", LABELS, EV, CUTOFF)
+    data = load_datasets(DataConfig(train=[str(store), str(tmp_path / "b.equipot")], validation=5), CUTOFF)
+    again = pickle.loads(pickle.dumps(data.train))
+    for i in range(len(data.train)):
+        check_same_graph(data.train[i], again[i])
+    assert {frame.file for frame in again.frames} == {str(store), str(tmp_path / "b.equipot")}
+    state = pickle.dumps(data.train)
+    convert([mixed], store, LABELS, EV, 2.0)
+    with pytest.raises(DataError, match="was replaced while it was in use"):
+        pickle.loads(state)
+
+
+def test_species_that_the_model_lacks(store):
+    with pytest.raises(UnknownSpeciesError, match=r"a.equipot, frame 0 .* contains O"):
+        load_datasets(DataConfig(train=[str(store)], validation=2, species=["H"]), CUTOFF)
+
+
+def test_coinciding_atoms_do_not_get_into_a_store(water, write, tmp_path):
+    water[6].positions[2] = water[6].positions[1] + 0.01
+    path = write(water)
+    with pytest.raises(DataError, match=r"frames.xyz, frame 6 .* 1 and 2 are 0.0173 Å apart"):
+        convert([path], tmp_path / "b.equipot", LABELS, EV, CUTOFF)
+    assert not list(tmp_path.glob(".b*"))
 
 
 def test_labels_may_be_left_out(store):
@@ -100,13 +154,25 @@ def test_converted_again_only_if_something_changed(water, mixed, store, write):
     assert again() and len(read_frames(store)) == 5
 
 
-@pytest.mark.parametrize("place", [3, 20, 60, -1000, -200])
-def test_one_changed_byte_is_noticed(store, failing, place):
+@pytest.mark.parametrize("place", [3, 12, 20, -1000, -600, -20])
+def test_one_changed_byte_of_header_or_index_is_noticed_at_opening(store, failing, place):
     content = bytearray(store.read_bytes())
     content[place] ^= 0x10
     store.write_bytes(content)
     message = failing(store)
     assert str(store) in message and any(word in message for word in ("damaged", "cut off", "not recognise"))
+
+
+def test_one_changed_byte_of_a_frame_is_noticed_when_it_is_read(store):
+    content = bytearray(store.read_bytes())
+    content[int(Store(store).rows["offset"][6]) + 5] ^= 0x10
+    store.write_bytes(content)
+    opened = Store(store)
+    assert opened.frame(5).num_atoms == 3 and [opened.damaged(i) for i in (5, 6, 7)] == [False, True, False]
+    with pytest.raises(DataError, match=r"a.equipot: frame 6 \(the first is 0\) is damaged \(checksum\)"):
+        opened.frame(6)
+    result = CliRunner().invoke(app, ["data", "check", str(store)])
+    assert result.exit_code == 1 and "1 of 10 frames" in result.output and "damaged" in result.output
 
 
 @pytest.mark.parametrize("length", [10, 100, 2000, -64])
@@ -115,18 +181,14 @@ def test_truncated(store, failing, length):
     assert "cut off" in failing(store) or "not a store" in failing(store)
 
 
-def test_store_of_another_version(store, failing):
+def test_store_of_another_version(mixed, store, failing):
     content = store.read_bytes()
-    store.write_bytes(b"EQUIPOT2" + content[8:])
-    assert "begins with b'EQUIPOT2', not b'EQUIPOT1'" in failing(store)
-
-
-def test_nothing_is_left_where_writing_fails(mixed, tmp_path, monkeypatch):
-    frames = read_frames(mixed, LABELS)
-    monkeypatch.setattr("equipot.data.formats.store.zlib.crc32", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_store(tmp_path / "b.equipot", frames, "key")
-    assert not list(tmp_path.glob("*b.equipot*"))
+    store.write_bytes(b"EQUIPOT1" + content[8:])
+    words = "another version: it begins with b'EQUIPOT1', and this equipot reads b'EQUIPOT2'"
+    assert words in failing(store)
+    with pytest.raises(DataError, match="another version"):
+        convert([mixed], store, LABELS, EV, CUTOFF)
+    assert store.read_bytes()[:8] == b"EQUIPOT1"
 
 
 def test_files_that_are_no_store_are_not_replaced(mixed, tmp_path):

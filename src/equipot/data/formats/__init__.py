@@ -5,14 +5,14 @@ goes into ``equipot.config.data.FORMATS``, from where the YAML and its reference
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ase
 
-from equipot.data.formats import ase_db, ase_file, deepmd, hdf5, lmdb_pickle, npz, store, vasp, xyz
-from equipot.data.formats.base import Contents, Format
+from equipot.data.formats import ase_db, ase_file, deepmd, hdf5, lmdb_pickle, npz, store_file, vasp, xyz
+from equipot.data.formats.base import PART_ATOMS, PART_FRAMES, Contents, Format, Text
 from equipot.data.frames import Frame
-from equipot.data.progress import track
 from equipot.errors import DataError
 
 FORMATS: tuple[Format, ...] = (
@@ -23,11 +23,19 @@ FORMATS: tuple[Format, ...] = (
     npz.FORMAT,
     deepmd.FORMAT,
     vasp.FORMAT,
-    store.FORMAT,
+    store_file.FORMAT,
     ase_file.FORMAT,
 )
 
-__all__ = ["FORMATS", "Contents", "Format", "find_format", "open_contents", "read_structures"]
+__all__ = [
+    "FORMATS",
+    "Contents",
+    "Format",
+    "Part",
+    "find_format",
+    "open_contents",
+    "open_parts",
+]
 
 
 def find_format(path: Path, name: str | None = None) -> Format | None:
@@ -54,23 +62,57 @@ def open_contents(path: Path, name: str | None = None) -> Contents:
         raise
     except Exception as error:  # parsers raise whatever they run into
         raise DataError(_unreadable(path, chosen, error)) from error
-    return Contents(_guarded(path, chosen, contents), contents.total, contents.units)
+    structures = _guarded(path, chosen, contents.structures)
+    return Contents(structures, contents.total, contents.units, contents.texts)
 
 
-def read_structures(path: Path, name: str | None = None) -> Iterator[tuple[int, ase.Atoms | Frame]]:
-    """Yield the structures of a file or folder, read one at a time, with their numbers from 0.
+@dataclass(frozen=True)
+class Part:
+    """Consecutive structures of a file, perhaps still as text, for another process to work on."""
 
-    Raises:
-        DataError: as ``open_contents``; a frame that cannot be read, with its number; no frame at all.
-    """
+    path: Path
+    format: str
+    first: int  # number of the first in the file, from 0
+    content: Text | list[ase.Atoms | Frame]
+
+    def structures(self) -> Iterator[ase.Atoms | Frame]:
+        """Yield them. Raises DataError for one that cannot be read, with its number."""
+        if isinstance(self.content, list):
+            return iter(self.content)
+        return _guarded(self.path, find_format(self.path, self.format), self.content.parse(), self.first)
+
+
+def open_parts(path: Path, name: str | None = None) -> tuple[Contents, Iterator[Part]]:
+    """A file and its structures in parts, the same parts every time. Raises as ``open_contents``."""
     contents = open_contents(path, name)
-    yield from enumerate(track(contents.structures, f"reading {path.name}", contents.total))
+    return contents, _parts(path, find_format(path, name).name, contents)
 
 
-def _guarded(path: Path, chosen: Format, contents: Contents) -> Iterator[ase.Atoms | Frame]:
-    number = 0
+def _parts(path: Path, name: str, contents: Contents) -> Iterator[Part]:
+    first = 0
+    for text in contents.texts or ():
+        yield Part(path, name, first, text)
+        first += text.num_frames
+    if contents.texts is not None:
+        return
+    collected: list[ase.Atoms | Frame] = []
+    atoms = 0
+    for structure in contents.structures:
+        size = structure.num_atoms if isinstance(structure, Frame) else len(structure)
+        if len(collected) == PART_FRAMES or (collected and atoms + size > PART_ATOMS):
+            yield Part(path, name, first, collected)
+            first, collected, atoms = first + len(collected), [], 0
+        collected.append(structure)
+        atoms += size
+    yield Part(path, name, first, collected)
+
+
+def _guarded(
+    path: Path, chosen: Format, structures: Iterator[ase.Atoms | Frame], first: int = 0
+) -> Iterator[ase.Atoms | Frame]:
+    number = first
     try:
-        for atoms in contents.structures:
+        for atoms in structures:
             yield atoms
             number += 1
     except DataError:

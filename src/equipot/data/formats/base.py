@@ -5,13 +5,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import ase
 import numpy as np
 
 from equipot.data.frames import Frame
 from equipot.errors import DataError
+
+# A part of a file that is parsed and stored at once has at most this many frames, and atoms (but one frame).
+PART_FRAMES, PART_ATOMS = 1000, 20_000
+
+
+class Text(Protocol):
+    """Some consecutive structures of a file, not parsed yet; picklable."""
+
+    num_frames: int
+
+    def parse(self) -> Iterator[ase.Atoms]: ...
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class Contents:
     structures: Iterator[ase.Atoms | Frame]  # frames: where a format holds what equipot itself has checked
     total: int | None = None  # number of structures, if it is known in advance
     units: dict[str, str] = field(default_factory=dict)  # "energy", "length": where the file names its units
+    texts: Iterator["Text"] | None = None  # the same as pieces that are still to be parsed, if a format can
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Format:
     """A file format.
 
     ``matches`` must be cheap and must not raise; ``read`` may raise whatever its parsing runs into:
-    ``equipot.data.formats.read_structures`` adds file and frame number. It raises DataError where it can say
+    ``equipot.data.formats.open_contents`` adds file and frame number. It raises DataError where it can say
     more, with ``path`` in the message.
     """
 

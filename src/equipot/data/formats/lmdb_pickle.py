@@ -10,7 +10,6 @@ from typing import Any
 
 import ase
 import numpy as np
-import torch
 
 from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.data.formats.lmdb_file import open_lmdb
@@ -87,7 +86,7 @@ def _attributes(data: Any) -> dict[str, Any]:
 
 
 def _numpy(value: Any) -> Any:
-    array = value.detach().numpy() if isinstance(value, torch.Tensor) else value
+    array = value.detach().numpy() if hasattr(value, "detach") else value  # a tensor
     # A stress or a cell of one structure has a leading 1.
     return array[0] if isinstance(array, np.ndarray) and array.ndim == 3 and len(array) == 1 else array
 

@@ -6,7 +6,6 @@ import pickle
 from typing import Any
 
 import numpy as np
-import torch
 
 
 class RefusedPickleError(Exception):
@@ -18,7 +17,15 @@ class PlainObject:
 
 
 def _tensor_storage(content: bytes) -> Any:
+    import torch  # only here: reading other formats does not wait for it
+
     return torch.load(io.BytesIO(content), weights_only=True)
+
+
+def _tensor(*args: Any) -> Any:
+    import torch
+
+    return torch._utils._rebuild_tensor_v2(*args)
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -40,7 +47,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("torch.storage", "_load_from_bytes"): _tensor_storage,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     **{(module, "_reconstruct"): _reconstruct for module in _MULTIARRAY},
     **{(module, "scalar"): np.float64(0).__reduce__()[0] for module in _MULTIARRAY},
     ("torch_geometric.data.data", "Data"): PlainObject,

@@ -1,7 +1,7 @@
 """Reading that goes on after an unusable frame."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from equipot.data.frames import Frame, frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.quality.findings import Finding
 from equipot.data.readers import expand_paths
+from equipot.data.store.file import Store
+from equipot.data.text import counted
 from equipot.errors import DataError
 
 
@@ -43,8 +45,8 @@ def _collect(path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: 
     try:
         contents = open_contents(path, format_name)
         found.units = contents.units
-        structures = track(contents.structures, f"reading {path.name}", contents.total)
-        for index, atoms in enumerate(structures):
+        structures = _undamaged(found) if found.format == "store" else enumerate(contents.structures)
+        for index, atoms in track(structures, f"reading {path.name}", contents.total):
             for kind, names in label_candidates(atoms).items():
                 found.names[kind].update(names)
             try:
@@ -58,3 +60,19 @@ def _collect(path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: 
             message = f"{path} names {unit} as its unit of {kind}, but it was read in {getattr(units, kind)}."
             found.problems.append(Finding("error", "units", message))
     return found
+
+
+def _undamaged(found: Collected) -> Iterator[tuple[int, Frame]]:
+    """The frames of a store with their numbers; those with a wrong checksum become a problem."""
+    store = Store(found.path)
+    damaged = []
+    for number in range(len(store)):
+        if store.damaged(number):
+            damaged.append((str(found.path), number))
+        else:
+            yield number, store.frame(number)
+    if damaged:
+        message = (
+            f"{len(damaged)} of {counted(len(store), 'frame')} have a wrong checksum: the file is damaged."
+        )
+        found.problems.append(Finding("error", "unusable frame", message, tuple(damaged)))

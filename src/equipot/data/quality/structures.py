@@ -7,8 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from equipot.data.dataset import MIN_DISTANCE
-from equipot.data.frames import Frame
+from equipot.data.frames import MIN_DISTANCE, Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids
 from equipot.data.text import counted

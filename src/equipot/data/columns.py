@@ -1,0 +1,131 @@
+"""What is known of frames without reading one: small arrays, one entry for each frame."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from equipot.data.frames import Frame
+
+KINDS = ("energy", "forces", "stress")
+COMPONENTS = {"energy": 1, "forces": 3, "stress": 9}  # per frame, atom, frame
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """F frames with K elements between them; units eV and Å."""
+
+    elements: NDArray[np.int64]  # (K,) atomic numbers, ascending
+    composition: NDArray[np.int32]  # (F, K) atoms of each element
+    energy: NDArray[np.float64]  # (F,), NaN where there is none
+    has: NDArray[np.bool_]  # (F, 3) energy, forces, stress
+    force_squares: NDArray[np.float64]  # (F,) sum over components; 0 without forces
+    weight: NDArray[np.float64]  # (F,)
+    periodic: NDArray[np.bool_]  # (F,) in all three directions
+    isolated: NDArray[np.bool_]  # (F,) as Frame.is_isolated_atom
+    fingerprint: NDArray[np.uint64]  # (F,) as `fingerprint`
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    @property
+    def symbols(self) -> list[str]:
+        """(K,) of the elements."""
+        return [chemical_symbols[number] for number in self.elements]
+
+    @property
+    def num_atoms(self) -> NDArray[np.int64]:
+        """(F,)"""
+        return self.composition.sum(axis=1, dtype=np.int64)
+
+    @property
+    def label_counts(self) -> NDArray[np.int64]:
+        """(F, 3) known components of energy, forces, stress."""
+        ones = np.ones(len(self), dtype=np.int64)
+        return self.has * np.stack([ones, 3 * self.num_atoms, 9 * ones], axis=1)
+
+    @property
+    def force_rms(self) -> float | None:
+        """eV/Å, over all known components; None without forces."""
+        components = self.label_counts[:, 1].sum()
+        return float(np.sqrt(self.force_squares.sum() / components)) if components else None
+
+    def composition_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
+        """(F, len(numbers)) atoms of these elements."""
+        found = np.zeros((len(self), len(numbers)), dtype=np.int64)
+        for column, number in enumerate(numbers):
+            found[:, column] = self.composition[:, self.elements == number].sum(axis=1)
+        return found
+
+    def take(self, rows: NDArray) -> "Columns":
+        """Those of the frames ``rows``, numbers or a mask; elements that are left without atoms go."""
+        composition = self.composition[rows]
+        present = composition.any(axis=0)
+        per_frame = {name: getattr(self, name)[rows] for name in _PER_FRAME}
+        return Columns(elements=self.elements[present], composition=composition[:, present], **per_frame)
+
+    def without(self, kinds: Iterable[str]) -> "Columns":
+        """As if there were no labels of these kinds."""
+        kinds = set(kinds)
+        gone = np.array([kind in kinds for kind in KINDS])
+        return replace(
+            self,
+            has=self.has & ~gone,
+            energy=np.full(len(self), np.nan) if gone[0] else self.energy,
+            force_squares=np.zeros(len(self)) if gone[1] else self.force_squares,
+        )
+
+    def weighted(self, weight: NDArray[np.float64]) -> "Columns":
+        """With other weights (F,)."""
+        return replace(self, weight=weight)
+
+
+_PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint")
+
+
+def columns_of(frames: Sequence[Frame]) -> Columns:
+    """The columns of frames that are in memory."""
+    elements = np.unique(np.concatenate([frame.atomic_numbers for frame in frames] or [np.empty(0, int)]))
+    lookup = np.zeros(elements.max(initial=0) + 1, dtype=np.int64)
+    lookup[elements] = np.arange(len(elements))
+    counts = [np.bincount(lookup[frame.atomic_numbers], minlength=len(elements)) for frame in frames]
+    forces = [np.zeros(0) if frame.forces is None else np.ravel(frame.forces) for frame in frames]
+    return Columns(
+        elements=elements.astype(np.int64),
+        composition=np.array(counts, dtype=np.int32).reshape(len(frames), len(elements)),
+        energy=np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64),
+        has=np.array([[getattr(f, kind) is not None for kind in KINDS] for f in frames], bool).reshape(-1, 3),
+        force_squares=np.array([force @ force for force in forces], dtype=np.float64),
+        weight=np.array([frame.weight for frame in frames], dtype=np.float64),
+        periodic=np.array([frame.pbc.all() for frame in frames], dtype=bool),
+        isolated=np.array([frame.is_isolated_atom for frame in frames], dtype=bool),
+        fingerprint=np.array([fingerprint(frame) for frame in frames], dtype=np.uint64),
+    )
+
+
+def join(parts: Sequence[Columns]) -> Columns:
+    """The frames of all parts, one after the other."""
+    if not parts:
+        return columns_of([])
+    elements = np.unique(np.concatenate([part.elements for part in parts]))
+    composition = np.zeros((sum(map(len, parts)), len(elements)), dtype=np.int32)
+    start = 0
+    for part in parts:
+        composition[start : start + len(part), np.searchsorted(elements, part.elements)] = part.composition
+        start += len(part)
+    per_frame = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_FRAME}
+    return Columns(elements=elements, composition=composition, **per_frame)
+
+
+def fingerprint(frame: Frame) -> int:
+    """64 bits that are equal for equal elements, positions (to 1e-4 Å), cell and pbc.
+
+    Among a million structures two different ones have the same with a probability of 3e-8.
+    """
+    rounded = [np.round(array, 4) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
+    parts = [frame.atomic_numbers, *rounded, frame.pbc]
+    digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+    return int.from_bytes(digest[:8], "little")

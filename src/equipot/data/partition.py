@@ -1,0 +1,171 @@
+"""Cutting files into sets for training, validation and test: what `equipot data split` does."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import ase
+import ase.io
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from equipot.config.data import LabelsConfig, Source, UnitsConfig
+from equipot.data.digests import file_digest
+from equipot.data.frames import Frame
+from equipot.data.pool import Pool
+from equipot.data.progress import track
+from equipot.data.readers import check_labels, expand_paths, read_source
+from equipot.data.splits import Split
+from equipot.errors import DataError
+from equipot.files import atomic_write
+from equipot.units import stress_to_voigt
+
+SETS = ("train", "validation", "test")
+_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
+
+
+def split_files(
+    paths: Sequence[str | Path],
+    output: Path,
+    sizes: Mapping[str, str],
+    labels: LabelsConfig,
+    units: UnitsConfig,
+    seed: int = 0,
+    by_group: bool = False,
+) -> Split:
+    """Write ``train.xyz``, ``validation.xyz`` and ``test.xyz`` in eV and Å, and ``split.json``.
+
+    Equal structures come into the same set. Isolated atoms are reference energies: they all go to ``train``,
+    beside its number. A set of size 0 is not written.
+
+    Args:
+        paths: files, patterns, folders of a format.
+        output: a folder.
+        sizes: of each of the sets, a number of frames (``"100"``) or a fraction (``"0.1"``).
+        labels, units: of the files.
+        seed: of the drawing.
+        by_group: draw from the frames of each ``config_type`` in proportion.
+
+    Raises:
+        DataError: a file cannot be read, a label is missing; sizes that are wrong or too large; files that
+            would be replaced.
+    """
+    present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
+    if present:
+        raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
+    source = Source(tuple(expand_paths(paths)), labels, units)
+    pool, candidates = read_source(source)
+    check_labels(source, pool, candidates, required=(), advice=_ADVICE)
+    isolated = pool.columns.isolated
+    numbers = _numbers(sizes, int((~isolated).sum()))
+    groups = np.array([frame.config_type or "" for frame in pool]) if by_group else np.zeros(len(pool), int)
+    chosen = draw_sets(pool.columns.fingerprint, groups, ~isolated, numbers, seed)
+    chosen["train"] = np.sort(np.concatenate([np.flatnonzero(isolated), chosen["train"]]))
+    output.mkdir(parents=True, exist_ok=True)
+    for name, rows in chosen.items():
+        if len(rows):
+            _write(output / f"{name}.xyz", pool, rows, name)
+    ids = pool.ids()
+    sets = {name: tuple(ids[row] for row in rows) for name, rows in chosen.items()}
+    split = Split(**sets, seed=seed, file_digests={file: file_digest(file) for file in pool.files})
+    split.save(output / "split.json")
+    return split
+
+
+def draw_sets(
+    fingerprint: NDArray[np.uint64],
+    groups: NDArray,
+    usable: NDArray[np.bool_],
+    numbers: Mapping[str, int],
+    seed: int,
+) -> dict[str, NDArray[np.int64]]:
+    """Frames of each set, ascending; frames with the same fingerprint are in one set.
+
+    Args:
+        fingerprint: (F,)
+        groups: (F,), each set has its share of every group, as far as whole numbers allow.
+        usable: (F,), the others are in no set.
+        numbers: frames of each set; where equal frames have to stay together, test and validation may come
+            short of theirs, and train has at most as many as asked for.
+        seed: of the drawing.
+    """
+    random = np.random.default_rng(seed)
+    rows = np.flatnonzero(usable)
+    clusters = [rows[part] for part in _equal(fingerprint[rows])]
+    clusters = [clusters[i] for i in random.permutation(len(clusters))]
+    if len(set(groups[rows].tolist())) > 1:
+        clusters = _interleaved(clusters, groups)
+    chosen: dict[str, list[int]] = {name: [] for name in numbers}
+    due = dict.fromkeys(numbers, 0.0)
+    total = max(sum(numbers.values()), len(rows))
+    for cluster in clusters:
+        # The set that is furthest behind what is its share by now, if there is room for the cluster.
+        for name in numbers:
+            due[name] += len(cluster) * numbers[name] / total
+        room = [name for name in numbers if len(chosen[name]) + len(cluster) <= numbers[name]]
+        if room:
+            behind = max(room, key=lambda name: due[name] - len(chosen[name]))
+            chosen[behind] += cluster.tolist()
+    return {name: np.array(sorted(members), dtype=np.int64) for name, members in chosen.items()}
+
+
+def _equal(values: NDArray) -> list[NDArray[np.int64]]:
+    """Places of equal values."""
+    order = np.argsort(values, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(values) else []
+
+
+def _interleaved(clusters: Sequence[NDArray], groups: NDArray) -> list[NDArray]:
+    """The clusters group by group; cuts in proportion along this order take from each group its share."""
+    return sorted(clusters, key=lambda cluster: str(groups[cluster[0]]))
+
+
+def _numbers(sizes: Mapping[str, str], available: int) -> dict[str, int]:
+    numbers = {name: _number(name, size, available) for name, size in sizes.items()}
+    if numbers["train"] == 0:
+        raise DataError("The set for training would be empty; give it a larger number with --train.")
+    asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    excess = sum(numbers.values()) - available
+    if excess > 0 and all("." in size for size in sizes.values()) and excess < len(sizes):
+        numbers["train"] -= excess  # rounded up in each
+        excess = 0
+    if excess > 0:
+        raise DataError(
+            f"There are {available} frames that are not isolated atoms, {excess} fewer than asked for "
+            f"({asked})."
+        )
+    return numbers
+
+
+def _number(name: str, size: str, available: int) -> int:
+    try:
+        value = float(size) if "." in size else int(size)
+    except ValueError:
+        value = -1
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise DataError(f"--{name} is '{size}'; expected a number of frames, 100, or a fraction, 0.1.")
+    return value if isinstance(value, int) else round(value * available)
+
+
+def _write(path: Path, pool: Pool, rows: Iterable[int], name: str) -> None:
+    with atomic_write(path) as temporary, temporary.open("w") as stream:
+        for row in track(rows, f"writing {name}", len(rows)):
+            ase.io.write(stream, labelled_atoms(pool[int(row)]), format="extxyz")
+
+
+def labelled_atoms(frame: Frame) -> ase.Atoms:
+    """The frame for ASE, its labels in a calculator under ASE's names."""
+    atoms = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+    labels = {
+        "energy": frame.energy,
+        "forces": frame.forces,
+        "stress": None if frame.stress is None else stress_to_voigt(frame.stress),
+    }
+    known = {name: value for name, value in labels.items() if value is not None}
+    if known:
+        atoms.calc = SinglePointCalculator(atoms, **known)
+    if frame.weight != 1:
+        atoms.info["config_weight"] = frame.weight
+    if frame.config_type is not None:
+        atoms.info["config_type"] = frame.config_type
+    return atoms

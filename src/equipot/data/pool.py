@@ -1,0 +1,133 @@
+"""Frames from memory and from stores as one sequence, with what is known of each without reading it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipot.config.data import Source
+from equipot.data.columns import KINDS, Columns, columns_of, join
+from equipot.data.frames import Frame, frame_of
+from equipot.data.store.file import Store
+
+FrameId = tuple[str, int]  # file, number of the frame in it from 0
+
+
+class Part(Protocol):
+    """Frames of one origin."""
+
+    columns: Columns
+    files: list[str]
+
+    def __getitem__(self, number: int) -> Frame: ...
+
+    def ids(self, numbers: NDArray) -> list[FrameId]: ...
+
+
+class MemoryPart:
+    """Frames in a list."""
+
+    def __init__(self, frames: Sequence[Frame]):
+        self.frames = frames
+        self.columns = columns_of(frames)
+        self.files = list(dict.fromkeys(frame.file for frame in frames))
+
+    def __getitem__(self, number: int) -> Frame:
+        return self.frames[number]
+
+    def ids(self, numbers: NDArray) -> list[FrameId]:
+        return [(self.frames[i].file, self.frames[i].index) for i in numbers]
+
+
+class StorePart:
+    """Frames of a store, as ``source`` says: without labels that are not to be read, weighted.
+
+    ``names``: (file, frames) of the files the store was made from, under whose names the frames then go;
+    otherwise they go under the name of the store.
+    """
+
+    def __init__(self, store: Store, source: Source, names: Sequence[tuple[str, int]] | None = None):
+        self.store, self.source = store, source
+        names = [(str(store.path), len(store))] if names is None else names
+        self.files = [file for file, _ in names]
+        self._starts = np.concatenate([[0], np.cumsum([count for _, count in names])])
+        columns = store.columns()
+        own = columns.weight if source.labels.weight is not None else np.ones(len(columns))
+        columns = columns.without(kind for kind in KINDS if getattr(source.labels, kind) is None)
+        self.columns = columns.weighted(source.weight * own)
+
+    def __getitem__(self, number: int) -> Frame:
+        ((file, index),) = self.ids(np.array([number]))
+        source = self.source
+        return frame_of(self.store.frame(number), source.labels, source.units, source.weight, file, index)
+
+    def ids(self, numbers: NDArray) -> list[FrameId]:
+        which = np.searchsorted(self._starts, numbers, side="right") - 1
+        indices = (numbers - self._starts[which]).tolist()
+        return [(self.files[file], index) for file, index in zip(which.tolist(), indices, strict=True)]
+
+
+class Pool(Sequence[Frame]):
+    """F frames; each is read when it is asked for.
+
+    Args:
+        parts: where they are.
+        part, number: (F,) which part a frame is in, and its number there; by default all frames, in order.
+    """
+
+    def __init__(self, parts: Sequence[Part], part: NDArray | None = None, number: NDArray | None = None):
+        sizes = [len(p.columns) for p in parts]
+        if part is None or number is None:
+            part = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
+            number = np.concatenate([np.arange(size) for size in sizes] or [np.empty(0, np.int64)])
+        self.parts, self._part, self._number = tuple(parts), part, number
+        starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self.columns = join([p.columns for p in parts]).take(starts[part] + number)
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame]) -> "Pool":
+        """Frames that are in memory; a pool stays what it is."""
+        return frames if isinstance(frames, Pool) else cls([MemoryPart(frames)])
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def __getitem__(self, index: int) -> Frame:
+        return self.parts[self._part[index]][int(self._number[index])]
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[i] for i in range(len(self)))
+
+    def take(self, rows: NDArray) -> "Pool":
+        """The frames ``rows``, numbers or a mask."""
+        return Pool(self.parts, self._part[rows], self._number[rows])
+
+    def ids(self) -> list[FrameId]:
+        """File and number in it of every frame."""
+        ids: list[FrameId] = [("", 0)] * len(self)
+        for i, part in enumerate(self.parts):
+            rows = np.flatnonzero(self._part == i)
+            for row, identity in zip(rows.tolist(), part.ids(self._number[rows]), strict=True):
+                ids[row] = identity
+        return ids
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that the parts are from."""
+        return [file for part in self.parts for file in part.files]
+
+    def num_edges(self, cutoff: float) -> NDArray[np.int64] | None:
+        """(F,), if all frames are in stores with neighbor lists for just this cutoff (Å)."""
+        counts = np.zeros(len(self), dtype=np.int64)
+        for i, part in enumerate(self.parts):
+            if not isinstance(part, StorePart) or part.store.cutoff != cutoff:
+                return None
+            rows = self._part == i
+            counts[rows] = part.store.rows["num_edges"][self._number[rows]]
+        return counts
+
+
+def joined(pools: Sequence[Pool]) -> Pool:
+    """All frames of some pools that hold all frames of their parts."""
+    return Pool([part for pool in pools for part in pool.parts])

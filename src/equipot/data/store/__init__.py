@@ -1,0 +1,1 @@
+"""equipot's own file of frames: built by several processes, resumable, read frame by frame."""

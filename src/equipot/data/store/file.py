@@ -1,0 +1,175 @@
+"""A store: frames in eV and Å, with their neighbor lists, in one file that is mapped into memory.
+
+    64 bytes  preamble: magic EQUIPOT2; place (8), length (8) and CRC-32 (4) of the header, little-endian
+              chunks of records (`layout`), as they were built
+              index: a row for each frame with place and CRC-32 of its record, atoms of each element
+              header, JSON: what the store was made from, its cutoff, names of groups, place of the index
+
+Opening it reads the index alone. A record is tested against its checksum whenever it is read.
+"""
+
+import hashlib
+import json
+import mmap
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipot.data.columns import Columns
+from equipot.data.frames import Frame
+from equipot.data.store.layout import (
+    ENERGY,
+    FORCES,
+    ISOLATED,
+    PBC,
+    ROW,
+    STRESS,
+    read_record,
+    record_length,
+)
+from equipot.errors import DataError
+
+SUFFIX = ".equipot"
+MAGIC = b"EQUIPOT2"
+PREAMBLE = 64
+_ADVICE = "Write it again with `equipot data convert`, or copy it again."
+
+
+class OtherVersionError(DataError):
+    """A store that this version of equipot does not read."""
+
+
+class Store:
+    """An open store; frame i is read at ``store.frame(i)``. May be pickled: it is opened anew then.
+
+    Raises:
+        OtherVersionError: written by a version of equipot with another layout.
+        DataError: not a store; cut off; its header or index is damaged.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.header, self.digest = _read_header(self.path)
+        with self.path.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.cutoff: float | None = self.header["cutoff"]
+        self.groups: list[str] = self.header["groups"]
+        self.rows = self._index("rows", ROW, (self.header["num_frames"],))
+        shape = (len(self), len(self.header["elements"]))
+        self._composition = self._index("composition", np.dtype("<i4"), shape)
+
+    def __len__(self) -> int:
+        return self.header["num_frames"]
+
+    def __reduce__(self):
+        return _reopen, (self.path, self.digest)
+
+    def frame(self, number: int) -> Frame:
+        """Frame ``number``, from 0, without file and number.
+
+        Raises:
+            DataError: its checksum is wrong.
+        """
+        row = self.rows[number]
+        record = self._record(row)
+        if zlib.crc32(record) != row["crc32"]:
+            raise DataError(f"{self.path}: frame {number} (the first is 0) is damaged (checksum). {_ADVICE}")
+        group = None if row["group"] < 0 else self.groups[row["group"]]
+        return read_record(record, row, group, self.cutoff)
+
+    def damaged(self, number: int) -> bool:
+        """Whether the record of frame ``number`` does not fit its checksum."""
+        row = self.rows[number]
+        return zlib.crc32(self._record(row)) != row["crc32"]
+
+    @property
+    def num_edges(self) -> NDArray[np.int64]:
+        """(F,), within the store's cutoff."""
+        return self.rows["num_edges"].astype(np.int64)
+
+    def columns(self) -> Columns:
+        """What the index says of every frame."""
+        flags = self.rows["flags"]
+        has = np.stack([(flags & bit) > 0 for bit in (ENERGY, FORCES, STRESS)], axis=1)
+        return Columns(
+            elements=np.array(self.header["elements"], dtype=np.int64),
+            composition=np.asarray(self._composition),
+            energy=np.where(has[:, 0], self.rows["energy"], np.nan),
+            has=has,
+            force_squares=self.rows["force_squares"].copy(),
+            weight=self.rows["weight"].copy(),
+            periodic=(flags & sum(PBC)) == sum(PBC),
+            isolated=(flags & ISOLATED) > 0,
+            fingerprint=self.rows["fingerprint"].copy(),
+        )
+
+    def _record(self, row: NDArray) -> bytes:
+        start = int(row["offset"])
+        return self._map[start : start + record_length(row)]
+
+    def _index(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
+        place = self.header["index"][name]
+        size = int(np.prod(shape)) * dtype.itemsize
+        content = memoryview(self._map)[place["offset"] : place["offset"] + size]
+        if len(content) != size or zlib.crc32(content) != place["crc32"]:
+            raise DataError(f"{self.path}: the index is damaged or cut off (wrong checksum). {_ADVICE}")
+        return np.frombuffer(content, dtype).reshape(shape)
+
+
+def _reopen(path: Path, digest: str) -> Store:
+    store = Store(path)
+    if store.digest != digest:
+        raise DataError(f"{path} was replaced while it was in use. Start again.")
+    return store
+
+
+def is_store(path: Path) -> bool:
+    """Whether a file is a store, of this or another version."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(MAGIC) - 1) == MAGIC[:-1]
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a store says of itself. Raises as ``Store``."""
+    return _read_header(path)[0]
+
+
+def header_digest(path: Path) -> str:
+    """SHA-256 of the header, which holds the checksums of everything else. Raises as ``Store``."""
+    return _read_header(path)[1]
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], str]:
+    with path.open("rb") as stream:
+        preamble = stream.read(PREAMBLE)
+        magic = preamble[: len(MAGIC)]
+        if magic[:-1] == MAGIC[:-1] and magic != MAGIC:
+            raise OtherVersionError(
+                f"{path} is a store of another version: it begins with {magic!r}, and this equipot reads "
+                f"{MAGIC!r}. Make it again with `equipot data convert` under a new name."
+            )
+        if magic != MAGIC:
+            raise DataError(
+                f"{path} is not a store that equipot reads: it begins with {magic!r}, not {MAGIC!r}. "
+                "Write it with `equipot data convert` under a new name."
+            )
+        offset, length, checksum = (
+            int.from_bytes(preamble[a:b], "little") for a, b in ((8, 16), (16, 24), (24, 28))
+        )
+        whole = offset + length == path.stat().st_size
+        stream.seek(offset if whole else 0)
+        text = stream.read(length if whole else 0)
+    if not whole or zlib.crc32(text) != checksum:
+        raise DataError(f"{path}: the header is damaged or cut off (wrong checksum). {_ADVICE}")
+    return json.loads(text), hashlib.sha256(text).hexdigest()
+
+
+def preamble(offset: int, text: bytes) -> bytes:
+    """The first bytes of a store whose header ``text`` is at ``offset``."""
+    numbers = ((offset, 8), (len(text), 8), (zlib.crc32(text), 4))
+    return (MAGIC + b"".join(n.to_bytes(size, "little") for n, size in numbers)).ljust(PREAMBLE, b"\0")

@@ -1,0 +1,180 @@
+"""The bytes of a store: a record for each frame, and chunks of records with what is known of their frames.
+
+A record holds the arrays of one frame one after the other, those with the longest numbers first:
+positions, forces*, stress*, cell*, edge shifts*, edge index, elements (* where the row says so).
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipot.data.columns import columns_of
+from equipot.data.frames import Edges, Frame, check_distances
+from equipot.data.neighbors import neighbor_list
+from equipot.errors import DataError
+
+# One for each frame. In a chunk `offset` counts from the first record, in the index from the file's start.
+ROW = np.dtype(
+    [
+        ("offset", "<i8"),
+        ("energy", "<f8"),
+        ("force_squares", "<f8"),
+        ("weight", "<f8"),
+        ("fingerprint", "<u8"),
+        ("crc32", "<u4"),  # of the record
+        ("num_atoms", "<i4"),
+        ("num_edges", "<i4"),
+        ("group", "<i4"),  # index into the list of names, -1 for none
+        ("flags", "<u4"),
+        ("index_size", "<u2"),  # bytes of a number in the edge index
+        ("shift_size", "<u2"),  # bytes of a number in the edge shifts; 0: all are zero
+    ]
+)
+ENERGY, FORCES, STRESS, CELL, ISOLATED, PBC = 1, 2, 4, 8, 16, (32, 64, 128)
+_UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4"}
+_SIGNED = {1: "i1", 2: "<i2", 4: "<i4"}
+CHUNK_PREAMBLE = 16  # length of the rest (8 bytes), its CRC-32 (4), length of the JSON text in it (4)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames: their records, and what the index needs to know."""
+
+    rows: NDArray  # of ROW
+    file: str  # that the frames are from
+    elements: list[int]
+    composition: NDArray[np.int32]  # (F, K)
+    groups: list[str]
+    names: dict[str, list[str]]  # of what could be labels in the source, by kind
+    records: bytes | memoryview
+
+
+def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[str]]) -> bytes:
+    """A chunk of frames of one file as bytes, neighbor lists for ``cutoff`` (Å) included.
+
+    Raises:
+        DataError: two atoms of a frame coincide; a frame is too large.
+    """
+    columns = columns_of(frames)
+    groups = sorted({frame.config_type for frame in frames if frame.config_type is not None})
+    rows = np.zeros(len(frames), ROW)
+    records = []
+    offset = 0
+    for row, frame in zip(rows, frames, strict=True):
+        record = _record(row, frame, cutoff)
+        row["offset"], row["crc32"] = offset, zlib.crc32(record)
+        row["group"] = -1 if frame.config_type is None else groups.index(frame.config_type)
+        records.append(record)
+        offset += len(record)
+    for name in ("force_squares", "weight", "fingerprint", "num_atoms"):
+        rows[name] = getattr(columns, name)
+    rows["energy"] = np.where(columns.has[:, 0], columns.energy, 0.0)
+    rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
+    meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
+    meta |= {"groups": groups, "names": names}
+    text = json.dumps(meta).encode()
+    body = b"".join([text, rows.tobytes(), columns.composition.astype("<i4").tobytes(), *records])
+    return _preamble(body, len(text)) + body
+
+
+def _preamble(body: bytes, text: int) -> bytes:
+    numbers = ((len(body), 8), (zlib.crc32(body), 4), (text, 4))
+    return b"".join(number.to_bytes(size, "little") for number, size in numbers)
+
+
+def chunk_body_length(preamble: bytes) -> int:
+    """Bytes that follow the preamble of a chunk."""
+    return int.from_bytes(preamble[:8], "little")
+
+
+def decode(content: bytes) -> Chunk | None:
+    """Inverse of ``encode``; None if the bytes are incomplete or damaged."""
+    preamble, body = content[:CHUNK_PREAMBLE], memoryview(content)[CHUNK_PREAMBLE:]
+    if len(preamble) < CHUNK_PREAMBLE or len(body) != chunk_body_length(preamble):
+        return None
+    if zlib.crc32(body) != int.from_bytes(preamble[8:12], "little"):
+        return None
+    text = int.from_bytes(preamble[12:], "little")
+    meta = json.loads(bytes(body[:text]))
+    frames, elements = meta["frames"], len(meta["elements"])
+    rows = np.frombuffer(body, ROW, frames, text)
+    start = text + rows.nbytes
+    composition = np.frombuffer(body, "<i4", frames * elements, start).reshape(frames, elements)
+    records = body[start + composition.nbytes :]
+    known = (meta[name] for name in ("file", "elements"))
+    return Chunk(rows, *known, composition, meta["groups"], meta["names"], records)
+
+
+def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
+    flags = sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
+    arrays = [frame.positions.astype("<f8")]
+    for bit, value in ((FORCES, frame.forces), (STRESS, frame.stress), (CELL, frame.cell)):
+        if value is not None and (bit != CELL or value.any()):
+            flags |= bit
+            arrays.append(np.asarray(value).astype("<f8"))
+    if cutoff is not None:
+        index, shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
+        check_distances(frame, index, shift)
+        row["num_edges"] = index.shape[1]
+        row["index_size"] = _size(frame, index, _UNSIGNED)
+        row["shift_size"] = _size(frame, shift, _SIGNED) if shift.any() else 0
+        if row["shift_size"]:
+            arrays.append(shift.astype(_SIGNED[int(row["shift_size"])]))
+        arrays.append(index.astype(_UNSIGNED[int(row["index_size"])]))
+    arrays.append(frame.atomic_numbers.astype("u1"))
+    row["flags"] = flags | (ENERGY if frame.energy is not None else 0)
+    return b"".join(array.tobytes() for array in arrays)
+
+
+def _size(frame: Frame, values: NDArray, types: dict[int, str]) -> int:
+    """Bytes that hold each of the numbers."""
+    low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+    for size, name in types.items():
+        if np.iinfo(name).min <= low and high <= np.iinfo(name).max:
+            return size
+    raise DataError(f"{frame.where}: too many atoms, or an atom too far outside its cell, for a store.")
+
+
+def record_length(row: NDArray) -> int:
+    """Bytes of the record that ``row`` describes."""
+    atoms, edges, flags = int(row["num_atoms"]), int(row["num_edges"]), int(row["flags"])
+    numbers = 3 * atoms * (1 + bool(flags & FORCES)) + 9 * (bool(flags & STRESS) + bool(flags & CELL))
+    return 8 * numbers + edges * (3 * int(row["shift_size"]) + 2 * int(row["index_size"])) + atoms
+
+
+def read_record(record: bytes, row: NDArray, group: str | None, cutoff: float | None) -> Frame:
+    """The frame of a record; its arrays are its own and may be written to."""
+    atoms, edges, flags = int(row["num_atoms"]), int(row["num_edges"]), int(row["flags"])
+    place = 0
+
+    def array(dtype: str, *shape: int) -> NDArray:
+        nonlocal place
+        found = np.frombuffer(record, dtype, int(np.prod(shape)), place).reshape(shape)
+        place += found.nbytes
+        return found
+
+    positions = array("<f8", atoms, 3).copy()
+    forces = array("<f8", atoms, 3).copy() if flags & FORCES else None
+    stress = array("<f8", 3, 3).copy() if flags & STRESS else None
+    cell = array("<f8", 3, 3).copy() if flags & CELL else np.zeros((3, 3))
+    found = None
+    if cutoff is not None:
+        shift_size, index_size = int(row["shift_size"]), int(row["index_size"])
+        shift = array(_SIGNED[shift_size], edges, 3) if shift_size else np.zeros((edges, 3), np.int64)
+        found = Edges(cutoff, array(_UNSIGNED[index_size], 2, edges), shift)
+    return Frame(
+        positions=positions,
+        cell=cell,
+        pbc=np.array([bool(flags & bit) for bit in PBC]),
+        atomic_numbers=array("u1", atoms).astype(np.int64),
+        energy=float(row["energy"]) if flags & ENERGY else None,
+        forces=forces,
+        stress=stress,
+        config_type=group,
+        weight=float(row["weight"]),
+        edges=found,
+    )
