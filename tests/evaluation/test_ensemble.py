@@ -91,7 +91,7 @@ def test_files_and_table(predicted, frames, tmp_path):
     print_disagreement(disagreement_rows(mean, spread), 3, console)
     text = console.export_text()
     assert "Disagreement of 3 members" in text
-    assert "force on an atom" in text
+    assert "force per atom" in text
     assert "1.00" in text
 
 

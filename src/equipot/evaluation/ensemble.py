@@ -114,7 +114,7 @@ def print_disagreement(rows: Sequence[DisagreementRow], num_members: int, consol
     for name in ("mean", "largest"):
         table.add_column(name, justify="right")
     table.add_column("unit")
-    for name in ("rank correlation\nwith the error", "RMS error /\ndisagreement", "over"):
+    for name in ("rank corr.\nwith error", "error /\ndisagr.", "over"):
         table.add_column(name, justify="right")
     for row in rows:
         numbers = ("–" if v is None else f"{v:.2f}" for v in (row.spearman, row.error_ratio))
@@ -176,8 +176,8 @@ def _quantities(comparison: Comparison, spread: Disagreement) -> list[tuple[str,
     force_errors = np.linalg.norm(comparison.forces_error(), axis=1)
     return [
         ("energy", "meV/atom", spread.energy, np.abs(comparison.energy_error_per_atom())),
-        ("force on an atom", "meV/Å", spread.forces, force_errors),
-        ("largest force of a frame", "meV/Å", spread.largest_force, _largest(force_errors, spread.offsets)),
+        ("force per atom", "meV/Å", spread.forces, force_errors),
+        ("largest force", "meV/Å", spread.largest_force, _largest(force_errors, spread.offsets)),
     ]
 
 
