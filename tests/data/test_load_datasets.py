@@ -107,3 +107,40 @@ def test_species_order_of_the_configuration(water, write):
 def test_listed_species_that_no_frame_contains(water, write):
     with pytest.raises(DataError, match="No training frame contains C"):
         load_datasets(config(write(water), species=["H", "C", "O"]), 3.0)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_weights_of_groups_multiply_those_of_frames_and_files(water, write, tmp_path, cached):
+    """From memory and from a store; validation frames are weighted alike."""
+    groups = ["bulk", "surface", None] * 4
+    for atoms, group in zip(water, groups, strict=False):
+        atoms.info |= {"config_type": group} if group else {}
+    water[1].info["config_weight"] = 3.0
+    path = write(water)
+    data = load_datasets(
+        DataConfig(
+            train=[{"path": path, "weight": 2.0}],
+            validation=4,
+            labels=LABELS,
+            group_weights={"surface": 5.0, "bulk": 0.5},
+            cache=tmp_path / "cache" if cached else None,
+        ),
+        3.0,
+    )
+    factors = {"bulk": 0.5, "surface": 5.0, None: 1.0}
+    seen = 0
+    for dataset, split in ((data.train, data.split.train), (data.validation, data.split.validation)):
+        for i, (_, number) in enumerate(split):
+            expected = 2.0 * factors[groups[number]] * (3.0 if number == 1 else 1.0)
+            weight = dataset[i].labels.weight
+            assert (1.0 if weight is None else weight.item()) == expected
+            assert dataset.config_types[i] == groups[number]
+            seen += 1
+    assert seen == len(water)
+
+
+def test_weight_of_an_unknown_group_is_refused(water, write):
+    water[0].info["config_type"] = "surface"
+    given = config(write(water), group_weights={"surfce": 2.0})
+    with pytest.raises(DataError, match=r"names surfce, but .*; found: surface \(1 frame\)\."):
+        load_datasets(given, 3.0)

@@ -301,3 +301,9 @@ def test_nothing_is_printed_but_our_own_lines(make_config, no_plot, capfd, recwa
     tables = "┏┃┡│└"
     assert all(line.startswith((*starts, *tables)) for line in lines), lines
     assert not [warning for warning in recwarn if "lightning" in warning.filename]
+
+
+def test_training_from_a_cache_evaluates_its_sets(make_config, tmp_path, no_plot):
+    config = make_config(training={"epochs": 1}, data={"cache": str(tmp_path / "cache")})
+    result = train(config)
+    assert (result.directory / "evaluation" / "validation" / "errors.json").is_file()

@@ -17,6 +17,12 @@ LabelName = Annotated[str, Field(min_length=1)]
 FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store")
 
 
+GroupWeights = Annotated[
+    dict[Annotated[str, Field(min_length=1)], Annotated[float, Field(ge=0)]],
+    Field(min_length=1, json_schema_extra={"words": "mapping from config_type to number ≥ 0"}),
+]
+
+
 class LabelsConfig(Section):
     """Names of the reference values in the structure files."""
 
@@ -135,6 +141,11 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0, description="Seed of the split.")
     labels: LabelsConfig = Field(LabelsConfig(), description="Names of the reference values in the files.")
     units: UnitsConfig = Field(UnitsConfig(), description="Units in the files.")
+    group_weights: GroupWeights | None = Field(
+        None,
+        description="Weights of frames in the loss by their `config_type`, as in `{surface: 2.0}`; others "
+        "have 1; they multiply the other weights. Reported errors and statistics are not weighted.",
+    )
     atomic_energies: (
         Literal["auto", "isolated_atoms", "least_squares", "none"]
         | Annotated[dict[Element, float], Field(min_length=1)]

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from equipot.data.columns import Columns, columns_of
 from equipot.data.frames import Frame, check_distances, frame_from_atoms
 from equipot.data.neighbors import neighbor_list
+from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.errors import UnknownSpeciesError
 from equipot.graph import AtomicGraph, Label, Labels
@@ -78,7 +79,7 @@ class LazyDataset(Dataset):
 
     def __init__(
         self,
-        frames: Sequence[Frame],
+        frames: Pool,
         columns: Columns,
         num_edges: NDArray[np.int64],
         species: Sequence[str],
@@ -99,6 +100,11 @@ class LazyDataset(Dataset):
 
     def __getitem__(self, index: int) -> AtomicGraph:
         return _graph(self.frames[index], self._types, self.species, self.cutoff)
+
+    @property
+    def config_types(self) -> list[str | None]:
+        """The group of each frame, to report errors by."""
+        return self.frames.config_types()
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:

@@ -1,6 +1,7 @@
 """From the YAML's data section to data sets."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,9 +51,10 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     digest = file_digest if cache is None else cache
 
     def read(name: str) -> Pool:
-        return read_sources(data.sources(name), cutoff, cache)
+        return read_sources(data.sources(name), cutoff, cache).weighted(data.group_weights or {})
 
     frames = read("train")
+    _check_groups(data.group_weights or {}, frames)
     isolated, pool = (frames.take(rows) for rows in (frames.columns.isolated, ~frames.columns.isolated))
     if not len(pool):
         raise DataError(f"{frames.files[0]}: all training frames are isolated atoms; nothing can be learned.")
@@ -88,6 +90,20 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
         statistics=statistics,
         split=split,
     )
+
+
+def _check_groups(group_weights: Mapping[str, float], frames: Pool) -> None:
+    """Raise DataError if a weight is for a group that no training frame is in, a misspelt one perhaps."""
+    if not group_weights:
+        return
+    found = Counter(group for group in frames.config_types() if group is not None)
+    unknown = [group for group in group_weights if group not in found]
+    if unknown:
+        groups = ", ".join(f"{group} ({counted(number, 'frame')})" for group, number in found.items())
+        raise DataError(
+            f"data.group_weights names {', '.join(unknown)}, but no training frame has that config_type; "
+            f"found: {groups or 'none with a config_type'}."
+        )
 
 
 def _dataset(pool: Pool, species: Sequence[str], cutoff: float) -> GraphDataset | LazyDataset:

@@ -1,7 +1,8 @@
 """Frames from memory and from stores as one sequence, with what is known of each without reading it."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from equipot.data.columns import KINDS, Columns, columns_of, join
 from equipot.data.frames import Frame, frame_of
 from equipot.data.store.file import Store
 
+T = TypeVar("T")
 FrameId = tuple[str, int]  # file, number of the frame in it from 0
 
 
@@ -23,6 +25,8 @@ class Part(Protocol):
     def __getitem__(self, number: int) -> Frame: ...
 
     def ids(self, numbers: NDArray) -> list[FrameId]: ...
+
+    def config_types(self, numbers: NDArray) -> list[str | None]: ...
 
 
 class MemoryPart:
@@ -38,6 +42,9 @@ class MemoryPart:
 
     def ids(self, numbers: NDArray) -> list[FrameId]:
         return [(self.frames[i].file, self.frames[i].index) for i in numbers]
+
+    def config_types(self, numbers: NDArray) -> list[str | None]:
+        return [self.frames[i].config_type for i in numbers]
 
 
 class StorePart:
@@ -67,6 +74,10 @@ class StorePart:
         indices = (numbers - self._starts[which]).tolist()
         return [(self.files[file], index) for file, index in zip(which.tolist(), indices, strict=True)]
 
+    def config_types(self, numbers: NDArray) -> list[str | None]:
+        groups = [*self.store.groups, None]  # -1 is the last one
+        return [groups[group] for group in self.store.rows["group"][numbers].tolist()]
+
 
 class Pool(Sequence[Frame]):
     """F frames; each is read when it is asked for.
@@ -74,16 +85,25 @@ class Pool(Sequence[Frame]):
     Args:
         parts: where they are.
         part, number: (F,) which part a frame is in, and its number there; by default all frames, in order.
+        factor: (F,) multiplies the weight of a frame; None: 1.
     """
 
-    def __init__(self, parts: Sequence[Part], part: NDArray | None = None, number: NDArray | None = None):
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        part: NDArray | None = None,
+        number: NDArray | None = None,
+        factor: NDArray | None = None,
+    ):
         sizes = [len(p.columns) for p in parts]
         if part is None or number is None:
             part = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
             number = np.concatenate([np.arange(size) for size in sizes] or [np.empty(0, np.int64)])
         self.parts, self._part, self._number = tuple(parts), part, number
         starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        self.columns = join([p.columns for p in parts]).take(starts[part] + number)
+        columns = join([p.columns for p in parts]).take(starts[part] + number)
+        self._factor = np.ones(len(number)) if factor is None else factor
+        self.columns = columns.weighted(columns.weight * self._factor)
 
     @classmethod
     def of(cls, frames: Sequence[Frame]) -> "Pool":
@@ -94,23 +114,40 @@ class Pool(Sequence[Frame]):
         return len(self._number)
 
     def __getitem__(self, index: int) -> Frame:
-        return self.parts[self._part[index]][int(self._number[index])]
+        frame = self.parts[self._part[index]][int(self._number[index])]
+        factor = float(self._factor[index])
+        return frame if factor == 1 else replace(frame, weight=frame.weight * factor)
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[i] for i in range(len(self)))
 
     def take(self, rows: NDArray) -> "Pool":
         """The frames ``rows``, numbers or a mask."""
-        return Pool(self.parts, self._part[rows], self._number[rows])
+        return Pool(self.parts, self._part[rows], self._number[rows], self._factor[rows])
+
+    def weighted(self, group_weights: Mapping[str, float]) -> "Pool":
+        """The frames with the weights of those of some groups (``config_type``) multiplied."""
+        if not group_weights:
+            return self
+        factor = np.array([group_weights.get(group, 1.0) for group in self.config_types()], dtype=np.float64)
+        return Pool(self.parts, self._part, self._number, self._factor * factor)
 
     def ids(self) -> list[FrameId]:
         """File and number in it of every frame."""
-        ids: list[FrameId] = [("", 0)] * len(self)
+        return self._of_parts(lambda part, numbers: part.ids(numbers))
+
+    def config_types(self) -> list[str | None]:
+        """The group of every frame, to report errors by."""
+        return self._of_parts(lambda part, numbers: part.config_types(numbers))
+
+    def _of_parts(self, ask: Callable[[Part, NDArray], list[T]]) -> list[T]:
+        """What the parts say of their frames, in the order of the pool."""
+        found: list = [None] * len(self)
         for i, part in enumerate(self.parts):
             rows = np.flatnonzero(self._part == i)
-            for row, identity in zip(rows.tolist(), part.ids(self._number[rows]), strict=True):
-                ids[row] = identity
-        return ids
+            for row, value in zip(rows.tolist(), ask(part, self._number[rows]), strict=True):
+                found[row] = value
+        return found
 
     @property
     def files(self) -> list[str]:
