@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from equipot.config.data import Source
 from equipot.data.columns import KINDS, Columns, columns_of, join
 from equipot.data.frames import Frame, frame_of
+from equipot.data.splits import FrameId
 from equipot.data.store.file import Store
 
 T = TypeVar("T")
-FrameId = tuple[str, int]  # file, number of the frame in it from 0
 
 
 class Part(Protocol):

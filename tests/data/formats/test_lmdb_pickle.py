@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipot.config.data import LabelsConfig
 from equipot.data import read_frames
 from equipot.data.formats import safe_pickle
 
@@ -55,6 +56,30 @@ def test_folder_and_dicts(tmp_path, crystals, check_same):
     (tmp_path / "s2ef").mkdir()
     write(tmp_path / "s2ef" / "data.mdb", [s2ef(atoms, dict) for atoms in structures])
     check_same(read_frames(tmp_path / "s2ef"), structures, stress=False)
+
+
+def test_lmdb_of_nequip(tmp_path, crystals, check_same):
+    """As NequIPLMDBDataset.save_from_iterator writes it: dicts of tensors, and "__metadata__" beside them."""
+    structures = crystals("Cu3", "NaCl")
+    items = [
+        {
+            "pos": torch.tensor(atoms.positions),
+            "cell": torch.tensor(atoms.cell.array)[None],
+            "pbc": torch.tensor(atoms.pbc)[None],
+            "atomic_numbers": torch.tensor(atoms.numbers),
+            "forces": torch.tensor(atoms.get_forces()),
+            "total_energy": torch.tensor([[atoms.get_potential_energy()]], dtype=torch.float64),
+        }
+        for atoms in structures
+    ]
+    environment = lmdb.open(str(tmp_path / "a.lmdb"), map_size=2**24, subdir=False)
+    with environment.begin(write=True) as transaction:
+        for i, item in enumerate(items):
+            transaction.put(str(i).encode(), pickle.dumps(item, protocol=-1))
+        transaction.put(b"__metadata__", pickle.dumps({"num_frames": 2}, protocol=-1))
+    environment.close()
+    frames = read_frames(tmp_path / "a.lmdb", LabelsConfig(energy="total_energy"))
+    check_same(frames, structures, stress=False)
 
 
 class Attack:
