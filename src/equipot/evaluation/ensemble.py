@@ -79,7 +79,7 @@ def predict_members(
 
     Raises:
         ModelFileError: the members do not belong together.
-        UnknownSpeciesError: as ``predict_frames``.
+        UnknownSpeciesError, EvaluationError: as ``predict_frames``.
     """
     refuse_strangers([(member.path, member.species, member.cutoff) for member in members])
     each = [predict_frames(member, frames, max_edges) for member in members]

@@ -32,6 +32,7 @@ from equipot.training.monitor import TrainingMonitor
 from equipot.training.processes import adopt_launcher, find_launcher
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
+    WARNING,
     Report,
     count_of,
     describe_device,
@@ -156,7 +157,7 @@ def _train(
         devices = config.run.devices * config.run.nodes
         if batches.budget.unit == "frames" and batches.budget.limit < devices:
             report.line(
-                f"Warning: a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} "
+                f"{WARNING}a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} "
                 "devices without work. Raise training.batch_size, and the learning rate with it."
             )
         parts = config.training.accumulate * devices
@@ -178,7 +179,7 @@ def _train(
     if start is not None and start.config.training.loss != config.training.loss:
         report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
-    facts = describe_session(potential, describe_device(config, kind), resumed=start is not None)
+    facts = describe_session(potential, device, resumed=start is not None)
     session = SessionRecord(directory.sessions, facts)
     metrics = {}
     with open_loggers(config, directory) as loggers:
