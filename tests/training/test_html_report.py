@@ -9,6 +9,10 @@ from html.parser import HTMLParser
 import ase.io
 import pytest
 
+from equipot.config import LabelsConfig, UnitsConfig
+from equipot.data.convert import convert
+from equipot.data.dataset import LazyDataset
+from equipot.data.load import load_datasets
 from equipot.errors import TrainingError
 from equipot.evaluation.report import number
 from equipot.training import stopping
@@ -200,3 +204,20 @@ def test_damaged_file_is_an_error_and_leaves_the_old_page(copy):
 def test_durations():
     times = [duration(seconds) for seconds in (0.04, 59.9, 60, 130, 3599.6, 7500)]
     assert times == ["0.0 s", "59.9 s", "1 min 00 s", "2 min 10 s", "1 h 00 min", "2 h 05 min"]
+
+
+def test_lazy_data_sets_are_evaluated_by_group(finished, make_config, tmp_path):
+    """A store is read frame by frame; its groups and places reach errors.json all the same."""
+    source, store = finished.data.train[0], tmp_path / "groups.equipot"
+    convert([str(source)], store, LabelsConfig(), UnitsConfig(), finished.model.cutoff)
+    config = make_config(data={"train": str(store)}, training={"epochs": 1})
+    assert isinstance(load_datasets(config.data, config.model.cutoff).validation, LazyDataset)
+    train(config)
+    path = config.run.directory / "evaluation" / "validation" / "errors.json"
+    errors = json.loads(path.read_text(encoding="utf-8"))
+    groups = {name: group["frames"] for name, group in errors["groups"]["config_type"].items()}
+    assert set(groups) == {"<script>alert(1)</script>", "cold & dense"} and sum(groups.values()) == 4
+    worst = errors["worst_frames"]["forces"][0]
+    # frames with an even number are of the first group
+    assert worst["file"].endswith("groups.equipot")
+    assert worst["config_type"] == ("<script>alert(1)</script>", "cold & dense")[worst["index"] % 2]
