@@ -31,6 +31,7 @@ class RunDirectory:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.plots = self.root / "plots"
+        self.data = self.root / "data"
         self.tensorboard = self.root / "tensorboard"
         self.wandb = self.root / "wandb"
         self.evaluation = self.root / "evaluation"
@@ -52,7 +53,9 @@ class RunDirectory:
         """
         if self.root.exists() and not self.root.is_dir():
             raise TrainingError(f"Run directory '{self.root}' is a file. Choose another run.directory.")
-        if not self.root.is_dir() or all(path == self.lock_file for path in self.root.iterdir()):
+        # Several processes keep what they have read in data, before the training begins.
+        harmless = (self.lock_file, self.data)
+        if not self.root.is_dir() or all(path in harmless for path in self.root.iterdir()):
             return
         if not self._holds_training():
             raise TrainingError(

@@ -96,6 +96,10 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         config = config.model_copy(update={"run": run})
     elif first_process:
         directory.refuse_if_occupied(overwrite)
+    if config.run.devices * config.run.nodes > 1 and config.data.cache is None:
+        # So that the files are read, and neighbors searched, by one process and not by each.
+        cached = config.data.model_copy(update={"cache": directory.data})
+        config = config.model_copy(update={"data": cached})
     with quiet_lightning(), Report(console) as report:
         if configured.resolve() != directory.root.resolve():
             report.line(f"Resuming in {directory.root}; run.directory ({configured}) is ignored.")
@@ -124,7 +128,8 @@ def _train(
     if checkpoint is not None:
         start = check_same_training(checkpoint, config)
         # The same data, under the names that the split knows them by.
-        config = config.model_copy(update={"data": start.config.data})
+        data = start.config.data.model_copy(update={"cache": config.data.cache})
+        config = config.model_copy(update={"data": data})
     split = None if start is None else Split.load(directory.split)
     datasets = load_datasets(config.data, config.model.cutoff, split)
     check_labels(datasets, config)
