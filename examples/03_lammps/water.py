@@ -1,21 +1,17 @@
-"""Writes water.data: 192 atoms of water at the density of the liquid, molecules turned at random."""
+"""Writes water.data from the first frame of a file, for in.water.
 
-import itertools
+    python water.py train.xyz.gz [COPIES]       # along each edge of the box, 1 if it is not given
 
-import numpy as np
-from ase import Atoms
-from ase.build import molecule
+Start from a structure like those the model was trained on: molecules put into a box at random overlap, which no
+data set shows, and the model may pull them into each other.
+"""
+
+import sys
+
+import ase.io
 from ase.io.lammpsdata import write_lammps_data
-from scipy.spatial.transform import Rotation
 
-EDGE, PER_EDGE = 12.42, 4  # Å, molecules
-
-rotations = Rotation.random(PER_EDGE**3, random_state=0)
-box = Atoms(cell=[EDGE] * 3, pbc=True)
-for turn, corner in zip(rotations, itertools.product(range(PER_EDGE), repeat=3), strict=True):
-    water = molecule("H2O")
-    water.positions = turn.apply(water.positions - water.get_center_of_mass())
-    water.positions += (np.array(corner) + 0.5) * EDGE / PER_EDGE
-    box += water
-write_lammps_data("water.data", box, specorder=["H", "O"], masses=True, atom_style="atomic")
-print(f"Wrote water.data: {len(box)} atoms")
+file, copies = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1
+water = ase.io.read(file, 0).repeat(copies)
+write_lammps_data("water.data", water, specorder=["H", "O"], masses=True, atom_style="atomic")
+print(f"Wrote water.data: {len(water)} atoms")

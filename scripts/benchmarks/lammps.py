@@ -1,7 +1,9 @@
-"""LAMMPS with `pair_style equipot`: one rank beside ASE, and more ranks beside one, taking turns.
+"""LAMMPS with `pair_style equipot`: one rank beside ASE, more ranks beside one, a peer's pair style.
 
-Every rank has one thread. Strong scaling keeps the atoms, weak scaling those per rank. The model has random
-weights and the sizes of `compare` (NequIP: 4 layers, 64 channels, l_max 2, cutoff 5 Å).
+They take turns, and every rank has one thread. Strong scaling keeps the atoms, weak scaling those per rank.
+The model has random weights and the sizes of `compare` (NequIP: 4 layers, 64 channels, l_max 2, cutoff 5 Å);
+`--peer deepmd` adds DeePMD-kit's DeepPot-SE of default size, in an environment of its own. CPU seconds are
+those of a rank, waiting for others included.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +23,13 @@ sys.path.insert(0, str(Path(__file__).parent / "compare"))
 
 import torch
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from cases import ALLEGRO, NEQUIP
+from lammps_deepmd import ONE_THREAD, deepmd_programs, deploy_deepmd
 from pydantic import TypeAdapter
 from structures import describe, silicon, water
 
@@ -41,8 +46,7 @@ MODELS = {"nequip": NEQUIP, "allegro": ALLEGRO}
 INPUT = """units metal
 atom_style atomic
 read_data atoms.data
-pair_style equipot
-pair_coeff * * model.pt {species}
+{pair}
 neighbor 1.0 bin
 velocity all create 300 1 loop geom
 fix 1 all nve
@@ -54,43 +58,47 @@ run {steps}
 
 @dataclass(frozen=True)
 class Timing:
-    """One run: seconds per step, and the shares of it (0 to 1), where they are known."""
+    """One run: seconds per step, CPU seconds of a rank, and the shares (0 to 1) of the time, where known."""
 
     step: float
+    cpu: float | None = None
     model: float | None = None
     exchange: float | None = None
+
+
+@dataclass(frozen=True)
+class PairStyle:
+    """A pair style and the LAMMPS that has it."""
+
+    name: str
+    programs: Path  # folder of mpiexec and lmp
+    commands: str
+    environment: dict[str, str]
 
 
 def main() -> None:
     options = parse()
     torch.set_num_threads(1)
-    plugin = build_plugin(find_lammps()).parent
     atoms = water(None, options.per_edge) if options.system == "water" else silicon(options.atoms)
     report = {"system": options.system, "atoms": len(atoms), "model": options.model, "steps": options.steps}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        species = deploy(MODELS[options.model], atoms, folder / "model.pt")
-        runs = {("ASE", 1): lambda: by_ase(folder / "model.pt", atoms.copy(), options.steps)}
-        for ranks in options.ranks:
-            runs["strong", ranks] = lasting(
-                folder / f"strong-{ranks}", atoms, species, ranks, plugin, options.steps
-            )
-            if ranks > 1:
-                larger = atoms.repeat((1, 1, ranks))
-                place = folder / f"weak-{ranks}"
-                runs["weak", ranks] = lasting(place, larger, species, ranks, plugin, options.steps)
+        styles = pair_styles(options, atoms, folder)
+        runs = {("ASE", "strong", 1): lambda: by_ase(folder / "model.pt", atoms.copy(), options.steps)}
+        for style in styles:
+            for ranks in options.ranks:
+                for kind, larger in (("strong", atoms), ("weak", atoms.repeat((1, 1, ranks)))):
+                    if kind == "strong" or ranks > 1:
+                        place = folder / f"{style.name}-{kind}-{ranks}"
+                        runs[style.name, kind, ranks] = lasting(place, larger, ranks, style, options.steps)
         timings = {key: [] for key in runs}
         for round_number in range(options.rounds):
-            for (kind, ranks), run in runs.items():
-                timings[kind, ranks].append(run())
-                latest = timings[kind, ranks][-1]
-                print(
-                    f"round {round_number + 1}: {kind}, ranks {ranks}: {latest.step:.3f} s per step",
-                    flush=True,
-                )
+            for key, run in runs.items():
+                timings[key].append(run())
+                print(f"round {round_number + 1}: {key}: {timings[key][-1].step:.3f} s per step", flush=True)
     report["runs"] = [
-        {"kind": kind, "ranks": ranks, "timings": [asdict(t) for t in found]}
-        for (kind, ranks), found in timings.items()
+        {"program": program, "kind": kind, "ranks": ranks, "timings": [asdict(t) for t in found]}
+        for (program, kind, ranks), found in timings.items()
     ]
     summarize(timings, len(atoms))
     if options.output:
@@ -107,6 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--atoms", type=int, default=4096, help="of silicon, about")
     parser.add_argument("--per-edge", type=int, default=11, help="water molecules along an edge of the box")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--peer", choices=["deepmd"], help="a pair style beside equipot's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -127,6 +136,23 @@ def deploy(model: dict, atoms: Atoms, path: Path) -> list[str]:
     return species
 
 
+def pair_styles(options: argparse.Namespace, atoms: Atoms, folder: Path) -> list[PairStyle]:
+    """equipot's and the peer's, with their model files in ``folder``."""
+    model = MODELS[options.model]
+    species = deploy(model, atoms, folder / "model.pt")
+    elements = " ".join(species)
+    environment = {"LAMMPS_PLUGIN_PATH": str(build_plugin(find_lammps()).parent)}
+    commands = f"pair_style equipot\npair_coeff * * {folder / 'model.pt'} {elements}"
+    styles = [PairStyle("equipot", BIN, commands, environment)]
+    if options.peer == "deepmd":
+        programs = deepmd_programs()
+        few = water(None) if options.system == "water" else silicon(64)
+        deploy_deepmd(programs, few, species, model["cutoff"], folder / "model.pb")
+        commands = f"pair_style deepmd {folder / 'model.pb'}\npair_coeff * * {elements}"
+        styles.append(PairStyle("deepmd", programs, commands, {"LAMMPS_PLUGIN_PATH": ""}))
+    return styles
+
+
 def by_ase(path: Path, atoms: Atoms, steps: int) -> Timing:
     """ASE's velocity Verlet with the calculator; its first evaluation is not counted."""
     atoms.calc = EquipotCalculator(path, device="cpu")
@@ -138,14 +164,16 @@ def by_ase(path: Path, atoms: Atoms, steps: int) -> Timing:
     return Timing((time.perf_counter() - start) / steps)
 
 
-def lasting(folder: Path, atoms: Atoms, species: list[str], ranks: int, plugin: Path, steps: int):
+def lasting(folder: Path, atoms: Atoms, ranks: int, style: PairStyle, steps: int) -> Callable[[], Timing]:
     """A function that runs LAMMPS on these atoms; its files are written once."""
     folder.mkdir()
+    species = sorted(set(atoms.symbols), key=lambda symbol: atomic_numbers[symbol])
     write_lammps_data(folder / "atoms.data", atoms, specorder=species, masses=True, atom_style="atomic")
-    (folder / "model.pt").symlink_to(folder.parent / "model.pt")
-    (folder / "in.lammps").write_text(INPUT.format(species=" ".join(species), steps=steps))
-    command = [str(BIN / "mpiexec"), "-n", str(ranks), str(BIN / "lmp"), "-in", "in.lammps", "-log", "none"]
-    environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin), "OMP_NUM_THREADS": "1"}
+    (folder / "in.lammps").write_text(INPUT.format(pair=style.commands, steps=steps))
+    programs = style.programs
+    command = [str(programs / "mpiexec"), "-n", str(ranks), str(programs / "lmp"), "-in", "in.lammps"]
+    path = os.pathsep.join([str(programs), os.environ.get("PATH", "")])
+    environment = os.environ | ONE_THREAD | {"PATH": path} | style.environment
 
     def run() -> Timing:
         done = subprocess.run(
@@ -154,33 +182,38 @@ def lasting(folder: Path, atoms: Atoms, species: list[str], ranks: int, plugin: 
         if done.returncode != 0:
             raise SystemExit((done.stdout + done.stderr)[-2000:])
         seconds = float(re.findall(r"Loop time of (\S+)", done.stdout)[-1]) / steps
+        cpu = float(re.findall(r"(\S+)% CPU use", done.stdout)[-1]) / 100 * seconds
         shares = re.findall(
             r"equipot: (\S+) ms per step and rank: model (\S+) %, exchange (\S+) %", done.stdout
         )
+        if not shares:
+            return Timing(seconds, cpu)
         per_step, model, exchange = map(float, shares[-1])
         part = per_step / 1e3 / seconds
         # The first, uncounted evaluation of `run` is in the pair style's own account, per evaluation.
-        return Timing(seconds, model / 100 * part, exchange / 100 * part)
+        return Timing(seconds, cpu, model / 100 * part, exchange / 100 * part)
 
     return run
 
 
 def summarize(timings: dict, num_atoms: int) -> None:
     median = {key: statistics.median(t.step for t in found) for key, found in timings.items()}
-    print(f"\n{num_atoms} atoms, one thread per rank; medians of {len(next(iter(timings.values())))} rounds")
-    for (kind, ranks), found in timings.items():
+    rounds = len(next(iter(timings.values())))
+    print(f"\n{num_atoms} atoms, one thread per rank; medians of {rounds} rounds; ns/day for steps of 1 fs")
+    for (program, kind, ranks), found in timings.items():
         atoms = num_atoms * (ranks if kind == "weak" else 1)
-        step = median[kind, ranks]
-        rate = atoms / step
-        label = f"{kind:>7} {ranks} rank" + ("s" if ranks > 1 else " ")
-        line = f"{label}  {step:8.3f} s per step  {rate:9.0f} atom steps/s"
+        step = median[program, kind, ranks]
+        label = f"{program:>8} {kind:>6} {ranks} rank" + ("s" if ranks > 1 else " ")
+        line = f"{label} {step:8.3f} s per step {0.0864 / step:8.4f} ns/day {atoms / step:8.0f} atom steps/s"
+        if found[0].cpu is not None:
+            line += f"  CPU {statistics.median(t.cpu for t in found):6.3f} s"
         if found[0].model is not None:
             model = statistics.median(t.model for t in found)
             exchange = statistics.median(t.exchange for t in found)
             line += f"  model {model:6.1%}  exchange {exchange:5.1%}  LAMMPS {1 - model - exchange:5.1%}"
-        if ("strong", 1) in median and (kind, ranks) != ("strong", 1):
-            speed = rate / (num_atoms / median["strong", 1])
-            line += f"  {speed:.2f} times one rank"
+        one = (program, "strong", 1)
+        if one in median and ranks > 1:
+            line += f"  {atoms / step / (num_atoms / median[one]):.2f} times one rank"
         print(line)
 
 

