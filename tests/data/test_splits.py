@@ -105,9 +105,10 @@ def test_missing_split_file(tmp_path):
 
 def test_positions(frames):
     split = draw_split(frames, 7)
-    assert [frames[i] for i in positions_of(split.validation, frames)] == list(split.validation)
+    place = {frame: i for i, frame in enumerate(frames)}
+    assert [frames[i] for i in positions_of(split.validation, place)] == list(split.validation)
     with pytest.raises(DataError, match=r"The split names frame 99 of c\.xyz"):
-        positions_of([("c.xyz", 99)], frames)
+        positions_of([("c.xyz", 99)], place)
 
 
 def test_changed_or_missing_file(frames, tmp_path):

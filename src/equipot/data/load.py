@@ -13,7 +13,7 @@ from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.plausibility import warn_if_implausible, warn_if_unrelated
 from equipot.data.pool import Pool, StorePart
 from equipot.data.sources import read_sources
-from equipot.data.splits import Split, check_unchanged, draw_split, positions_of
+from equipot.data.splits import FrameId, Split, check_unchanged, draw_split, positions_of
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
 from equipot.errors import DataError
@@ -69,9 +69,10 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     else:
         check_unchanged(split, digest)
 
-    train = pool.take(positions_of(split.train, ids))
-    held_out = validation.take(positions_of(split.validation, validation_ids))
-    test = test.take(positions_of(split.test, test_ids))
+    place = _places(ids)
+    train = pool.take(positions_of(split.train, place))
+    held_out = validation.take(positions_of(split.validation, place if drawn else _places(validation_ids)))
+    test = test.take(positions_of(split.test, _places(test_ids)))
     for name, chosen in (("training", train), ("validation", held_out), ("test", test)):
         if name != "validation" or not drawn:
             warn_if_implausible(chosen, name)
@@ -104,6 +105,10 @@ def _check_groups(group_weights: Mapping[str, float], frames: Pool) -> None:
             f"data.group_weights names {', '.join(unknown)}, but no training frame has that config_type; "
             f"found: {groups or 'none with a config_type'}."
         )
+
+
+def _places(ids: Sequence[FrameId]) -> dict[FrameId, int]:
+    return {identity: place for place, identity in enumerate(ids)}
 
 
 def _dataset(pool: Pool, species: Sequence[str], cutoff: float) -> GraphDataset | LazyDataset:

@@ -1,7 +1,7 @@
 """Which frames are trained on, validated on and tested on."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -111,13 +111,12 @@ def draw_split(
     return split
 
 
-def positions_of(ids: Iterable[FrameId], frames: Sequence[FrameId]) -> NDArray[np.int64]:
-    """Where each of ``ids`` is among ``frames``.
+def positions_of(ids: Iterable[FrameId], place: Mapping[FrameId, int]) -> NDArray[np.int64]:
+    """Where each of ``ids`` is, looked up in ``place``.
 
     Raises:
         DataError: one is not there.
     """
-    place = {frame: i for i, frame in enumerate(frames)}
     found = []
     for file, index in ids:
         if (file, index) not in place:
