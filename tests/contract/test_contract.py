@@ -244,7 +244,9 @@ def test_parameter_gradients_of_a_force_loss(potential, graphs):
                 values.append(loss().item())
             flat[index] = original
             numerical = (values[0] - values[1]) / 2e-5
-            assert gradient.view(-1)[index].item() == pytest.approx(numerical, abs=1e-6 * largest, rel=1e-5)
+            assert gradient.reshape(-1)[index].item() == pytest.approx(
+                numerical, abs=1e-6 * largest, rel=1e-5
+            )
     potential.eval()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from equipot.data.neighbors import neighbor_list
-from equipot.integrations.verlet import VerletList
+from equipot.integrations.verlet import VerletList, spatial_order
 
 CUTOFF = 3.0
 
@@ -21,10 +21,10 @@ def canonical(edge_index, edge_vec):
 
 
 def assert_right(verlet, positions, cell, pbc):
-    edge_vec, edge_index = verlet.edges(positions, cell, pbc)
+    edge_vec, edge_index, order = verlet.edges(positions, cell, pbc)
     assert (np.diff(edge_index[0].numpy()) >= 0).all(), "not sorted by center"
     expected = canonical(*fresh(positions, cell, pbc))
-    np.testing.assert_allclose(canonical(edge_index, edge_vec), expected, atol=1e-8)
+    np.testing.assert_allclose(canonical(order[edge_index.numpy()], edge_vec), expected, atol=1e-8)
 
 
 def random_crystal(seed, pbc):
@@ -109,3 +109,28 @@ def test_the_list_keeps_its_own_copy():
         positions += 0.4
         positions[0] += 0.4
     assert verlet.builds == 3
+
+
+def test_order_puts_neighbors_in_space_side_by_side():
+    """4,096 atoms on a grid, mixed up: then most of an atom's neighbors are within 100 rows."""
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(16.0)] * 3), axis=-1).reshape(-1, 3)
+    cell, pbc = 16.0 * np.eye(3), np.ones(3, dtype=bool)
+    positions = (rng.permutation(places) + 0.5) + rng.integers(-2, 3, (4096, 1)) * cell[0]  # in other images
+    order = spatial_order(positions, cell, pbc, spacing=1.0)
+    assert sorted(order) == list(range(4096))
+
+    def near(positions):
+        center, neighbor = neighbor_list(positions, cell, pbc, 1.8)[0]
+        return np.mean(np.abs(center - neighbor) <= 100)
+
+    assert near(positions) < 0.1
+    assert near(positions[order]) > 0.5
+
+
+@pytest.mark.parametrize("pbc", [[True] * 3, [False, True, False], [False] * 3])
+def test_order_of_few_and_far_atoms(pbc):
+    cell = np.diag([0.0, 4.0, 0.0]) if pbc == [False, True, False] else 4.0 * np.eye(3)
+    for positions in (np.zeros((0, 3)), np.zeros((3, 3)), np.array([[1e9, 0.0, 0.0], [0.0, 0.0, 0.0]])):
+        order = spatial_order(positions, cell, np.array(pbc), 1.0)
+        assert sorted(order) == list(range(len(positions)))

@@ -52,3 +52,20 @@ def test_energy_forces_stress_and_parameter_gradients(name, crystal):
     for found, expected in zip(*results, strict=True):
         # Sums of up to some thousand terms in another order: 1e-16 each, far below what training can see.
         assert float((found - expected).detach().abs().max() / expected.detach().abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_energy_forces_and_stress_in_eval_mode(name, crystal):
+    """Kernels of inference against plain torch in train mode, which has none of them."""
+    if not kernels_available():
+        pytest.skip("the kernels are off or cannot be compiled here")
+    torch.manual_seed(0)
+    fast = build_potential(MODELS[name], ["Na", "Cl"], 10.0, [-1.0, -2.0], 1.0).eval()
+    plain = copy.deepcopy(fast).train()
+    for module in plain.modules():
+        if hasattr(module, "use_kernel"):
+            module.use_kernel = False
+    found, expected = predict(fast, crystal), predict(plain, crystal)
+    for key in ("atom_energies", "forces", "stress", "atom_virials"):
+        a, b = getattr(found, key), getattr(expected, key).detach()
+        assert float((a - b).abs().max() / b.abs().max()) < 1e-10, key  # as above

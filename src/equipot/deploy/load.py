@@ -75,7 +75,8 @@ def load_deployed(path: str | Path, device: str | torch.device = "auto") -> Depl
     """
     path, target = Path(path), resolve_device(device)
     metadata = read_metadata(path)
-    load_operators()  # the file may refer to them
+    if load_operators():  # the file may refer to them
+        torch.ops.equipot.keep_memory()
     try:
         with quiet_jit():
             module = torch.jit.load(str(path), map_location=target)

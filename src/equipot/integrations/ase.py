@@ -93,12 +93,13 @@ class EquipotCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
-        types = torch.as_tensor(self.model.atom_types(atoms.numbers), device=self.model.device)
-        edge_vec, edge_index = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
-        _check_distances(edge_vec, edge_index)
+        types = self.model.atom_types(atoms.numbers)
+        edge_vec, edge_index, order = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
+        _check_distances(edge_vec, edge_index, order)
+        types = torch.as_tensor(types[order], device=self.model.device)
         owned = torch.ones_like(types, dtype=torch.bool)
         each = [member(edge_vec, edge_index, types, owned) for member in self.members]
-        of_members = [torch.stack(column).detach().cpu().numpy() for column in zip(*each, strict=True)]
+        of_members = [_per_atom(torch.stack(column), order) for column in zip(*each, strict=True)]
         energies, forces, virials = (values.mean(axis=0) for values in of_members)
         _check_finite(energies, forces, virials)
         energy = float(energies.sum())
@@ -111,13 +112,21 @@ class EquipotCalculator(Calculator):
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
 
 
-def _check_distances(edge_vec: torch.Tensor, edge_index: torch.Tensor) -> None:
+def _per_atom(rows: torch.Tensor, order: np.ndarray) -> np.ndarray:
+    """(members, N, ...): row n of each goes to atom order[n]."""
+    rows = rows.detach().cpu().numpy()
+    values = np.empty_like(rows)
+    values[:, order] = rows
+    return values
+
+
+def _check_distances(edge_vec: torch.Tensor, edge_index: torch.Tensor, order: np.ndarray) -> None:
     if not len(edge_vec):
         return
     squared, edge = (edge_vec * edge_vec).sum(dim=1).min(dim=0)
     distance = math.sqrt(squared.item())
     if distance < MIN_DISTANCE:
-        i, j = edge_index[:, edge].tolist()
+        i, j = order[edge_index[:, edge].cpu().numpy()]
         raise DataError(
             f"Atoms {i} and {j} are {distance:.4f} Å apart, across a cell boundary or within the cell. "
             "Remove the duplicate, or correct the positions, the cell or the length unit."

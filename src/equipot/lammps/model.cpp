@@ -109,6 +109,7 @@ Model::Model(const std::string& path, const std::string& device) : path_(path), 
     throw std::runtime_error(path + ": no such file. Expected a model written by 'equipot deploy'.");
   Archive(path).require_checksums();
   load_operators();
+  c10::Dispatcher::singleton().findSchemaOrThrow("equipot::keep_memory", "").typed<void()>().call();
   torch::jit::ExtraFilesMap extra;
   for (const char* key : {"format_version", "model_type", "dtype", "species", "atomic_energies", "cutoff",
                           "interaction_range", "num_exchanges", "widest_exchange", "equipot_version",

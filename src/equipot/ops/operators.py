@@ -8,6 +8,7 @@ from torch import Tensor
 from equipot.ops.bspline import interpolate
 from equipot.ops.build import kernels_available, operators_registered
 from equipot.ops.edge_product import atom_product_reference
+from equipot.ops.interaction import gate_by_block, linear_by_block
 
 CONVOLUTION_SCHEMA = (
     "(Tensor x, Tensor sh, Tensor weights, Tensor edge_index, Tensor paths, Tensor coefficients, int dim_out)"
@@ -18,6 +19,14 @@ TABULATED_SCHEMA = (
     " Tensor coefficients, float cutoff, int dim_out) -> Tensor"
 )
 ATOM_PRODUCT_SCHEMA = "(Tensor matrices, Tensor x, Tensor center, bool transposed=False) -> Tensor"
+LINEAR_SCHEMA = (
+    "(Tensor x, Tensor weights, Tensor blocks, Tensor types, int dim, bool transpose=False) -> Tensor"
+)
+INTERACTION_SCHEMA = (
+    "(Tensor sent, Tensor residual, Tensor sh, Tensor edge_length, Tensor table, Tensor edge_index,"
+    " Tensor paths, Tensor coefficients, float cutoff, int dim_messages, Tensor mixing, Tensor blocks,"
+    " int num_even, int num_odd, float even_factor, float odd_factor) -> (Tensor, Tensor)"
+)
 NUM_OWNED_SCHEMA = "(Tensor atom_types) -> int"
 GHOST_EXCHANGE_SCHEMA = "(Tensor features, int num_atoms) -> Tensor"
 
@@ -35,9 +44,15 @@ def load_operators() -> bool:
         ("equipot::convolution", CONVOLUTION_SCHEMA, convolution_by_path),
         ("equipot::tabulated_convolution", TABULATED_SCHEMA, tabulated_by_path),
         ("equipot::atom_product", ATOM_PRODUCT_SCHEMA, atom_product_reference),
+        ("equipot::linear", LINEAR_SCHEMA, linear_by_block),
+        ("equipot::interaction", INTERACTION_SCHEMA, interaction_by_path),
         # In Python every atom is owned. A parallel MD code brings the compiled operators.
         ("equipot::num_owned", NUM_OWNED_SCHEMA, lambda atom_types: atom_types.shape[0]),
-        ("equipot::ghost_exchange", GHOST_EXCHANGE_SCHEMA, lambda features, num_atoms: features.alias()),
+        (
+            "equipot::ghost_exchange",
+            GHOST_EXCHANGE_SCHEMA,
+            lambda features, num_atoms: torch.ops.aten.alias(features),
+        ),
     ):
         torch.library.define(name, schema)
         torch.library.impl(name, "CompositeImplicitAutograd", function)
@@ -86,3 +101,30 @@ def tabulated_by_path(
     """What ``equipot::tabulated_convolution`` computes."""
     weights = interpolate(edge_length, table, cutoff)
     return convolution_by_path(x, sh, weights, edge_index, paths, coefficients, dim_out)
+
+
+def interaction_by_path(
+    sent: Tensor,
+    residual: Tensor,
+    sh: Tensor,
+    edge_length: Tensor,
+    table: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    cutoff: float,
+    dim_messages: int,
+    mixing: Tensor,
+    blocks: Tensor,
+    num_even: int,
+    num_odd: int,
+    even_factor: float,
+    odd_factor: float,
+) -> tuple[Tensor, Tensor]:
+    """What ``equipot::interaction`` computes: the block's output, and what its gate was given."""
+    messages = tabulated_by_path(
+        sent, sh, edge_length, table, edge_index, paths, coefficients, cutoff, dim_messages
+    )
+    owned, dim = residual.shape
+    update = residual + linear_by_block(messages[:owned], mixing.view(1, -1), blocks, edge_index[0, :0], dim)
+    return gate_by_block(update, blocks, num_even, num_odd, even_factor, odd_factor), update

@@ -88,6 +88,7 @@ struct Arrays {
   const int64_t* center = nullptr;  // (edges)
   const int64_t* neighbor = nullptr;  // (edges)
   T* grad_g = nullptr;  // center pass; zeroed by the caller
+  int64_t first_center = 0;  // whose row grad_g begins with
   T* grad_x = nullptr;  // neighbor pass; zeroed by the caller
   T* grad_sh = nullptr;  // neighbor pass; every row visited is written
   T* grad_w = nullptr;  // neighbor pass; every row visited is written

@@ -413,7 +413,7 @@ void run_couplings(const Plan<T>& plan, const Arrays<T>& a, const std::vector<Pa
         item.w_cotangent = radial.cotangent + path.weight_offset;
       }
       if constexpr (pass == Pass::center) {
-        item.grad_g = a.grad_g + out_row + path.out_offset;
+        item.grad_g = a.grad_g + out_row - a.first_center * plan.dim_out + path.out_offset;
       } else {
         item.g = a.g + out_row + path.out_offset;
         item.grad_x = a.grad_x + in_row + path.in_offset;

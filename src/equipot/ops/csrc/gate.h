@@ -1,0 +1,83 @@
+// The equivariant nonlinearity on rows of features, and its gradient; see equipot/nn/gate.py. No torch here.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace equipot {
+
+// An irrep whose channels are each multiplied by a nonlinear scalar; offsets of its first element and first gate.
+struct GatedBlock {
+  int64_t components, channels, in_offset, out_offset, gate_offset;
+};
+
+// Rows in: even scalars, their gates, odd scalars, gated irreps. Rows out: the same without gates.
+struct GateShape {
+  int64_t num_even, num_gates, num_odd;
+  double even_factor, odd_factor;
+  std::vector<GatedBlock> gated;
+  int64_t dim_in, dim_out;
+
+  int64_t num_sigmoid() const { return num_even + num_gates; }
+};
+
+// Rows of one array, `dim` apart.
+template <class T>
+struct Rows {
+  T* first;
+  int64_t dim;
+  T* operator[](int64_t n) const { return first + n * dim; }
+};
+
+// `sigmoid` of the even scalars and gates, `tanh` of the odd scalars of x.
+template <class T>
+void gate_rows(const GateShape& gate, int64_t rows, Rows<const T> x, Rows<const T> sigmoid, Rows<const T> tanh,
+               Rows<T> y) {
+  const T even_factor = T(gate.even_factor), odd_factor = T(gate.odd_factor);
+  std::vector<T> scalars(size_t(gate.num_sigmoid()));
+  for (int64_t n = 0; n < rows; ++n) {
+    const T *in = x[n], *s = sigmoid[n];
+    T* out = y[n];
+    for (int64_t c = 0; c < gate.num_sigmoid(); ++c) scalars[c] = even_factor * in[c] * s[c];
+    for (int64_t c = 0; c < gate.num_even; ++c) out[c] = scalars[c];
+    for (int64_t c = 0; c < gate.num_odd; ++c) out[gate.num_even + c] = odd_factor * tanh[n][c];
+    for (const GatedBlock& block : gate.gated)
+      for (int64_t m = 0; m < block.components; ++m) {
+        const T *from = in + block.in_offset + m * block.channels, *factor = scalars.data() + block.gate_offset;
+        T* to = out + block.out_offset + m * block.channels;
+        for (int64_t c = 0; c < block.channels; ++c) to[c] = from[c] * factor[c];
+      }
+  }
+}
+
+// The gradient by x, from that by y.
+template <class T>
+void gate_gradient_rows(const GateShape& gate, int64_t rows, Rows<const T> x, Rows<const T> sigmoid,
+                        Rows<const T> tanh, Rows<const T> grad_y, Rows<T> grad_x) {
+  const T even_factor = T(gate.even_factor), odd_factor = T(gate.odd_factor);
+  std::vector<T> grad_scalars(size_t(gate.num_sigmoid())), scalars(size_t(gate.num_sigmoid()));
+  for (int64_t n = 0; n < rows; ++n) {
+    const T *in = x[n], *s = sigmoid[n], *grad_out = grad_y[n];
+    T* grad_in = grad_x[n];
+    for (int64_t c = 0; c < gate.num_sigmoid(); ++c) scalars[c] = even_factor * in[c] * s[c], grad_scalars[c] = 0;
+    for (int64_t c = 0; c < gate.num_even; ++c) grad_scalars[c] = grad_out[c];
+    for (const GatedBlock& block : gate.gated)
+      for (int64_t m = 0; m < block.components; ++m) {
+        const int64_t at_in = block.in_offset + m * block.channels, at_out = block.out_offset + m * block.channels;
+        const T *from = in + at_in, *grad = grad_out + at_out, *factor = scalars.data() + block.gate_offset;
+        T *to = grad_in + at_in, *sum = grad_scalars.data() + block.gate_offset;
+        for (int64_t c = 0; c < block.channels; ++c) {
+          to[c] = grad[c] * factor[c];
+          sum[c] += grad[c] * from[c];
+        }
+      }
+    for (int64_t c = 0; c < gate.num_sigmoid(); ++c)
+      grad_in[c] = grad_scalars[c] * even_factor * s[c] * (1 + in[c] * (1 - s[c]));
+    for (int64_t c = 0; c < gate.num_odd; ++c) {
+      const T t = tanh[n][c];
+      grad_in[gate.num_sigmoid() + c] = grad_out[gate.num_even + c] * odd_factor * (1 - t * t);
+    }
+  }
+}
+
+}  // namespace equipot
