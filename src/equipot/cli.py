@@ -36,6 +36,9 @@ StressKey = Annotated[str, typer.Option(help="The same for the stress.")]
 EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
 LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
 FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
+Level = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
@@ -188,6 +191,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "auto",
+    level: Level = None,
 ) -> None:
     """Errors of a model on labelled structures: table, JSON, parity plots."""
     from rich.console import Console
@@ -203,6 +207,7 @@ def evaluate(
         label_names={name: key for name, key in keys.items() if key is not None},
         max_edges=max_edges,
         device=device,
+        level=level,
         console=Console(),
     )
     for file in result.files:
@@ -233,21 +238,22 @@ def deploy(
     tables: Annotated[
         bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
+    level: Level = None,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""
+    from equipot.deploy.checkpoint import find_checkpoint
     from equipot.deploy.ensemble import deploy_ensemble, find_members
     from equipot.deploy.export import deploy as run_deploy
     from equipot.deploy.tables import describe_tables
-    from equipot.evaluation.model import find_checkpoint
 
     members = find_members(checkpoint)
     if members:
         output = output or Path("model")
-        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables)
+        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables, level=level)
         print(f"Wrote {output} ({len(members)} members)")
         return
     output = output or Path("model.pt")
-    metadata = run_deploy(find_checkpoint(checkpoint), output, tables=tables)
+    metadata = run_deploy(find_checkpoint(checkpoint), output, tables=tables, level=level)
     print(f"Wrote {output} (radial functions: {describe_tables(metadata.tables)})")
 
 

@@ -48,6 +48,7 @@ class AtomicGraph:
     edge_index: Tensor  # (2, E) int64: [0] center, [1] neighbor; sorted by center
     edge_shift: Tensor  # (E, 3) int64
     labels: Labels = field(default_factory=Labels)
+    level: Tensor | None = None  # (S,) int64, index into the model's levels of theory; None: it has one
 
     @property
     def num_structures(self) -> int:
@@ -105,7 +106,17 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
         edge_index=torch.cat(shifted_edges, dim=1),
         edge_shift=join("edge_shift"),
         labels=_collate_labels(graphs),
+        level=_collate_levels(graphs),
     )
+
+
+def _collate_levels(graphs: Sequence[AtomicGraph]) -> Tensor | None:
+    levels = [graph.level for graph in graphs]
+    if all(level is None for level in levels):
+        return None
+    if any(level is None for level in levels):
+        raise ValueError("Some of the graphs to be joined say their level of theory, others do not.")
+    return torch.cat(levels)
 
 
 def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
@@ -149,6 +160,7 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
             stress=label("stress", structures),
             weight=None if labels.weight is None else labels.weight[structures],
         ),
+        level=None if graph.level is None else graph.level[structures],
     )
 
 

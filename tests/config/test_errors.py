@@ -62,7 +62,7 @@ def message(load, text: str, *overrides: str) -> str:
             "'training.early_stopping'.",
         ),
         ({"model": {**NEQUIP, "layer": 3}}, "model.layer: unknown key. Did you mean 'layers'?"),
-        ({1: 2}, "1: unknown key. Valid here: data, model, training, run."),
+        ({1: 2}, "1: unknown key. Valid here: data, model, training, run, fine_tune."),
     ],
 )
 def test_unknown_key_names_place_and_remedy(sections, expected):
@@ -201,6 +201,27 @@ def test_missing_or_wrong_model_type(model, expected):
     assert problems(model=model) == [expected]
 
 
+def test_the_model_may_be_left_out_only_when_fine_tuning():
+    raw = {"data": {"train": "a.xyz"}}
+    for absent in (raw, {**raw, "model": None}, {**raw, "fine_tune": None}):
+        with pytest.raises(ConfigError, match=r"model\.type: missing; expected nequip or allegro"):
+            config_from_dict(absent)
+    assert config_from_dict({**raw, "fine_tune": {"model": "old.pt"}}).model is None
+
+
+def test_mistakes_in_fine_tune_are_named():
+    assert problems(fine_tune={"mdel": "old.pt"}) == [
+        "fine_tune.model: missing; expected path.",
+        "fine_tune.mdel: unknown key. Did you mean 'model'?",
+    ]
+    assert problems(fine_tune={"model": "old.pt", "learning_rate_factors": {"layers": -1}}) == [
+        "fine_tune.learning_rate_factors.layers: expected number > 0; found -1."
+    ]
+    assert problems(data={"train": "a", "level": "two words"}) == [
+        "data.level: expected text or null; found 'two words' (text)."
+    ]
+
+
 # --- what must hold between values
 
 
@@ -220,6 +241,27 @@ def test_missing_or_wrong_model_type(model, expected):
             {"data": {"train": "a", "species": ["H", "O"], "atomic_energies": {"H": -13.6}}},
             "data",
             "no entry for O",
+        ),
+        (
+            {"data": {"train": ["a.xyz", {"path": "b.xyz", "level": "pbe0"}]}},
+            "data",
+            "a.xyz names none: give it a `level`, or set `data.level`",
+        ),
+        (
+            {"data": {"train": "a", "level": "pbe", "test": {"path": "t.xyz", "level": "pbe0"}}},
+            "data",
+            "the level 'pbe0' (t.xyz), which no entry of `train` has; its levels are: pbe.",
+        ),
+        (
+            {
+                "data": {
+                    "train": ["a", {"path": "b", "level": "pbe0"}],
+                    "level": "pbe",
+                    "atomic_energies": {"H": -13.6},
+                }
+            },
+            "data",
+            "numbers for one level of theory, but `train` has pbe, pbe0",
         ),
         (
             {"data": {"train": "a", "labels": {"stress": None}}, "training": {"loss": {"stress": 0.1}}},

@@ -4,6 +4,7 @@ import ase
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data import graph_from_atoms
@@ -36,11 +37,35 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS, scope="module")
+# These have two levels of theory, and are put through everything at the second one.
+TWO_LEVELS = ("nequip", "allegro")
+SHIFT = [-13.6, -1030.0, -2040.0]
+
+
+class AtSecondLevel(nn.Module):
+    """A potential of two levels with the contract of one: every atom is of the second level."""
+
+    def __init__(self, potential: nn.Module):
+        super().__init__()
+        self.potential = potential
+        self.network, self.scale_shift = potential.network, potential.scale_shift
+        self.num_exchanges: int = potential.num_exchanges
+
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return self.potential(edge_vec, edge_index, atom_types, owned, torch.ones_like(atom_types))
+
+
+@pytest.fixture(params=[*MODELS, *(f"{name} with two levels" for name in TWO_LEVELS)], scope="module")
 def potential(request):
     """An untrained model of each kind; reference energies far from zero, so that a lost shift shows."""
     torch.manual_seed(7)
-    return build_potential(MODELS[request.param], SPECIES, 6.0, [-13.6, -1030.0, -2040.0], 1.3).eval()
+    name = request.param.removesuffix(" with two levels")
+    if name == request.param:
+        return build_potential(MODELS[name], SPECIES, 6.0, SHIFT, 1.3).eval()
+    shifts = [[energy - 5.0 for energy in SHIFT], SHIFT]
+    return AtSecondLevel(build_potential(MODELS[name], SPECIES, 6.0, shifts, 1.3, ["pbe", "pbe0"])).eval()
 
 
 def _random_atoms(number: int, box: np.ndarray, seed: int, pbc) -> ase.Atoms:

@@ -1,5 +1,6 @@
 """Collating graphs with and without labels; what each optimizer step takes."""
 
+import dataclasses
 import random
 from dataclasses import dataclass
 
@@ -230,6 +231,15 @@ def test_evaluation_shards_count_each_frame_once(num_frames):
 def test_rank_outside_the_replicas(sizes):
     with pytest.raises(ValueError, match="rank"):
         StepSampler(sizes, Budget(1), 0, rank=2, num_replicas=2)
+
+
+def test_levels_of_theory_stay_with_their_structures(dataset):
+    graphs = [dataclasses.replace(dataset[i], level=torch.tensor([i % 2])) for i in range(4)]
+    whole = collate(graphs)
+    assert whole.level.tolist() == [0, 1, 0, 1]
+    assert torch.cat([half.level for half in halves(whole)]).tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="others do not"):
+        collate([graphs[0], dataset[1]])
 
 
 def test_halves_join_to_the_whole(dataset):

@@ -1,5 +1,6 @@
 """Statistics against values worked out by hand."""
 
+import dataclasses
 import json
 import logging
 
@@ -192,3 +193,46 @@ def test_statistics_of_another_version(dataset):
     del values["force_rms"]
     with pytest.raises(DataError, match=r"missing \['force_rms'\], unknown \['old'\]"):
         Statistics.from_dict({**values, "old": 1})
+
+
+# --- levels of theory
+
+
+def with_level(frame, level, shift=0.0):
+    energy = None if frame.energy is None else frame.energy + shift * frame.num_atoms
+    return dataclasses.replace(frame, level=level, energy=energy)
+
+
+def test_each_level_has_its_own_reference_energies(frames):
+    both = [with_level(f, "low") for f in frames] + [with_level(f, "high", -5.0) for f in frames]
+    statistics = compute_statistics(GraphDataset(both, ["H", "O"], 1.2, ["low", "high"]))
+    low, high = (statistics.levels[name].atomic_energies for name in ("low", "high"))
+    np.testing.assert_allclose(low, [HYDROGEN - 0.1, OXYGEN - 0.1])
+    np.testing.assert_allclose(high, [HYDROGEN - 5.1, OXYGEN - 5.1])
+    assert statistics.levels["high"].energy_residual_rms < 1e-12
+    assert statistics.atomic_energies == low
+    assert Statistics.from_dict(json.loads(json.dumps(statistics.to_dict()))) == statistics
+
+
+def test_isolated_atoms_count_for_their_own_level(frames, make_frame):
+    both = [with_level(f, "low") for f in frames] + [with_level(f, "high", -5.0) for f in frames]
+    atoms = [with_level(isolated(make_frame, s, e), "low") for s, e in (("H", HYDROGEN), ("O", OXYGEN))]
+    statistics = compute_statistics(GraphDataset(both, ["H", "O"], 1.2, ["low", "high"]), atoms)
+    sources = {name: level.atomic_energies_source for name, level in statistics.levels.items()}
+    assert sources == {"low": "isolated atoms", "high": "least squares"}
+    with pytest.raises(DataError, match=r"Level high: .*no isolated atom"):
+        compute_statistics(GraphDataset(both, ["H", "O"], 1.2, ["low", "high"]), atoms, "isolated_atoms")
+
+
+def test_a_level_without_frames_or_elements(frames, caplog):
+    low = [with_level(f, "low") for f in frames]
+    with pytest.raises(DataError, match="No training frame is of the level high"):
+        compute_statistics(GraphDataset(low, ["H", "O"], 1.2, ["low", "high"]))
+    hydrogen = [with_level(f, "high") for f in frames[:2]]
+    compute_statistics(GraphDataset(low + hydrogen, ["H", "O"], 1.2, ["low", "high"]))
+    assert "No training frame of the level high contains O" in caplog.text
+
+
+def test_one_named_level_is_as_none(frames, dataset):
+    named = compute_statistics(GraphDataset([with_level(f, "low") for f in frames], ["H", "O"], 1.2, ["low"]))
+    assert named == compute_statistics(dataset)

@@ -99,7 +99,7 @@ def test_evaluate_takes_a_folder_of_members(monkeypatch, morse_model, data_file,
     for index in range(3):
         (tmp_path / "runs" / f"member_{index}" / "checkpoints").mkdir(parents=True)
         (tmp_path / "runs" / f"member_{index}" / "checkpoints" / "best.ckpt").touch()
-    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model(FAULTS[int(path.name[-1])]))
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model(FAULTS[int(path.name[-1])]))
     result = run.evaluate(tmp_path / "runs", [data_file], output=tmp_path / "out", device="cpu")
     assert {file.name for file in result.files} == {
         "errors.json", "parity.png", "disagreement.json", "calibration.png",

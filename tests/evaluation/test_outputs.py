@@ -154,14 +154,14 @@ def test_predictions_round_trip(comparison, frames, tmp_path):
 
 
 def test_evaluate_writes_what_was_asked(monkeypatch, data_file, morse_model, tmp_path):
-    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model())
     result = run.evaluate("m", [data_file], output=tmp_path / "out", predictions=tmp_path / "p.xyz")
     assert [f.name for f in result.files] == ["errors.json", "parity.png", "p.xyz"]
     assert all(f.is_file() for f in result.files)
 
 
 def test_evaluate_without_a_label_counts_none(monkeypatch, data_file, morse_model):
-    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model())
     result = run.evaluate("m", [data_file], label_names={"stress": "none"})
     assert np.isnan(result.comparison.reference_stress).all()
     assert not np.isnan(result.comparison.reference_forces).any()
@@ -174,13 +174,13 @@ def test_evaluate_refuses_an_output_that_is_a_file(data_file):
 
 
 def test_evaluate_names_the_labels_in_the_file_and_the_options(monkeypatch, data_file, morse_model):
-    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model())
     with pytest.raises(DataError, match=r"'enrgy'.* Did you mean 'energy'\?.*--energy-key"):
         run.evaluate("m", [data_file], label_names={"energy": "enrgy"})
 
 
 def test_predictions_without_labels_print_no_table(monkeypatch, morse_model, crystals, tmp_path):
-    monkeypatch.setattr(run, "load_model", lambda path, device: morse_model())
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model())
     bare = crystals[0].copy()
     ase.io.write(tmp_path / "bare.xyz", bare, format="extxyz")
     console = Console(width=120, record=True, file=io.StringIO())

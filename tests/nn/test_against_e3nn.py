@@ -89,3 +89,9 @@ def test_gate():
     # e3nn puts odd scalars before even ones, and finds an activation's second moment by sampling, to 1e-3.
     expected = theirs(torch.cat([odd, even, rest], dim=1))
     torch.testing.assert_close(to_e3nn(ours(x), IRREPS), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_spherical_harmonics_have_the_same_bits_at_every_construction():
+    """They are made by a solver whose last bits vary; a resumed training must go on with the same ones."""
+    made = [SphericalHarmonics(4).coefficients for _ in range(100)]
+    assert all(torch.equal(made[0], other) for other in made)

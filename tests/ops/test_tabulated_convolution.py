@@ -148,6 +148,8 @@ import os, torch
 os.environ["EQUIPOT_KERNELS"] = "off"
 from equipot.ops.operators import load_operators
 assert not load_operators()
+features = torch.ones(3, 2, requires_grad=True)
+assert torch.equal(torch.ops.equipot.ghost_exchange(features, 3), features)
 torch.save(torch.jit.load("module.pt")(*torch.load("inputs.pt")), "out.pt")
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

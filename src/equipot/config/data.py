@@ -12,6 +12,8 @@ from equipot.config.section import Element, Elements, PathField, Paths, Section
 from equipot.units import ENERGY_UNITS, LENGTH_UNITS
 
 LabelName = Annotated[str, Field(min_length=1)]
+# No blanks: deployed files list levels separated by them, and columns of metrics are named by them.
+LevelName = Annotated[str, Field(pattern=r"^\S+$")]
 
 # The formats that `equipot.data.formats` reads; a test compares the two lists.
 FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store")
@@ -83,6 +85,9 @@ class SourceConfig(_Partial):
     format: Literal[FORMATS] | None = Field(
         None, description="Format of the files; null: by their name and content."
     )
+    level: LevelName | None = Field(
+        None, description="Level of theory of these reference values; null: as in `data.level`."
+    )
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,7 @@ class Source:
     units: UnitsConfig = field(default_factory=UnitsConfig)
     weight: float = 1.0
     format: str | None = None
+    level: str | None = None
 
 
 def _entries(value: Any) -> Any:
@@ -146,6 +152,12 @@ class DataConfig(Section):
         description="Weights of frames in the loss by their `config_type`, as in `{surface: 2.0}`; others "
         "have 1; they multiply the other weights. Reported errors and statistics are not weighted.",
     )
+    level: LevelName | None = Field(
+        None,
+        description="Name of the level of theory of the reference values, such as `pbe0`, for all entries "
+        "that name none of their own. With several levels a model has reference energies and a readout for "
+        "each; see [fine-tuning](finetuning.md). null: levels have no names, so there is one.",
+    )
     atomic_energies: (
         Literal["auto", "isolated_atoms", "least_squares", "none"]
         | Annotated[dict[Element, float], Field(min_length=1)]
@@ -177,13 +189,43 @@ class DataConfig(Section):
         sources = []
         for plain, group in itertools.groupby(entries, lambda entry: isinstance(entry, Path)):
             members = tuple(group)
-            sources += [Source(members, self.labels, self.units)] if plain else map(self._source, members)
+            shared = Source(members, self.labels, self.units, level=self.level)
+            sources += [shared] if plain else map(self._source, members)
         return tuple(sources)
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the levels of theory in ``train``, in the order of the entries; none if they have none."""
+        named = [source.level for source in self.sources("train") if source.level is not None]
+        return tuple(dict.fromkeys(named))
 
     def _source(self, entry: SourceConfig) -> Source:
         labels = LabelsConfig(**{**self.labels.model_dump(), **entry.labels.model_dump()})
         units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
-        return Source(entry.path, labels, units, entry.weight, entry.format)
+        level = entry.level if entry.level is not None else self.level
+        return Source(entry.path, labels, units, entry.weight, entry.format, level)
+
+    @model_validator(mode="after")
+    def _levels_agree(self):
+        levels = self.levels
+        for name in ("train", "validation", "test"):
+            for source in self.sources(name):
+                if source.level is None and levels:
+                    raise ValueError(
+                        f"`{name}` has entries of the levels {', '.join(levels)}, but {source.path[0].name} "
+                        "names none: give it a `level`, or set `data.level`."
+                    )
+                if source.level is not None and source.level not in levels:
+                    raise ValueError(
+                        f"`{name}` has an entry of the level '{source.level}' ({source.path[0].name}), which "
+                        f"no entry of `train` has; its levels are: {', '.join(levels) or 'none'}."
+                    )
+        if len(levels) > 1 and isinstance(self.atomic_energies, dict):
+            raise ValueError(
+                f"`atomic_energies` lists numbers for one level of theory, but `train` has "
+                f"{', '.join(levels)}: use isolated_atoms or least_squares."
+            )
+        return self
 
     @model_validator(mode="after")
     def _species_agree(self):

@@ -86,8 +86,9 @@ def choices(root: Node, node: Node) -> list[str]:
 
 def describe(root: Node, node: Node) -> str:
     """What a value must be: 'whole number ≥ 1 or null', 'nequip or allegro', 'path or list of paths'."""
-    if "discriminator" in node:
-        return f"section with {join_or([f'type: {name}' for name in node['discriminator']['mapping']])}"
+    for option in node.get("anyOf", [node]):
+        if "discriminator" in option:
+            return f"section with {join_or([f'type: {name}' for name in option['discriminator']['mapping']])}"
     words: list[str] = []
     for option in options(root, node):
         for text in _describe_one(root, option):
@@ -119,7 +120,8 @@ def _describe_one(root: Node, node: Node, plural: bool = False) -> list[str]:
         return [f"list of {inner[0] if len(inner) == 1 else 'these'}"]
     if kind == "object":
         inner = describe(root, node["additionalProperties"])
-        return [f"mapping from chemical symbol to {inner}"]
+        keys = "chemical symbol" if node.get("propertyNames", {}).get("format") == "element" else "text"
+        return [f"mapping from {keys} to {inner}"]
     if kind == "boolean":
         return ["true", "false"]
     if kind == "null":

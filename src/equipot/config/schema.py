@@ -1,10 +1,12 @@
-"""The whole configuration: its four sections and what must hold between them."""
+"""The whole configuration: its sections and what must hold between them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from equipot.config.data import DataConfig
+from equipot.config.fine_tune import FineTuneConfig
 from equipot.config.model import ModelConfig
 from equipot.config.run import RunConfig
 from equipot.config.section import Section
@@ -16,9 +18,23 @@ class Config(Section):
     """Everything a training needs; read with ``load_config`` or ``config_from_dict``."""
 
     data: DataConfig = Field(description="Structures and their reference values.")
-    model: ModelConfig = Field(description="The architecture, chosen by `type`.")
+    model: ModelConfig | None = Field(
+        None,
+        description="The architecture, chosen by `type`. Required, except with `fine_tune`, where what is "
+        "left out is as in the model to start from.",
+    )
     training: TrainingConfig = Field(TrainingConfig(), description="How the model is fitted.")
     run: RunConfig = Field(RunConfig(), description="Where and on what the training runs.")
+    fine_tune: FineTuneConfig | None = Field(
+        None, description="Start from a trained model; null: from random weights."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_is_required_without_fine_tune(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and raw.get("model") is None and raw.get("fine_tune") is None:
+            return {**raw, "model": {}}  # whose missing `type` is then reported with all other problems
+        return raw
 
     @model_validator(mode="after")
     def _trained_labels_are_read(self):

@@ -27,6 +27,7 @@ class Columns:
     periodic: NDArray[np.bool_]  # (F,) in all three directions
     isolated: NDArray[np.bool_]  # (F,) as Frame.is_isolated_atom
     fingerprint: NDArray[np.uint64]  # (F,) as `fingerprint`
+    level: NDArray[np.str_]  # (F,) level of theory; empty where it has no name
 
     def __len__(self) -> int:
         return len(self.energy)
@@ -78,12 +79,16 @@ class Columns:
             force_squares=np.zeros(len(self)) if gone[1] else self.force_squares,
         )
 
+    def at_level(self, level: str | None) -> "Columns":
+        """With one level of theory for all."""
+        return replace(self, level=np.full(len(self), level or ""))
+
     def weighted(self, weight: NDArray[np.float64]) -> "Columns":
         """With other weights (F,)."""
         return replace(self, weight=weight)
 
 
-_PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint")
+_PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint", "level")
 
 
 def columns_of(frames: Sequence[Frame]) -> Columns:
@@ -103,6 +108,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         periodic=np.array([frame.pbc.all() for frame in frames], dtype=bool),
         isolated=np.array([frame.is_isolated_atom for frame in frames], dtype=bool),
         fingerprint=np.array([fingerprint(frame) for frame in frames], dtype=np.uint64),
+        level=np.array([frame.level or "" for frame in frames], dtype=np.str_),
     )
 
 

@@ -30,19 +30,23 @@ class GraphDataset(Dataset):
         frames: what to build graphs of.
         species: chemical symbols; an atom's type is its element's index here.
         cutoff: Å, length of the longest edge.
+        levels: names of the model's levels of theory; if there are several, a graph has its level's index.
 
     Raises:
         UnknownSpeciesError: a frame contains an element that is not in ``species``.
         DataError: two atoms coincide.
     """
 
-    def __init__(self, frames: Sequence[Frame], species: Sequence[str], cutoff: float):
+    def __init__(
+        self, frames: Sequence[Frame], species: Sequence[str], cutoff: float, levels: Sequence[str] = ()
+    ):
         self.frames = list(frames)
         self.species = list(species)
         self.cutoff = float(cutoff)
+        self.levels = list(levels)
         types = _type_table(self.species)
         self.graphs = [
-            _graph(frame, types, self.species, self.cutoff)
+            _graph(frame, types, self.species, self.cutoff, self.levels)
             for frame in track(self.frames, "neighbor lists", len(self.frames))
         ]
         self.columns = columns_of(self.frames)
@@ -72,6 +76,7 @@ class LazyDataset(Dataset):
         num_edges: (F,)
         species: chemical symbols; an atom's type is its element's index here.
         cutoff: Å, length of the longest edge.
+        levels: as for ``GraphDataset``.
 
     Raises:
         UnknownSpeciesError: a frame contains an element that is not in ``species``.
@@ -84,10 +89,12 @@ class LazyDataset(Dataset):
         num_edges: NDArray[np.int64],
         species: Sequence[str],
         cutoff: float,
+        levels: Sequence[str] = (),
     ):
         self.frames, self.columns = frames, columns
         self.species = list(species)
         self.cutoff = float(cutoff)
+        self.levels = list(levels)
         self.num_atoms, self.label_counts = columns.num_atoms, columns.label_counts
         self.num_edges = num_edges
         self._types = _type_table(self.species)
@@ -99,7 +106,7 @@ class LazyDataset(Dataset):
         return len(self.num_edges)
 
     def __getitem__(self, index: int) -> AtomicGraph:
-        return _graph(self.frames[index], self._types, self.species, self.cutoff)
+        return _graph(self.frames[index], self._types, self.species, self.cutoff, self.levels)
 
     @property
     def config_types(self) -> list[str | None]:
@@ -154,7 +161,9 @@ def _look_up(
     return types
 
 
-def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> AtomicGraph:
+def _graph(
+    frame: Frame, types: NDArray, species: list[str], cutoff: float, levels: Sequence[str] = ()
+) -> AtomicGraph:
     frame_types = _look_up(frame.atomic_numbers, types, species, frame.where)
     if frame.edges is not None and frame.edges.cutoff == cutoff:
         edge_index, edge_shift = (a.astype(np.int64) for a in (frame.edges.index, frame.edges.shift))
@@ -170,6 +179,7 @@ def _graph(frame: Frame, types: NDArray, species: list[str], cutoff: float) -> A
         edge_index=torch.from_numpy(edge_index),
         edge_shift=torch.from_numpy(edge_shift),
         labels=_labels(frame),
+        level=torch.tensor([levels.index(frame.level)]) if len(levels) > 1 else None,
     )
 
 

@@ -44,6 +44,7 @@ class Frame:
     index: int = 0  # position in the file, from 0
     config_type: str | None = None
     weight: float = 1.0  # of this frame's terms of the loss
+    level: str | None = None  # level of theory of the reference values
     edges: Edges | None = None  # used where the cutoff is the same
 
     @property

@@ -30,6 +30,7 @@ class Datasets:
     validation: GraphDataset | LazyDataset
     test: GraphDataset | LazyDataset | None
     species: list[str]
+    levels: list[str]  # names of the levels of theory; none if they have no names
     statistics: Statistics  # of ``train``
     split: Split
 
@@ -80,14 +81,16 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     _report_shared(train, held_out, "validation")
     _report_shared(train, test, "test")
     species = list(data.species) if data.species else train.columns.symbols
-    train_set = _dataset(train, species, cutoff)
+    levels = list(data.levels)
+    train_set = _dataset(train, species, cutoff, levels)
     statistics = compute_statistics(train_set, list(isolated), _mode(data))
     warn_if_unrelated(statistics.energy_residual_rms)
     return Datasets(
         train=train_set,
-        validation=_dataset(held_out, species, cutoff),
-        test=_dataset(test, species, cutoff) if len(test) else None,
+        validation=_dataset(held_out, species, cutoff, levels),
+        test=_dataset(test, species, cutoff, levels) if len(test) else None,
         species=species,
+        levels=levels,
         statistics=statistics,
         split=split,
     )
@@ -111,13 +114,15 @@ def _places(ids: Sequence[FrameId]) -> dict[FrameId, int]:
     return {identity: place for place, identity in enumerate(ids)}
 
 
-def _dataset(pool: Pool, species: Sequence[str], cutoff: float) -> GraphDataset | LazyDataset:
+def _dataset(
+    pool: Pool, species: Sequence[str], cutoff: float, levels: Sequence[str]
+) -> GraphDataset | LazyDataset:
     """Read from stores as needed if these have the neighbor lists; otherwise kept in memory."""
     num_edges = pool.num_edges(cutoff)
     if num_edges is not None:
-        return LazyDataset(pool, pool.columns, num_edges, species, cutoff)
+        return LazyDataset(pool, pool.columns, num_edges, species, cutoff, levels)
     _report_other_cutoff(pool, cutoff)
-    return GraphDataset(pool, species, cutoff)
+    return GraphDataset(pool, species, cutoff, levels)
 
 
 def _report_other_cutoff(pool: Pool, cutoff: float) -> None:

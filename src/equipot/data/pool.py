@@ -62,12 +62,13 @@ class StorePart:
         columns = store.columns()
         own = columns.weight if source.labels.weight is not None else np.ones(len(columns))
         columns = columns.without(kind for kind in KINDS if getattr(source.labels, kind) is None)
-        self.columns = columns.weighted(source.weight * own)
+        self.columns = columns.weighted(source.weight * own).at_level(source.level)
 
     def __getitem__(self, number: int) -> Frame:
         ((file, index),) = self.ids(np.array([number]))
         source = self.source
-        return frame_of(self.store.frame(number), source.labels, source.units, source.weight, file, index)
+        frame = frame_of(self.store.frame(number), source.labels, source.units, source.weight, file, index)
+        return replace(frame, level=source.level)
 
     def ids(self, numbers: NDArray) -> list[FrameId]:
         which = np.searchsorted(self._starts, numbers, side="right") - 1

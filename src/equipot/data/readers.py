@@ -4,6 +4,7 @@ import difflib
 import glob
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
             for kind, names in label_candidates(atoms).items():
                 candidates[kind] |= names
-            frames.append(frame_of(atoms, source.labels, source.units, source.weight, str(path), index))
+            frame = frame_of(atoms, source.labels, source.units, source.weight, str(path), index)
+            frames.append(replace(frame, level=source.level))
         parts.append(MemoryPart(frames))
     pool = Pool(parts)
     report_weights(source, pool)

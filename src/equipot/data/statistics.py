@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +20,20 @@ MODES = ("auto", "isolated_atoms", "least_squares", "none")
 
 
 @dataclass(frozen=True)
+class LevelStatistics:
+    """Reference energies of one level of theory, as in ``Statistics``."""
+
+    atomic_energies: list[float]
+    atomic_energies_source: str
+    energy_residual_rms: float | None
+
+
+@dataclass(frozen=True)
 class Statistics:
-    """What the training set says; energies in eV, forces in eV/Å."""
+    """What the training set says; energies in eV, forces in eV/Å.
+
+    With several levels of theory the reference energies here are those of the first; ``levels`` has all.
+    """
 
     species: list[str]
     atomic_energies: list[float]  # eV, one per species
@@ -35,6 +47,7 @@ class Statistics:
     num_energies: int  # frames with an energy
     num_forces: int  # atoms with forces
     num_stresses: int  # frames with a stress
+    levels: dict[str, LevelStatistics] = field(default_factory=dict)  # empty unless there are several
 
     def to_dict(self) -> dict:
         """Plain types only; ``from_dict`` reads it back."""
@@ -48,12 +61,14 @@ class Statistics:
             DataError: a field is missing or unknown.
         """
         names = {field.name for field in dataclasses.fields(Statistics)}
+        values = {"levels": {}, **values}  # which the first checkpoints do not have
         if set(values) != names:
             raise DataError(
                 f"These are not equipot statistics: missing {sorted(names - set(values))}, "
                 f"unknown {sorted(set(values) - names)}."
             )
-        return Statistics(**values)
+        levels = {name: LevelStatistics(**level) for name, level in values["levels"].items()}
+        return Statistics(**{**values, "levels": levels})
 
 
 class SizedFrames(Protocol):
@@ -62,6 +77,7 @@ class SizedFrames(Protocol):
     columns: Columns
     num_edges: NDArray[np.int64]  # (F,)
     species: list[str]
+    levels: list[str]
     cutoff: float  # Å
 
     def __len__(self) -> int: ...
@@ -77,11 +93,11 @@ def compute_statistics(
     Reference energies by ``mode``: ``isolated_atoms`` takes the energies of ``isolated_frames``;
     ``least_squares`` fits the energies per atom, and where the compositions leave them undetermined stays
     closest to the mean energy per atom; ``auto`` takes isolated atoms if every species has one and fits
-    otherwise; ``none`` is zero; a mapping gives them, in eV.
+    otherwise; ``none`` is zero; a mapping gives them, in eV. Each level of theory has its own.
 
     Raises:
         DataError: an empty data set, no edge within the cutoff, a species without atoms or without a
-            reference energy, or no energies to fit.
+            reference energy, a level without frames, or no energies to fit.
     """
     if len(dataset) == 0:
         raise DataError("The training set has no frames.")
@@ -95,15 +111,18 @@ def compute_statistics(
             f"No atom of the training set has a neighbor within the cutoff of {dataset.cutoff} Å. Check "
             "data.units.length and model.cutoff."
         )
-    labelled = columns.has[:, 0]
-    energies = columns.energy[labelled]
-    reference, source = _atomic_energies(dataset.species, counts[labelled], energies, isolated_frames, mode)
+    several = len(dataset.levels) > 1
+    levels = {
+        level: _level_statistics(dataset, counts, isolated_frames, mode, level if several else None)
+        for level in (dataset.levels if several else [""])
+    }
+    first = next(iter(levels.values()))
     known = columns.label_counts.sum(axis=0)
     return Statistics(
         species=list(dataset.species),
-        atomic_energies=[float(energy) for energy in reference],
-        atomic_energies_source=source,
-        energy_residual_rms=_residual_rms(counts[labelled], energies, reference),
+        atomic_energies=first.atomic_energies,
+        atomic_energies_source=first.atomic_energies_source,
+        energy_residual_rms=first.energy_residual_rms,
         avg_num_neighbors=num_edges / num_atoms,
         force_rms=columns.force_rms,
         num_frames=len(dataset),
@@ -112,7 +131,48 @@ def compute_statistics(
         num_energies=int(known[0]),
         num_forces=int(known[1]) // 3,
         num_stresses=int(known[2]) // 9,
+        levels=levels if several else {},
     )
+
+
+def _level_statistics(
+    dataset: SizedFrames,
+    counts: NDArray,
+    isolated_frames: Sequence[Frame],
+    mode: str | Mapping[str, float],
+    level: str | None,
+) -> LevelStatistics:
+    """Of the frames of one of several levels, or of all frames for None."""
+    columns = dataset.columns
+    of_level = np.full(len(dataset), True) if level is None else columns.level == level
+    labelled = of_level & columns.has[:, 0]
+    energies = columns.energy[labelled]
+    isolated = [frame for frame in isolated_frames if level is None or frame.level == level]
+    if level is not None:
+        _check_level(dataset.species, level, counts[of_level])
+    try:
+        reference, source = _atomic_energies(dataset.species, counts[labelled], energies, isolated, mode)
+    except DataError as error:
+        raise error if level is None else DataError(f"Level {level}: {error}") from None
+    return LevelStatistics(
+        atomic_energies=[float(energy) for energy in reference],
+        atomic_energies_source=source,
+        energy_residual_rms=_residual_rms(counts[labelled], energies, reference),
+    )
+
+
+def _check_level(species: Sequence[str], level: str, counts: NDArray) -> None:
+    if len(counts) == 0:
+        raise DataError(
+            f"No training frame is of the level {level}; its few frames may all be in the validation set. "
+            "Take more, or give validation files of their own."
+        )
+    absent = [symbol for symbol, count in zip(species, counts.sum(axis=0), strict=True) if count == 0]
+    if absent:
+        logger.warning(
+            "No training frame of the level %s contains %s: do not use the model for them at this level.",
+            level, ", ".join(absent),
+        )  # fmt: skip
 
 
 def fit_atomic_energies(counts: NDArray, energies: NDArray) -> NDArray[np.float64]:

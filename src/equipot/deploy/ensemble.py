@@ -85,13 +85,15 @@ def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> No
             )
 
 
-def deploy_ensemble(checkpoints: Sequence[Path], output: Path, tables: bool = True) -> list[Metadata]:
+def deploy_ensemble(
+    checkpoints: Sequence[Path], output: Path, tables: bool = True, level: str | None = None
+) -> list[Metadata]:
     """Deploy every member into the folder ``output``, each verified as any deployed file.
 
     Args:
         checkpoints: one for each member.
         output: a folder, made if need be.
-        tables: as for `deploy`.
+        tables, level: as for `deploy`.
 
     Raises:
         ModelFileError: ``output`` is a file, or holds members beyond these; or as `deploy`.
@@ -110,7 +112,8 @@ def deploy_ensemble(checkpoints: Sequence[Path], output: Path, tables: bool = Tr
     written = []
     for index, checkpoint in enumerate(checkpoints):
         logger.info("Deploying %s", member_name(index))
-        written.append(deploy(checkpoint, output / f"{member_name(index)}.pt", tables=tables))
+        file = output / f"{member_name(index)}.pt"
+        written.append(deploy(checkpoint, file, tables=tables, level=level))
     return written
 
 

@@ -12,7 +12,7 @@ from equipot.data.frames import Frame, frame_from_atoms
 from equipot.data.readers import expand_paths, read_frame
 from equipot.data.splits import FrameId, Split
 from equipot.deploy.capsule import synthetic_structures
-from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
+from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, training_state
 from equipot.deploy.metadata import Metadata
 from equipot.deploy.structure import Structure, make_structure
 from equipot.deploy.torchscript import write_torchscript
@@ -30,6 +30,7 @@ def deploy(
     structures: Sequence[Atoms] | None = None,
     weights: str = "average",
     tables: bool = True,
+    level: str | None = None,
 ) -> Metadata:
     """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
 
@@ -43,12 +44,15 @@ def deploy(
         structures: for the capsule; positions in Å.
         weights: "average" or "last".
         tables: replace the radial networks by tables that are as accurate.
+        level: the level of theory to deploy; None: the only one.
 
     Raises:
-        ModelFileError: the checkpoint is unusable, or the file does not reproduce the eager model.
+        ModelFileError: the checkpoint is unusable, it has several levels and ``level`` is none of them, or
+            the file does not reproduce the eager model.
         UnknownSpeciesError: ``structures`` contain an element that the model does not know.
     """
-    loaded = load_checkpoint(checkpoint, weights)
+    whole = load_checkpoint(checkpoint, weights)
+    loaded = whole.at_level(level)
     if weights == "average" and loaded.weights == "last":
         log.warning("%s has no averaged weights; the last ones are deployed.", checkpoint)
     species, cutoff = list(loaded.potential.species), float(loaded.potential.cutoff)
@@ -64,11 +68,14 @@ def deploy(
         [*frames, *synthetic_structures(species, cutoff)],
         source=source,
         model_type=loaded.config.model.type,
-        atomic_energies=loaded.statistics.atomic_energies,
+        atomic_energies=loaded.potential.scale_shift.shift.tolist(),
         weights=loaded.weights,
         validation=loaded.validation,
         config=loaded.config.to_yaml(),
         tables=tables,
+        level=next(iter(loaded.levels), ""),
+        levels=whole.levels,
+        training_state=training_state(loaded),
     )
 
 

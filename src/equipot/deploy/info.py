@@ -34,6 +34,7 @@ def _facts(path: Path, metadata: Metadata) -> Table:
     rows = {
         "model": f"{metadata.model_type}, {metadata.dtype}, {metadata.weights} weights",
         "species": " ".join(metadata.species),
+        "level of theory": _level(metadata),
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
         "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",
@@ -50,6 +51,12 @@ def _facts(path: Path, metadata: Metadata) -> Table:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _level(metadata: Metadata) -> str:
+    others = [level for level in metadata.levels if level != metadata.level]
+    also = f" (the training had also {', '.join(others)})" if others else ""
+    return (metadata.level or "not named") + also
 
 
 def _exchanges(metadata: Metadata) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from equipot.errors import ModelFileError
 
 FORMAT_VERSION = 1
+# The one entry that is no text: what a training can start from (`equipot.deploy.checkpoint`).
+TRAINING_STATE = "training_state"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Metadata:
     created: str  # ISO 8601, UTC
     equipot_version: str
     torch_version: str
+    level: str = ""  # level of theory; empty: it has no name
+    levels: tuple[str, ...] = ()  # those that the checkpoint had
     energy_unit: str = "eV"
     length_unit: str = "Ang"
     format_version: int = FORMAT_VERSION
@@ -48,8 +52,10 @@ class Metadata:
     @classmethod
     def from_strings(cls, strings: dict[str, str], path: Path) -> "Metadata":
         """Inverse of `to_strings`. Raises ModelFileError if a field is missing or unreadable."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in strings]
+        fields = dataclasses.fields(cls)
+        # Fields with a default have come later than the first files.
+        missing = [f.name for f in fields if f.name not in strings and f.default is dataclasses.MISSING]
+        names = [f.name for f in fields if f.name in strings]
         if missing:
             raise ModelFileError(f"{path}: the model's metadata lacks {', '.join(missing)}. Deploy it again.")
         try:
@@ -73,6 +79,14 @@ def read_metadata(path: str | Path) -> Metadata:
             f"this equipot reads formats up to {FORMAT_VERSION}. Upgrade equipot."
         )
     return Metadata.from_strings(strings, path)
+
+
+def read_training_state(path: Path) -> bytes | None:
+    """What a training can start from; None if the file has none. Raises ModelFileError as `read_metadata`."""
+    read_metadata(path)
+    with zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.endswith(f"/extra/{TRAINING_STATE}")]
+        return archive.read(found[0]) if found else None
 
 
 def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
@@ -113,7 +127,7 @@ def _extra_strings(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     strings = {
         key.removeprefix(prefix): archive.read(name).decode()
         for key, name in inside.items()
-        if key.startswith(prefix)
+        if key.startswith(prefix) and key != prefix + TRAINING_STATE
     }
     if "format_version" in strings and "species" in strings:
         return strings
@@ -138,6 +152,7 @@ def _to_string(value) -> str:
 
 _PARSERS = {
     "species": lambda text: tuple(text.split()),
+    "levels": lambda text: tuple(text.split()),
     "cutoff": float,
     "interaction_range": float,
     "num_exchanges": int,

@@ -16,7 +16,7 @@ import torch
 from equipot import __version__
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule, make_capsule
 from equipot.deploy.jit import quiet_jit, steady_execution
-from equipot.deploy.metadata import Metadata
+from equipot.deploy.metadata import TRAINING_STATE, Metadata
 from equipot.deploy.structure import Structure
 from equipot.deploy.tables import tabulate
 from equipot.errors import ModelFileError
@@ -36,13 +36,17 @@ def write_torchscript(
     validation: Mapping[str, float],
     config: str,
     tables: bool = True,
+    level: str = "",
+    levels: Sequence[str] = (),
+    training_state: bytes | None = None,
 ) -> Metadata:
     """Write ``potential`` to ``output`` and verify the file before it gets that name.
 
     ``structures`` become the self-check capsule, ``source`` says where they come from; ``tables``: see
-    :func:`equipot.deploy.tables.tabulate`; the other arguments are copied into the `Metadata`. The file is
-    loaded in a fresh process and must reproduce the eager model, without tables, there. On any error nothing
-    is left behind and an older ``output`` stays as it was.
+    :func:`equipot.deploy.tables.tabulate`; ``training_state``: what a training can start from; the other
+    arguments are copied into the `Metadata`. The file is loaded in a fresh process and must reproduce the
+    eager model, without tables, there. On any error nothing is left behind and an older ``output`` stays as
+    it was.
 
     Raises ModelFileError.
     """
@@ -65,6 +69,8 @@ def write_torchscript(
         weights=weights,
         validation={name: float(value) for name, value in validation.items()},
         config=config,
+        level=level,
+        levels=tuple(levels),
     )
     with quiet_jit(), atomic_write(output) as temporary:
         module = torch.jit.script(potential)
@@ -74,7 +80,10 @@ def write_torchscript(
         # By way of memory: torch names the archive's folder after the (temporary) file, and does not say
         # plainly that the disk is full.
         buffer = io.BytesIO()
-        torch.jit.save(module, buffer, _extra_files=metadata.to_strings())
+        extra_files = metadata.to_strings()
+        if training_state is not None:
+            extra_files[TRAINING_STATE] = training_state
+        torch.jit.save(module, buffer, _extra_files=extra_files)
         temporary.write_bytes(buffer.getbuffer())
         _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
     return metadata

@@ -49,6 +49,7 @@ def evaluate(
     label_names: dict[str, str] | None = None,
     max_edges: int | None = None,
     device: str = "auto",
+    level: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Predict every frame of ``data`` and compare with its labels.
@@ -63,6 +64,7 @@ def evaluate(
         label_names: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: do not read that one.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        level: level of theory to predict; None: the model's only one.
         console: where to print the tables; None prints nothing.
 
     Raises:
@@ -72,7 +74,7 @@ def evaluate(
         UnknownSpeciesError, EvaluationError: see ``predict_frames``.
     """
     _check_targets(output, predictions)
-    members = [load_model(path, device) for path in member_paths(model)]
+    members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
     labels = choose_labels(loaded.labels, label_names or {})
     frames = read_frames(

@@ -124,6 +124,7 @@ class Allegro(nn.Module):
         two_body_hidden: Sequence[int] = (64, 64),
         latent_hidden: Sequence[int] = (64, 64),
         readout_hidden: Sequence[int] = (32,),
+        num_outputs: int = 1,
     ):
         super().__init__()
         self.cutoff = cutoff
@@ -144,11 +145,11 @@ class Allegro(nn.Module):
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
-        self.readout = MLP([scalar_channels, *readout_hidden, 1])
-        self.irreps_out = o3.Irreps("1x0e")
+        self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1))])
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column 0 is the atomic energy before scaling."""
+        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
         edge_vec = edge_vec.to(self.basis.frequencies.dtype)
         center, num_atoms = edge_index[0], atom_types.shape[0]
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
@@ -160,5 +161,6 @@ class Allegro(nn.Module):
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
-        atom_sums = torch.zeros(num_atoms, 1, dtype=edge_vec.dtype, device=edge_vec.device)
-        return atom_sums.index_add(0, center, self.readout(scalars)) * self.norm
+        pair_sums = self.readout(scalars)
+        atom_sums = torch.zeros(num_atoms, pair_sums.shape[1], dtype=edge_vec.dtype, device=edge_vec.device)
+        return atom_sums.index_add(0, center, pair_sums) * self.norm

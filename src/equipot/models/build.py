@@ -1,5 +1,7 @@
 """The one place where a configuration and the data's statistics become a model."""
 
+from collections.abc import Sequence
+
 import ase.data
 import torch
 
@@ -18,19 +20,22 @@ def build_potential(
     config: NequIPConfig | AllegroConfig,
     species: list[str],
     avg_num_neighbors: float,
-    atomic_energies: list[float],
-    force_rms: float,
+    atomic_energies: Sequence[float] | Sequence[Sequence[float]],
+    force_rms: float | None,
+    levels: Sequence[str] = (),
 ) -> Potential:
     """An untrained potential; its weights come from torch's global random state.
 
     ``species``: chemical symbols in the order of the atom types; ``avg_num_neighbors``: mean number of
-    neighbors within the cutoff; ``atomic_energies`` (eV): the shift of each species; ``force_rms`` (eV/Å):
-    becomes the scale, times 1 Å, where the configuration asks for ``force_rms``.
+    neighbors within the cutoff; ``atomic_energies`` (eV): the shift of each species, for each of
+    ``levels`` where there are several; ``force_rms`` (eV/Å): becomes the scale, times 1 Å, where the
+    configuration asks for ``force_rms``; ``levels``: names of the levels of theory, if they have names.
     """
     network = _NETWORKS[config.type](
         num_species=len(species),
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
+        num_outputs=max(len(levels), 1),
         **config.model_dump(exclude=_OUTSIDE_THE_NETWORK),
     )
     network.to(getattr(torch, config.dtype))
@@ -39,4 +44,4 @@ def build_potential(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
     zbl = ZBL([ase.data.atomic_numbers[symbol] for symbol in species]) if config.zbl else None
-    return Potential(network, species, scale_shift, zbl)
+    return Potential(network, species, scale_shift, zbl, levels)

@@ -115,8 +115,6 @@ class NequIP(nn.Module):
     self-connections.
     """
 
-    num_outputs = 1
-
     def __init__(
         self,
         *,
@@ -131,6 +129,7 @@ class NequIP(nn.Module):
         polynomial_cutoff: int = 6,
         radial_hidden: Sequence[int] = (64, 64),
         radial_intervals: int | None = 128,
+        num_outputs: int = 1,
     ):
         super().__init__()
         load_operators()
@@ -160,11 +159,11 @@ class NequIP(nn.Module):
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
-        self.readout = EquivariantLinear(irreps, o3.Irreps("1x0e"))
+        self.readout = EquivariantLinear(irreps, o3.Irreps([(num_outputs, (0, 1))]))
         self.irreps_out = self.readout.irreps_out
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column 0 is the atomic energy before scaling."""
+        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length)

@@ -1,5 +1,6 @@
 """From atomic energies to forces, virials and stress: the one gradient path of the project."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +24,24 @@ class Potential(nn.Module):
     """
 
     edges_in_flight: dict[str, int]
+    levels: list[str]
 
     __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
     def __init__(
-        self, network: nn.Module, species: list[str], scale_shift: SpeciesScaleShift, zbl: ZBL | None = None
+        self,
+        network: nn.Module,
+        species: list[str],
+        scale_shift: SpeciesScaleShift,
+        zbl: ZBL | None = None,
+        levels: Sequence[str] = (),
     ):
         super().__init__()
         self.network = network
         self.scale_shift = scale_shift
         self.zbl = zbl
         self.species = species
+        self.levels = list(levels)
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
         self.widest_exchange: int = network.widest_exchange
@@ -44,18 +52,30 @@ class Potential(nn.Module):
         """The network's floating-point type; geometry and energies are always float64."""
         return next(self.network.parameters()).dtype
 
-    def atom_energies(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """(E, 3) float64 Å, (2, E), (N,) → (N,) float64 eV."""
+    def atom_energies(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
+    ) -> Tensor:
+        """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
+        if level is None and len(self.levels) > 1:
+            raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
+        if level is not None and len(self.levels) < 2:
+            raise ValueError("A level of theory is given, but this model has only one.")
         outputs = self.network(edge_vec, edge_index, atom_types)
-        energies = self.scale_shift(outputs[:, 0], atom_types)
+        column = outputs[:, 0] if level is None else outputs.gather(1, level.unsqueeze(1)).squeeze(1)
+        energies = self.scale_shift(column, atom_types, level)
         if self.zbl is not None:
             energies = energies + self.zbl(edge_vec, edge_index, atom_types)
         return energies
 
     def forward(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The deployed contract.
+        """The deployed contract; ``level`` (N,) int64, of each atom, is for training on several levels only.
 
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool
         → atom_energies (N,) float64 eV, zero where not owned; forces (N, 3) float64 eV/Å; atom_virials
@@ -64,9 +84,9 @@ class Potential(nn.Module):
         """
         limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
         if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            energies, gradient = self._in_parts(edge_vec, edge_index, atom_types, owned, limit)
+            energies, gradient = self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
         else:
-            energies, gradient = self._energies_and_gradient(edge_vec, edge_index, atom_types, owned)
+            energies, gradient = self._energies_and_gradient(edge_vec, edge_index, atom_types, owned, level)
         center, neighbor = edge_index[0], edge_index[1]
         num_atoms = atom_types.shape[0]
         forces = torch.zeros(num_atoms, 3, dtype=edge_vec.dtype, device=edge_vec.device)
@@ -77,11 +97,11 @@ class Potential(nn.Module):
         return energies, forces, virials
 
     def _energies_and_gradient(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(N,) energies, zero where not owned, and the (E, 3) gradient of their sum by edge_vec."""
         edge_vec = edge_vec.detach().requires_grad_(True)
-        energies = self.atom_energies(edge_vec, edge_index, atom_types)
+        energies = self.atom_energies(edge_vec, edge_index, atom_types, level)
         energies = energies * owned.to(energies.dtype)
         gradient = torch.autograd.grad([energies.sum()], [edge_vec], create_graph=self.training)[0]
         assert gradient is not None  # for TorchScript: the energy always depends on edge_vec
@@ -90,7 +110,13 @@ class Potential(nn.Module):
         return energies, gradient
 
     def _in_parts(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, limit: int
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None,
+        limit: int,
     ) -> tuple[Tensor, Tensor]:
         """The same for a strictly local model, whose atoms can be evaluated a few at a time.
 
@@ -121,6 +147,7 @@ class Potential(nn.Module):
                 torch.stack([center, position + (last - atom)]),
                 atom_types.index_select(0, here),
                 owned_here,
+                None if level is None else level.index_select(0, here),
             )
             energies[atom:last] = part_energies[: last - atom]
             gradient.index_copy_(0, edges, part_gradient)
@@ -145,8 +172,11 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
     ``potential`` is a :class:`Potential` or a deployed module with the same contract.
     """
     owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
+    inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
+    if graph.level is not None:
+        inputs.append(graph.level[graph.structure])
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
-        energies, forces, virials = potential(edge_vectors(graph), graph.edge_index, graph.atom_types, owned)
+        energies, forces, virials = potential(*inputs)
     energy = energies.new_zeros(graph.num_structures).index_add(0, graph.structure, energies)
     virial = virials.new_zeros(graph.num_structures, 3, 3).index_add(0, graph.structure, virials)
     size = volume(graph)

@@ -1,6 +1,7 @@
 """Energy terms that stand beside the network."""
 
 import math
+from collections.abc import Sequence
 
 import ase.data
 import ase.units
@@ -13,17 +14,19 @@ from equipot.nn.radial import PolynomialCutoff
 class SpeciesScaleShift(nn.Module):
     """E_i = scale_s · ε_i + shift_s for an atom of species s, in float64.
 
-    ``scale`` (eV) is usually the RMS of the forces in Å units, ``shift`` (eV) the atomic reference energy.
+    ``scale`` (T,) (eV) is usually the RMS of the forces in Å units, ``shift`` (eV) the atomic reference
+    energies: (T,), or (K, T) for a model of K levels of theory.
     """
 
-    def __init__(self, scale: list[float], shift: list[float], trainable: bool):
+    def __init__(self, scale: list[float], shift: Sequence, trainable: bool):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor(scale, dtype=torch.float64), requires_grad=trainable)
         self.shift = nn.Parameter(torch.tensor(shift, dtype=torch.float64), requires_grad=trainable)
 
-    def forward(self, energies: Tensor, atom_types: Tensor) -> Tensor:
-        """(N,) network energies, (N,) → (N,) eV, float64."""
-        scale, shift = self.scale.index_select(0, atom_types), self.shift.index_select(0, atom_types)
+    def forward(self, energies: Tensor, atom_types: Tensor, level: Tensor | None = None) -> Tensor:
+        """(N,) network energies, (N,), (N,) or None for a model of one level → (N,) eV, float64."""
+        scale = self.scale.index_select(0, atom_types)
+        shift = self.shift.index_select(0, atom_types) if level is None else self.shift[level, atom_types]
         return energies.to(torch.float64) * scale + shift
 
 

@@ -38,7 +38,11 @@ class SphericalHarmonics(nn.Module):
         return monomials
 
     def _fit_coefficients(self) -> Tensor:
-        """Solve for e3nn's values at random points: the harmonics are polynomials, so this is exact."""
+        """Solve for e3nn's values at random points: the harmonics are polynomials, so this is exact.
+
+        The solver's last bits differ from call to call. Squares of the coefficients are multiples of 1/64 for
+        l ≤ 4, so they are rounded to these: a resumed training then computes with the same bits.
+        """
         generator = torch.Generator().manual_seed(0)
         points = torch.randn(64, 3, generator=generator, dtype=torch.float64)
         points = points / points.norm(dim=1, keepdim=True)
@@ -46,7 +50,9 @@ class SphericalHarmonics(nn.Module):
         for degree, monomial in enumerate(self._monomials(points)):
             values = o3.spherical_harmonics(degree, points, normalize=False, normalization="component")
             solution = torch.linalg.lstsq(monomial, values).solution
-            blocks.append(torch.where(solution.abs() < 1e-12, torch.zeros_like(solution), solution))
+            squares = (64 * solution.square()).round() / 64
+            assert (squares.sqrt() - solution.abs()).abs().max() < 1e-6  # the root of a rounded zero
+            blocks.append(solution.sign() * squares.sqrt() + 0.0)  # no negative zeros
         return torch.block_diag(*blocks)
 
     def forward(self, unit_vec: Tensor) -> Tensor:

@@ -2,12 +2,14 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from equipot.config import LABELS
+from equipot.deploy.checkpoint import metric_of_level
 from equipot.files import atomic_write
 from equipot.training.directory import write_text
 
@@ -27,11 +29,16 @@ Row = dict[str, float]
 class History:
     """The rows of metrics.csv, one per epoch; errors in eV/atom, eV/Å, eV/Å³, empty without a label.
 
-    Training errors are collected while the weights change, validation errors are of the averaged weights.
+    Training errors are collected while the weights change, validation errors are of the averaged weights;
+    those of each of several ``levels`` of theory come last.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, levels: Sequence[str] = ()):
         self.path = path
+        of_levels = [
+            metric_of_level(f"validation_{m}", name) for name in levels for m in _METRICS if m != "loss"
+        ]
+        self.columns = (*COLUMNS, *(of_levels if len(levels) > 1 else ()))
         self.rows: list[Row] = []
 
     def start(self, epochs_done: float = 0) -> None:
@@ -39,7 +46,7 @@ class History:
         if epochs_done:
             self.read()
             self.rows = [row for row in self.rows if row["epoch"] <= epochs_done]
-        write_text(self.path, _csv_text(self.rows, header=True))
+        write_text(self.path, _csv_text(self.rows, self.columns, header=True))
 
     def read(self) -> None:
         """Take the rows of the file, if there is one, without a last one that is not complete."""
@@ -52,12 +59,12 @@ class History:
         """Add one epoch, on disk at once."""
         self.rows.append(row)
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv_text([row], header=False))
+            file.write(_csv_text([row], self.columns, header=False))
 
 
-def _csv_text(rows: list[Row], header: bool) -> str:
+def _csv_text(rows: list[Row], columns: Sequence[str], header: bool) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows({key: f"{value:.8g}" for key, value in row.items()} for row in rows)

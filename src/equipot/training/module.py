@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, halves
 from equipot.models.potential import Prediction, predict
 from equipot.training.ema import make_average
+from equipot.training.levels import LevelErrors
 from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
 from equipot.training.optimizers import make_optimizer
@@ -32,9 +34,16 @@ class PotentialModule(L.LightningModule):
         potential: with the contract of :class:`equipot.models.potential.Potential`.
         training: section ``training`` of the configuration.
         record: what every checkpoint says about the model under its key ``equipot``.
+        factors: of the learning rate, by the names of weights; 1 for those it does not name.
     """
 
-    def __init__(self, potential: nn.Module, training: TrainingConfig, record: dict[str, Any]):
+    def __init__(
+        self,
+        potential: nn.Module,
+        training: TrainingConfig,
+        record: dict[str, Any],
+        factors: Mapping[str, float] | None = None,
+    ):
         super().__init__()
         # Lightning's own optimization knows neither steps in parts nor losses whose counts are joint.
         self.automatic_optimization = False
@@ -44,11 +53,13 @@ class PotentialModule(L.LightningModule):
         self.average = make_average(potential, training)
         self.train_errors = ErrorSums()
         self.validation_errors = ErrorSums()
+        self.level_errors = LevelErrors(getattr(potential, "levels", ()))
         self.validation_metrics: dict[str, float] = {}
         self.schedule: LearningRateSchedule | None = None
         self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
         self._epoch = 0.0  # epochs done before the present step
+        self._factors = factors or {}
         self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
     def setup(self, stage: str) -> None:
@@ -62,7 +73,7 @@ class PotentialModule(L.LightningModule):
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return make_optimizer(self.potential, self.training_config)
+        return make_optimizer(self.potential, self.training_config, self._factors)
 
     def on_train_start(self) -> None:
         if self.average is not None:
@@ -73,7 +84,7 @@ class PotentialModule(L.LightningModule):
         length = self.trainer.datamodule.steps_per_epoch
         position = self.current_epoch * length + batch_idx * (length / self.trainer.num_training_batches)
         for group in self.optimizers().param_groups:
-            group["lr"] = self.schedule.at(position)
+            group["lr"] = self.schedule.at(position) * group.get("factor", 1.0)
         self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
 
     def transfer_batch_to_device(
@@ -139,14 +150,16 @@ class PotentialModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.validation_errors.reset()
+        self.level_errors.reset()
         if self.average is not None:
             self.average.swap()
 
     def validation_step(self, batch: AtomicGraph, batch_idx: int) -> None:
         # Lightning switches gradients off here, but forces are one. In eval mode no graph is kept.
         with torch.enable_grad():
-            _, errors, sums = self._predict(batch)
+            prediction, errors, sums = self._predict(batch)
         self.validation_errors.update(errors, sums)
+        self.level_errors.update(prediction, batch, self.loss)
 
     def on_validation_epoch_end(self) -> None:
         if self.average is not None:

@@ -233,13 +233,15 @@ class TrainingMonitor(L.Callback):
         improved = validation["loss"] < self.best_loss
         if improved:
             self.best_loss, self.best_epoch = validation["loss"], self.epochs_done
+        validation |= module.level_errors.metrics(module.loss.weights)
         module.validation_metrics = validation
+        group = module.optimizers().param_groups[0]
         row = {
             "epoch": self.epochs_done,
             "step": trainer.global_step,
             "time_s": self._seconds(),
             "epoch_s": time.monotonic() - self._epoch_start,
-            "learning_rate": module.optimizers().param_groups[0]["lr"],
+            "learning_rate": group["lr"] / group.get("factor", 1.0),
             **{f"train_{name}": value for name, value in train.items()},
             **{f"validation_{name}": value for name, value in validation.items()},
         }

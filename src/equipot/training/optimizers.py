@@ -1,6 +1,6 @@
 """Optimizers: which weights decay, and Muon, which is one optimizer for matrices and another for the rest."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,8 +11,12 @@ from equipot.config import TrainingConfig
 from equipot.errors import TrainingError
 
 
-def make_optimizer(potential: nn.Module, training: TrainingConfig) -> Optimizer:
+def make_optimizer(
+    potential: nn.Module, training: TrainingConfig, factors: Mapping[str, float] | None = None
+) -> Optimizer:
     """The optimizer of ``training.optimizer`` for the trainable weights of ``potential``.
+
+    ``factors``: of the learning rate, by the names of weights; see ``parameter_groups``.
 
     Its state is tensors and plain values, and every group of weights has the key ``lr``, also for Muon.
 
@@ -20,40 +24,50 @@ def make_optimizer(potential: nn.Module, training: TrainingConfig) -> Optimizer:
         TrainingError: this torch has no Muon.
     """
     trainable = {name: weight for name, weight in potential.named_parameters() if weight.requires_grad}
-    rate, decay = training.learning_rate, training.weight_decay
+    rate, decay, factors = training.learning_rate, training.weight_decay, factors or {}
     if training.optimizer != "muon":
         kind = AdamW if training.optimizer == "adamw" else Adam
-        groups = _groups(trainable.values(), decay)
+        groups = parameter_groups(trainable, decay, factors)
         return kind(groups, lr=rate, amsgrad=training.optimizer == "amsgrad", fused=True)
     if not hasattr(torch.optim, "Muon"):
         raise TrainingError(f"training.optimizer: muon needs torch 2.9 or later, found {torch.__version__}.")
-    matrices = [weight for name, weight in trainable.items() if _is_hidden_matrix(name, weight)]
-    chosen = {id(weight) for weight in matrices}
-    rest = _groups((weight for weight in trainable.values() if id(weight) not in chosen), decay)
+    matrices = {name: weight for name, weight in trainable.items() if _is_hidden_matrix(name, weight)}
+    rest = {name: weight for name, weight in trainable.items() if name not in matrices}
     members = []
     if matrices:
+        groups = parameter_groups(matrices, decay, factors)
         # With this adjustment a step is as long as one of AdamW, so both share a learning rate and a decay.
-        members.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        )
+        members.append(torch.optim.Muon(groups, lr=rate, adjust_lr_fn="match_rms_adamw"))
     if rest:
-        members.append(AdamW(rest, lr=rate, fused=True))
+        members.append(AdamW(parameter_groups(rest, decay, factors), lr=rate, fused=True))
     return JointOptimizer(members)
 
 
-def _groups(weights: Iterable[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    # Matrices decay; the scale and shift of each species mean energies, which must not be drawn to zero.
-    weights = list(weights)
-    groups = [
-        {"params": [w for w in weights if w.dim() >= 2], "weight_decay": decay},
-        {"params": [w for w in weights if w.dim() < 2], "weight_decay": 0.0},
+def parameter_groups(
+    weights: Mapping[str, nn.Parameter], weight_decay: float, factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer, each with its ``weight_decay`` and the ``factor`` of its learning rate.
+
+    Args:
+        weights: by name, those to train.
+        weight_decay: of matrices.
+        factors: of the learning rate, by the names of weights; 1 for those it does not name.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        # Scale and shift mean energies, not to be drawn to zero; shifts of several levels are a matrix.
+        decays = weight.dim() >= 2 and not name.startswith("scale_shift.")
+        groups.setdefault((not decays, factors.get(name, 1.0)), []).append(weight)
+    return [
+        {"params": groups[key], "weight_decay": 0.0 if key[0] else weight_decay, "factor": key[1]}
+        for key in sorted(groups)
     ]
-    return [group for group in groups if group["params"]]
 
 
 def _is_hidden_matrix(name: str, weight: nn.Parameter) -> bool:
-    """Muon is made for the matrices between hidden layers: not for embeddings, nor for a readout's column."""
-    return weight.dim() == 2 and min(weight.shape) > 1 and not name.endswith("embedding")
+    """Muon is made for the matrices between hidden layers: not for embeddings, nor for a readout."""
+    outside = name.endswith("embedding") or name.startswith(("network.readout.", "scale_shift."))
+    return weight.dim() == 2 and min(weight.shape) > 1 and not outside
 
 
 class JointOptimizer(Optimizer):

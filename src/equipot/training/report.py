@@ -81,20 +81,16 @@ def describe_start(
     """The lines at the start of a training of ``steps`` optimizer steps per epoch."""
     training = config.training
     parameters = sum(weight.numel() for weight in potential.parameters())
-    energies = ", ".join(
-        f"{symbol} {energy:.4f}"
-        for symbol, energy in zip(statistics.species, statistics.atomic_energies, strict=True)
-    )
-    residual = statistics.energy_residual_rms
-    left = "" if residual is None else f"; leaves {residual:.4g} eV/atom rms"
+    trained = sum(weight.numel() for weight in potential.parameters() if weight.requires_grad)
+    frozen = f" ({trained:,} of them trained)" if config.fine_tune and config.fine_tune.freeze else ""
     return [
         f"equipot {__version__}, run directory {config.run.directory}",
         f"Data: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test frames; "
         f"species {' '.join(statistics.species)}",
-        f"Atomic energies ({statistics.atomic_energies_source}): {energies} eV{left}",
+        *_atomic_energies(statistics),
         f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
-        f"forces {statistics.force_rms:.3g} eV/Å rms",
-        f"Model: {config.model.type}, {parameters:,} parameters, {config.model.dtype}, "
+        + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
+        f"Model: {config.model.type}, {parameters:,} parameters{frozen}, {config.model.dtype}, "
         f"{describe_products(potential)}",
         f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
@@ -132,6 +128,19 @@ def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[s
         "parameters": sum(weight.numel() for weight in potential.parameters()),
         "products": describe_products(potential),
     }
+
+
+def _atomic_energies(statistics: Statistics) -> list[str]:
+    """One line for each level of theory."""
+    lines = []
+    for level, facts in (statistics.levels or {"": statistics}).items():
+        pairs = zip(statistics.species, facts.atomic_energies, strict=True)
+        energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in pairs)
+        residual = facts.energy_residual_rms
+        left = "" if residual is None else f"; leaves {residual:.4g} eV/atom rms"
+        of_level = f" of {level}" if level else ""
+        lines.append(f"Atomic energies{of_level} ({facts.atomic_energies_source}): {energies} eV{left}")
+    return lines
 
 
 def describe_device(config: Config, kind: str) -> str:

@@ -10,6 +10,7 @@ from equipot.config.data import DataConfig
 from equipot.data.statistics import Statistics
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
 from equipot.errors import TrainingError
+from equipot.training.fine_tune import with_architecture
 
 
 def find_last(path: Path) -> Path:
@@ -36,11 +37,14 @@ def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
         ModelFileError: the checkpoint is damaged or foreign.
     """
     start = load_checkpoint(checkpoint, weights="last")
+    if config.fine_tune is not None:
+        config = with_architecture(config, start.config.model, str(checkpoint))
     differing = [
         *_differences(start.config.model.model_dump(), config.model.model_dump(), "model"),
         *_differences(_plain(start.config.data), _plain(config.data), "data"),
         *_differences(start.config.run.seed, config.run.seed, "run.seed"),
         *_differences(_optimizer(start.config), _optimizer(config), "training"),
+        *_differences(_fine_tune(start.config), _fine_tune(config), "fine_tune"),
     ]
     if differing:
         raise TrainingError(
@@ -78,8 +82,18 @@ def _plain(data: DataConfig) -> dict[str, Any]:
     del values["cache"]  # where the frames are kept
     for key in ("train", "validation", "test"):
         if isinstance(values[key], tuple):
-            values[key] = [str(path.resolve()) for path in values[key]]
+            values[key] = [_entry(entry) for entry in values[key]]
     return values
+
+
+def _entry(entry: Any) -> Any:
+    if isinstance(entry, dict):
+        return {**entry, "path": [str(path.resolve()) for path in entry["path"]]}
+    return str(entry.resolve())
+
+
+def _fine_tune(config: Config) -> dict[str, Any]:
+    return {} if config.fine_tune is None else config.fine_tune.model_dump(mode="json")
 
 
 def _differences(before: Any, now: Any, place: str) -> list[str]:

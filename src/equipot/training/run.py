@@ -10,18 +10,22 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
-from equipot import __version__
 from equipot.config import LABELS, Config
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
-from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
+from equipot.deploy.checkpoint import (
+    describe,
+    load_checkpoint,
+    load_training_state,
+    metrics_of_level,
+)
 from equipot.errors import TrainingError
-from equipot.models.build import build_potential
 from equipot.training import stopping
 from equipot.training.batches import Batches
 from equipot.training.devices import choose_device, quiet_lightning
 from equipot.training.directory import RunDirectory, write_json, write_text
+from equipot.training.fine_tune import begin_training, with_architecture
 from equipot.training.fit import fit
 from equipot.training.history import History, plot_learning_curve
 from equipot.training.html_report import write_report
@@ -124,26 +128,23 @@ def _train(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     torch.set_float32_matmul_precision(config.run.matmul_precision)
-    start = None
+    start = source = None
     if checkpoint is not None:
         start = check_same_training(checkpoint, config)
-        # The same data, under the names that the split knows them by.
+        # The same data, under the names that the split knows them by, and the same model, written out.
         data = start.config.data.model_copy(update={"cache": config.data.cache})
-        config = config.model_copy(update={"data": data})
+        config = config.model_copy(update={"data": data, "model": start.config.model})
+    elif config.fine_tune is not None:
+        source = load_training_state(config.fine_tune.model)
+        config = with_architecture(config, source.config.model, str(source.path))
     split = None if start is None else Split.load(directory.split)
     datasets = load_datasets(config.data, config.model.cutoff, split)
     check_labels(datasets, config)
-    statistics = datasets.statistics
     if start is not None:
-        check_same_statistics(checkpoint, start.statistics, statistics)
+        check_same_statistics(checkpoint, start.statistics, datasets.statistics)
     torch.manual_seed(config.run.seed)
-    potential = build_potential(
-        config.model,
-        list(datasets.species),
-        statistics.avg_num_neighbors,
-        list(statistics.atomic_energies),
-        statistics.force_rms,
-    )
+    begin = begin_training(config, datasets, source, start, kind)
+    potential = begin.potential
     if first_process:
         directory.lock()
         if start is None:
@@ -156,7 +157,7 @@ def _train(
     )
     sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}
     steps, device = batches.steps_per_epoch, describe_device(config, kind)
-    for line in describe_start(config, sizes, statistics, potential, steps, device):
+    for line in describe_start(config, sizes, begin.statistics, potential, steps, device) + begin.lines:
         report.line(line)
     if first_process:
         devices = config.run.devices * config.run.nodes
@@ -168,14 +169,15 @@ def _train(
         parts = config.training.accumulate * devices
         forecast = forecast_memory(potential, datasets.train, batches.budget, parts)
         report.line(describe_memory(forecast, free_memory(kind)))
-    module = PotentialModule(potential, config.training, _record(config, datasets))
+    record = describe(config, datasets.statistics, begin.built_from)
+    module = PotentialModule(potential, config.training, record, begin.factors)
     display = ProgressDisplay(console, report, config.training.epochs)
     monitor = TrainingMonitor(
         config.training,
         config.run.checkpoint_minutes,
         batches,
         directory,
-        History(directory.history),
+        History(directory.history, datasets.levels),
         display,
     )
     if start is not None:
@@ -220,7 +222,7 @@ def check_labels(datasets: Datasets, config: Config) -> None:
                 f"has {name} (looked for under the name '{getattr(config.data.labels, name)}'). "
                 f"Correct data.labels.{name}, or set training.loss.{name} to 0."
             )
-    if config.model.scale == "force_rms" and not datasets.statistics.force_rms:
+    if config.fine_tune is None and config.model.scale == "force_rms" and not datasets.statistics.force_rms:
         raise TrainingError(
             "model.scale is force_rms, but the training frames have no forces, or only zeros. "
             "Set model.scale to a number (eV), such as 1.0."
@@ -247,19 +249,6 @@ def _prepare(directory: RunDirectory, config: Config, datasets: Datasets) -> Non
     datasets.split.save(directory.split)
 
 
-def _record(config: Config, datasets: Datasets) -> dict[str, Any]:
-    """What every checkpoint says of the model, beside its weights: plain values only."""
-    return {
-        "format": CHECKPOINT_FORMAT,
-        "config": config.to_dict(),
-        "statistics": datasets.statistics.to_dict(),
-        "species": list(datasets.species),
-        "equipot_version": __version__,
-        # A subclass of str, which a checkpoint of plain values may not hold.
-        "torch_version": str(torch.__version__),
-    }
-
-
 def _finish(
     config: Config,
     directory: RunDirectory,
@@ -284,7 +273,7 @@ def _finish(
             errors = evaluate_sets(best, datasets, torch.device(kind), directory, report)
             metrics |= {name: errors[name] for name in errors if name != "validation"}
     write_json(directory.metrics, metrics)
-    for line in _summary(metrics, directory):
+    for line in _summary(metrics, directory, datasets.levels):
         report.line(line)
     force_rms = datasets.validation.columns.force_rms
     failure = describe_failure(
@@ -305,13 +294,20 @@ _WHY = {
 }
 
 
-def _summary(metrics: dict[str, Any], directory: RunDirectory) -> list[str]:
+def _by_level(metrics: dict[str, float], levels: list[str]) -> list[str]:
+    found = {level: describe_metrics(metrics_of_level(metrics, level)) for level in levels}
+    return [f"  {level}: {text}" for level, text in found.items() if text]
+
+
+def _summary(metrics: dict[str, Any], directory: RunDirectory, levels: list[str]) -> list[str]:
     lines = [f"{_WHY[metrics['stopped']]}, after {count_of(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
         lines.append(f"Best epoch {metrics['best_epoch']:.4g}, validation: {errors}")
+        lines += _by_level(metrics["validation"], levels)
     if "test" in metrics:
         lines.append(f"Test, best weights: {describe_metrics(metrics['test'])}")
+        lines += _by_level(metrics["test"], levels)
     if directory.best.exists():
         lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
     if metrics["stopped"] != stopping.FINISHED:

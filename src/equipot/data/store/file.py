@@ -104,6 +104,7 @@ class Store:
             periodic=(flags & sum(PBC)) == sum(PBC),
             isolated=(flags & ISOLATED) > 0,
             fingerprint=self.rows["fingerprint"].copy(),
+            level=np.full(len(self), ""),
         )
 
     def _record(self, row: NDArray) -> bytes:

@@ -1,0 +1,69 @@
+"""Readable names for groups of a potential's weights, to freeze them or to train them more slowly."""
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from equipot.errors import ConfigError
+
+# What the names of weights look like in each part. A weight may belong to several.
+_PARTS = {
+    "embedding": r"network\.(embedding|two_body\.|first_tensors\.)",
+    "layers": r"network\.layers\.",
+    "radial": r"network\.layers\.\d+\.convolution\.radial\.",
+    "readout": r"network\.readout\.",
+    "atomic_energies": r"scale_shift\.shift",
+    "scale": r"scale_shift\.scale",
+}
+
+
+def parts_of(potential: nn.Module) -> dict[str, list[str]]:
+    """The names of the weights in each part of a Potential; parts that it does not have are left out."""
+    names = [name for name, _ in potential.named_parameters()]
+    layers = len(potential.network.layers)
+    patterns = _PARTS | {f"layers.{i}": rf"network\.layers\.{i}\." for i in range(layers)}
+    parts = {part: [n for n in names if re.match(pattern, n)] for part, pattern in patterns.items()}
+    return {part: found for part, found in parts.items() if found}
+
+
+def check_parts(potential: nn.Module, parts: Iterable[str], key: str) -> None:
+    """Raise ConfigError if one of ``parts``, which the configuration's ``key`` names, does not exist."""
+    known = parts_of(potential)
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise ConfigError(
+            f"{key}: this model has no part '{unknown[0]}'. Its parts are: {', '.join(sorted(known))}."
+        )
+
+
+def freeze(potential: nn.Module, parts: Iterable[str]) -> None:
+    """Take the weights of ``parts`` out of the training.
+
+    Raises:
+        ConfigError: a part does not exist, or nothing would be left to train.
+    """
+    parts = list(parts)
+    check_parts(potential, parts, "fine_tune.freeze")
+    known = parts_of(potential)
+    frozen = {name for part in parts for name in known[part]}
+    for name, weight in potential.named_parameters():
+        if name in frozen:
+            weight.requires_grad_(False)
+    if not any(weight.requires_grad for weight in potential.parameters()):
+        raise ConfigError(f"fine_tune.freeze: with {', '.join(parts)} frozen nothing is left to train.")
+
+
+def learning_rate_factors(potential: nn.Module, factors: dict[str, float]) -> dict[str, float]:
+    """The factor of each weight by name, from those of parts; where parts overlap, factors multiply.
+
+    Raises:
+        ConfigError: a part does not exist.
+    """
+    check_parts(potential, factors, "fine_tune.learning_rate_factors")
+    known = parts_of(potential)
+    found = {name: 1.0 for name, _ in potential.named_parameters()}
+    for part, factor in factors.items():
+        for name in known[part]:
+            found[name] *= factor
+    return found

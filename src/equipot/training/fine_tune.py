@@ -1,0 +1,234 @@
+"""The start of a training that goes on from a trained model: architecture, weights, reference energies."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from equipot.config import Config, ModelConfig
+from equipot.data.load import Datasets
+from equipot.data.statistics import LevelStatistics, Statistics, fit_atomic_energies
+from equipot.deploy.checkpoint import Checkpoint, built_from_statistics
+from equipot.errors import ConfigError
+from equipot.graph import edge_vectors
+from equipot.models.build import build_potential
+from equipot.models.parts import freeze, learning_rate_factors
+from equipot.models.potential import Potential
+from equipot.models.transfer import transfer
+
+# They say how a model is computed or trained, not what its weights mean.
+_MAY_DIFFER = {"dtype", "trainable_scale_shift"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A potential before the first step, and what is said of it."""
+
+    potential: Potential
+    built_from: dict[str, Any]  # arguments of `build_potential` beside the section ``model``
+    statistics: Statistics  # of the data, but with the reference energies of the potential
+    lines: list[str] = dataclasses.field(default_factory=list)
+    factors: dict[str, float] = dataclasses.field(default_factory=dict)  # of the learning rate, by weight
+
+
+def begin_training(
+    config: Config, datasets: Datasets, source: Checkpoint | None, resumed: Checkpoint | None, device: str
+) -> Start:
+    """The potential to train: with random weights, or those of ``source``, with parts frozen as configured.
+
+    When a training is ``resumed``, its weights are still to come.
+
+    Raises:
+        ConfigError: the section ``fine_tune`` names an unknown part or level.
+    """
+    statistics, settings = datasets.statistics, config.fine_tune
+    if source is not None:
+        start = start_from(source, config, datasets, device)
+    elif resumed is not None:
+        if settings is not None:
+            statistics = _resumed_statistics(statistics, resumed.built_from)
+        start = Start(build_potential(config.model, **resumed.built_from), resumed.built_from, statistics)
+    else:
+        built_from = built_from_statistics(statistics, datasets.species, datasets.levels)
+        start = Start(build_potential(config.model, **built_from), built_from, statistics)
+    if settings is None:
+        return start
+    freeze(start.potential, settings.freeze)
+    factors = learning_rate_factors(start.potential, settings.learning_rate_factors)
+    return dataclasses.replace(start, factors=factors)
+
+
+def with_architecture(config: Config, known: ModelConfig, source: str) -> Config:
+    """``config`` with the section ``model`` of the model to start from; what it says itself must agree.
+
+    Raises:
+        ConfigError: names every key that differs.
+    """
+    given = config.model
+    if given is None:
+        return config.model_copy(update={"model": known})
+    written = {key: getattr(given, key) for key in given.model_fields_set}
+    differing = [
+        f"model.{key}: {getattr(known, key, 'not there')} there, {value} in the configuration"
+        for key, value in sorted(written.items())
+        if key not in _MAY_DIFFER and getattr(known, key, None) != value
+    ]
+    if differing:
+        raise ConfigError(
+            f"The architecture is not that of {source}, from which fine_tune.model starts: "
+            f"{'; '.join(differing)}. Leave these keys out, or train from scratch."
+        )
+    changes = {key: value for key, value in written.items() if key in _MAY_DIFFER}
+    return config.model_copy(update={"model": known.model_copy(update=changes)})
+
+
+def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: str) -> Start:
+    """The weights of ``source`` for the elements and levels of theory of ``datasets``.
+
+    The average number of neighbors and the scale, with which the weights were trained, stay those of
+    ``source``: with those of the new data the same weights would be another function.
+
+    Raises:
+        ConfigError: the section ``fine_tune`` names no level, or the wrong one, to start new levels from.
+    """
+    names = datasets.levels or [None]
+    origins = _origins(source, config, names)
+    before, now = source.built_from["species"], list(datasets.species)
+    species = [before.index(symbol) if symbol in before else None for symbol in now]
+    state = transfer(source.potential.state_dict(), config.model.type, species, origins)
+    shift = state["scale_shift.shift"]
+    built_from = {**source.built_from, "species": now, "levels": list(datasets.levels)}
+    built_from["atomic_energies"] = shift.tolist()
+    potential = build_potential(config.model, **built_from)
+    potential.load_state_dict(state)
+    potential.to(device).eval()
+    is_new = np.array([row is None for row in species])
+    energies = [_adapt(potential, source, config, datasets, is_new, k) for k in range(len(names))]
+    with torch.no_grad():
+        adapted = torch.tensor([level.atomic_energies for level in energies], dtype=torch.float64)
+        potential.scale_shift.shift.copy_(adapted.reshape(shift.shape))
+    built_from["atomic_energies"] = potential.scale_shift.shift.tolist()
+    several = len(names) > 1
+    statistics = dataclasses.replace(
+        datasets.statistics,
+        **vars(energies[0]),
+        levels=dict(zip(names, energies, strict=True)) if several else {},
+    )
+    lines = [
+        f"Starting from {source.path}: its scale and its neighbors per atom "
+        f"({built_from['avg_num_neighbors']:.1f}) are kept."
+    ]
+    lines += _what_changes(source, now, names, origins)
+    return Start(potential.train(), built_from, statistics, lines)
+
+
+def _resumed_statistics(statistics: Statistics, built_from: dict[str, Any]) -> Statistics:
+    """``statistics`` of the data with the reference energies that a fine-tuning started with."""
+    names = built_from["levels"] if len(built_from["levels"]) > 1 else [""]
+    rows = np.reshape(built_from["atomic_energies"], (len(names), -1)).tolist()
+    energies = [LevelStatistics(row, "as at the start", None) for row in rows]
+    levels = dict(zip(names, energies, strict=True))
+    return dataclasses.replace(statistics, **vars(energies[0]), levels=levels if len(names) > 1 else {})
+
+
+def _origins(source: Checkpoint, config: Config, names: Sequence[str | None]) -> list[int]:
+    """For each level of the new model, the level of the source that it starts from."""
+    wanted = config.fine_tune.level
+    unknown = [name for name in names if name not in source.levels]
+    if wanted is not None and (not unknown or wanted not in source.levels):
+        reason = "the model to start from knows all levels of the data" if not unknown else "it has none such"
+        raise ConfigError(f"fine_tune.level is '{wanted}', but {reason}. {_levels_of(source)}")
+    if unknown and wanted is None and len(source.levels) > 1:
+        what = f"the level '{unknown[0]}'" if unknown[0] is not None else "data without a level"
+        raise ConfigError(
+            f"{source.path} has several levels of theory: say in fine_tune.level from which one {what} "
+            f"starts. {_levels_of(source)}"
+        )
+    default = source.level_index(wanted) if unknown else 0
+    return [source.levels.index(name) if name in source.levels else default for name in names]
+
+
+def _levels_of(source: Checkpoint) -> str:
+    return f"Levels of {source.path}: {', '.join(source.levels) or 'one without a name'}."
+
+
+def _adapt(
+    potential: Potential, source: Checkpoint, config: Config, datasets: Datasets, is_new: NDArray, k: int
+) -> LevelStatistics:
+    """Reference energies for level ``k``: kept, from the data, or fitted to what ``potential`` leaves."""
+    name = datasets.levels[k] if datasets.levels else None
+    statistics = datasets.statistics
+    found = statistics.levels[name] if statistics.levels else statistics
+    shift = potential.scale_shift.shift.detach().cpu().reshape(-1, len(is_new))[k].numpy()
+    counts, residuals = _residuals(potential, datasets, name)
+    wanted = config.fine_tune.atomic_energies
+    if wanted == "keep" or (wanted == "auto" and name is not None and name in source.levels):
+        correction = np.zeros(len(is_new))
+        concerned = counts[:, is_new].sum(axis=1) > 0
+        if concerned.any():
+            correction[is_new] = fit_atomic_energies(counts[concerned][:, is_new], residuals[concerned])
+        how = "kept, new elements fitted" if is_new.any() else "kept"
+    elif _takes_those_of_the_data(found, source, config):
+        correction, how = np.array(found.atomic_energies) - shift, found.atomic_energies_source
+    else:
+        correction = fit_atomic_energies(counts, residuals) if len(residuals) else np.zeros(len(is_new))
+        how = "least squares of what the model leaves" if len(residuals) else "kept, as there are no energies"
+    left = (residuals - counts @ correction) / counts.sum(axis=1)
+    rms = float(np.sqrt(np.mean(left**2))) if len(left) else None
+    return LevelStatistics([float(energy) for energy in shift + correction], how, rms)
+
+
+def _takes_those_of_the_data(found: Any, source: Checkpoint, config: Config) -> bool:
+    """Whether reference energies come from isolated atoms, or are given, and not fitted.
+
+    ``auto`` takes isolated atoms only if the source did: other reference energies than the weights were
+    trained with would shift each composition by its energy of atomization.
+    """
+    of_source = source.statistics.atomic_energies_source
+    if found.atomic_energies_source == "least squares":
+        return False
+    return config.data.atomic_energies != "auto" or of_source == found.atomic_energies_source
+
+
+def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> tuple[NDArray, NDArray]:
+    """Composition (S, T) and energy − prediction (S,), eV, of a level's training frames with an energy."""
+    device = potential.scale_shift.shift.device
+    counts, residuals = [], []
+    for index in range(len(datasets.train)):
+        graph = datasets.train[index]
+        of_level = graph.level is None or datasets.levels[int(graph.level)] == level
+        if not of_level or graph.labels.energy is None or not graph.labels.energy.mask.all():
+            continue
+        counts.append(np.bincount(graph.atom_types.numpy(), minlength=len(datasets.species)))
+        graph = graph.to(device)
+        levels = None if graph.level is None else graph.level[graph.structure]
+        with torch.no_grad():
+            energies = potential.atom_energies(
+                edge_vectors(graph), graph.edge_index, graph.atom_types, levels
+            )
+        residuals.append(float(graph.labels.energy.value.sum() - energies.sum()))
+    return np.array(counts).reshape(-1, len(datasets.species)), np.array(residuals)
+
+
+def _what_changes(
+    source: Checkpoint, species: Sequence[str], names: Sequence[str | None], origins: Sequence[int]
+) -> list[str]:
+    before, lines = source.built_from["species"], []
+    new = [symbol for symbol in species if symbol not in before]
+    gone = [symbol for symbol in before if symbol not in species]
+    if new:
+        lines.append(f"New elements: {', '.join(new)}; their weights start as the mean of the others'.")
+    if gone:
+        lines.append(f"Elements without training data are left out: {', '.join(gone)}.")
+    lost = [level for level in source.levels if level not in names and len(source.levels) > 1]
+    for name, origin in zip(names, origins, strict=True):
+        if source.levels and source.levels[origin] != name:
+            lines.append(f"Level {name or 'of the data'} starts from {source.levels[origin]}.")
+        elif not source.levels and name is not None:
+            lines.append(f"Level {name} starts from the model's only one.")
+    if lost:
+        lines.append(f"Levels without training data are left out: {', '.join(lost)}.")
+    return lines
