@@ -23,7 +23,9 @@ from equipot.models.parts import parts_of
 from equipot.models.potential import predict
 from equipot.training import stopping
 from equipot.training.fine_tune import start_from, with_architecture
+from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
+from equipot.training.optimizers import make_optimizer
 from equipot.training.run import train
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -414,3 +416,33 @@ def test_checkpoints_of_the_first_format_are_read(source, tmp_path):
     before = load_checkpoint(tmp_path / "old.ckpt")
     assert before.built_from == now.built_from
     assert before.config.model == now.config.model
+
+
+def test_learning_rate_is_searched_from_the_weights_to_start_from(source, files, tmp_path, monkeypatch):
+    """From the trained model, whose frozen parts stay."""
+    starts = []
+    monkeypatch.setattr(
+        "equipot.training.learning_rate.make_optimizer",
+        lambda potential, training, factors: (
+            starts.append((potential, {k: v.clone() for k, v in potential.state_dict().items()}))
+            or make_optimizer(potential, training, factors)
+        ),
+    )
+    settings = {"model": str(source), "freeze": ["embedding"]}
+    config = make_config(tmp_path / "run", files["low"], settings, model=None)
+    search = find_learning_rate(config, steps=4)
+    assert len(search.rates) == 4
+    (potential, before), trained = starts[0], load_checkpoint(source / "checkpoints" / "best.ckpt").potential
+    after = potential.state_dict()
+    for name, weight in trained.state_dict().items():
+        if not name.startswith("scale_shift."):  # fitted to the data
+            assert torch.equal(before[name], weight)
+    frozen = [name for name, weight in potential.named_parameters() if not weight.requires_grad]
+    assert frozen
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_learning_rate_is_searched_on_several_levels(files, tmp_path):
+    config = make_config(tmp_path / "run", two_levels(files))
+    assert len(find_learning_rate(config, steps=4).rates) == 4

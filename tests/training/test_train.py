@@ -164,7 +164,7 @@ def test_directory_filled_while_the_data_are_read_is_refused(make_config, monkey
         (config.run.directory / "theirs").touch()
         return load_datasets(*arguments)
 
-    monkeypatch.setattr("equipot.training.run.load_datasets", load_slowly)
+    monkeypatch.setattr("equipot.training.preparation.load_datasets", load_slowly)
     with pytest.raises(TrainingError, match="is not empty"):
         train(config)
     assert not (config.run.directory / "config.yaml").exists()

@@ -14,17 +14,14 @@ from torch import nn
 
 from equipot.config import Config
 from equipot.data.batching import Step, StepSampler, step_loader
-from equipot.data.load import load_datasets
 from equipot.data.progress import track
 from equipot.errors import TrainingError
 from equipot.files import atomic_write
-from equipot.models.build import build_potential
 from equipot.models.potential import predict
 from equipot.training.batches import budget_of
-from equipot.training.devices import choose_device
 from equipot.training.loss import Loss, label_errors
 from equipot.training.optimizers import make_optimizer
-from equipot.training.run import check_labels
+from equipot.training.preparation import prepare
 
 STEPS = 300
 LOWEST, HIGHEST = 1e-5, 1.0
@@ -44,34 +41,25 @@ class RateSearch:
 
 
 def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
-    """Train new weights for ``steps`` steps, the rate rising by equal factors; writes no file.
+    """Train for ``steps`` steps, the rate rising by equal factors; writes no file.
 
-    It ends early when the loss has risen to four times its lowest value. The optimizer, the loss, the
-    clipping and the data are those of ``config``; its learning rate, schedule and averages play no part.
+    It ends early when the loss has risen to four times its lowest value. The data, the weights to start
+    from, the optimizer, the loss and the clipping are those of ``config``; its learning rate, schedule and
+    averages play no part.
 
     Raises:
-        TrainingError: the loss is not finite from the start; or no usable data.
-        DataError, DeviceError: as ``train``.
+        TrainingError: the loss is not finite from the start; or as `prepare`, which raises others, too.
     """
-    device = choose_device(config.run)
-    datasets = load_datasets(config.data, config.model.cutoff)
-    check_labels(datasets, config)
-    torch.manual_seed(config.run.seed)
-    statistics = datasets.statistics
-    potential = build_potential(
-        config.model,
-        list(datasets.species),
-        statistics.avg_num_neighbors,
-        list(statistics.atomic_energies),
-        statistics.force_rms,
-    )
-    potential.to(device).train()
-    optimizer, loss = make_optimizer(potential, config.training), Loss(config.training.loss)
+    prepared = prepare(config)
+    training, potential = config.training, prepared.start.potential
+    potential.to(prepared.device).train()
+    optimizer = make_optimizer(potential, training, prepared.start.factors)
+    loss = Loss(training.loss)
     rates, losses, smoothed = [], [], []
-    batches = _steps(config, datasets.train, steps)
+    batches = _steps(config, prepared.datasets.train, steps)
     for index, step in enumerate(track(batches, "finding the learning rate", steps)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (index / (steps - 1))
-        value = _step(potential, step.to(device), loss, optimizer, rate, config.training.gradient_clip)
+        value = _step(potential, step.to(prepared.device), loss, optimizer, rate, training.gradient_clip)
         if not math.isfinite(value):
             break
         rates.append(rate)
@@ -81,7 +69,7 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
             break
     if not rates:
         raise TrainingError(
-            "The loss of new weights is not finite: look for huge or wrong labels in the data."
+            "The loss is not finite from the start: look for huge or wrong labels in the data."
         )
     return RateSearch(rates, losses, smoothed, suggest(rates, smoothed))
 
@@ -134,7 +122,7 @@ def _step(
 ) -> float:
     """One optimizer step at ``rate``; the loss before it. No step is made if that is not finite."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     optimizer.zero_grad()
     value = 0.0
     for part in step.parts:

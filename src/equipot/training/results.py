@@ -1,8 +1,10 @@
-"""The end of a training: the validation and test sets get what ``equipot evaluate`` does."""
+"""The end of a training: plots, errors of the best weights, as of ``equipot evaluate``, and the summary."""
 
 import io
+import math
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,16 +13,59 @@ from rich.table import Table
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets
 from equipot.data.splits import FrameId
-from equipot.deploy.checkpoint import Checkpoint
+from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metrics_of_level
 from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, Source, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
 from equipot.models.potential import predict
-from equipot.training.directory import RunDirectory
-from equipot.training.report import WARNING, Report
+from equipot.training import stopping
+from equipot.training.directory import RunDirectory, write_json
+from equipot.training.history import plot_learning_curve
+from equipot.training.html_report import write_report
+from equipot.training.monitor import TrainingMonitor
+from equipot.training.preparation import Preparation
+from equipot.training.report import WARNING, Report, count_of, describe_failure, describe_metrics
 
 _WIDTH = 110
+_WHY = {
+    stopping.FINISHED: "All epochs done",
+    stopping.OUT_OF_TIME: "Stopped: training.max_minutes used up",
+    stopping.NO_PROGRESS: "Stopped early: the validation loss no longer falls",
+    stopping.INTERRUPTED: "Interrupted; everything is saved",
+}
+
+
+def finish(
+    prepared: Preparation, directory: RunDirectory, monitor: TrainingMonitor, stopped: str, report: Report
+) -> dict[str, Any]:
+    """Plot, evaluate the best weights, write the report, say what came out; the content of metrics.json."""
+    config, datasets = prepared.config, prepared.datasets
+    epochs = {"epochs": monitor.epochs_done, "best_epoch": monitor.best_epoch}
+    metrics: dict[str, Any] = {"stopped": stopped, **epochs}
+    if monitor.history.rows:
+        plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
+        metrics["steps"] = int(monitor.history.rows[-1]["step"])
+        metrics["training_seconds"] = monitor.history.rows[-1]["time_s"]
+    if directory.best.exists():
+        best = load_checkpoint(directory.best)
+        metrics["validation"] = best.validation
+        write_json(directory.metrics, metrics)  # what follows can take long
+        if stopped != stopping.INTERRUPTED:
+            errors = evaluate_sets(best, datasets, torch.device(prepared.device), directory, report)
+            metrics |= {name: errors[name] for name in errors if name != "validation"}
+    write_json(directory.metrics, metrics)
+    for line in _summary(metrics, directory, datasets.levels):
+        report.line(line)
+    force_rms = datasets.validation.columns.force_rms
+    failure = describe_failure(
+        metrics.get("validation", {}), math.inf if force_rms is None else force_rms, config.training
+    )
+    if failure:
+        report.line(failure)
+    write_report(directory.root)
+    report.line(f"Report: {directory.report}")
+    return metrics
 
 
 def evaluate_sets(
@@ -71,3 +116,24 @@ def _lines(tables: list[Table], report: Report) -> list[str]:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(*tables)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def _by_level(metrics: dict[str, float], levels: list[str]) -> list[str]:
+    found = {level: describe_metrics(metrics_of_level(metrics, level)) for level in levels}
+    return [f"  {level}: {text}" for level, text in found.items() if text]
+
+
+def _summary(metrics: dict[str, Any], directory: RunDirectory, levels: list[str]) -> list[str]:
+    lines = [f"{_WHY[metrics['stopped']]}, after {count_of(metrics['epochs'], 'epoch')}."]
+    if "validation" in metrics:
+        errors = describe_metrics(metrics["validation"])
+        lines.append(f"Best epoch {metrics['best_epoch']:.4g}, validation: {errors}")
+        lines += _by_level(metrics["validation"], levels)
+    if "test" in metrics:
+        lines.append(f"Test, best weights: {describe_metrics(metrics['test'])}")
+        lines += _by_level(metrics["test"], levels)
+    if directory.best.exists():
+        lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
+    if metrics["stopped"] != stopping.FINISHED:
+        lines.append(f"Resume with: equipot train {directory.config} --resume {directory.root}")
+    return lines

@@ -1,0 +1,109 @@
+"""What comes before the first step: device, data and potential."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from equipot.config import LABELS, Config, RunConfig
+from equipot.data.dataset import GraphDataset
+from equipot.data.load import Datasets, load_datasets
+from equipot.data.splits import Split
+from equipot.deploy.checkpoint import Checkpoint, load_training_state
+from equipot.errors import TrainingError
+from equipot.training.devices import choose_device
+from equipot.training.fine_tune import Start, begin_training, with_architecture
+from equipot.training.resume import check_same_statistics, check_same_training
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a training goes through its steps with."""
+
+    config: Config  # complete: with the section ``model`` of the model it starts from
+    device: str  # cpu or cuda
+    datasets: Datasets
+    start: Start
+    resumed: Checkpoint | None  # whose weights and optimizer are still to come
+
+
+def prepare(config: Config, checkpoint: Path | None = None, split: Path | None = None) -> Preparation:
+    """Read the data and make the potential; writes no file but a cache of the data.
+
+    Args:
+        config: the whole configuration.
+        checkpoint: of the training to go on with; None: a new one.
+        split: the file of its split; only read with ``checkpoint``.
+
+    Raises:
+        TrainingError: no usable data, or another training than that of ``checkpoint``.
+        ConfigError: the section ``fine_tune``, or an architecture that is not that of its model.
+        DataError, DeviceError, ModelFileError: what cannot be read or is not there.
+    """
+    device = _set_up_device(config.run)
+    resumed = source = None
+    if checkpoint is not None:
+        resumed = check_same_training(checkpoint, config)
+        # The same data, under the names that the split knows them by, and the same model, written out.
+        data = resumed.config.data.model_copy(update={"cache": config.data.cache})
+        config = config.model_copy(update={"data": data, "model": resumed.config.model})
+    elif config.fine_tune is not None:
+        source = load_training_state(config.fine_tune.model)
+        config = with_architecture(config, source.config.model, str(source.path))
+    datasets = load_datasets(config.data, config.model.cutoff, None if resumed is None else Split.load(split))
+    check_labels(datasets, config)
+    if resumed is not None:
+        check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
+    torch.manual_seed(config.run.seed)
+    start = begin_training(config, datasets, source, resumed, device)
+    return Preparation(config, device, datasets, start, resumed)
+
+
+def _set_up_device(run: RunConfig) -> str:
+    device = choose_device(run)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    torch.set_float32_matmul_precision(run.matmul_precision)
+    return device
+
+
+def check_labels(datasets: Datasets, config: Config) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        TrainingError: too few frames for training or validation; a label with a weight that no training frame
+            has; no label with a weight in the validation set; no forces to take the model's scale from.
+    """
+    processes = config.run.devices * config.run.nodes
+    for name in ("train", "validation"):
+        frames = len(getattr(datasets, name))
+        if frames < processes:
+            raise TrainingError(
+                f"The {name} set has {frames} frames; it needs one for each of {processes} devices at least."
+            )
+    loss = config.training.loss
+    trained = count_labels(datasets.train)
+    for name in LABELS:
+        if loss.trains(name) and trained[name] == 0:
+            raise TrainingError(
+                f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "
+                f"has {name} (looked for under the name '{getattr(config.data.labels, name)}'). "
+                f"Correct data.labels.{name}, or set training.loss.{name} to 0."
+            )
+    if config.fine_tune is None and config.model.scale == "force_rms" and not datasets.statistics.force_rms:
+        raise TrainingError(
+            "model.scale is force_rms, but the training frames have no forces, or only zeros. "
+            "Set model.scale to a number (eV), such as 1.0."
+        )
+    validated = count_labels(datasets.validation)
+    judged = [name for name in LABELS if loss.final_weight(name) > 0]
+    if not any(validated[name] for name in judged):
+        raise TrainingError(
+            f"None of the {len(datasets.validation)} validation frames has a label to train on "
+            f"({', '.join(judged)})."
+        )
+
+
+def count_labels(dataset: GraphDataset) -> dict[str, int]:
+    """How many frames have each label."""
+    return dict(zip(LABELS, (dataset.label_counts > 0).sum(axis=0).tolist(), strict=True))
