@@ -2,8 +2,8 @@
 
     python water.py train.xyz.gz [COPIES]       # along each edge of the box, 1 if it is not given
 
-Start from a structure like those the model was trained on: molecules put into a box at random overlap, which no
-data set shows, and the model may pull them into each other.
+Start from a structure like those the model was trained on: molecules put into a box at random overlap, which
+no data set shows, and the model may pull them into each other.
 """
 
 import sys

@@ -33,7 +33,7 @@ from lammps_deepmd import ONE_THREAD, deepmd_programs, deploy_deepmd
 from pydantic import TypeAdapter
 from structures import describe, silicon, water
 
-from equipot import EquipotCalculator
+from equipot import EquipotCalculator, keep_memory
 from equipot.config.model import ModelConfig
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.torchscript import write_torchscript
@@ -155,6 +155,7 @@ def pair_styles(options: argparse.Namespace, atoms: Atoms, folder: Path) -> list
 
 def by_ase(path: Path, atoms: Atoms, steps: int) -> Timing:
     """ASE's velocity Verlet with the calculator; its first evaluation is not counted."""
+    keep_memory()
     atoms.calc = EquipotCalculator(path, device="cpu")
     MaxwellBoltzmannDistribution(atoms, temperature_K=300)
     dynamics = VelocityVerlet(atoms, timestep=0.1 * fs)

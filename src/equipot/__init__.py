@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["EquipotCalculator", "__version__"]
+__all__ = ["EquipotCalculator", "__version__", "keep_memory"]
 
 
 def __getattr__(name: str):
@@ -16,4 +16,8 @@ def __getattr__(name: str):
         from equipot.integrations.ase import EquipotCalculator
 
         return EquipotCalculator
+    if name == "keep_memory":
+        from equipot.ops.operators import keep_memory
+
+        return keep_memory
     raise AttributeError(f"module 'equipot' has no attribute '{name}'")

@@ -197,7 +197,9 @@ def evaluate(
     from rich.console import Console
 
     from equipot.evaluation.run import evaluate as run_evaluation
+    from equipot.ops.operators import keep_memory
 
+    keep_memory()
     keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     result = run_evaluation(
         model,
@@ -314,7 +316,9 @@ def md(
 
     from equipot.integrations.md import MDSettings, run_md
     from equipot.integrations.md_report import summary_table
+    from equipot.ops.operators import keep_memory
 
+    keep_memory()
     settings = MDSettings(
         ensemble=ensemble,
         temperature=temperature,

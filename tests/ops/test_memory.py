@@ -14,7 +14,7 @@ def test_large_arrays_are_made_of_the_memory_of_earlier_ones():
 import os, resource
 os.environ["THP_MEM_ALLOC_ENABLE"] = "0"  # count pages of the usual size
 import torch
-from equipot.ops.operators import load_operators
+from equipot import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -22,9 +22,8 @@ def faults():
         torch.ones(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-load_operators()
 usual = faults()
-torch.ops.equipot.keep_memory()
+keep_memory()
 kept = [faults() for _ in range(8)][-1]  # the first find no room between what lies in memory already
 print(usual, kept)
 """

@@ -12,7 +12,7 @@ from protocol import serve
 from pydantic import TypeAdapter
 
 import equipot
-from equipot import EquipotCalculator
+from equipot import EquipotCalculator, keep_memory
 from equipot.config import LossConfig
 from equipot.config.model import ModelConfig
 from equipot.data import frame_from_atoms, to_graph
@@ -88,6 +88,7 @@ def md_step(potential: Potential, request: dict) -> tuple[float, Callable[[], No
             validation={},
             config="",
         )
+        keep_memory()
         atoms.calc = EquipotCalculator(path, device="cpu")
     random = np.random.default_rng(0)
     edge_index = atoms.calc.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)[1]

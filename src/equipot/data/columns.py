@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from equipot.data.frames import Frame
 
 KINDS = ("energy", "forces", "stress")
-COMPONENTS = {"energy": 1, "forces": 3, "stress": 9}  # per frame, atom, frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,8 +75,7 @@ def load_deployed(path: str | Path, device: str | torch.device = "auto") -> Depl
     """
     path, target = Path(path), resolve_device(device)
     metadata = read_metadata(path)
-    if load_operators():  # the file may refer to them
-        torch.ops.equipot.keep_memory()
+    load_operators()  # the file may refer to them
     try:
         with quiet_jit():
             module = torch.jit.load(str(path), map_location=target)
