@@ -131,7 +131,10 @@ def test_usage_errors_exit_with_2(equipot, workspace):
     assert equipot("train").code == 2
     assert equipot("evaluate", workspace.run).code == 2
     assert equipot("no-such-command").code == 2
-    assert equipot("evaluate", workspace.run, workspace.test, "--batch-size", "0").code == 2
+    too_few = equipot("evaluate", workspace.run, workspace.test, "--max-edges", "0")
+    assert too_few.code == 2 and "--max-edges" in too_few.err
+    both = equipot("train", workspace.config, "--find-learning-rate", "--ensemble", "2")
+    assert both.code == 2 and "--find-learning-rate" in both.err
 
 
 def test_debug_shows_the_traceback(equipot):

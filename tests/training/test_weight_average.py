@@ -1,4 +1,4 @@
-"""The moving average of the weights."""
+"""Averages of the weights, exponential and with equal shares."""
 
 import copy
 
@@ -20,10 +20,11 @@ def test_average_follows_its_recurrence_and_swap_is_exact():
         # the decay of the first updates is lower: 2/11, 3/12, 4/13
         decay = min(0.5, (1 + average.updates) / (10 + average.updates))
         expected = decay * expected + (1 - decay) * value
-    with average.applied():
-        # lerp rounds differently from the formula written out
-        assert abs(model.weight.item() - expected) < 1e-15
-        assert model.weight is start  # the optimizer still holds the same parameter
+    average.swap()
+    # lerp rounds differently from the formula written out
+    assert abs(model.weight.item() - expected) < 1e-15
+    assert model.weight is start  # the optimizer still holds the same parameter
+    average.swap()
     assert model.weight.item() == 3.0
 
 
@@ -57,8 +58,9 @@ def test_equal_shares_take_over_from_the_exponential_average():
         if epoch == 2.0:
             assert average.model_state_dict()["weight"].item() == 1.0  # nothing of before is left
     assert average.kind == "swa"
-    with average.applied():
-        assert model.weight.item() == pytest.approx(3.0, rel=1e-15)  # rounding of two lerps
+    average.swap()
+    assert model.weight.item() == pytest.approx(3.0, rel=1e-15)  # rounding of two lerps
+    average.swap()
     content = average.checkpoint()
     assert content["ema"] is None
     assert content["swa"]["weight"].item() == pytest.approx(3.0, rel=1e-15)
@@ -71,8 +73,9 @@ def test_without_exponential_average_the_weights_stand_in_until_then():
     average.update(0.5)
     assert average.kind is None
     assert average.checkpoint() == {"ema": None, "swa": None}
-    with average.applied():
-        assert model.weight.item() == 4.0
+    average.swap()
+    assert model.weight.item() == 4.0
+    average.swap()
     average.update(1.0)
     assert average.kind == "swa"
 

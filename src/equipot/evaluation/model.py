@@ -30,7 +30,7 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, device: str = "auto", level: str | None = None) -> LoadedModel:
-    """Load a run directory, a checkpoint (with its EMA weights) or a deployed file.
+    """Load a run directory, a checkpoint (with its averaged weights) or a deployed file.
 
     ``level``: the level of theory; None is the only one.
 

