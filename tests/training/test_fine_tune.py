@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import zipfile
 
 import ase
@@ -18,11 +19,14 @@ from equipot.deploy.checkpoint import load_checkpoint, load_training_state
 from equipot.deploy.export import deploy
 from equipot.deploy.metadata import read_metadata
 from equipot.errors import ConfigError, ModelFileError, TrainingError
+from equipot.evaluation.metrics import summary
 from equipot.evaluation.model import load_model
+from equipot.evaluation.run import evaluate
 from equipot.models.parts import parts_of
 from equipot.models.potential import predict
 from equipot.training import stopping
 from equipot.training.fine_tune import start_from, with_architecture
+from equipot.training.html_report import write_report
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.optimizers import make_optimizer
@@ -84,9 +88,13 @@ def two_levels(files):
 
 @pytest.fixture(scope="module")
 def source_of_two(files, tmp_path_factory):
-    """A model trained on two levels."""
-    config = make_config(tmp_path_factory.mktemp("source_of_two") / "run", two_levels(files))
-    return train(config).directory
+    """A model trained on two levels, and tested on both."""
+    folder = tmp_path_factory.mktemp("source_of_two")
+    test = [
+        {"path": write_clusters(folder / "test_low.xyz", ["Cu4"], 2, 3), "level": "low"},
+        {"path": write_clusters(folder / "test_high.xyz", ["Cu4"], 3, 4, 1.1, -7.0), "level": "high"},
+    ]
+    return train(make_config(folder / "run", two_levels(files), test=test)).directory
 
 
 def begin(source, config):
@@ -329,6 +337,25 @@ def test_metrics_of_each_level(source_of_two):
     assert min(errors["[low]"], errors["[high]"]) < errors[""] < max(errors["[low]"], errors["[high]"])
     log = (source_of_two / "log.txt").read_text()
     assert "  low: forces MAE" in log and "  high: forces MAE" in log
+
+
+def test_test_errors_of_each_level(source_of_two):
+    errors = json.loads((source_of_two / "metrics.json").read_text())["test"]
+    # 2 and 3 frames of 4 atoms; the mean over all is that of the levels, but for the rounding of sums
+    mean = (2 * errors["forces_mae[low]"] + 3 * errors["forces_mae[high]"]) / 5
+    assert mean == pytest.approx(errors["forces_mae"], rel=1e-12)
+    for level, path in (("low", "test_low.xyz"), ("high", "test_high.xyz")):
+        found = evaluate(source_of_two, [source_of_two.parent / path], device="cpu", level=level).comparison
+        # collated with other frames, sums in another order
+        assert summary(found)["energy_mae"] == pytest.approx(errors[f"energy_mae[{level}]"], rel=1e-9)
+    assert (source_of_two / "log.txt").read_text().count("  high: forces MAE") == 2
+
+
+def test_report_shows_the_reference_energies_of_each_level(source_of_two):
+    text = write_report(source_of_two).read_text()
+    shifts = load_checkpoint(source_of_two / "checkpoints" / "best.ckpt").potential.scale_shift.shift
+    for level, shift in zip(("low", "high"), shifts, strict=True):
+        assert f"reference energy, {level}<br>" in text and f">{float(shift[0]):.5f}<" in text
 
 
 def test_levels_are_chosen_wherever_a_model_is_used(source_of_two, tmp_path):

@@ -18,7 +18,7 @@ import yaml
 
 from equipot import __version__
 from equipot.data.splits import Split
-from equipot.data.statistics import Statistics
+from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
 from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, number, short_names
 from equipot.files import atomic_write
@@ -100,6 +100,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "outdated": outdated,
         "evaluations": evaluations,
         "statistics": statistics,
+        "levels": _levels(statistics),
         "species": _species(statistics, evaluations),
         "sets": _sets(split),
         "digests": split.file_digests,
@@ -207,10 +208,15 @@ def _species(statistics: Statistics, evaluations: list[dict]) -> list[dict[str, 
         rows.append({
             "symbol": symbol,
             "atoms": statistics.atoms_per_species[i],
-            "energy": statistics.atomic_energies[i],
+            "energies": [level.atomic_energies[i] for level in _levels(statistics).values()],
             "errors": [None if row is None else row["mae"] for row in found],
         })  # fmt: skip
     return rows
+
+
+def _levels(statistics: Statistics) -> Mapping[str, Statistics | LevelStatistics]:
+    """What has reference energies of its own, by name; one without a name where there is one level."""
+    return statistics.levels or {"": statistics}
 
 
 def _only(errors: Mapping[str, Any], symbol: str, statistics: Statistics) -> bool:

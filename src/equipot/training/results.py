@@ -13,7 +13,7 @@ from rich.table import Table
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets
 from equipot.data.splits import FrameId
-from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metrics_of_level
+from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metric_of_level, metrics_of_level
 from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, Source, compare
@@ -74,7 +74,8 @@ def evaluate_sets(
     """Evaluate, write ``errors.json`` and ``parity.png`` of each set, report the tables.
 
     Returns:
-        The errors of each set that could be evaluated, as ``summary`` names them.
+        The errors of each set that could be evaluated, as ``summary`` names them; where there are several
+        levels of theory, also those of each (``forces_mae[pbe0]``).
     """
     sets = {"validation": (datasets.validation, datasets.split.validation)}
     if datasets.test is not None and len(datasets.test):
@@ -86,7 +87,7 @@ def evaluate_sets(
         except EvaluationError as error:
             report.line(f"{WARNING}no errors on the {name} set. {error}")
             continue
-        errors[name] = summary(comparison)
+        errors[name] = summary(comparison) | _of_levels(comparison, dataset)
         write_evaluation(comparison, best.path, directory.evaluation / name)
         # The last set is the one to look at first; the log has everything.
         say = report.line if name == list(sets)[-1] else report.keep
@@ -109,6 +110,18 @@ def compare_dataset(
     graphs = (dataset[i] for i in range(len(dataset)))
     potential = best.potential.to(device).eval()
     return compare(partial(predict, potential), graphs, sources, potential.species, device)
+
+
+def _of_levels(comparison: Comparison, dataset: GraphDataset) -> dict[str, float]:
+    if len(dataset.levels) < 2:
+        return {}
+    parts = {level: dataset.columns.level == level for level in dataset.levels}
+    return {
+        metric_of_level(metric, level): value
+        for level, chosen in parts.items()
+        if chosen.any()
+        for metric, value in summary(comparison.select(chosen)).items()
+    }
 
 
 def _lines(tables: list[Table], report: Report) -> list[str]:

@@ -149,7 +149,8 @@ def _open_directory(directory: RunDirectory, prepared: Preparation, overwrite: b
         directory.clear()
     directory.create()
     write_text(directory.config, prepared.config.to_yaml())
-    write_json(directory.statistics, prepared.datasets.statistics.to_dict())
+    if prepared.resumed is None or not directory.statistics.is_file():
+        write_json(directory.statistics, prepared.start.statistics.to_dict())
     prepared.datasets.split.save(directory.split)
 
 
