@@ -174,7 +174,7 @@ def print_tables(curves: dict[str, dict[int, dict]], console: Console) -> None:
 
 def plot(curves: dict[str, dict[int, dict]], path: Path) -> None:
     """A panel per test set, both axes logarithmic."""
-    figure = Figure(figsize=(1.0 + 3.6 * len(curves), 3.8), layout="constrained")
+    figure = Figure(figsize=(1.0 + 3.6 * len(curves), 4.3), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False, sharey=True)[0]
     for axes, (test, of_l) in zip(panels, curves.items(), strict=True):
         for l_max, curve in of_l.items():
@@ -193,7 +193,7 @@ def plot(curves: dict[str, dict[int, dict]], path: Path) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25, linewidth=0.6)
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
+        axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     panels[0].set_ylabel("force MAE (meV/Å)")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=180)
