@@ -19,6 +19,7 @@ def script():
     spec = importlib.util.spec_from_file_location("learning_curves", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.EPOCH_FRAMES = 20
     return module
 
 
@@ -26,7 +27,7 @@ def script():
 def done(script, workspace, tmp_path_factory):
     """What the whole command leaves for two sizes and two l_max, and its command line."""
     output = tmp_path_factory.mktemp("curves")
-    options = ["--sizes", "2", "5", "--l-max", "0", "1", "--steps", "160", "--held-out", "4"]
+    options = ["--sizes", "2", "5", "--l-max", "0", "1", "--steps", "8", "--held-out", "4"]
     files = [str(workspace.data), "--test", str(workspace.test), "--validation", "3"]
     command = [*files, *options, "--output", str(output), *TINY]
     script.main(script.parse(command))
@@ -40,7 +41,7 @@ def positions(file: Path) -> list[bytes]:
 def test_sets_are_disjoint_nested_and_equally_long(done):
     data = done[0] / "data"
     small, large = (positions(data / f"train_{size}.xyz") for size in (2, 5))
-    assert (len(small), len(set(small)), len(large), len(set(large))) == (400, 2, 400, 5)
+    assert (len(small), len(set(small)), len(large), len(set(large))) == (20, 2, 20, 5)
     assert set(small) < set(large)
     held_out, validation = (set(positions(data / f"{name}.xyz")) for name in ("held_out", "validation"))
     assert (len(held_out), len(validation)) == (4, 3)
@@ -59,7 +60,7 @@ def test_labels_survive_the_split(done, workspace):
 def test_every_training_makes_the_steps_asked_for(done):
     for run in sorted((done[0] / "runs").iterdir()):
         last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
-        assert float(last[1]) == 160  # column "step"
+        assert float(last[1]) == 8  # column "step"
     assert len(list((done[0] / "runs").iterdir())) == 4
 
 
