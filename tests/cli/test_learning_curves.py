@@ -1,0 +1,128 @@
+"""scripts/learning_curves: splits, equal effort, curves and slopes, and going on where it stopped."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+
+from equipot.errors import ConfigError, DataError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "learning_curves.py"
+TINY = ["model.channels=2", "model.layers=1", "model.cutoff=4.0", "model.radial_hidden=[4]", "run.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("learning_curves", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.EPOCH_FRAMES = 20
+    return module
+
+
+@pytest.fixture(scope="module")
+def done(script, workspace, tmp_path_factory):
+    """What the whole command leaves for two sizes and two l_max, and its command line."""
+    output = tmp_path_factory.mktemp("curves")
+    options = ["--sizes", "2", "5", "--l-max", "0", "1", "--steps", "8", "--held-out", "4"]
+    files = [str(workspace.data), "--test", str(workspace.test), "--validation", "3"]
+    command = [*files, *options, "--output", str(output), *TINY]
+    script.main(script.parse(command))
+    return output, command
+
+
+def positions(file: Path) -> list[bytes]:
+    return [atoms.positions.tobytes() for atoms in ase.io.read(file, ":")]
+
+
+def test_sets_are_disjoint_nested_and_equally_long(done):
+    data = done[0] / "data"
+    small, large = (positions(data / f"train_{size}.xyz") for size in (2, 5))
+    assert (len(small), len(set(small)), len(large), len(set(large))) == (20, 2, 20, 5)
+    assert set(small) < set(large)
+    held_out, validation = (set(positions(data / f"{name}.xyz")) for name in ("held_out", "validation"))
+    assert (len(held_out), len(validation)) == (4, 3)
+    assert not held_out & validation and not (held_out | validation) & set(large)
+
+
+def test_labels_survive_the_split(done, workspace):
+    original = {atoms.positions.tobytes(): atoms for atoms in ase.io.read(workspace.data, ":")}
+    for copy in ase.io.read(done[0] / "data" / "train_5.xyz", ":5"):
+        atoms = original[copy.positions.tobytes()]
+        assert copy.get_potential_energy() == atoms.get_potential_energy()
+        assert np.array_equal(copy.get_forces(), atoms.get_forces())
+        assert np.array_equal(copy.get_stress(), atoms.get_stress())
+
+
+def test_every_training_makes_the_steps_asked_for(done):
+    for run in sorted((done[0] / "runs").iterdir()):
+        last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
+        assert float(last[1]) == 8  # column "step"
+    assert len(list((done[0] / "runs").iterdir())) == 4
+
+
+def test_results_and_plot(done, script, workspace):
+    results = json.loads((done[0] / "results.json").read_text())
+    assert set(results["curves"]) == {"held-out frames of train", "test"}
+    curve = results["curves"]["test"]["1"]
+    assert curve["frames"] == [2, 5]
+    evaluated = script.evaluate(done[0] / "runs" / "l1_n5", [workspace.test]).comparison
+    assert curve["forces_mae"][1] == pytest.approx(1e3 * np.abs(evaluated.forces_error()).mean(), rel=1e-9)
+    assert (done[0] / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_trainings_are_kept(done, script, monkeypatch):
+    monkeypatch.setattr(script, "train", lambda *_, **__: pytest.fail("trained again"))
+    before = json.loads((done[0] / "results.json").read_text())
+    script.main(script.parse(done[1]))
+    assert json.loads((done[0] / "results.json").read_text()) == before
+
+
+def test_an_interrupted_training_is_resumed(done, script, monkeypatch):
+    run = done[0] / "runs" / "l0_n2"
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**metrics, "stopped": "interrupted"}))
+    resumed = []
+
+    def train(config, resume, overwrite):
+        resumed.append(resume)
+        (run / "metrics.json").write_text(json.dumps(metrics))
+        return script.argparse.Namespace(stopped="finished")
+
+    monkeypatch.setattr(script, "train", train)
+    script.main(script.parse(done[1]))
+    assert resumed == [run]
+
+
+@pytest.mark.parametrize("change", ["model.channels=3", "training.learning_rate=0.5"])
+def test_other_settings_are_refused(done, script, change):
+    with pytest.raises(ConfigError, match="other settings"):
+        script.main(script.parse([*done[1], change]))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seed", "1"], "other frames"),
+        (["--sizes", "10"], "leave 9, fewer"),
+        (["--test", "no.xyz"], "no file"),
+    ],
+)
+def test_bad_data_are_refused(done, script, option, message):
+    with pytest.raises(DataError, match=message):
+        script.main(script.parse([*done[1], *option]))
+
+
+def test_slope_of_a_power_law(script):
+    sizes = [10, 25, 100]
+    assert script.slope(sizes, [3.0 * size**-0.7 for size in sizes]) == pytest.approx(-0.7, abs=1e-12)
+    assert script.slope([10], [3.0]) is None
+
+
+@pytest.mark.parametrize("wrong", [["--held-out", "0"], ["--steps", "0"], ["model.l_max=2"]])
+def test_contradicting_options_are_usage_errors(script, workspace, wrong):
+    with pytest.raises(SystemExit):
+        script.parse([str(workspace.data), *wrong])
