@@ -192,6 +192,27 @@ def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted, tmp
     assert not list(last.parent.glob(".*"))  # nor is anything half-written left behind
 
 
+def test_killed_before_its_evaluation_is_evaluated_on_resuming(make_config, monkeypatch, capsys):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("equipot.training.results.evaluate_sets", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_config(), resume=AUTO)
+    resumed = train(make_config(), resume=AUTO)
+    assert resumed.stopped == stopping.FINISHED
+    assert resumed.metrics["epochs"] == 4
+    assert (resumed.directory / "evaluation" / "validation" / "errors.json").is_file()
+    weights = resumed.last_checkpoint.read_bytes()
+    again = train(make_config(), resume=AUTO)
+    assert again.metrics == resumed.metrics
+    assert again.last_checkpoint.read_bytes() == weights
+    assert "is done. Its report" in capsys.readouterr().out
+    with pytest.raises(TrainingError, match="already done 4 of 4 epochs"):
+        train(make_config(), resume=resumed.directory)
+
+
 def test_a_row_that_a_kill_has_cut_off_is_dropped(make_config):
     first = train(make_config(training={"epochs": 2}))
     path = first.directory / "metrics.csv"

@@ -1,6 +1,5 @@
 """Ensembles: the same training several times, with another seed for each member."""
 
-import json
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -12,6 +11,7 @@ from equipot.training import stopping
 from equipot.training.directory import RunDirectory
 from equipot.training.processes import adopt_launcher, find_launcher
 from equipot.training.report import count_of
+from equipot.training.results import is_finished
 from equipot.training.run import AUTO, train
 
 
@@ -57,7 +57,7 @@ def _train_members(config: Config, directories: list[RunDirectory], resume: bool
         changes = {"directory": directory.root, "seed": seed}
         member = config.model_copy(update={"run": config.run.model_copy(update=changes)})
         _say(f"{directory.root.name} of {len(directories)} members, seed {seed}")
-        if resume and is_done(directory, config.training.epochs):
+        if resume and is_finished(directory, config.training.epochs):
             _say("Finished before.")
             continue
         result = train(member, resume=AUTO if resume else None, overwrite=overwrite)
@@ -65,14 +65,6 @@ def _train_members(config: Config, directories: list[RunDirectory], resume: bool
             return stopping.INTERRUPTED
     _say(f"Ensemble: {directories[0].root.parent}")
     return stopping.FINISHED
-
-
-def is_done(directory: RunDirectory, epochs: int) -> bool:
-    """Whether a member has done all ``epochs`` or stopped early."""
-    if not directory.metrics.is_file():
-        return False
-    metrics = json.loads(directory.metrics.read_text(encoding="utf-8"))
-    return metrics["stopped"] == stopping.NO_PROGRESS or metrics["epochs"] >= epochs
 
 
 def _check_count(root: Path, members: int, resume: Path | None) -> None:

@@ -169,10 +169,13 @@ class TrainingMonitor(L.Callback):
         """Go on where ``state_dict`` was taken.
 
         Raises:
-            TrainingError: no epoch is left to do, or the steps of the epoch that was begun would be others.
+            AllEpochsDone: no epoch is left to do.
+            TrainingError: the steps of the epoch that was begun would be others.
         """
+        self.epochs_done = state["epochs_done"]
+        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
         if state["epochs_done"] >= self.training.epochs:
-            raise TrainingError(
+            raise stopping.AllEpochsDone(
                 f"This training has already done {state['epochs_done']:g} of "
                 f"{count_of(self.training.epochs, 'epoch')}. "
                 "To go on, raise training.epochs."
@@ -184,8 +187,6 @@ class TrainingMonitor(L.Callback):
                 f"now {now}. Set it back until the epoch ends ({state['batches_done']} steps are done)."
             )
         self._restored = state
-        self.epochs_done = state["epochs_done"]
-        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
         self._early_stopping.load_state_dict(state["early_stopping"])
         self._seconds_before = state["seconds"]
         # Lightning asks for the loaders later, so they still learn where to start.

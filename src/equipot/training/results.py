@@ -1,6 +1,7 @@
 """The end of a training: plots, errors of the best weights, as of ``equipot evaluate``, and the summary."""
 
 import io
+import json
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -36,13 +37,27 @@ _WHY = {
 }
 
 
+def read_metrics(directory: RunDirectory) -> dict[str, Any]:
+    """Content of metrics.json; empty if there is none."""
+    if not directory.metrics.is_file():
+        return {}
+    return json.loads(directory.metrics.read_text(encoding="utf-8"))
+
+
+def is_finished(directory: RunDirectory, epochs: int) -> bool:
+    """Whether a training has done all ``epochs``, or stopped early, and has been evaluated."""
+    metrics = read_metrics(directory)
+    stopped = metrics.get("stopped")  # None if it was killed before its evaluation was done
+    return stopped == stopping.NO_PROGRESS or (stopped is not None and metrics["epochs"] >= epochs)
+
+
 def finish(
     prepared: Preparation, directory: RunDirectory, monitor: TrainingMonitor, stopped: str, report: Report
 ) -> dict[str, Any]:
     """Plot, evaluate the best weights, write the report, say what came out; the content of metrics.json."""
     config, datasets = prepared.config, prepared.datasets
     epochs = {"epochs": monitor.epochs_done, "best_epoch": monitor.best_epoch}
-    metrics: dict[str, Any] = {"stopped": stopped, **epochs}
+    metrics: dict[str, Any] = dict(epochs)
     if monitor.history.rows:
         plot_learning_curve(monitor.history.rows, directory.learning_curve, monitor.best_epoch)
         metrics["steps"] = int(monitor.history.rows[-1]["step"])
@@ -54,6 +69,7 @@ def finish(
         if stopped != stopping.INTERRUPTED:
             errors = evaluate_sets(best, datasets, torch.device(prepared.device), directory, report)
             metrics |= {name: errors[name] for name in errors if name != "validation"}
+    metrics = {"stopped": stopped, **metrics}
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory, datasets.levels):
         report.line(line)

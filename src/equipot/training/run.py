@@ -30,9 +30,10 @@ from equipot.training.report import (
     describe_session,
     describe_start,
 )
-from equipot.training.results import finish
+from equipot.training.results import finish, is_finished, read_metrics
 from equipot.training.resume import describe_changes, find_last
 from equipot.training.sessions import SessionRecord
+from equipot.training.stopping import FINISHED, AllEpochsDone
 
 AUTO = Path("auto")
 
@@ -55,7 +56,8 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         config: the whole configuration.
         resume: a run directory, or a checkpoint in one, to go on with; its directory is used, whatever
             ``config.run.directory`` says. Only section ``training`` and what ``run`` says of the machine may
-            differ from before. ``auto``: the run directory if it has a checkpoint, otherwise start anew.
+            differ from before. ``auto``: the run directory if it has a checkpoint, otherwise start anew;
+            a training that is done is left alone.
         overwrite: replace what an earlier training left in the run directory; other files stay.
 
     Raises:
@@ -68,6 +70,10 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     first_process = rank_zero_only.rank == 0
     console = Console(file=sys.stdout) if first_process else None
     directory = RunDirectory(config.run.directory)
+    if resume == AUTO and is_finished(directory, config.training.epochs):
+        if first_process:
+            print(f"The training in {directory.root} is done. Its report: {directory.report}")
+        return _result(directory, read_metrics(directory), FINISHED)
     if resume == AUTO:
         resume = directory.root if directory.last.is_file() else None
         # A training that was killed before its first checkpoint has left nothing to lose.
@@ -130,13 +136,24 @@ def _train(
     session = SessionRecord(directory.sessions, facts)
     metrics = {}
     with open_loggers(config, directory) as loggers:
-        stopped = fit(
-            config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
-        )
+        try:
+            stopped = fit(
+                config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
+            )
+        except AllEpochsDone:
+            if is_finished(directory, config.training.epochs):
+                raise
+            report.line("All epochs are done; what was missing is the evaluation.")
+            monitor.history.read()
+            stopped = FINISHED
         if first_process:
             session.end(stopped, epochs=monitor.epochs_done)
             metrics = finish(prepared, directory, monitor, stopped, report)
             log_results(loggers, directory, metrics)
+    return _result(directory, metrics, stopped)
+
+
+def _result(directory: RunDirectory, metrics: dict[str, Any], stopped: str) -> TrainResult:
     best = directory.best if directory.best.exists() else None
     return TrainResult(directory.root, best, directory.last, metrics, stopped)
 

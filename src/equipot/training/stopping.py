@@ -10,6 +10,7 @@ import torch
 import torch.distributed
 
 from equipot.config import EarlyStoppingConfig
+from equipot.errors import TrainingError
 
 INTERRUPTED, OUT_OF_TIME, NO_PROGRESS, FINISHED = "interrupted", "max_minutes", "early_stopping", "finished"
 SAVE = "save"  # no reason to stop: time to write a checkpoint and go on
@@ -19,6 +20,10 @@ _STEPS_BETWEEN_AGREEMENTS = 10
 
 class TrainingInterrupted(Exception):
     """The user or the batch system asked to stop; everything is saved."""
+
+
+class AllEpochsDone(TrainingError):
+    """There is nothing left to resume but, perhaps, the evaluation at the end."""
 
 
 class StopSignals:
