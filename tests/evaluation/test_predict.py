@@ -37,6 +37,7 @@ def test_batches_do_not_matter(frames, morse_model, max_edges, batches):
     assert max(seen) <= max(max_edges, *sizes)
     # The order of float64 sums is the only difference.
     np.testing.assert_allclose(comparison.energy, reference.energy, atol=1e-12)
+    # other batches: sums in another order
     np.testing.assert_allclose(comparison.forces, reference.forces, atol=1e-12)
     np.testing.assert_allclose(comparison.stress, reference.stress, atol=1e-12)
 
@@ -93,6 +94,7 @@ def test_batch_is_halved_when_memory_runs_out(frames, morse_model, caplog):
         return model.predict(graph)
 
     comparison = predict_frames(replace(model, predict=predict), frames)
+    # other batches: sums in another order
     np.testing.assert_allclose(comparison.forces, reference.forces, atol=1e-12)
     assert "Out of memory" in caplog.text
 
