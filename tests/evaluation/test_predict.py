@@ -37,7 +37,6 @@ def test_batches_do_not_matter(frames, morse_model, max_edges, batches):
     assert max(seen) <= max(max_edges, *sizes)
     # The order of float64 sums is the only difference.
     np.testing.assert_allclose(comparison.energy, reference.energy, atol=1e-12)
-    # other batches: sums in another order
     np.testing.assert_allclose(comparison.forces, reference.forces, atol=1e-12)
     np.testing.assert_allclose(comparison.stress, reference.stress, atol=1e-12)
 
