@@ -33,7 +33,7 @@ def fit(
     Args:
         config: the whole configuration.
         kind: ``cpu`` or ``cuda``.
-        directory: where Lightning may write, which it does not.
+        directory: what Lightning is told to be its root.
         module, batches, monitor, session, loggers: what takes part.
         checkpoint: to go on from; None: from the start.
 
