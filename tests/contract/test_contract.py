@@ -104,9 +104,8 @@ def test_isolated_atom(potential):
     assert (alone.forces == 0).all() and (beside.forces[0] == 0).all()
     close(alone.atom_energies[0], beside.atom_energies[0])
     if isinstance(potential.network, Allegro):  # a sum over pairs: the reference energy exactly
-        shift = potential.scale_shift.shift.reshape(-1, len(SPECIES))[
-            -1
-        ]  # of the last level, or the only one
+        # Of the last level, or the only one.
+        shift = potential.scale_shift.shift.reshape(-1, len(SPECIES))[-1]
         close(alone.energy, shift[SPECIES.index("C")].reshape(1))
 
 

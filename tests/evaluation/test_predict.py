@@ -93,6 +93,7 @@ def test_batch_is_halved_when_memory_runs_out(frames, morse_model, caplog):
         return model.predict(graph)
 
     comparison = predict_frames(replace(model, predict=predict), frames)
+    # other batches: sums in another order
     np.testing.assert_allclose(comparison.forces, reference.forces, atol=1e-12)
     assert "Out of memory" in caplog.text
 

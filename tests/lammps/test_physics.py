@@ -188,6 +188,7 @@ def test_atoms_without_ids(lammps, model_file):
         with_ids = lammps(script).thermo[0]
         script = script.replace("atom_style", "atom_modify id no\natom_style")
         for ranks in (1, 2):
+            # atoms come in another order, and so do sums
             assert relative(lammps(script, ranks).thermo[0, 1:], with_ids[1:]) < 1e-10
 
 
@@ -198,6 +199,7 @@ def test_types_changed_between_neighbor_lists(lammps, model_file, tmp_path):
     kept = lammps(script + "run 1 pre no\n").thermo
     fresh = lammps(script + "run 1\n").thermo
     assert abs(fresh[1, 1] - fresh[0, 1]) > 1e-4
+    # the same edges, some of them in another order
     assert kept[-1, 1] == pytest.approx(fresh[1, 1], rel=1e-12)
 
 

@@ -138,4 +138,5 @@ assert not load_operators()
 torch.save(torch.jit.load("module.pt")(*torch.load("inputs.pt")), "out.pt")
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    # float64; the operators in plain torch add in another order
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), network(*inputs), rtol=1e-10, atol=1e-10)

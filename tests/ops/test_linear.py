@@ -42,6 +42,7 @@ def test_transposed_map():
     by_gradient = torch.autograd.grad(linear_by_block(x, weights, blocks, types, dim), x, g)[0]
     for function in (torch.ops.equipot.linear, linear_by_block):
         found = function(g, weights, blocks, types, x.shape[1], True)
+        # sums of some dozen terms, in another order
         torch.testing.assert_close(found, by_gradient, rtol=1e-12, atol=1e-12)
 
 
@@ -62,6 +63,7 @@ def test_third_derivative():
         for _ in range(3):
             value = sum(g.pow(2).sum() for g in torch.autograd.grad(value, (x, weights), create_graph=True))
         results.append([value.detach()])
+    # float64, sums in another order
     assert max(relative_errors(*results)) < 1e-12
 
 

@@ -131,6 +131,7 @@ def test_before_the_first_step_the_model_is_that_of_the_source(source, files, tm
         new, old = predict(start.potential, graph), predict(checkpoint.potential, graph)
         assert torch.equal(new.forces, old.forces)
         expected = old.energy + 4 * (shifts[0] - shifts[1])
+        # a few roundings of some eV
         torch.testing.assert_close(new.energy, expected, rtol=0, atol=1e-12)
 
 

@@ -127,7 +127,7 @@ def train(
 
     if find_learning_rate and (resume is not None or overwrite or ensemble is not None):
         raise typer.BadParameter(
-            "It trains nothing that is kept: leave --resume, --overwrite and --ensemble out.",
+            "it trains nothing to keep: leave out --resume, --overwrite and --ensemble.",
             param_hint="--find-learning-rate",
         )
     loaded = load_config(config, overrides or [])

@@ -8,9 +8,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from equipot.config import LABELS
 from equipot.data.frames import Frame
-
-KINDS = ("energy", "forces", "stress")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,7 @@ class Columns:
     def without(self, kinds: Iterable[str]) -> "Columns":
         """As if there were no labels of these kinds."""
         kinds = set(kinds)
-        gone = np.array([kind in kinds for kind in KINDS])
+        gone = np.array([kind in kinds for kind in LABELS])
         return replace(
             self,
             has=self.has & ~gone,
@@ -101,7 +100,9 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         elements=elements.astype(np.int64),
         composition=np.array(counts, dtype=np.int32).reshape(len(frames), len(elements)),
         energy=np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64),
-        has=np.array([[getattr(f, kind) is not None for kind in KINDS] for f in frames], bool).reshape(-1, 3),
+        has=np.array([[getattr(f, kind) is not None for kind in LABELS] for f in frames], bool).reshape(
+            -1, 3
+        ),
         force_squares=np.array([force @ force for force in forces], dtype=np.float64),
         weight=np.array([frame.weight for frame in frames], dtype=np.float64),
         periodic=np.array([frame.pbc.all() for frame in frames], dtype=bool),

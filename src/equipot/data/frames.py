@@ -7,6 +7,7 @@ import ase
 import numpy as np
 from numpy.typing import NDArray
 
+from equipot.config import LABELS
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.neighbors import periodic_volume
 from equipot.errors import DataError
@@ -78,7 +79,7 @@ def frame_of(
     """
     if not isinstance(structure, Frame):
         return frame_from_atoms(structure, labels, units, weight=weight, file=file, index=index)
-    dropped = {kind: None for kind in ("energy", "forces", "stress") if getattr(labels, kind) is None}
+    dropped = {kind: None for kind in LABELS if getattr(labels, kind) is None}
     own = 1.0 if labels.weight is None else structure.weight
     return replace(structure, **dropped, weight=weight * own, file=file, index=index)
 
@@ -134,7 +135,7 @@ def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> N
 def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     """Names in the structure whose values have the shape of an energy, of forces, of a stress."""
     if isinstance(atoms, Frame):
-        kinds = ("energy", "forces", "stress")
+        kinds = LABELS
         return {kind: set() if getattr(atoms, kind) is None else {kind} for kind in kinds}
     found: dict[str, set[str]] = {"energy": set(), "forces": set(), "stress": set()}
     for name, value in _named_values(atoms).items():

@@ -7,8 +7,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from equipot.config import LABELS
 from equipot.config.data import Source
-from equipot.data.columns import KINDS, Columns, columns_of, join
+from equipot.data.columns import Columns, columns_of, join
 from equipot.data.frames import Frame, frame_of
 from equipot.data.splits import FrameId
 from equipot.data.store.file import Store
@@ -61,7 +62,7 @@ class StorePart:
         self._starts = np.concatenate([[0], np.cumsum([count for _, count in names])])
         columns = store.columns()
         own = columns.weight if source.labels.weight is not None else np.ones(len(columns))
-        columns = columns.without(kind for kind in KINDS if getattr(source.labels, kind) is None)
+        columns = columns.without(kind for kind in LABELS if getattr(source.labels, kind) is None)
         self.columns = columns.weighted(source.weight * own).at_level(source.level)
 
     def __getitem__(self, number: int) -> Frame:

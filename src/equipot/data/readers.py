@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from equipot.config import LABELS
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
-from equipot.data.columns import KINDS
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.pool import MemoryPart, Part, Pool, StorePart
@@ -88,14 +88,14 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         DataError: a missing or unreadable file, an unusable frame, a file that names other units.
     """
     parts: list[Part] = []
-    candidates: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    candidates: dict[str, set[str]] = {kind: set() for kind in LABELS}
     for path in expand_paths(source.path, source.format):
         contents = open_contents(path, source.format)
         check_units(path, contents.units, source.units)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
             present = parts[-1].columns.has.any(axis=0)
-            for kind in np.array(KINDS)[present].tolist():
+            for kind in np.array(LABELS)[present].tolist():
                 candidates[kind].add(kind)
             continue
         frames = []
@@ -189,7 +189,7 @@ def check_labels(
     """Check what labels the frames of a source have; arguments, messages and errors as ``read_frames``."""
     if need_any and not pool.columns.has.any():
         raise DataError(_no_label_at_all(source.labels, pool.files, candidates, advice))
-    for kind in KINDS:
+    for kind in LABELS:
         name = getattr(source.labels, kind)
         if name is not None:
             _check_label(kind, name, pool, candidates[kind], kind in set(required), advice)
@@ -198,7 +198,7 @@ def check_labels(
 def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], required: bool, advice: str) -> None:
     files, columns = pool.files, pool.columns
     molecules = ~columns.isolated if not columns.isolated.all() else np.ones(len(pool), dtype=bool)
-    lacking = molecules & ~columns.has[:, KINDS.index(kind)]
+    lacking = molecules & ~columns.has[:, LABELS.index(kind)]
     if kind != "energy" and columns.isolated.all():
         return  # their energies are all that is wanted of them
     if lacking.sum() == molecules.sum():
@@ -228,7 +228,7 @@ def _label_not_found(kind: str, name: str, files: list[str], candidates: set[str
 
 def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, advice: str) -> str:
     lines = [f"{', '.join(files)}: no frame has any of the labels looked for."]
-    for kind in KINDS:
+    for kind in LABELS:
         name = getattr(labels, kind)
         if name is not None:
             found = _found(kind, name, candidates[kind])

@@ -105,7 +105,10 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def is_deployed(path: Path) -> bool:
-    """Whether the file is a TorchScript archive; a checkpoint is an archive without code."""
+    """Whether the file is a TorchScript archive; a checkpoint is an archive without code.
+
+    Raises ModelFileError if it is no archive at all.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name for name in archive.namelist())

@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from equipot.config import LABELS
 from equipot.data.frames import Frame
 from equipot.deploy.ensemble import deviation, find_members, refuse_strangers
 from equipot.errors import ModelFileError
+from equipot.evaluation.metrics import MEV
 from equipot.evaluation.model import LoadedModel
 from equipot.evaluation.predict import Comparison, predict_frames
 from equipot.files import atomic_write
 
-MEV = 1e-3  # eV
 _BINS = 10
 
 
@@ -85,7 +86,7 @@ def predict_members(
     each = [predict_frames(member, frames, max_edges) for member in members]
     if len(each) == 1:
         return each[0], None
-    values = {name: np.stack([getattr(c, name) for c in each]) for name in ("energy", "forces", "stress")}
+    values = {name: np.stack([getattr(c, name) for c in each]) for name in LABELS}
     mean = replace(each[0], **{name: value.mean(axis=0) for name, value in values.items()})
     per_atom = values["energy"] / mean.num_atoms
     spread = Disagreement(deviation(per_atom), deviation(values["forces"]), mean.offsets)

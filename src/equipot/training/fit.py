@@ -28,7 +28,18 @@ def fit(
     loggers: list[Logger],
     checkpoint: Path | None,
 ) -> str:
-    """Train; the reason why it ended."""
+    """Train; the reason why it ended, of those in ``stopping``.
+
+    Args:
+        config: the whole configuration.
+        kind: ``cpu`` or ``cuda``.
+        directory: what Lightning is told to be its root.
+        module, batches, monitor, session, loggers: what takes part.
+        checkpoint: to go on from; None: from the start.
+
+    Raises:
+        TrainingError: the loss diverged, or the checkpoint does not fit; KeyboardInterrupt: a second Ctrl-C.
+    """
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         # Lightning would otherwise save and requeue by itself, beside our own handling of signals.

@@ -69,7 +69,7 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
             break
     if not rates:
         raise TrainingError(
-            "The loss is not finite from the start: look for huge or wrong labels in the data."
+            "The loss is not finite before the first step: look for huge or wrong labels in the data."
         )
     return RateSearch(rates, losses, smoothed, suggest(rates, smoothed))
 

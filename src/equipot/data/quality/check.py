@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from equipot.config import LABELS
 from equipot.config.data import LabelsConfig
 from equipot.data.frames import Frame
 from equipot.data.quality.collect import Collected
@@ -57,7 +58,7 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
     """Labels that no frame or only some frames have, and what else could be meant."""
     findings = []
     molecules = [frame for frame in file.frames if not frame.is_isolated_atom]
-    for kind in ("energy", "forces", "stress"):
+    for kind in LABELS:
         name = getattr(labels, kind)
         have = sum(getattr(frame, kind) is not None for frame in molecules)
         if name is None or have == len(molecules) or (kind == "stress" and not _any_periodic(molecules)):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from equipot.config import LABELS
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import Frame, frame_of, label_candidates
@@ -41,7 +42,7 @@ def collect(
 
 def _collect(path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: str | None) -> Collected:
     found = Collected(path, find_format(path, format_name).name)
-    found.names = {kind: Counter() for kind in ("energy", "forces", "stress")}
+    found.names = {kind: Counter() for kind in LABELS}
     try:
         contents = open_contents(path, format_name)
         found.units = contents.units

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from equipot.config import LABELS
 from equipot.config.data import Source
-from equipot.data.columns import KINDS
 from equipot.data.digests import identity
 from equipot.data.formats import Part, open_parts
 from equipot.data.frames import frame_of, label_candidates
@@ -145,7 +145,7 @@ class _Index:
         self.chunks: list[tuple[NDArray, list[int], NDArray]] = []
         self.files: dict[str, int] = {}  # frames of each
         self.groups: dict[str, int] = {}
-        self.names: dict[str, set[str]] = {kind: set() for kind in KINDS}
+        self.names: dict[str, set[str]] = {kind: set() for kind in LABELS}
         self.num_frames = 0
         for end, chunk in chunks:
             self.add(end, chunk)
@@ -221,7 +221,7 @@ def _append(
 
 def _encode(task: _Task) -> bytes:
     """The chunk of a part."""
-    names: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    names: dict[str, set[str]] = {kind: set() for kind in LABELS}
     frames = []
     source, file = task.source, str(task.part.path)
     for number, structure in enumerate(task.part.structures(), start=task.part.first):
