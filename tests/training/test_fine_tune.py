@@ -23,6 +23,7 @@ from equipot.models.parts import parts_of
 from equipot.models.potential import predict
 from equipot.training import stopping
 from equipot.training.fine_tune import start_from, with_architecture
+from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.run import train
 
@@ -414,3 +415,20 @@ def test_checkpoints_of_the_first_format_are_read(source, tmp_path):
     before = load_checkpoint(tmp_path / "old.ckpt")
     assert before.built_from == now.built_from
     assert before.config.model == now.config.model
+
+
+def test_learning_rate_is_searched_from_the_model_to_start_from(files, source, tmp_path):
+    whole_epoch = {"batch_size": 100}
+    fixed = {"embedding": 1e-9, "layers": 1e-9, "readout": 1e-9}
+    settings = {"model": str(source), "learning_rate_factors": fixed}
+    config = make_config(tmp_path / "run", files["low"], settings, model=None, training=whole_epoch)
+    losses = find_learning_rate(config, steps=5).losses
+    # the weights move by 1e-9 at most, so every step of all frames has the loss of the model to start from
+    assert losses == pytest.approx([losses[0]] * 5, rel=1e-5)
+    anew = find_learning_rate(make_config(tmp_path / "run", files["low"], training=whole_epoch), steps=5)
+    assert losses[0] < 0.9 * anew.losses[0]
+
+
+def test_learning_rate_is_searched_with_several_levels(files, tmp_path):
+    search = find_learning_rate(make_config(tmp_path / "run", two_levels(files)), steps=20)
+    assert len(search.rates) == 20

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from equipot.config import Config, ModelConfig
 from equipot.data.load import Datasets
 from equipot.data.statistics import LevelStatistics, Statistics, fit_atomic_energies
-from equipot.deploy.checkpoint import Checkpoint, built_from_statistics
+from equipot.deploy.checkpoint import Checkpoint, built_from_statistics, load_training_state
 from equipot.errors import ConfigError
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
@@ -59,6 +59,19 @@ def begin_training(
     freeze(start.potential, settings.freeze)
     factors = learning_rate_factors(start.potential, settings.learning_rate_factors)
     return dataclasses.replace(start, factors=factors)
+
+
+def model_to_start_from(config: Config) -> tuple[Config, Checkpoint | None]:
+    """``config`` with the architecture of ``fine_tune.model``, and that model; as it is, and None, without.
+
+    Raises:
+        ConfigError: as `with_architecture`.
+        ModelFileError: the model to start from cannot be read.
+    """
+    if config.fine_tune is None:
+        return config, None
+    source = load_training_state(config.fine_tune.model)
+    return with_architecture(config, source.config.model, str(source.path)), source
 
 
 def with_architecture(config: Config, known: ModelConfig, source: str) -> Config:

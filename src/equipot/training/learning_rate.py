@@ -18,10 +18,10 @@ from equipot.data.load import load_datasets
 from equipot.data.progress import track
 from equipot.errors import TrainingError
 from equipot.files import atomic_write
-from equipot.models.build import build_potential
 from equipot.models.potential import predict
 from equipot.training.batches import budget_of
 from equipot.training.devices import choose_device
+from equipot.training.fine_tune import begin_training, model_to_start_from
 from equipot.training.loss import Loss, label_errors
 from equipot.training.optimizers import make_optimizer
 from equipot.training.run import check_labels
@@ -44,7 +44,7 @@ class RateSearch:
 
 
 def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
-    """Train new weights for ``steps`` steps, the rate rising by equal factors; writes no file.
+    """Train from where ``config`` starts for ``steps`` steps of rising rate; writes no file.
 
     It ends early when the loss has risen to four times its lowest value. The optimizer, the loss, the
     clipping and the data are those of ``config``; its learning rate, schedule and averages play no part.
@@ -54,19 +54,13 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
         DataError, DeviceError: as ``train``.
     """
     device = choose_device(config.run)
+    config, source = model_to_start_from(config)
     datasets = load_datasets(config.data, config.model.cutoff)
     check_labels(datasets, config)
     torch.manual_seed(config.run.seed)
-    statistics = datasets.statistics
-    potential = build_potential(
-        config.model,
-        list(datasets.species),
-        statistics.avg_num_neighbors,
-        list(statistics.atomic_energies),
-        statistics.force_rms,
-    )
-    potential.to(device).train()
-    optimizer, loss = make_optimizer(potential, config.training), Loss(config.training.loss)
+    begin = begin_training(config, datasets, source, None, device)
+    potential = begin.potential.to(device).train()
+    optimizer, loss = make_optimizer(potential, config.training, begin.factors), Loss(config.training.loss)
     rates, losses, smoothed = [], [], []
     batches = _steps(config, datasets.train, steps)
     for index, step in enumerate(track(batches, "finding the learning rate", steps)):
@@ -81,7 +75,7 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
             break
     if not rates:
         raise TrainingError(
-            "The loss of new weights is not finite: look for huge or wrong labels in the data."
+            "The loss is not finite before the first step: look for huge or wrong labels in the data."
         )
     return RateSearch(rates, losses, smoothed, suggest(rates, smoothed))
 
@@ -134,7 +128,7 @@ def _step(
 ) -> float:
     """One optimizer step at ``rate``; the loss before it. No step is made if that is not finite."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     optimizer.zero_grad()
     value = 0.0
     for part in step.parts:

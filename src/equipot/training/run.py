@@ -14,18 +14,13 @@ from equipot.config import LABELS, Config
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
-from equipot.deploy.checkpoint import (
-    describe,
-    load_checkpoint,
-    load_training_state,
-    metrics_of_level,
-)
+from equipot.deploy.checkpoint import describe, load_checkpoint, metrics_of_level
 from equipot.errors import TrainingError
 from equipot.training import stopping
 from equipot.training.batches import Batches
 from equipot.training.devices import choose_device, quiet_lightning
 from equipot.training.directory import RunDirectory, write_json, write_text
-from equipot.training.fine_tune import begin_training, with_architecture
+from equipot.training.fine_tune import begin_training, model_to_start_from
 from equipot.training.fit import fit
 from equipot.training.history import History, plot_learning_curve
 from equipot.training.html_report import write_report
@@ -134,9 +129,8 @@ def _train(
         # The same data, under the names that the split knows them by, and the same model, written out.
         data = start.config.data.model_copy(update={"cache": config.data.cache})
         config = config.model_copy(update={"data": data, "model": start.config.model})
-    elif config.fine_tune is not None:
-        source = load_training_state(config.fine_tune.model)
-        config = with_architecture(config, source.config.model, str(source.path))
+    else:
+        config, source = model_to_start_from(config)
     split = None if start is None else Split.load(directory.split)
     datasets = load_datasets(config.data, config.model.cutoff, split)
     check_labels(datasets, config)
