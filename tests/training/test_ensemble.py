@@ -89,3 +89,22 @@ def test_what_cannot_be_trained_is_refused(make_config, tmp_path):
         train_ensemble(make_config(), 2, resume=tmp_path)
     with pytest.raises(TrainingError, match=r"one by one: equipot train CONFIG run\.directory=.*member_0"):
         train_ensemble(make_config(run={"devices": 2}), 2)
+
+
+def test_finished_members_of_another_training_are_not_adopted(make_config, whole, capsys):
+    settings = {"training": SHORT, "run": {"directory": str(whole), "seed": 5}}
+    with pytest.raises(TrainingError, match=r"member_0.*differs.*model\.channels: 2, now 3"):
+        train_ensemble(make_config(**settings, model={"channels": 3}), 3, resume=AUTO)
+    with pytest.raises(TrainingError, match=r"run\.seed: 5, now 6"):
+        train_ensemble(make_config(training=SHORT, run={"seed": 6}), 3, resume=whole)
+    settings["training"] = SHORT | {"learning_rate": 0.02}
+    assert train_ensemble(make_config(**settings), 3, resume=AUTO) == "finished"
+    assert capsys.readouterr().out.count("members to come: training.learning_rate: 0.01, now 0.02") == 3
+
+
+@pytest.mark.parametrize("resume", [None, AUTO])
+def test_ensemble_does_not_move_into_a_training(make_config, whole, resume):
+    config = make_config(training=SHORT, run={"directory": str(whole / "member_0"), "seed": 5})
+    with pytest.raises(TrainingError, match="holds a single training, not an ensemble"):
+        train_ensemble(config, 2, resume=resume)
+    assert not list((whole / "member_0").glob("member_*"))

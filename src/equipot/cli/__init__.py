@@ -131,6 +131,11 @@ def train(
             param_hint="--find-learning-rate",
         )
     loaded = load_config(config, overrides or [])
+    if find_learning_rate and (resume is not None or overwrite or ensemble is not None):
+        raise typer.BadParameter(
+            "it trains nothing to keep: leave out --resume, --overwrite and --ensemble.",
+            param_hint="--find-learning-rate",
+        )
     if find_learning_rate:
         from equipot.training.learning_rate import find_learning_rate as search
         from equipot.training.learning_rate import plot_search

@@ -57,7 +57,7 @@ class RunDirectory:
         harmless = (self.lock_file, self.data)
         if not self.root.is_dir() or all(path in harmless for path in self.root.iterdir()):
             return
-        if not self._holds_training():
+        if not self.holds_training():
             raise TrainingError(
                 f"Run directory '{self.root}' is not empty, and it holds no earlier training: "
                 "choose another run.directory."
@@ -69,7 +69,8 @@ class RunDirectory:
             remedy = f"go on with that training with --resume {self.root}, {remedy}"
         raise TrainingError(f"Run directory '{self.root}' is not empty: {remedy}.")
 
-    def _holds_training(self) -> bool:
+    def holds_training(self) -> bool:
+        """Whether a training has left its description or a checkpoint here."""
         described = self.config.is_file() and self.split.is_file()
         return described or self.best.is_file() or self.last.is_file()
 

@@ -12,6 +12,7 @@ from equipot.training.directory import RunDirectory
 from equipot.training.processes import adopt_launcher, find_launcher
 from equipot.training.report import count_of
 from equipot.training.results import is_finished
+from equipot.training.resume import check_same_training, describe_changes
 from equipot.training.run import AUTO, train
 
 
@@ -44,6 +45,10 @@ def train_ensemble(config: Config, members: int, resume: Path | None = None, ove
             f"CONFIG run.directory={root}/{member_name(0)} run.seed={run.seed}, and so on."
         )
     directories = [RunDirectory(root / member_name(index)) for index in range(members)]
+    if RunDirectory(root).holds_training():
+        raise TrainingError(
+            f"Run directory '{root}' holds a single training, not an ensemble: choose another run.directory."
+        )
     if resume is None:
         _refuse_if_occupied(root, directories, overwrite)
     for directory in directories:  # all of them now, so that an unfinished ensemble is seen to be one
@@ -58,7 +63,11 @@ def _train_members(config: Config, directories: list[RunDirectory], resume: bool
         member = config.model_copy(update={"run": config.run.model_copy(update=changes)})
         _say(f"{directory.root.name} of {len(directories)} members, seed {seed}")
         if resume and is_finished(directory, config.training.epochs):
+            # That it is a member of this ensemble: the mean of different models' errors says nothing.
+            before = check_same_training(directory.best, member).config
             _say("Finished before.")
+            for change in describe_changes(before, member):
+                _say(f"Changed since then, for members to come: {change}")
             continue
         result = train(member, resume=AUTO if resume else None, overwrite=overwrite)
         if result.stopped == stopping.INTERRUPTED:
