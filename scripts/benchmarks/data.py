@@ -29,11 +29,13 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=None, help="for the files, which are removed afterwards"
     )
-    parser.add_argument("--measure", choices=("start", "read"), help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=("start", "read", "load"), help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        {"start": measure_start, "read": measure_reading}[arguments.measure](arguments.store)
+        {"start": measure_start, "read": measure_reading, "load": measure_loading}[arguments.measure](
+            arguments.store
+        )
         return
     folder = Path(tempfile.mkdtemp(prefix="equipot-data-", dir=arguments.folder))
     try:
@@ -78,7 +80,7 @@ def run(folder: Path, frames: int, form: str, workers: int | None) -> None:
     convert([source], store, labels, UnitsConfig(), CUTOFF, workers)
     show("the same once more", seconds(start), "hashes the source, writes nothing")
     sys.stdout.flush()
-    for what in ("start", "read"):
+    for what in ("start", "read", "load"):
         subprocess.run([sys.executable, __file__, "--measure", what, "--store", str(store)], check=True)
 
 
@@ -131,6 +133,46 @@ def measure_reading(store: Path) -> None:
     per_frame, own = (f"{1e6 * spent / len(order):.0f} µs" for spent in (took, own))
     show("a graph at random", per_frame, f"{own} of a core's time; mean of {len(order):,}")
     show_memory(libraries)
+
+
+def measure_loading(store: Path) -> None:
+    """In a process of its own: how long optimizer steps wait for their frames."""
+    import torch
+
+    from equipot.config.data import DataConfig
+    from equipot.data import load_datasets
+    from equipot.data.batching import Budget, StepSampler, step_loader
+    from equipot.models.nequip import NequIP
+    from equipot.models.potential import Potential, predict
+    from equipot.models.terms import SpeciesScaleShift
+
+    torch.set_num_threads(1)
+    data = load_datasets(DataConfig(train=[str(store)], validation=0.05), CUTOFF).train
+    network = NequIP(num_species=3, cutoff=CUTOFF, avg_num_neighbors=8.0, l_max=2, layers=4, channels=64)
+    species = list(data.species)
+    scale = SpeciesScaleShift([1.0] * len(species), [0.0] * len(species), trainable=False)
+    potential = Potential(network.float(), species, scale, None)
+    optimizer = torch.optim.Adam([w for w in potential.parameters() if w.requires_grad], 1e-4, fused=True)
+    for workers in (0, 2):
+        steps = iter(step_loader(data, StepSampler(data, Budget(5), 0), workers))
+        waited, start = 0.0, 0.0
+        for number in range(-5, 100):  # the first ones start the workers
+            if number == 0:
+                waited, start = 0.0, time.perf_counter()
+            asked = time.perf_counter()
+            step = next(steps)
+            waited += time.perf_counter() - asked
+            optimizer.zero_grad()
+            prediction = predict(potential, step.parts[0])
+            (prediction.energy.square().sum() + prediction.forces.square().sum()).backward()
+            optimizer.step()
+        took = time.perf_counter() - start
+        share = f"{100 * waited / took:.1f} % of a step"
+        show(
+            f"waiting for data, {workers} workers",
+            share,
+            f"{10 * took:.0f} ms, 5 frames, NequIP, 64 channels",
+        )
 
 
 def write_xyz(path: Path, frames: int) -> None:
