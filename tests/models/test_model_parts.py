@@ -52,5 +52,9 @@ def test_unknown_parts_are_named(potential):
         freeze(potential, ["layers.2"])
     with pytest.raises(ConfigError, match=r"learning_rate_factors: .*'head'"):
         learning_rate_factors(potential, {"head": 0.1})
+    freeze(potential, ["layers.0"])
+    learning_rate_factors(potential, {"layers": 0.5})
+    with pytest.raises(ConfigError, match=r"learning_rate_factors: the part .layers.0. is frozen"):
+        learning_rate_factors(potential, {"layers.0": 0.5})
     with pytest.raises(ConfigError, match="nothing is left to train"):
         freeze(potential, ["embedding", "layers", "readout"])

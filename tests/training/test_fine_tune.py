@@ -225,7 +225,11 @@ def test_architecture_must_agree(source, files, tmp_path):
     [
         ({}, "other", r"say in fine_tune\.level .*'other'.*low, high"),
         ({}, None, r"say in fine_tune\.level .*data without a level"),
-        ({"level": "pbe"}, "other", r"fine_tune\.level is 'pbe', but it has none such.*low, high"),
+        (
+            {"level": "pbe"},
+            "other",
+            r"fine_tune\.level is 'pbe', but the model to start from has no such level.*low, high",
+        ),
         ({"level": "low"}, "high", r"fine_tune\.level is 'low', but .*knows all"),
     ],
 )

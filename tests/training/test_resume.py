@@ -333,3 +333,14 @@ def test_changed_data_are_refused(make_config, structures, tmp_path):
     copy.write_text(structures.read_text().replace("0.1", "0.2"))
     with pytest.raises(DataError, match=r"copy\.xyz changed"):
         train(make_config(data=data), resume=done.directory)
+
+
+def test_lost_best_weights_are_replaced_by_the_best_to_come(make_config, caplog):
+    first = train(make_config(training={"epochs": 2, "ema": None}))
+    first.best_checkpoint.unlink()
+    # at so high a rate no epoch is better than those before
+    later = {"epochs": 4, "learning_rate": 10.0, "ema": None}
+    resumed = train(make_config(training=later), resume=first.directory)
+    assert "best.ckpt is gone" in caplog.text
+    assert resumed.best_checkpoint.is_file()
+    assert resumed.metrics["best_epoch"] > 2 and "validation" in resumed.metrics

@@ -238,7 +238,7 @@ def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, a
 
 def _found(kind: str, name: str, candidates: set[str]) -> str:
     """The names that could be meant, and the nearest of them."""
-    near = difflib.get_close_matches(name.lower(), [c.lower() for c in candidates], n=1, cutoff=0.4)
+    near = difflib.get_close_matches(name.lower(), [c.lower() for c in candidates], n=1, cutoff=0.5)
     nearest = next((c for c in sorted(candidates) if near and c.lower() == near[0]), None)
     found = f"Names with {_SHAPES[kind]} there: {', '.join(sorted(candidates)) or 'none'}."
     return found + (f" Did you mean '{nearest}'?" if nearest else "")

@@ -58,10 +58,17 @@ def learning_rate_factors(potential: nn.Module, factors: dict[str, float]) -> di
     """The factor of each weight by name, from those of parts; where parts overlap, factors multiply.
 
     Raises:
-        ConfigError: a part does not exist.
+        ConfigError: a part does not exist, or none of its weights is trained.
     """
     check_parts(potential, factors, "fine_tune.learning_rate_factors")
     known = parts_of(potential)
+    trained = {name for name, weight in potential.named_parameters() if weight.requires_grad}
+    idle = [part for part in factors if trained.isdisjoint(known[part])]
+    if idle:
+        raise ConfigError(
+            f"fine_tune.learning_rate_factors: the part '{idle[0]}' is frozen or not trained, so its factor "
+            "would do nothing: leave it out."
+        )
     found = {name: 1.0 for name, _ in potential.named_parameters()}
     for part, factor in factors.items():
         for name in known[part]:

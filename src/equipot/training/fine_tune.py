@@ -139,7 +139,11 @@ def _origins(source: Checkpoint, config: Config, names: Sequence[str | None]) ->
     wanted = config.fine_tune.level
     unknown = [name for name in names if name not in source.levels]
     if wanted is not None and (not unknown or wanted not in source.levels):
-        reason = "the model to start from knows all levels of the data" if not unknown else "it has none such"
+        reason = (
+            "the model to start from knows all levels of the data"
+            if not unknown
+            else "the model to start from has no such level"
+        )
         raise ConfigError(f"fine_tune.level is '{wanted}', but {reason}. {_levels_of(source)}")
     if unknown and wanted is None and len(source.levels) > 1:
         what = f"the level '{unknown[0]}'" if unknown[0] is not None else "data without a level"

@@ -1,5 +1,6 @@
 """What happens around the steps: the record of each epoch, checkpoints, and stopping, in one fixed order."""
 
+import logging
 import math
 import random
 import time
@@ -22,6 +23,8 @@ from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import count_of
+
+logger = logging.getLogger("equipot")
 
 
 class TrainingMonitor(L.Callback):
@@ -199,6 +202,10 @@ class TrainingMonitor(L.Callback):
             self.best_loss = math.inf
             self._early_stopping = stopping.EarlyStopping(self.training.early_stopping)
             module.schedule.forget_best()
+        if math.isfinite(self.best_loss) and not self.directory.best.is_file():
+            self.best_loss = math.inf
+            if first_process:
+                logger.warning("%s is gone: the best of those to come is kept.", self.directory.best)
         if state["train_sums"] is not None:
             self._epoch_start -= state["epoch_seconds"]
             if first_process:  # they are sums over all processes, and will be summed again
