@@ -154,6 +154,13 @@ def test_positions_that_are_not_finite():
         neighbor_list([[0, 0, np.nan]], np.eye(3), [True] * 3, 3.0)
 
 
+@pytest.mark.parametrize("pbc", [[True] * 3, [False] * 3])
+def test_positions_too_far_for_exact_distances(pbc):
+    # A second atom of 1e12 Å would be counted as 2e11 lattice vectors away, which overflows.
+    with pytest.raises(DataError, match=r"1e\+12 Å, too large"):
+        neighbor_list([[0, 0, 0], [0, 0, 1e12]], 5.0 * np.eye(3), pbc, 3.0)
+
+
 def test_cutoff_must_be_positive():
     with pytest.raises(ValueError, match="positive"):
         neighbor_list([[0, 0, 0]], np.eye(3), [True] * 3, 0.0)

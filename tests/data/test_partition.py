@@ -112,6 +112,8 @@ def test_stress_and_cell_come_back(crystals, tmp_path, check_same):
         (["--train", "many"], "--train is 'many'; expected a number"),
         (["--test", "1.5"], "--test is '1.5'"),
         (["--train", "0"], "would be empty"),
+        (["--train", "0.9", "--validation", "0.12", "--test", "0"], "fractions add up to 1.02, more than"),
+        (["--train", "0.5", "--validation", "0.01"], "--validation 0.01 of 25 frames is none"),
         (["--energy-key", "nothing"], "no frame has a label 'nothing'"),
     ],
 )
@@ -119,3 +121,21 @@ def test_wrong_sizes(mixed, tmp_path, sizes, words):
     result = run(mixed, "--output", tmp_path / "sets", *KEYS, *sizes)
     assert result.exit_code != 0 and words in str(result.exception)
     assert not (tmp_path / "sets").exists()
+
+
+def test_all_frames_are_used_unless_fewer_are_asked_for(water, tmp_path, write, caplog):
+    caplog.set_level("INFO", logger="equipot")
+    file = write([*water, *[atoms[:2] for atoms in water[:5]]])  # 15 frames: 12, 1.5 and 1.5
+    assert (
+        run(file, "--output", tmp_path / "all", "--energy-key", "my_energy", "--forces-key", "none").exit_code
+        == 0
+    )
+    split = Split.load(tmp_path / "all" / "split.json")
+    assert len(split.train + split.validation + split.test) == 15 and "in no set" not in caplog.text
+    few = run(file, "--output", tmp_path / "few", "--train", 3, "--validation", 1, "--test", 0)
+    assert few.exit_code == 0 and "11 frames in no set" in caplog.text
+
+
+def test_output_that_is_a_file(mixed, tmp_path):
+    result = run(mixed, "--output", mixed, *KEYS)
+    assert "is a file. Give a folder" in str(result.exception)

@@ -77,6 +77,10 @@ def test_folder_instead_of_file(tmp_path):
     assert "is not a file" in failing(tmp_path)
 
 
+def test_device_instead_of_file():
+    assert failing("/dev/null").startswith("/dev/null is a pipe or a device.")
+
+
 def test_no_file_given():
     assert failing([]) == "No structure file is given."
 

@@ -136,6 +136,7 @@ def test_refusals_leave_nothing(water, model_file, tmp_path):
     refusal(ConfigError, "npt needs", water, model_file, out, MDSettings("npt"), **cpu)
     refusal(UnknownSpeciesError, "contains Si", bulk("Si"), model_file, out, **cpu)
     refusal(DataError, "no such file", tmp_path / "none.xyz", model_file, out, **cpu)
+    refusal(DataError, "a folder. Expected a structure", tmp_path, model_file, out, **cpu)
     refusal(ConfigError, "not periodic", water, model_file, out, supercell=(2, 1, 1), **cpu)
     refusal(DataError, "at least 2 atoms", water[:1], model_file, out, **cpu)
     refusal(EquipotError, "no such file", water, tmp_path / "none.pt", out, **cpu)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from equipot.data.neighbors import neighbor_list
+from equipot.errors import DataError
 from equipot.integrations.verlet import VerletList, spatial_order
 
 CUTOFF = 3.0
@@ -134,3 +135,18 @@ def test_order_of_few_and_far_atoms(pbc):
     for positions in (np.zeros((0, 3)), np.zeros((3, 3)), np.array([[1e9, 0.0, 0.0], [0.0, 0.0, 0.0]])):
         order = spatial_order(positions, cell, np.array(pbc), 1.0)
         assert sorted(order) == list(range(len(positions)))
+
+
+def test_cells_without_a_neighbor_list():
+    verlet, positions = VerletList(CUTOFF, 0.5), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    parallel = np.array([[5.0, 0, 0], [5, 0, 0], [0, 0, 5]])
+    for cell in (np.zeros((3, 3)), np.diag([5.0, 5.0, 0.0]), parallel, np.full((3, 3), np.nan)):
+        with pytest.raises(DataError, match="pbc is T T T, but the lattice vectors"):
+            verlet.edges(positions, cell, np.ones(3, bool))
+
+
+def test_vectors_of_open_directions_do_not_matter():
+    _, positions, cell, pbc = random_crystal(3, [True, True, False])
+    for vector in ([0, 0, 0], cell[0], [0, 0, 1e-9]):
+        other = np.array([cell[0], cell[1], vector])
+        assert_right(VerletList(CUTOFF, 0.5), positions, other, pbc)

@@ -126,11 +126,12 @@ def data_split(
     """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
     from equipot.data.partition import split_files
     from equipot.data.quality.run import label_names, unit_names
+    from equipot.data.text import counted
 
     labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
     sizes = {"train": train_size, "validation": validation, "test": test}
     units = unit_names(energy_unit, length_unit)
     split = split_files(files, output, sizes, labels, units, seed, by_group)
     for name in sizes:
-        print(f"{name}: {len(getattr(split, name))} frames")
+        print(f"{name}: {counted(len(getattr(split, name)), 'frame')}")
     print(f"Wrote {output / 'split.json'}")

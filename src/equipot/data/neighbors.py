@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # their number for structures with far-away fragments. Atoms outside the box are still found, more slowly.
 _MAX_BOX_IN_CUTOFFS = 50.0
 
+# Å; double precision resolves 1e-8 Å there, and the search counts lattice vectors in 32 bits.
+_MAX_COORDINATE = 1e8
 
 # Below this many atoms without periodicity all pairs are compared, which is faster than sorting into bins.
 _FEW_ATOMS = 64
@@ -45,7 +47,8 @@ def neighbor_list(
         then neighbor, then shift.
 
     Raises:
-        DataError: positions are not finite, or the periodic lattice vectors are linearly dependent.
+        DataError: positions are not finite or beyond 1e8 Å, or the periodic lattice vectors are linearly
+            dependent.
         ValueError: the cutoff is not positive; there is no such method.
     """
     if method not in METHODS:
@@ -55,10 +58,9 @@ def neighbor_list(
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     cell = np.asarray(cell, dtype=np.float64).reshape(3, 3)
     pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,))
-    if not np.isfinite(positions).all():
-        raise DataError("The positions are not finite, so there is no neighbor list.")
     if len(positions) == 0:
         return np.zeros((2, 0), np.int64), np.zeros((0, 3), np.int64)
+    check_geometry(positions, cell, pbc)
 
     if method == "torch":
         edges = torch_neighbor_list(positions, cell, pbc, cutoff)
@@ -84,6 +86,7 @@ def torch_neighbor_list(
 
     from equipot.data.cell_list import cell_list
 
+    check_geometry(positions, cell, pbc)
     box, origin = _search_box(positions, cell, pbc, cutoff)
     arrays = [torch.as_tensor(array, device=device) for array in (positions, cell, box, origin, pbc.copy())]
     return cell_list(*arrays, cutoff)
@@ -122,6 +125,24 @@ def _vesin(positions, cell, pbc, cutoff):
     return center.astype(np.int64), neighbor.astype(np.int64), shift
 
 
+def check_geometry(positions: NDArray, cell: NDArray, pbc: NDArray) -> None:
+    """Raise DataError for positions (N, 3) or cells (3, 3), Å, that have no neighbor list."""
+    farthest = np.abs(positions).max(initial=0.0)
+    if not np.isfinite(farthest):
+        raise DataError("The positions are not finite, so there is no neighbor list.")
+    if farthest > _MAX_COORDINATE:
+        raise DataError(
+            f"A coordinate is {farthest:.3g} Å, too large for distances to be exact (limit "
+            f"{_MAX_COORDINATE:.0e} Å): the run has diverged, or the file or its length unit is wrong."
+        )
+    if not np.isfinite(cell).all() or periodic_volume(cell, pbc) < 1e-6:
+        directions = " ".join("FT"[int(p)] for p in pbc)
+        raise DataError(
+            f"pbc is {directions}, but the lattice vectors of the periodic directions are zero, parallel or "
+            f"not finite: cell = {cell.tolist()}."
+        )
+
+
 def periodic_volume(cell: NDArray, pbc: NDArray) -> float:
     """Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors; 1 if there are none."""
     vectors = cell[pbc]
@@ -130,12 +151,6 @@ def periodic_volume(cell: NDArray, pbc: NDArray) -> float:
 
 def _search_box(positions, cell, pbc, cutoff):
     """Cell and origin for the search: open directions get a box around the atoms, not the cell's."""
-    if not np.isfinite(cell).all() or periodic_volume(cell, pbc) < 1e-6:
-        directions = " ".join("FT"[int(p)] for p in pbc)
-        raise DataError(
-            f"pbc is {directions}, but the lattice vectors of the periodic directions are zero, parallel or "
-            f"not finite: cell = {cell.tolist()}."
-        )
     if pbc.all():
         return cell, np.zeros(3)
     directions = _orthogonal_complement(cell[pbc])

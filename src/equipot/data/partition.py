@@ -1,5 +1,6 @@
 """Cutting files into sets for training, validation and test: what `equipot data split` does."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.data.readers import check_labels, expand_paths, read_source
 from equipot.data.splits import Split
+from equipot.data.text import counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
 from equipot.units import stress_to_voigt
+
+logger = logging.getLogger("equipot")
 
 SETS = ("train", "validation", "test")
 _ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
@@ -50,6 +54,8 @@ def split_files(
         DataError: a file cannot be read, a label is missing; sizes that are wrong or too large; files that
             would be replaced.
     """
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output} is a file. Give a folder with --output.")
     present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
     if present:
         raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
@@ -69,6 +75,9 @@ def split_files(
     sets = {name: tuple(ids[row] for row in rows) for name, rows in chosen.items()}
     split = Split(**sets, seed=seed, file_digests={file: file_digest(file) for file in pool.files})
     split.save(output / "split.json")
+    unused = len(pool) - sum(len(rows) for rows in chosen.values())
+    if unused:
+        logger.info("%s in no set.", counted(unused, "frame"))
     return split
 
 
@@ -125,9 +134,17 @@ def _numbers(sizes: Mapping[str, str], available: int) -> dict[str, int]:
     if numbers["train"] == 0:
         raise DataError("The set for training would be empty; give it a larger number with --train.")
     asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    fractions = sum(float(size) for size in sizes.values() if "." in size)
+    if fractions > 1 + 1e-9:
+        raise DataError(f"The fractions add up to {fractions:g}, more than all frames ({asked}).")
+    for name, size in sizes.items():
+        if numbers[name] == 0 and float(size) > 0:
+            raise DataError(
+                f"--{name} {size} of {available} frames is none. Give a number of frames, or 0 for no set."
+            )
     excess = sum(numbers.values()) - available
-    if excess > 0 and all("." in size for size in sizes.values()) and excess < len(sizes):
-        numbers["train"] -= excess  # rounded up in each
+    if abs(fractions - 1) < 1e-9 and abs(excess) < len(sizes):
+        numbers["train"] -= excess  # rounded up or down in each
         excess = 0
     if excess > 0:
         raise DataError(

@@ -150,6 +150,8 @@ def expand_paths(paths: Paths, format_name: str | None = None) -> list[Path]:
     if not files:
         raise DataError("No structure file is given.")
     for path in files:
+        if path.exists() and not (path.is_dir() or path.is_file()):
+            raise DataError(f"{path} is a pipe or a device. Write what it gives to a file, and name that.")
         if path.is_dir() and find_format(path, format_name) is None:
             raise DataError(
                 f"{path} is not a file, nor a folder of DeePMD-kit, VASP or LMDB. To read a folder's files, "

@@ -4,6 +4,7 @@ Python's own pools either copy this process, with its locks and open files, or r
 Here a worker is a fresh interpreter that reads calls from a pipe: where this process dies, the pipe breaks.
 """
 
+import errno
 import os
 import pickle
 import signal
@@ -32,6 +33,9 @@ def map_in_order(function: Callable[[Any], T], items: Iterable[Any], workers: in
 
     At most two items for each worker are under way, so that neither items nor results pile up. Two items or
     fewer start no process. ``function`` and what it takes, returns and raises must be picklable.
+
+    Raises:
+        ChildProcessError: a process was killed, usually because memory ran out.
     """
     iterator = iter(items)
     first = list(islice(iterator, 3))
@@ -69,6 +73,7 @@ class _Pool:
             process.kill()
         self._threads.shutdown(wait=True)
         for process in self._processes:
+            process.kill()  # also one that a thread started meanwhile
             process.wait()
             process.stdout.close()
             with suppress(BrokenPipeError):  # what it had not read yet
@@ -86,7 +91,8 @@ class _Pool:
         except (EOFError, BrokenPipeError) as error:
             code = process.wait()
             why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise RuntimeError(f"A worker process ended early ({why}); is there memory left?") from error
+            message = f"A worker process ended early ({why}); if memory ran out, use fewer workers"
+            raise ChildProcessError(errno.ECHILD, message) from error
         if succeeded:
             return result
         raise result

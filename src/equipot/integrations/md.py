@@ -186,7 +186,8 @@ def _read_structure(structure: str | Path | Atoms) -> Atoms:
         return structure.copy()
     file = Path(str(structure).partition("@")[0])
     if not file.is_file():
-        raise DataError(f"{file}: no such file. Expected a structure in a format that ASE reads.")
+        found = "a folder" if file.is_dir() else "no such file"
+        raise DataError(f"{file}: {found}. Expected a structure in a format that ASE reads.")
     try:
         atoms = ase.io.read(str(structure))
     except Exception as error:  # ASE's readers raise anything

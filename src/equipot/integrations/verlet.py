@@ -11,7 +11,7 @@ import torch
 from ase.geometry import wrap_positions
 from torch import Tensor
 
-from equipot.data.neighbors import neighbor_list
+from equipot.data.neighbors import check_geometry, neighbor_list
 
 
 @dataclass
@@ -55,6 +55,7 @@ class VerletList:
         return edge_vec[inside], built.edge_index[:, inside], built.order
 
     def _build(self, positions, cell, pbc) -> _Built:
+        check_geometry(positions, cell, pbc)
         self.builds += 1
         order = spatial_order(positions, cell, pbc, self.cutoff / 2)
         edge_index, edge_shift = neighbor_list(positions[order], cell, pbc, self.cutoff + self.skin)
@@ -96,7 +97,8 @@ def spatial_order(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, spac
     their order. Source: G. M. Morton, A computer oriented geodetic data base and a new technique in file
     sequencing (1966).
     """
-    wrapped = wrap_positions(positions, cell, pbc)
+    # The vectors of open directions mean nothing: they may be zero, or parallel to others.
+    wrapped = wrap_positions(positions, np.where(np.asarray(pbc)[:, None], cell, 0.0), pbc)
     bits = 20  # of each coordinate; farther out than a million cubes the order does not matter
     cubes = (wrapped - wrapped.min(axis=0, initial=np.inf)) / spacing
     cubes = np.minimum(cubes, 2**bits - 1).astype(np.int64)

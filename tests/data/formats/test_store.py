@@ -160,7 +160,7 @@ def test_one_changed_byte_of_header_or_index_is_noticed_at_opening(store, failin
     content[place] ^= 0x10
     store.write_bytes(content)
     message = failing(store)
-    assert str(store) in message and any(word in message for word in ("damaged", "cut off", "not recognise"))
+    assert str(store) in message and any(word in message for word in ("damaged", "cut off", "is not a store"))
 
 
 def test_one_changed_byte_of_a_frame_is_noticed_when_it_is_read(store):

@@ -13,6 +13,7 @@ import pytest
 
 from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
 from equipot.data import LazyDataset, load_datasets, read_frames
+from equipot.data import workers as worker_processes
 from equipot.data.convert import convert
 from equipot.data.formats import xyz
 from equipot.data.store import build
@@ -151,6 +152,31 @@ def test_error_in_a_worker_names_the_frame(source, tmp_path, small_parts):
     source.write_text(text)
     with pytest.raises(DataError, match=r"frames.xyz, frame 3 .*my_energy.* must be one number"):
         make(source, tmp_path / "a.equipot", workers=2)
+    assert not list(tmp_path.glob("*a.equipot*"))
+
+
+def test_killed_worker_leaves_what_is_done(source, whole, tmp_path, monkeypatch):
+    start = worker_processes._start
+
+    def start_and_kill():
+        process = start()
+        process.kill()
+        return process
+
+    with (
+        monkeypatch.context() as patched,
+        pytest.raises(ChildProcessError, match=r"SIGKILL.*goes on from there"),
+    ):
+        patched.setattr(worker_processes, "_start", start_and_kill)
+        make(source, tmp_path / "a.equipot", workers=2)
+    make(source, tmp_path / "a.equipot")
+    assert (tmp_path / "a.equipot").read_bytes() == whole
+
+
+def test_file_without_frames(source, tmp_path):
+    (tmp_path / "empty.xyz").write_text("\n")
+    with pytest.raises(DataError, match=r"empty\.xyz contains no frames"):
+        convert([source, tmp_path / "empty.xyz"], tmp_path / "a.equipot", LABELS, UnitsConfig(), CUTOFF, 1)
     assert not list(tmp_path.glob("*a.equipot*"))
 
 

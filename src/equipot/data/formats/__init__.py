@@ -94,6 +94,8 @@ def _parts(path: Path, name: str, contents: Contents) -> Iterator[Part]:
         yield Part(path, name, first, text)
         first += text.num_frames
     if contents.texts is not None:
+        if first == 0:
+            raise DataError(_no_frames(path, find_format(path, name)))
         return
     collected: list[ase.Atoms | Frame] = []
     atoms = 0
@@ -120,7 +122,11 @@ def _guarded(
     except Exception as error:
         raise DataError(_unreadable(path, chosen, error, number)) from error
     if number == 0:
-        raise DataError(f"{path} contains no frames (read as {chosen.what}).")
+        raise DataError(_no_frames(path, chosen))
+
+
+def _no_frames(path: Path, chosen: Format) -> str:
+    return f"{path} contains no frames (read as {chosen.what})."
 
 
 def _unreadable(path: Path, chosen: Format, error: Exception, number: int | None = None) -> str:

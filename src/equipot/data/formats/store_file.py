@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from equipot.data.formats.base import Contents, Format
-from equipot.data.store.file import Store, is_store
+from equipot.data.store.file import SUFFIX, Store, is_store
 
 
 def _read(path: Path) -> Contents:
@@ -12,4 +12,9 @@ def _read(path: Path) -> Contents:
     return Contents(frames, len(store), {"energy": "eV", "length": "Ang"})
 
 
-FORMAT = Format("store", "an equipot store", is_store, _read)
+def _matches(path: Path) -> bool:
+    """By its content, or by its name: then a damaged one is called damaged."""
+    return is_store(path) or (path.is_file() and path.suffix == SUFFIX)
+
+
+FORMAT = Format("store", "an equipot store", _matches, _read)

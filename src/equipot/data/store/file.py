@@ -35,7 +35,7 @@ from equipot.errors import DataError
 SUFFIX = ".equipot"
 MAGIC = b"EQUIPOT2"
 PREAMBLE = 64
-_ADVICE = "Write it again with `equipot data convert`, or copy it again."
+_ADVICE = "Remove it and write it again with `equipot data convert`, or copy it again."
 
 
 class OtherVersionError(DataError):
