@@ -159,6 +159,7 @@ def test_energies_of_some_frames_are_enough(make_frame):
 
 def test_no_energies(make_frame):
     dataset = GraphDataset([make_frame("H2", H2, forces=np.ones((2, 3)))], ["H"], 1.2)
+    assert compute_statistics(dataset).atomic_energies_source == "none"  # forces alone can be trained on
     with pytest.raises(DataError, match=r"No training frame has an energy.*data.labels.energy"):
         compute_statistics(dataset)
     statistics = compute_statistics(dataset, mode="none")

@@ -93,7 +93,7 @@ def compute_statistics(
     Reference energies by ``mode``: ``isolated_atoms`` takes the energies of ``isolated_frames``;
     ``least_squares`` fits the energies per atom, and where the compositions leave them undetermined stays
     closest to the mean energy per atom; ``auto`` takes isolated atoms if every species has one and fits
-    otherwise; ``none`` is zero; a mapping gives them, in eV. Each level of theory has its own.
+    otherwise, if there are energies; ``none`` is zero; a mapping gives them, in eV. Each level of theory has its own.
 
     Raises:
         DataError: an empty data set, no edge within the cutoff, a species without atoms or without a
@@ -221,6 +221,8 @@ def _atomic_energies(species, counts, energies, isolated_frames, mode) -> tuple[
                 "Isolated atoms give energies for %s but not for %s; all reference energies are fitted.",
                 ", ".join(s for s in species if s in found) or "none of the species", ", ".join(missing),
             )  # fmt: skip
+    if len(energies) == 0 and mode == "auto":
+        return np.zeros(len(species)), "none"  # whether energies are missed is decided by the loss
     if len(energies) == 0:
         raise DataError(
             "No training frame has an energy, so reference energies cannot be fitted. Check "

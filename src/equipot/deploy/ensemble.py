@@ -108,12 +108,17 @@ def deploy_ensemble(
                 f"'{output}' holds {', '.join(others)}, which would become part of this ensemble of "
                 f"{len(checkpoints)}: choose another folder."
             )
+    is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     written = []
-    for index, checkpoint in enumerate(checkpoints):
-        logger.info("Deploying %s", member_name(index))
-        file = output / f"{member_name(index)}.pt"
-        written.append(deploy(checkpoint, file, tables=tables, level=level))
+    try:
+        for index, checkpoint in enumerate(checkpoints):
+            logger.info("Deploying %s", member_name(index))
+            file = output / f"{member_name(index)}.pt"
+            written.append(deploy(checkpoint, file, tables=tables, level=level))
+    finally:
+        if is_new and not written:
+            output.rmdir()
     return written
 
 

@@ -125,4 +125,4 @@ def describe_memory(forecast: MemoryForecast, free: int | None) -> str:
 
 
 def _in_words(size: int) -> str:
-    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{max(size / 1e6, 1):.0f} MB"

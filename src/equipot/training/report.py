@@ -207,8 +207,8 @@ def describe_failure(validation: dict[str, float], force_rms: float, training: T
     if not training.loss.trains("forces") or error <= force_rms:
         return ""
     return (
-        f"{WARNING}the best validation force error (RMSE {error:.3g} eV/Å) exceeds the forces themselves "
-        f"(RMS {force_rms:.3g} eV/Å): the model is worse than none. If more epochs do not mend this, use a "
+        f"{WARNING}the best validation force error (RMSE {error:.4g} eV/Å) exceeds the forces themselves "
+        f"(RMS {force_rms:.4g} eV/Å): the model is worse than none. If more epochs do not mend this, use a "
         f"lower training.learning_rate (now {training.learning_rate:g}), training.gradient_clip (10, say) or "
         "warm-up epochs, and look for frames with huge forces or wrong units."
     )
