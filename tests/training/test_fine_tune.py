@@ -478,3 +478,19 @@ def test_learning_rate_is_searched_from_the_weights_to_start_from(source, files,
 def test_learning_rate_is_searched_on_several_levels(files, tmp_path):
     config = make_config(tmp_path / "run", two_levels(files))
     assert len(find_learning_rate(config, steps=4).rates) == 4
+
+
+def test_forces_alone_keep_the_reference_energies(source, files, tmp_path):
+    config = make_config(
+        tmp_path / "run",
+        files["low"],
+        {"model": str(source)},
+        model=None,
+        training={"loss": {"energy": 0.0, "forces": 1.0}},
+        labels={"energy": None},
+    )
+    result = train(config)
+    before, after = (
+        load_checkpoint(p).potential for p in (source / "checkpoints" / "best.ckpt", result.best_checkpoint)
+    )
+    assert torch.equal(before.scale_shift.shift, after.scale_shift.shift)

@@ -93,7 +93,8 @@ def compute_statistics(
     Reference energies by ``mode``: ``isolated_atoms`` takes the energies of ``isolated_frames``;
     ``least_squares`` fits the energies per atom, and where the compositions leave them undetermined stays
     closest to the mean energy per atom; ``auto`` takes isolated atoms if every species has one and fits
-    otherwise, if there are energies; ``none`` is zero; a mapping gives them, in eV. Each level of theory has its own.
+    otherwise, if there are energies; ``none`` is zero; a mapping gives them, in eV. Each level of theory has
+    its own.
 
     Raises:
         DataError: an empty data set, no edge within the cutoff, a species without atoms or without a
