@@ -5,13 +5,14 @@ reads of an atom's neighbors is then still in a cache, however large and however
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from ase.geometry import wrap_positions
 from torch import Tensor
 
-from equipot.data.neighbors import check_geometry, neighbor_list
+from equipot.data.neighbors import check_geometry, neighbor_list, torch_neighbor_list
 
 
 @dataclass
@@ -58,7 +59,10 @@ class VerletList:
         check_geometry(positions, cell, pbc)
         self.builds += 1
         order = spatial_order(positions, cell, pbc, self.cutoff / 2)
-        edge_index, edge_shift = neighbor_list(positions[order], cell, pbc, self.cutoff + self.skin)
+        # A GPU finds the edges itself rather than wait for the CPU.
+        on_gpu = torch.device(self.device).type == "cuda"
+        search = partial(torch_neighbor_list, device=self.device) if on_gpu else neighbor_list
+        edge_index, edge_shift = search(positions[order], cell, pbc, self.cutoff + self.skin)
         return _Built(
             positions.copy(),
             cell.copy(),
