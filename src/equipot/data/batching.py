@@ -6,8 +6,8 @@ processes, sees what an uninterrupted one would have seen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -116,6 +116,33 @@ class Step:
     def to(self, device: torch.device | str) -> "Step":
         """The same step on another device."""
         return Step(tuple(part.to(device) for part in self.parts), self.counts.to(device))
+
+    def __reduce__(self):
+        # By value: a worker process would hand over every tensor as a file of shared memory, which takes
+        # longer than to copy the small ones that graphs are made of.
+        return _from_arrays, (_to_arrays((self.parts, self.counts)),)
+
+
+def _to_arrays(value: Any) -> Any:
+    """Tensors as arrays, dataclasses as their type and fields."""
+    if isinstance(value, torch.Tensor):
+        return value.numpy()
+    if isinstance(value, tuple):
+        return tuple(map(_to_arrays, value))
+    if is_dataclass(value):
+        return type(value), {f.name: _to_arrays(getattr(value, f.name)) for f in fields(value)}
+    return value
+
+
+def _from_arrays(content: Any) -> Step:
+    def restore(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(value)
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], type):
+            return value[0](**{name: restore(field) for name, field in value[1].items()})
+        return tuple(map(restore, value)) if isinstance(value, tuple) else value
+
+    return Step(*restore(content))
 
 
 class StepSampler(Sampler[StepFrames]):
