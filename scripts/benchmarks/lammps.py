@@ -25,7 +25,7 @@ import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.lammpsdata import write_lammps_data
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.velocitydistribution import thermalize_momenta
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from cases import ALLEGRO, NEQUIP
@@ -157,7 +157,7 @@ def by_ase(path: Path, atoms: Atoms, steps: int) -> Timing:
     """ASE's velocity Verlet with the calculator; its first evaluation is not counted."""
     keep_memory()
     atoms.calc = EquipotCalculator(path, device="cpu")
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300)
+    thermalize_momenta(atoms, temperature_K=300)
     dynamics = VelocityVerlet(atoms, timestep=0.1 * fs)
     dynamics.run(1)
     start = time.perf_counter()
