@@ -64,7 +64,18 @@ def convert(
     written = not is_complete() and build_store(
         output, files, source, key, cutoff, is_complete, accept, workers
     )
+    if not written:
+        _refuse_damage(Store(output))
     return Conversion(output, read_header(output)["num_frames"], written)
+
+
+def _refuse_damage(store: Store) -> None:
+    damaged = next((number for number in range(len(store)) if store.damaged(number)), None)
+    if damaged is not None:
+        raise DataError(
+            f"{store.path} is of the same files, but its frame {damaged} is damaged (wrong checksum). Remove "
+            "it and convert again."
+        )
 
 
 def cached_store(source: Source, cutoff: float | None, digests: RememberedDigests) -> Store:

@@ -211,3 +211,13 @@ def test_command(mixed, tmp_path):
     for answer in ("Wrote", "Up to date:"):
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0 and f"{answer} {output} (10 frames)" in result.output
+
+
+def test_a_damaged_store_is_not_called_up_to_date(mixed, tmp_path):
+    output = tmp_path / "a.equipot"
+    convert([mixed], output, LABELS, EV)
+    content = bytearray(output.read_bytes())
+    content[int(Store(output).rows["offset"][6]) + 5] ^= 0x10
+    output.write_bytes(content)
+    with pytest.raises(DataError, match=r"its frame 6 is damaged .* Remove it and convert again"):
+        convert([mixed], output, LABELS, EV)
