@@ -6,13 +6,16 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from equipot.cli.data import data_app
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
+
+if TYPE_CHECKING:
+    from equipot.config import Config
 
 app = typer.Typer(
     name="equipot",
@@ -131,21 +134,8 @@ def train(
             param_hint="--find-learning-rate",
         )
     loaded = load_config(config, overrides or [])
-    if find_learning_rate and (resume is not None or overwrite or ensemble is not None):
-        raise typer.BadParameter(
-            "it trains nothing to keep: leave out --resume, --overwrite and --ensemble.",
-            param_hint="--find-learning-rate",
-        )
     if find_learning_rate:
-        from equipot.training.learning_rate import find_learning_rate as search
-        from equipot.training.learning_rate import plot_search
-
-        found, plot = search(loaded), Path(f"{config.stem}_learning_rate.png")
-        plot_search(found, plot)
-        print(
-            f"Suggestion: training.learning_rate={found.suggestion:g} (now {loaded.training.learning_rate:g})"
-        )
-        print(f"Wrote {plot}")
+        _suggest_learning_rate(loaded, Path(f"{config.stem}_learning_rate.png"))
         return
     if ensemble is not None:
         from equipot.training.ensemble import train_ensemble
@@ -157,6 +147,15 @@ def train(
         stopped = run_training(loaded, resume=resume, overwrite=overwrite).stopped
     if stopped == "interrupted":
         raise typer.Exit(130)
+
+
+def _suggest_learning_rate(config: "Config", plot: Path) -> None:
+    from equipot.training.learning_rate import find_learning_rate, plot_search
+
+    found = find_learning_rate(config)
+    plot_search(found, plot)
+    print(f"Suggestion: training.learning_rate={found.suggestion:g} (now {config.training.learning_rate:g})")
+    print(f"Wrote {plot}")
 
 
 @app.command()

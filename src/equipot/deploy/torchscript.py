@@ -77,16 +77,18 @@ def write_torchscript(
         with steady_execution("cpu"):
             deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
         _require(deviations, "TorchScript")
-        # By way of memory: torch names the archive's folder after the (temporary) file, and does not say
-        # plainly that the disk is full.
-        buffer = io.BytesIO()
-        extra_files = metadata.to_strings()
-        if training_state is not None:
-            extra_files[TRAINING_STATE] = training_state
-        torch.jit.save(module, buffer, _extra_files=extra_files)
-        temporary.write_bytes(buffer.getbuffer())
+        state = {} if training_state is None else {TRAINING_STATE: training_state}
+        _save(module, metadata.to_strings() | state, temporary)
         _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
     return metadata
+
+
+def _save(module: torch.jit.ScriptModule, extra_files: dict[str, str | bytes], path: Path) -> None:
+    # By way of memory: torch names the archive's folder after the (temporary) file, and does not say plainly
+    # that the disk is full.
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files=extra_files)
+    path.write_bytes(buffer.getbuffer())
 
 
 def weights_digest(module: torch.nn.Module) -> str:
