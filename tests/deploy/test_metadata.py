@@ -8,8 +8,9 @@ from rich.console import Console
 from standin import rewritten
 
 from equipot.deploy.info import info
-from equipot.deploy.load import load_deployed, resolve_device
+from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import FORMAT_VERSION, Metadata, read_metadata
+from equipot.devices import resolve_device
 from equipot.errors import DeviceError, ModelFileError, UnknownSpeciesError
 
 
@@ -131,6 +132,19 @@ def test_device_that_does_not_exist(model_file, device):
 
 def test_auto_device_exists():
     assert torch.zeros(1, device=resolve_device("auto")).item() == 0.0
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_call_is_spent_on_measuring_and_compiling(model_file, device):
+    """TorchScript's profiling executor stays off on every device: shapes change at every step."""
+    model, seen = load_deployed(model_file, "cpu"), []
+
+    def module(*inputs):
+        seen.append(torch._C._get_graph_executor_optimize())
+
+    before = torch._C._get_graph_executor_optimize()
+    DeployedModel(model.path, module, model.metadata, torch.device(device))(*[torch.zeros(1)] * 4)
+    assert seen == [False] and torch._C._get_graph_executor_optimize() == before
 
 
 def test_atom_types(model_file):

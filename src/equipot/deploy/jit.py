@@ -16,14 +16,15 @@ def quiet_jit() -> Iterator[None]:
         yield
 
 
-def steady_execution(device: torch.device | str) -> AbstractContextManager:
-    """Run TorchScript on a CPU without its profiling optimizer.
+def steady_execution() -> AbstractContextManager:
+    """Run TorchScript without its profiling optimizer.
 
     That optimizer measures the first calls and recompiles. On a CPU it has no fusion to gain from. Measured
     with torch 2.13, one core, ethanol, NequIP of 3 layers with 16 channels, CPU time per call: with it
     0.23, 0.55 and 0.19 s for the first three calls and 8 ms (best) afterwards; without it 19 ms for the
     first and 7 ms afterwards; Allegro alike (0.12 s three times, then 6; without 20 ms, then 8). Freezing
     the module instead made no call faster. Without it, the first call also gives the same bits as the later
-    ones. On a GPU torch's default stays: it has a fuser there, and this has not been measured.
+    ones. On a GPU it would compile fused kernels anew for shapes it has not seen (pytorch issue 70572), and
+    the number of edges changes at every step of a dynamics.
     """
-    return torch.jit.optimized_execution(torch.device(device).type != "cpu")
+    return torch.jit.optimized_execution(False)

@@ -14,7 +14,8 @@ from equipot.data.dataset import atom_types
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.jit import quiet_jit, steady_execution
 from equipot.deploy.metadata import Metadata, read_metadata
-from equipot.errors import DeviceError, ModelFileError
+from equipot.devices import resolve_device
+from equipot.errors import ModelFileError
 from equipot.ops.operators import load_operators
 
 log = logging.getLogger("equipot")
@@ -39,7 +40,7 @@ class DeployedModel:
         """
         # Forces are gradients even where the caller has switched gradients off; tensors made in
         # inference mode cannot take part in one, copies of them can.
-        with torch.inference_mode(False), torch.enable_grad(), steady_execution(self.device):
+        with torch.inference_mode(False), torch.enable_grad(), steady_execution():
             inputs = (edge_vec, edge_index, atom_types, owned)
             return self.module(*(x.clone() if x.is_inference() else x for x in inputs))
 
@@ -86,24 +87,6 @@ def load_deployed(path: str | Path, device: str | torch.device = "auto") -> Depl
         ) from None
     log.info("Model %s runs on %s (TorchScript, %s).", path, target, metadata.dtype)
     return DeployedModel(path, module.eval(), metadata, target)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn "auto" or a PyTorch device name into a device that exists here; raises DeviceError otherwise."""
-    if str(device) == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        raise DeviceError(f"Unknown device '{device}'. Expected auto, cpu, cuda or cuda:INDEX.") from None
-    if target.type not in ("cpu", "cuda"):
-        raise DeviceError(f"Device '{device}' is not supported. Expected auto, cpu, cuda or cuda:INDEX.")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if target.type == "cuda" and (target.index or 0) >= count:
-        found = f"PyTorch sees {count} CUDA device{'s' * (count != 1)}"
-        built = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
-        raise DeviceError(f"Device '{device}' does not exist: {found}{built}. Use device='cpu' or 'auto'.")
-    return target
 
 
 def _first_line(error: Exception) -> str:

@@ -74,7 +74,7 @@ def write_torchscript(
     )
     with quiet_jit(), atomic_write(output) as temporary:
         module = torch.jit.script(potential)
-        with steady_execution("cpu"):
+        with steady_execution():
             deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
         _require(deviations, "TorchScript")
         state = {} if training_state is None else {TRAINING_STATE: training_state}

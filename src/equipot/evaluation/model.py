@@ -10,7 +10,8 @@ import yaml
 
 from equipot.config import LabelsConfig, UnitsConfig
 from equipot.deploy.checkpoint import find_checkpoint, is_deployed, load_checkpoint
-from equipot.deploy.load import load_deployed, resolve_device
+from equipot.deploy.load import load_deployed
+from equipot.devices import resolve_device
 from equipot.errors import ModelFileError
 from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction, predict

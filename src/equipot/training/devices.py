@@ -5,9 +5,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 from equipot.config import RunConfig
+from equipot.devices import gpus_found, num_gpus, resolve_device
 from equipot.errors import DeviceError
 
 # Strategies under which every process holds all weights, as the average of the weights requires.
@@ -24,15 +23,11 @@ def choose_device(run: RunConfig) -> str:
     """
     if run.strategy not in _STRATEGIES:
         raise DeviceError(f"run.strategy is '{run.strategy}'; supported: {', '.join(_STRATEGIES)}.")
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind = run.device
-    if kind == "auto":
-        kind = "cuda" if available else "cpu"
-    if kind == "cuda" and available == 0:
-        build = "" if torch.version.cuda else " (this PyTorch was built without CUDA)"
-        raise DeviceError(f"run.device is cuda, but PyTorch finds no GPU here{build}. Use cpu or auto.")
-    if kind == "cuda" and run.devices > available:
-        raise DeviceError(f"run.devices is {run.devices}, but PyTorch finds {available} GPUs here.")
+    kind = resolve_device("auto").type if run.device == "auto" else run.device
+    if kind == "cuda" and num_gpus() == 0:
+        raise DeviceError(f"run.device is cuda, but {gpus_found()}. Use cpu or auto.")
+    if kind == "cuda" and run.devices > num_gpus():
+        raise DeviceError(f"run.devices is {run.devices}, but {gpus_found()}.")
     return kind
 
 

@@ -1,0 +1,63 @@
+"""Which device a computation runs on: the one place that asks torch for GPUs."""
+
+import functools
+import logging
+from pathlib import Path
+
+import torch
+
+from equipot.errors import DeviceError
+
+log = logging.getLogger("equipot")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto" or a PyTorch device name into a device that exists here; raises DeviceError otherwise.
+
+    "auto" is a GPU if torch has one. Where the machine has a GPU that torch cannot use, a warning says so.
+    """
+    if str(device) == "auto":
+        if num_gpus() == 0:
+            _warn_of_unused_gpu()
+        return torch.device("cuda" if num_gpus() else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        raise DeviceError(f"Unknown device '{device}'. Expected auto, cpu, cuda or cuda:INDEX.") from None
+    if target.type not in ("cpu", "cuda"):
+        raise DeviceError(f"Device '{device}' is not supported. Expected auto, cpu, cuda or cuda:INDEX.")
+    if target.type == "cuda" and (target.index or 0) >= num_gpus():
+        raise DeviceError(f"Device '{device}' does not exist: {gpus_found()}. Use device='cpu' or 'auto'.")
+    return target
+
+
+def num_gpus() -> int:
+    """How many GPUs torch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def gpus_found() -> str:
+    """What torch finds, for messages."""
+    built = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
+    return f"PyTorch sees {num_gpus()} CUDA device{'s' * (num_gpus() != 1)}{built}"
+
+
+def _nvidia_driver() -> list[Path]:
+    """Files by which the driver shows that this machine has an NVIDIA GPU."""
+    return [*sorted(Path("/dev").glob("nvidia[0-9]*")), *Path("/usr/lib/wsl/lib").glob("libcuda.so.1")]
+
+
+@functools.cache
+def _warn_of_unused_gpu() -> None:
+    """Once per process, if there is an NVIDIA GPU and torch has no CUDA at all.
+
+    A torch with CUDA that finds no GPU says why itself, or the user has hidden the GPU from it.
+    """
+    files = _nvidia_driver()
+    if files and torch.version.cuda is None:
+        log.warning(
+            "This machine has an NVIDIA GPU (%s), but torch %s is built without CUDA: the CPU is used. "
+            "Install a torch with CUDA, or choose the device cpu.",
+            files[0],
+            torch.__version__,
+        )
