@@ -68,10 +68,13 @@ def model_file(tmp_path_factory):
 def lammps(plugin, tmp_path):
     """Runs an input, on some ranks of one thread each, in a folder of its own."""
 
-    def run(commands: str, ranks: int = 1, folder: Path = tmp_path, expect: int | None = 0) -> Result:
+    def run(
+        commands: str, ranks: int = 1, folder: Path = tmp_path, expect: int | None = 0, arguments=()
+    ) -> Result:
         (folder / "in.lammps").write_text(commands)
         environment = os.environ | {"LAMMPS_PLUGIN_PATH": str(plugin), "OMP_NUM_THREADS": "1"}
         command = [BIN / "mpiexec", "-n", str(ranks), BIN / "lmp", "-in", "in.lammps", "-log", "none"]
+        command += arguments
         done = subprocess.run(
             [str(word) for word in command],
             cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,

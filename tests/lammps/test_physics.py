@@ -235,3 +235,12 @@ def test_heat_flux(lammps, model_file, tmp_path):
     bar = 1.6021765e6  # LAMMPS's nktv2p in metal units
     expected = (energies[:, None] * velocities).sum(0) - np.einsum("abn,nb->a", stress, velocities) / bar
     assert relative(flux, expected) < 1e-7
+
+
+def test_partitions_of_a_node_know_of_each_other(lammps, model_file, tmp_path):
+    """Each replica takes a GPU of its own where there are several, by its process's number on the node."""
+    write_data(tmp_path / "atoms.data", oxide())
+    lammps(setup(model_file("allegro")) + "run 0\n", ranks=2, arguments=["-partition", "2x1"])
+    screens = [(tmp_path / f"screen.{n}").read_text() for n in range(2)]
+    for n, screen in enumerate(screens):
+        assert f"partition {n + 1} starts with process {n} of its node" in screen

@@ -6,6 +6,7 @@
 #include <torch/cuda.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <cmath>
@@ -102,6 +103,11 @@ struct Model::Torch {
   torch::jit::Module module;
   torch::Device device = torch::kCPU;
   Tensor atom_energies, forces, atom_virials;  // the last result, on the CPU
+  // On the device, and what they were made from: atoms stay the same for many steps, and what follows from a tensor of
+  // types (their order by species) is kept as long as the tensor.
+  Tensor atom_types, owned;
+  std::vector<int64_t> types_of_tensor;
+  int64_t num_owned = -1;
 };
 
 Model::Model(const std::string& path, const std::string& device) : path_(path), torch_(std::make_unique<Torch>()) {
@@ -130,8 +136,8 @@ Model::~Model() = default;
 
 Evaluation Model::evaluate(const Neighborhood& in, GhostExchange* exchange) {
   const AttachedExchange attached(exchange);
-  // As in Python (deploy/jit.py): without the profiling executor, whose first calls take seconds.
-  const torch::jit::GraphOptimizerEnabledGuard optimizer(!torch_->device.is_cpu());
+  // As in Python (deploy/jit.py): without the profiling executor, which compiles anew for new numbers of edges.
+  const torch::jit::GraphOptimizerEnabledGuard optimizer(false);
   const int64_t num_atoms = in.num_atoms(), num_edges = in.num_edges();
   const auto wrap = [](const auto& values, at::IntArrayRef shape, at::ScalarType type) {
     return torch::from_blob(const_cast<void*>(static_cast<const void*>(values.data())), shape, type);
@@ -139,12 +145,14 @@ Evaluation Model::evaluate(const Neighborhood& in, GhostExchange* exchange) {
   try {
     const Tensor edge_index = torch::stack({wrap(in.center, {num_edges}, at::kLong),
                                             wrap(in.neighbor, {num_edges}, at::kLong)});
-    const Tensor owned = torch::arange(num_atoms) < in.num_owned;
+    if (in.atom_types != torch_->types_of_tensor || in.num_owned != torch_->num_owned) {
+      torch_->types_of_tensor = in.atom_types, torch_->num_owned = in.num_owned;
+      torch_->atom_types = wrap(in.atom_types, {num_atoms}, at::kLong).clone().to(torch_->device);
+      torch_->owned = (torch::arange(num_atoms) < in.num_owned).to(torch_->device);
+    }
     const auto results = torch_->module
                              .forward({wrap(in.edge_vec, {num_edges, 3}, at::kDouble).to(torch_->device),
-                                       edge_index.to(torch_->device),
-                                       wrap(in.atom_types, {num_atoms}, at::kLong).to(torch_->device),
-                                       owned.to(torch_->device)})
+                                       edge_index.to(torch_->device), torch_->atom_types, torch_->owned})
                              .toTuple();
     const auto on_cpu = [&](int i) { return results->elements()[i].toTensor().to(at::kCPU).contiguous(); };
     torch_->atom_energies = on_cpu(0), torch_->forces = on_cpu(1), torch_->atom_virials = on_cpu(2);
@@ -252,6 +260,18 @@ std::string choose_device(const std::string& wanted, int local_rank) {
   if (std::stoi(wanted.substr(5)) >= num_gpus)
     throw std::runtime_error("device " + wanted + ": this node has " + std::to_string(num_gpus) + " GPUs.");
   return wanted;
+}
+
+std::string unused_gpu() {
+  std::error_code none;
+  for (const auto& file : std::filesystem::directory_iterator("/dev", none)) {
+    const std::string name = file.path().filename().string();
+    if (name.rfind("nvidia", 0) == 0 && name.find_first_not_of("0123456789", 6) == std::string::npos && name.size() > 6 &&
+        !torch::cuda::is_available())
+      return "this node has an NVIDIA GPU (" + file.path().string() + "), which torch " TORCH_VERSION
+             " cannot use; 'device auto' takes the CPU. Build the plugin with a torch that has CUDA, or say 'device cpu'";
+  }
+  return "";
 }
 
 int num_threads() { return at::get_num_threads(); }

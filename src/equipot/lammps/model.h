@@ -68,8 +68,11 @@ class Model {
 // Loads the operators that model files call, if this process does not have them yet: the library beside this one.
 void load_operators();
 
-// "auto" becomes this rank's GPU, or the CPU where there is none. `local_rank` counts the ranks of one node.
+// "auto" becomes this rank's GPU, or the CPU where there is none. `local_rank` counts the processes of one node.
 std::string choose_device(const std::string& wanted, int local_rank);
+
+// A line about a GPU that is here and that this torch cannot use; empty if there is none.
+std::string unused_gpu();
 
 int num_threads();
 

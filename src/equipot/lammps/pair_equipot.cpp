@@ -1,6 +1,7 @@
 #include "pair_equipot.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <numeric>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "memory.h"
 #include "neigh_list.h"
 #include "neighbor.h"
+#include "universe.h"
 #include "update.h"
 #include "utils.h"
 
@@ -108,11 +110,7 @@ void PairEquipot::coeff(int narg, char **arg)
     error->all(FLERR, "pair_coeff equipot: expected an element (or NULL) for each of the {} atom types, found {}",
                num_types, narg - 3);
 
-  MPI_Comm node;
-  int local_rank = 0;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &local_rank);
-  MPI_Comm_free(&node);
+  const int local_rank = rank_on_node();
   std::string check = "skipped (skip_check)";
   require_on_all_ranks(failure_of([&] {
     device = equipot::choose_device(wanted_device, local_rank);
@@ -123,6 +121,24 @@ void PairEquipot::coeff(int narg, char **arg)
   allocate();
   read_element_names(arg + 3);
   print_summary(check);
+}
+
+// Counts the processes of all partitions. These read inputs of their own, so they cannot agree on anything here; the
+// launchers say it, and where none does, processes are taken to fill one node after the other.
+int PairEquipot::rank_on_node() const
+{
+  if (universe->nworlds > 1) {
+    for (const char *name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK",
+                             "PALS_LOCAL_RANKID", "SLURM_LOCALID"})
+      if (const char *value = std::getenv(name)) return std::max(std::atoi(value), 0);
+    return universe->me;
+  }
+  MPI_Comm node;
+  int rank = 0;
+  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
+  MPI_Comm_rank(node, &rank);
+  MPI_Comm_free(&node);
+  return rank;
 }
 
 void PairEquipot::allocate()
@@ -188,7 +204,11 @@ void PairEquipot::print_summary(const std::string &check)
                         threads == 1 ? "" : "s");
     rank = last + 1;
   }
+  if (universe->nworlds > 1)
+    text += fmt::format("  partition {} starts with process {} of its node\n", universe->iworld + 1, rank_on_node());
   utils::logmesg(lmp, text);
+  if (const auto unused = equipot::unused_gpu(); wanted_device == "auto" && device == "cpu" && !unused.empty())
+    error->warning(FLERR, "equipot: {}", unused);
   if (device == "cpu" && cores > 0 && comm->nprocs == 1 && threads > cores)
     error->warning(FLERR, "equipot: {} threads on {} cores; set OMP_NUM_THREADS", threads, cores);
 }

@@ -48,6 +48,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   template <class T> void add_row(T *, const double *) const;
   void set_message_size(int64_t bytes_per_row);
 
+  int rank_on_node() const;
   void allocate();
   void read_element_names(char **);
   void print_summary(const std::string &check);

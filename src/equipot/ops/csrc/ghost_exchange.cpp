@@ -4,6 +4,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/AutogradState.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -17,14 +18,34 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Of the whole process, not of a thread: on a GPU, autograd runs backward in a thread of its own.
-std::atomic<GhostExchange*> attached{nullptr};
+// An MD code's messages are for the thread that has attached its exchange: MPI may allow no other one. On a GPU autograd
+// would run backward in a thread of its own, so it is told to stay in this one.
+struct Attached {
+  GhostExchange* exchange = nullptr;
+  bool multithreading = true;  // as it was before
+};
+thread_local Attached attached;
+std::atomic<bool> attached_anywhere{false};
 
 // The address crosses library borders as a number; zero detaches.
-void attach_exchange(int64_t address) { attached = reinterpret_cast<GhostExchange*>(address); }
+void attach_exchange(int64_t address) {
+  auto& state = c10::AutogradState::get_tls_state();
+  if (attached.exchange == nullptr) attached.multithreading = state.get_multithreading_enabled();
+  attached.exchange = reinterpret_cast<GhostExchange*>(address);
+  state.set_multithreading_enabled(attached.exchange == nullptr && attached.multithreading);
+  attached_anywhere = attached.exchange != nullptr;
+}
+
+// Null if there is none; an error where it is another thread's, which would lose the ghosts without a word.
+GhostExchange* exchange_here() {
+  TORCH_CHECK(attached.exchange != nullptr || !attached_anywhere,
+              "equipot::ghost_exchange: the exchange of features is attached to another thread, which alone may send "
+              "messages");
+  return attached.exchange;
+}
 
 int64_t num_owned(const Tensor& atom_types) {
-  const GhostExchange* exchange = attached;
+  const GhostExchange* exchange = exchange_here();
   return exchange ? exchange->num_owned() : atom_types.size(0);
 }
 
@@ -35,7 +56,7 @@ void check_rows(const char* name, const Tensor& rows, int64_t expected) {
 
 // (owned, width) -> (atoms, width)
 Tensor exchange_rows(const Tensor& features, int64_t num_atoms) {
-  GhostExchange* exchange = attached;
+  GhostExchange* exchange = exchange_here();
   if (!exchange) return features.clone();
   const int64_t owned = exchange->num_owned();
   check_rows("equipot::ghost_exchange", features, owned);
@@ -50,7 +71,7 @@ Tensor exchange_rows(const Tensor& features, int64_t num_atoms) {
 
 // (atoms, width) -> (owned, width)
 Tensor exchange_rows_backward(const Tensor& gradient) {
-  GhostExchange* exchange = attached;
+  GhostExchange* exchange = exchange_here();
   if (!exchange) return gradient.clone();
   const int64_t owned = exchange->num_owned();
   Tensor rows = at::empty(gradient.sizes(), gradient.options().device(at::kCPU));
@@ -100,11 +121,11 @@ struct ExchangeBackwardFunction : public Function<ExchangeBackwardFunction> {
 
 // The identity needs no copy, and no node in the graph.
 Tensor exchange_autograd(const Tensor& features, int64_t num_atoms) {
-  return attached ? ExchangeFunction::apply(features, num_atoms) : features.alias();
+  return exchange_here() ? ExchangeFunction::apply(features, num_atoms) : features.alias();
 }
 
 Tensor exchange_backward_autograd(const Tensor& gradient) {
-  return attached ? ExchangeBackwardFunction::apply(gradient) : gradient.alias();
+  return exchange_here() ? ExchangeBackwardFunction::apply(gradient) : gradient.alias();
 }
 
 Tensor exchange_meta(const Tensor& features, int64_t num_atoms) {
