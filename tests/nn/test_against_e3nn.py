@@ -72,7 +72,7 @@ def test_species_linear_is_a_linear_map_per_species():
     single = EquivariantLinear(IRREPS, out[:2])
     for atom, kind in enumerate(types.tolist()):
         with torch.no_grad():
-            for weight, block in zip(single.weights, layer.blocks, strict=False):
+            for weight, block in zip(single.weights, layer.blocks.values(), strict=False):
                 weight.copy_(block.weight[kind])
         close(y[atom, : out[:2].dim], single(x[atom : atom + 1])[0])
     assert (y[:, out[:2].dim :] == 0).all()

@@ -76,6 +76,7 @@ class EquipotCalculator(Calculator):
             for member in self.members:
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
+        self._types: tuple[np.ndarray, torch.Tensor] | None = None
 
     def calculate(
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes
@@ -93,10 +94,10 @@ class EquipotCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
-        types = self.model.atom_types(atoms.numbers)
+        atom_types = self.model.atom_types(atoms.numbers)
         edge_vec, edge_index, order = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
         _check_distances(edge_vec, edge_index, order)
-        types = torch.as_tensor(types[order], device=self.model.device)
+        types = self._types_on_device(atom_types[order])
         owned = torch.ones_like(types, dtype=torch.bool)
         each = [member(edge_vec, edge_index, types, owned) for member in self.members]
         of_members = [_per_atom(torch.stack(column), order) for column in zip(*each, strict=True)]
@@ -110,6 +111,12 @@ class EquipotCalculator(Calculator):
         if periodic:
             stresses = stress_to_voigt(-virials / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
+
+    def _types_on_device(self, types: np.ndarray) -> torch.Tensor:
+        """(N,) → the same tensor as long as they stay the same: what follows from it is kept with it."""
+        if self._types is None or not np.array_equal(self._types[0], types):
+            self._types = types, torch.as_tensor(types, device=self.model.device)
+        return self._types[1]
 
 
 def _per_atom(rows: torch.Tensor, order: np.ndarray) -> np.ndarray:

@@ -27,13 +27,15 @@ class WeightedHarmonics(nn.Module):
         super().__init__()
         self.num_degrees, self.channels = l_max + 1, channels
         self.weight = Dense(scalar_channels, self.num_degrees * channels)
-        degree = [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
-        self.register_buffer("degree", torch.tensor(degree), persistent=False)
 
     def forward(self, scalars: Tensor, sh: Tensor) -> Tensor:
         """(E, scalar_channels), (E, J) → (E, J, channels), J = (l_max+1)²."""
-        weights = self.weight(scalars).view(-1, self.num_degrees, self.channels)
-        return weights.index_select(1, self.degree) * sh.unsqueeze(2)
+        weights = self.weight(scalars).view(-1, self.num_degrees, 1, self.channels).unbind(1)
+        blocks: list[Tensor] = []
+        for degree, weight in enumerate(weights):
+            first = degree * degree
+            blocks.append(weight * sh[:, first : first + 2 * degree + 1].unsqueeze(2))
+        return torch.cat(blocks, dim=1)
 
 
 class Environment(nn.Module):
@@ -129,7 +131,7 @@ class Allegro(nn.Module):
         super().__init__()
         self.cutoff = cutoff
         self.num_exchanges = self.widest_exchange = 0
-        self.num_species = num_species
+        self.register_buffer("one_hot", torch.eye(num_species, dtype=torch.float64), persistent=False)
         self.norm = avg_num_neighbors**-0.5
         self.basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
         self.envelope = PolynomialCutoff(polynomial_cutoff)
@@ -155,12 +157,10 @@ class Allegro(nn.Module):
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length)
         envelope = self.envelope(edge_length / self.cutoff)
-        one_hot = nn.functional.one_hot(atom_types, self.num_species).to(edge_vec.dtype)
+        one_hot = self.one_hot.index_select(0, atom_types)
         pair = torch.cat([one_hot.index_select(0, center), one_hot.index_select(0, edge_index[1])], dim=1)
         scalars = self.two_body(torch.cat([pair, self.basis(edge_length)], dim=1)) * envelope
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
-        pair_sums = self.readout(scalars)
-        atom_sums = torch.zeros(num_atoms, pair_sums.shape[1], dtype=edge_vec.dtype, device=edge_vec.device)
-        return atom_sums.index_add(0, center, pair_sums) * self.norm
+        return torch.ops.equipot.segment_sum(self.readout(scalars), edge_index, 0, num_atoms) * self.norm

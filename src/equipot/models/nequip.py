@@ -31,7 +31,7 @@ class NequIPLayer(nn.Module):
     5. gate
     Source: Batzner et al. (2022), fig. 1 and eqs. 5–8.
 
-    In eval mode, on a CPU, one operator does 2, 3 and 5 a few atoms at a time (csrc/interaction.cpp).
+    In eval mode one operator does 2, 3 and 5 (csrc/interaction.cpp).
     """
 
     use_kernel: Final[bool]
@@ -53,7 +53,6 @@ class NequIPLayer(nn.Module):
         paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         self.gate = Gate(o3.Irreps([(mul, ir) for mul, ir in irreps_target if ir in paths.irreps_out]))
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
-        self.norm = avg_num_neighbors**-0.5
         self.mix_channels = EquivariantLinear(irreps_in, irreps_in)
         if radial_intervals is None:
             radial = RadialNetwork(basis, radial_hidden, paths.num_weights)
@@ -61,7 +60,7 @@ class NequIPLayer(nn.Module):
         else:
             radial = RadialSplines(basis, radial_hidden, paths.num_weights, radial_intervals)
             self.convolution = TabulatedConvolution(Convolution(paths), radial, basis.cutoff)
-        self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in)
+        self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in, avg_num_neighbors**-0.5)
         self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
         self.use_kernel = radial_intervals is not None and self.convolution.convolution.use_kernel
 
@@ -76,10 +75,10 @@ class NequIPLayer(nn.Module):
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
         kept = self.self_connection(x[:owned], atom_types[:owned])
-        if self.use_kernel and not self.training and x.is_cpu:
+        if self.use_kernel and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
-        return self.gate(self.mix_paths(messages * self.norm) + kept)
+        return self.gate(self.mix_paths(messages) + kept)
 
     def _interact(
         self, sent: Tensor, kept: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor
@@ -97,7 +96,7 @@ class NequIPLayer(nn.Module):
             tables.coefficients,
             self.convolution.cutoff,
             tables.dim_out,
-            self.mix_paths.packed() * self.norm,
+            self.mix_paths.packed(),
             self.mix_paths.table,
             self.gate.num_even,
             self.gate.num_odd,

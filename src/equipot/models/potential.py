@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.terms import ZBL, SpeciesScaleShift
+from equipot.ops.operators import load_operators
 
 # Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
 # three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
@@ -37,6 +38,7 @@ class Potential(nn.Module):
         levels: Sequence[str] = (),
     ):
         super().__init__()
+        load_operators()
         self.network = network
         self.scale_shift = scale_shift
         self.zbl = zbl
@@ -87,14 +89,13 @@ class Potential(nn.Module):
             energies, gradient = self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
         else:
             energies, gradient = self._energies_and_gradient(edge_vec, edge_index, atom_types, owned, level)
-        center, neighbor = edge_index[0], edge_index[1]
         num_atoms = atom_types.shape[0]
-        forces = torch.zeros(num_atoms, 3, dtype=edge_vec.dtype, device=edge_vec.device)
-        forces = forces.index_add(0, center, gradient).index_add(0, neighbor, -gradient)
         edge_virials = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).view(-1, 9)
-        virials = torch.zeros(num_atoms, 9, dtype=edge_vec.dtype, device=edge_vec.device)
-        virials = virials.index_add(0, neighbor, -edge_virials).view(-1, 3, 3)
-        return energies, forces, virials
+        at_center = torch.ops.equipot.segment_sum(gradient, edge_index, 0, num_atoms)
+        at_neighbor = torch.ops.equipot.segment_sum(
+            torch.cat([gradient, edge_virials], dim=1), edge_index, 1, num_atoms
+        )
+        return energies, at_center - at_neighbor[:, :3], -at_neighbor[:, 3:].reshape(-1, 3, 3)
 
     def _energies_and_gradient(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
@@ -171,14 +172,17 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
 
     ``potential`` is a :class:`Potential` or a deployed module with the same contract.
     """
+    load_operators()
     owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
         energies, forces, virials = potential(*inputs)
-    energy = energies.new_zeros(graph.num_structures).index_add(0, graph.structure, energies)
-    virial = virials.new_zeros(graph.num_structures, 3, 3).index_add(0, graph.structure, virials)
+    per_atom = torch.cat([energies.unsqueeze(1), virials.flatten(1)], dim=1)
+    structure = graph.structure.unsqueeze(0)
+    sums = torch.ops.equipot.segment_sum(per_atom, structure, 0, graph.num_structures)
+    energy, virial = sums[:, 0], sums[:, 1:].view(-1, 3, 3)
     size = volume(graph)
     periodic = (size > 0)[:, None, None]
     # Dividing by 1 where there is no volume keeps NaN out of the gradient.

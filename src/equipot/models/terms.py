@@ -60,5 +60,5 @@ class ZBL(nn.Module):
         screening = (self.amplitude * torch.exp(-self.decay * (r / a).unsqueeze(1))).sum(dim=1)
         reach = self.radii[center] + self.radii[neighbor]
         pair = self.coulomb * z_i * z_j / r * screening * self.envelope(r / reach)
-        energies = torch.zeros(atom_types.shape[0], dtype=edge_vec.dtype, device=edge_vec.device)
-        return energies.index_add(0, edge_index[0], 0.5 * pair)
+        energies = torch.ops.equipot.segment_sum(0.5 * pair.unsqueeze(1), edge_index, 0, atom_types.shape[0])
+        return energies.squeeze(1)

@@ -17,13 +17,11 @@ class SphericalHarmonics(nn.Module):
     def __init__(self, l_max: int):
         super().__init__()
         self.l_max = l_max
-        # Monomial k of degree d is monomial parent[k] of degree d - 1 times coordinate axis[k].
+        # Monomial k of degree d is number product[k] of the products of the coordinates with those of d - 1.
         steps = [_raise_degree(degree) for degree in range(l_max)]
-        self.sizes = [len(parents) for parents, _ in steps]
-        parent = torch.tensor([i for parents, _ in steps for i in parents], dtype=torch.int64)
-        axis = torch.tensor([i for _, axes in steps for i in axes], dtype=torch.int64)
-        self.register_buffer("parent", parent, persistent=False)
-        self.register_buffer("axis", axis, persistent=False)
+        self.sizes = [len(products) for products in steps]
+        product = torch.tensor([i for products in steps for i in products], dtype=torch.int64)
+        self.register_buffer("product", product, persistent=False)
         self.register_buffer("coefficients", self._fit_coefficients(), persistent=False)
 
     def _monomials(self, unit_vec: Tensor) -> list[Tensor]:
@@ -31,8 +29,9 @@ class SphericalHarmonics(nn.Module):
         monomials = [monomial]
         start = 0
         for size in self.sizes:
-            parent, axis = self.parent[start : start + size], self.axis[start : start + size]
-            monomial = monomial.index_select(1, parent) * unit_vec.index_select(1, axis)
+            products = (unit_vec.unsqueeze(2) * monomial.unsqueeze(1)).flatten(1)
+            # Each at most once, so that on a GPU no two threads add to one place in backward.
+            monomial = products.index_select(1, self.product[start : start + size])
             monomials.append(monomial)
             start += size
         return monomials
@@ -60,16 +59,15 @@ class SphericalHarmonics(nn.Module):
         return torch.mm(torch.cat(self._monomials(unit_vec), dim=1), self.coefficients)
 
 
-def _raise_degree(degree: int) -> tuple[list[int], list[int]]:
-    """Parents and axes that make the monomials of ``degree + 1`` from those of ``degree``."""
+def _raise_degree(degree: int) -> list[int]:
+    """Which products of a coordinate and a monomial of ``degree`` are the monomials of ``degree + 1``."""
     exponents = _exponents(degree)
-    parents, axes = [], []
+    products = []
     for target in _exponents(degree + 1):
         axis = next(a for a in range(3) if target[a] > 0)
         lower = tuple(n - (a == axis) for a, n in enumerate(target))
-        parents.append(exponents.index(lower))
-        axes.append(axis)
-    return parents, axes
+        products.append(axis * len(exponents) + exponents.index(lower))
+    return products
 
 
 def _exponents(degree: int) -> list[tuple[int, int, int]]:

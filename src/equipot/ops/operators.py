@@ -27,6 +27,7 @@ INTERACTION_SCHEMA = (
     " Tensor paths, Tensor coefficients, float cutoff, int dim_messages, Tensor mixing, Tensor blocks,"
     " int num_even, int num_odd, float even_factor, float odd_factor) -> (Tensor, Tensor)"
 )
+SEGMENT_SUM_SCHEMA = "(Tensor values, Tensor index, int row, int num_segments) -> Tensor"
 NUM_OWNED_SCHEMA = "(Tensor atom_types) -> int"
 GHOST_EXCHANGE_SCHEMA = "(Tensor features, int num_atoms) -> Tensor"
 
@@ -46,6 +47,7 @@ def load_operators() -> bool:
         ("equipot::atom_product", ATOM_PRODUCT_SCHEMA, atom_product_reference),
         ("equipot::linear", LINEAR_SCHEMA, linear_by_block),
         ("equipot::interaction", INTERACTION_SCHEMA, interaction_by_path),
+        ("equipot::segment_sum", SEGMENT_SUM_SCHEMA, segment_sum_in_order),
         # In Python every atom is owned. A parallel MD code brings the compiled operators.
         ("equipot::num_owned", NUM_OWNED_SCHEMA, lambda atom_types: atom_types.shape[0]),
         (
@@ -113,6 +115,11 @@ def tabulated_by_path(
     """What ``equipot::tabulated_convolution`` computes."""
     weights = interpolate(edge_length, table, cutoff)
     return convolution_by_path(x, sh, weights, edge_index, paths, coefficients, dim_out)
+
+
+def segment_sum_in_order(values: Tensor, index: Tensor, row: int, num_segments: int) -> Tensor:
+    """What ``equipot::segment_sum`` computes: values (E, K) summed by ``index[row]`` → (num_segments, K)."""
+    return values.new_zeros(num_segments, values.shape[1]).index_add(0, index[row], values)
 
 
 def interaction_by_path(

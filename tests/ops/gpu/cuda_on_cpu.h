@@ -4,9 +4,12 @@
 
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
+
+using std::exp, std::tanh;
 
 #define __global__
 #define __device__

@@ -1,6 +1,7 @@
 // The equivariant nonlinearity on rows of features, and its gradient; see equipot/nn/gate.py. No torch here.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

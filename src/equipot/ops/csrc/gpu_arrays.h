@@ -31,4 +31,22 @@ struct GpuProductArrays {
   long long num_edges, num_atoms, parts;
 };)
 
+// Rows of `values` (columns wide) are grouped by segment; `out` (parts, segments, columns).
+EQUIPOT_DECLARE_AND_QUOTE(gpu_sum_arrays_text,
+template <class T>
+struct GpuSumArrays {
+  const T* values;
+  const long long *order, *start;
+  T* out;
+  long long segments, columns, parts;
+};)
+
+// As gate.h: x (rows, dim_in); gradient (rows, dim_out) for the gate's gradient, whose `out` is as wide as x.
+EQUIPOT_DECLARE_AND_QUOTE(gpu_gate_arrays_text,
+template <class T>
+struct GpuGateArrays {
+  const T *x, *gradient;
+  T* out;
+};)
+
 }  // namespace equipot

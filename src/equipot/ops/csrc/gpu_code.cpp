@@ -14,7 +14,6 @@ namespace equipot {
 namespace {
 
 constexpr int64_t warp_size = 32;
-constexpr int64_t largest_block = 128;
 
 // A path, and where its accumulators lie among those of its group.
 struct Item {
@@ -308,9 +307,8 @@ void Writer::table_item(const Item& item) {
 // ---- all edges of one atom or interval --------------------------------------------------------------------
 
 void Writer::begin_group(const Group& group, size_t n) {
-  open(join("__device__ __forceinline__ void group_", n, "(const GpuArrays<T>& a)"));
-  line("const Index channel = Index(blockIdx.z) * blockDim.x + threadIdx.x;");
-  line("if (channel / 32 * 32 >= ", group.channels, ") return;  // the whole warp");
+  open(join("__device__ __forceinline__ void group_", n, "(const GpuArrays<T>& a, Index tile)"));
+  line("const Index channel = tile * blockDim.x + threadIdx.x;");
   line("const bool active = channel < ", group.channels, ";");
   line("const Index c = active ? channel : ", group.channels - 1, ";");
 }
@@ -409,29 +407,31 @@ void Writer::table_group(const Group& group) {
 
 GpuCode Writer::write() {
   for (const Term<double>& term : plan_.terms) terms_[term.element].emplace_back(term.harmonic, term.value);
-  int64_t widest = 1, warps = 0;
-  for (const Group& group : groups_) widest = std::max(widest, group.channels);
-  const int64_t threads = std::min((widest + warp_size - 1) / warp_size * warp_size, largest_block);
+  // Two warps to a block where every group has an even number of them.
+  int64_t warps = 0, blocks = 0;
+  const auto warps_of = [](const Group& group) { return (group.channels + warp_size - 1) / warp_size; };
+  const bool even = std::all_of(groups_.begin(), groups_.end(), [&](const Group& g) { return warps_of(g) % 2 == 0; });
+  const int64_t warps_per_block = even ? 2 : 1, threads = warps_per_block * warp_size;
 
   constexpr const char* names[] = {"center", "neighbor", "table"};
   line("// ", names[int(form_.pass)], " pass", form_.mixed ? ", mixed" : "", form_.tabulated ? ", tabulated" : "",
        form_.geometry ? "" : ", features only", ", ", groups_.size(), " groups");
   text_ << "typedef " << (form_.single ? "float" : "double") << " T;\n" << gpu_common_text << gpu_arrays_text << '\n';
   if (form_.tabulated) text_ << "constexpr Index num_weights = " << plan_.num_weights << ";\n" << gpu_spline_text;
+  std::string cases;
   for (size_t n = 0; n < groups_.size(); ++n) {
     begin_group(groups_[n], n);
     if (form_.pass == GpuPass::center) center_group(groups_[n]);
     if (form_.pass == GpuPass::neighbor) neighbor_group(groups_[n], warps);
     if (form_.pass == GpuPass::table) table_group(groups_[n]);
-    warps += (groups_[n].channels + warp_size - 1) / warp_size;
     close();
+    const int64_t first = blocks;
+    warps += warps_of(groups_[n]), blocks += warps_of(groups_[n]) / warps_per_block;
+    cases += join("  if (blockIdx.y < ", blocks, ") return group_", n, "(a, blockIdx.y - ", first, ");\n");
   }
   line("extern \"C\" __global__ void __launch_bounds__(", threads, ") ", gpu_kernel_name, "(const GpuArrays<T> a) {");
-  line("  switch (blockIdx.y) {");
-  for (size_t n = 0; n < groups_.size(); ++n) line("    case ", n, ": return group_", n, "(a);");
-  line("  }\n}");
-  return {text_.str(), int64_t(groups_.size()), (widest + threads - 1) / threads, threads, warps,
-          plan_.dim_sh + form_.tabulated};
+  text_ << cases << "}\n";
+  return {text_.str(), blocks, 1, threads, warps, plan_.dim_sh + form_.tabulated};
 }
 
 }  // namespace

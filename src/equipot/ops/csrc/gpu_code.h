@@ -3,13 +3,15 @@
 // The passes are those of form.h. A warp takes 32 channels of the edges of one atom (of one interval of the spline
 // table for dF/dtable), one edge after the other, so sums over edges stay in registers and have a fixed order. Every
 // thread computes the edge's matrices M for itself: their coefficients are constants in the text, zeros are left out,
-// and warps need not wait for each other. What does not fit into registers is split into groups of paths.
+// and warps need not wait for each other. What does not fit into registers is split into groups of paths. Blocks are as
+// narrow as 32 or 64 threads, each with a group and channels of its own, so that no warp is started without work.
 #pragma once
 
 #include <cstdint>
 #include <string>
 
 #include "form.h"
+#include "gate.h"
 
 namespace equipot {
 
@@ -29,11 +31,10 @@ struct GpuForm {
 
 struct GpuCode {
   std::string source;
-  int64_t groups;   // blocks along y
-  int64_t tiles;    // blocks along z
-  int64_t threads;  // of a block
-  int64_t warps;    // that share in an edge's gradients: rows of `shares`
-  int64_t values;   // of each share
+  int64_t blocks_y, blocks_z;  // along x follow from the arrays
+  int64_t threads;             // of a block
+  int64_t warps;               // that share in an edge's gradients: rows of `shares`
+  int64_t values;              // of each share
 };
 
 constexpr const char* gpu_kernel_name = "equipot_kernel";
@@ -50,5 +51,11 @@ struct GpuProductForm {
 constexpr int64_t gpu_edges_per_block = 16;  // of the products
 
 GpuCode generate(const GpuProductForm& form);
+
+// Sums over rows grouped by segment, a block of threads for some segments and columns; `parts` share a segment's rows.
+GpuCode generate_segment_sum(bool single);
+
+// The kernels of gate.h, a block for each row.
+GpuCode generate(const GateShape& gate, bool single, bool gradient);
 
 }  // namespace equipot

@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
 
+#include <filesystem>
 #include <vector>
 
 namespace equipot {
@@ -36,6 +37,15 @@ std::string torch_directory() {
   return path.substr(0, path.rfind('/') + 1);
 }
 
+// NVRTC opens its builtins by name when it first compiles, and where it was opened by its path alone does not find
+// them: opened before it, they are there (seen with NVRTC 13.0).
+void open_builtins(const std::filesystem::path& nvrtc) {
+  std::error_code none;
+  for (const auto& file : std::filesystem::directory_iterator(nvrtc.parent_path(), none))
+    if (file.path().filename().string().rfind("libnvrtc-builtins.so", 0) == 0)
+      dlopen(file.path().c_str(), RTLD_LAZY | RTLD_LOCAL);
+}
+
 std::vector<void*> open_libraries() {
   std::vector<void*> found;
   // torch's stub depends on both libraries and knows where its packages keep them; the others may be the system's.
@@ -45,6 +55,13 @@ std::vector<void*> open_libraries() {
                            "libnvrtc.so.11.2", "libnvrtc.so"})
     if (void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL)) found.push_back(library);
   return found;
+}
+
+void* address_of(const std::vector<void*>& libraries, const char* name) {
+  if (void* function = dlsym(RTLD_DEFAULT, name)) return function;
+  for (void* library : libraries)
+    if (void* function = dlsym(library, name)) return function;
+  return nullptr;
 }
 
 template <class Function>
@@ -104,11 +121,14 @@ std::string read(Program program, int (*get_size)(Program, size_t*), int (*get)(
 }  // namespace
 
 void* find_cuda_function(const char* name) {
-  static const std::vector<void*> libraries = open_libraries();
-  if (void* function = dlsym(RTLD_DEFAULT, name)) return function;
-  for (void* library : libraries)
-    if (void* function = dlsym(library, name)) return function;
-  return nullptr;
+  static const std::vector<void*> libraries = [] {
+    const auto opened = open_libraries();
+    Dl_info nvrtc{};
+    if (void* function = address_of(opened, "nvrtcVersion"); function != nullptr && dladdr(function, &nvrtc) != 0)
+      open_builtins(nvrtc.dli_fname);
+    return opened;
+  }();
+  return address_of(libraries, name);
 }
 
 DeviceCode compile_for_gpu(const std::string& source, int major, int minor) {

@@ -49,8 +49,9 @@ void check_range_gpu(const Tensor& atoms, int64_t num_atoms) {
 // `side`: by center (0) or by neighbor (1).
 std::shared_ptr<const Groups> group_edges_gpu(const Tensor& edge_index, int64_t side, int64_t num_atoms) {
   return known_groups().get({edge_index}, {side, num_atoms, stream_key()}, [&] {
-    check_range_gpu(edge_index, num_atoms);
-    return group_by(edge_index.dim() == 2 ? edge_index.select(0, side) : edge_index, num_atoms);
+    const Tensor atoms = edge_index.dim() == 2 ? edge_index.select(0, side) : edge_index;
+    check_range_gpu(atoms, num_atoms);
+    return group_by(atoms, num_atoms);
   });
 }
 
@@ -128,7 +129,7 @@ GpuArrays<void> arrays_of(const Inputs& in, const Groups& groups) {
 template <class Arrays>
 void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays) {
   const GpuCode& code = kernel.code;
-  gpu_launcher().launch(kernel.function, {blocks, code.groups, code.tiles}, code.threads, &arrays);
+  gpu_launcher().launch(kernel.function, {blocks, code.blocks_y, code.blocks_z}, code.threads, &arrays);
 }
 
 // An interval's edges are shared out where there are many; each part is summed on its own, then all in order.
@@ -227,6 +228,57 @@ Tensor atom_outer_sum_gpu(const Tensor& left, const Tensor& right, const Tensor&
   arrays.num_edges = num_edges, arrays.num_atoms = num_atoms, arrays.parts = parts;
   launch(pass, num_atoms * parts, arrays);
   return parts == 1 ? out.squeeze(0) : out.sum(0);
+}
+
+// ---- rows as they lie -------------------------------------------------------------------------------------
+
+Tensor segment_sum_gpu(const Tensor& values, const Tensor& index, int64_t row, int64_t num_segments) {
+  const c10::OptionalDeviceGuard guard(values.device());
+  const int64_t columns = values.size(1), num_rows = values.size(0);
+  if (num_rows == 0 || num_segments == 0 || columns == 0) return at::zeros({num_segments, columns}, values.options());
+  // Where segments are few and long, several threads share one.
+  const int64_t parts = std::clamp<int64_t>(num_rows / (256 * num_segments), 1, 1024);
+  const auto groups = group_edges_gpu(index, row, num_segments);
+  const bool single = values.scalar_type() == at::kFloat;
+  TORCH_CHECK(single || values.scalar_type() == at::kDouble, "equipot::segment_sum: expected float32 or float64, found ",
+              values.scalar_type());
+  const Kernel pass = compile(generate_segment_sum(single), values.device());
+  const Tensor out = at::empty({parts, num_segments, columns}, values.options());
+  GpuSumArrays<void> arrays{};
+  arrays.values = pointer<void>(values), arrays.out = pointer<void>(out);
+  arrays.order = pointer<long long>(groups->order), arrays.start = pointer<long long>(groups->start);
+  arrays.segments = num_segments, arrays.columns = columns, arrays.parts = parts;
+  launch(pass, (out.numel() + pass.code.threads - 1) / pass.code.threads, arrays);
+  return parts == 1 ? out.squeeze(0) : out.sum(0);
+}
+
+namespace {
+
+Tensor launch_gate(const GateShape& gate, const Tensor& blocks, const Tensor& x, const Tensor& gradient) {
+  const c10::OptionalDeviceGuard guard(x.device());
+  const bool single = x.scalar_type() == at::kFloat;
+  static TensorCache<Kernel> known(512, true);
+  const std::vector<int64_t> key{single, gradient.defined(), gate.num_even, gate.num_odd,
+                                 std::bit_cast<int64_t>(gate.even_factor), std::bit_cast<int64_t>(gate.odd_factor),
+                                 x.device().index(), gpu_is_emulated()};
+  const auto pass =
+      known.get({blocks}, key, [&] { return compile(generate(gate, single, gradient.defined()), x.device()); });
+  const Tensor out = at::empty({x.size(0), gradient.defined() ? gate.dim_in : gate.dim_out}, x.options());
+  if (x.size(0) == 0) return out;
+  GpuGateArrays<void> arrays{};
+  arrays.x = pointer<void>(x), arrays.gradient = pointer<void>(gradient), arrays.out = pointer<void>(out);
+  launch(*pass, x.size(0), arrays);
+  return out;
+}
+
+}  // namespace
+
+Tensor gate_gpu(const GateShape& gate, const Tensor& blocks, const Tensor& x) {
+  return launch_gate(gate, blocks, x, {});
+}
+
+Tensor gate_gradient_gpu(const GateShape& gate, const Tensor& blocks, const Tensor& x, const Tensor& gradient) {
+  return launch_gate(gate, blocks, x, gradient);
 }
 
 }  // namespace equipot

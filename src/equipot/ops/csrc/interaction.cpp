@@ -1,15 +1,17 @@
-// equipot::interaction: convolution, mixing of its paths, and gate, a few atoms at a time, for inference.
+// equipot::interaction: convolution, mixing of its paths, and gate, for inference.
 //
-// What lies between these steps is wide (thousands of numbers per atom) and stays in a cache; forward keeps what the
-// gate was given, from which backward starts. Gradients are those by features and geometry, once.
+// On a CPU a few atoms at a time: what lies between these steps is wide (thousands of numbers per atom) and stays in a
+// cache. On a GPU one step after the other. Forward keeps what the gate was given, from which backward starts. Gradients
+// are those by features and geometry, once.
 #include <ATen/Functions.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <tuple>
 
 #include "gate.h"
-#include "linear.h"
+#include "gpu_linear.h"
 #include "passes.h"
 
 namespace equipot {
@@ -85,10 +87,15 @@ std::tuple<Tensor, Tensor> forward_compute(Inputs in, const Tensor& residual, co
                   block.mixing.scalar_type() == in.x.scalar_type(),
               "equipot::interaction: expected a residual row for each of at most ", in.num_atoms(), " atoms, of type ",
               in.x.scalar_type(), ", found ", residual.sizes(), " ", residual.scalar_type());
-  Tensor update = residual.clone(at::MemoryFormat::Contiguous);
+  const Tensor update = residual.clone(at::MemoryFormat::Contiguous);
   const Tensor mixing = block.mixing.contiguous();
-  const LinearMap map = make_linear_map(block.blocks, dim_messages, residual.size(1), mixing.numel());
+  const LinearMap map = linear_map_of(block.blocks, dim_messages, residual.size(1), mixing.numel());
   const GateShape gate = make_gate(map, block);
+  if (on_gpu(in.x)) {
+    const c10::OptionalDeviceGuard guard(in.x.device());
+    add_linear_gpu(map, mixing.view(-1), center_gradient_gpu(in, dim_messages).narrow(0, 0, owned), update, false);
+    return {gate_gpu(gate, block.blocks, update), update};
+  }
   Tensor out = at::empty({owned, gate.dim_out}, in.x.options());
   AT_DISPATCH_FLOATING_TYPES(in.x.scalar_type(), "equipot::interaction", [&] {
     const auto plan = make_plan<scalar_t>(in.paths, in.coefficients, in.x.size(1), in.sh.size(1), dim_messages,
@@ -119,8 +126,17 @@ struct InteractionGradients {
 InteractionGradients backward_compute(Inputs in, const Tensor& update, const Tensor& gradient_, const Block& block) {
   const Tensor gradient = gradient_.contiguous(), mixing = block.mixing.contiguous();
   const int64_t owned = update.size(0), dim_messages = block.dim_messages;
-  const LinearMap map = make_linear_map(block.blocks, dim_messages, update.size(1), mixing.numel());
+  const LinearMap map = linear_map_of(block.blocks, dim_messages, update.size(1), mixing.numel());
   const GateShape gate = make_gate(map, block);
+  if (on_gpu(in.x)) {
+    const c10::OptionalDeviceGuard guard(in.x.device());
+    const Tensor for_update = gate_gradient_gpu(gate, block.blocks, update, gradient);
+    in.gradient = at::empty({in.num_atoms(), dim_messages}, update.options());
+    if (owned < in.num_atoms()) in.gradient.narrow(0, owned, in.num_atoms() - owned).zero_();
+    add_transposed_linear_gpu(map, mixing.view(-1), for_update, in.gradient.narrow(0, 0, owned), true);
+    const Gradients grad = neighbor_gradients_gpu(prepare(in), {.geometry = true, .table = false});
+    return {grad.x, for_update, grad.sh, grad.radial};
+  }
   Tensor for_update = at::empty_like(update);
   // Messages to atoms that are not owned, if there are any, were not used.
   const int64_t receiving = in.num_edges() == 0 ? 0 : in.edge_index[0].max().item<int64_t>() + 1;
@@ -226,6 +242,8 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
 }
 
 TORCH_LIBRARY_IMPL(equipot, CPU, library) { library.impl("interaction", interaction_compute); }
+
+TORCH_LIBRARY_IMPL(equipot, CUDA, library) { library.impl("interaction", interaction_compute); }
 
 TORCH_LIBRARY_IMPL(equipot, Autograd, library) { library.impl("interaction", interaction_autograd); }
 

@@ -1,4 +1,4 @@
-// equipot::linear and equipot::linear_outer_sum, which are each other's derivatives; the mathematics is in linear.h.
+// equipot::linear and equipot::linear_outer_sum, which are each other's derivatives; the mathematics is in linear.h, the GPU's part in gpu_linear.h.
 #include "linear.h"
 
 #include <ATen/Dispatch.h>
@@ -6,6 +6,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "edges.h"
+#include "gpu_linear.h"
+#include "gpu_passes.h"
 
 namespace equipot {
 namespace {
@@ -63,9 +65,10 @@ Tensor linear_compute(const Tensor& x_, const Tensor& weights_, const Tensor& bl
                       bool transpose) {
   check_rows(x_, weights_, types_);
   const Tensor x = x_.contiguous(), weights = weights_.contiguous(), types = types_.contiguous();
+  LinearMap map = transpose ? linear_map_of(blocks, dim, x.size(1), weights.size(1))
+                            : linear_map_of(blocks, x.size(1), dim, weights.size(1));
+  if (on_gpu(x)) return linear_gpu(map, x, weights, types, transpose);
   Tensor y = at::empty({x.size(0), dim}, x.options());
-  LinearMap map = transpose ? make_linear_map(blocks, dim, x.size(1), weights.size(1))
-                            : make_linear_map(blocks, x.size(1), dim, weights.size(1));
   const RowGroups groups(types, x.size(0), weights.size(0));
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "equipot::linear", [&] {
     const scalar_t* w = weights.const_data_ptr<scalar_t>();
@@ -98,7 +101,8 @@ Tensor outer_sum_compute(const Tensor& x_, const Tensor& g_, const Tensor& block
   const Tensor x = x_.contiguous(), g = g_.contiguous(), types = types_.contiguous();
   TORCH_CHECK(x.dim() == 2 && g.dim() == 2 && x.size(0) == g.size(0) && x.scalar_type() == g.scalar_type(),
               "equipot::linear_outer_sum: expected two arrays of as many rows, found ", x.sizes(), " and ", g.sizes());
-  const LinearMap map = make_linear_map(blocks, x.size(1), g.size(1), num_weights);
+  const LinearMap map = linear_map_of(blocks, x.size(1), g.size(1), num_weights);
+  if (on_gpu(x)) return linear_outer_sum_gpu(map, x, g, types, num_species);
   const RowGroups groups(types, x.size(0), num_species);
   // Each part has sums of its own: the result depends on the number of threads, but not on which is faster.
   const int64_t parts = at::in_parallel_region() ? 1 : std::clamp<int64_t>(x.size(0) / rows_at_once, 1, at::get_num_threads());
@@ -208,6 +212,11 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
 }
 
 TORCH_LIBRARY_IMPL(equipot, CPU, library) {
+  library.impl("linear", linear_compute);
+  library.impl("linear_outer_sum", outer_sum_compute);
+}
+
+TORCH_LIBRARY_IMPL(equipot, CUDA, library) {
   library.impl("linear", linear_compute);
   library.impl("linear_outer_sum", outer_sum_compute);
 }

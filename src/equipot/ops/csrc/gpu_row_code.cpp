@@ -1,0 +1,91 @@
+// Kernels that work on rows as they lie, as text: sums of rows by segment, and the gate.
+#include <cstdio>
+#include <sstream>
+
+#include "gpu_arrays.h"
+#include "gpu_code.h"
+#include "gpu_device.h"
+
+namespace equipot {
+namespace {
+
+std::string precision(bool single) { return single ? "typedef float T;\n" : "typedef double T;\n"; }
+
+// In the order of the rows, so that the same rows give the same bits.
+constexpr const char* segment_sum_text = R"(
+extern "C" __global__ void equipot_kernel(const GpuSumArrays<T> a) {
+  const Index place = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (place >= a.parts * a.segments * a.columns) return;
+  const Index column = place % a.columns, segment = place / a.columns % a.segments;
+  const Index part = place / (a.columns * a.segments);
+  const Index begin = load(a.start + segment), count = load(a.start + segment + 1) - begin;
+  T sum = 0;
+  for (Index n = begin + count * part / a.parts; n < begin + count * (part + 1) / a.parts; ++n)
+    sum += load(a.values + load(a.order + n) * a.columns + column);
+  a.out[place] = sum;
+}
+)";
+
+constexpr const char* gate_text = R"(
+__device__ __forceinline__ T sigmoid(T x) { return T(1) / (T(1) + exp(-x)); }
+)";
+
+void write_gate(std::ostringstream& text, const GateShape& gate) {
+  text << "  for (int c = threadIdx.x; c < " << gate.num_even << "; c += blockDim.x)\n"
+       << "    out[c] = even_factor * in[c] * sigmoid(in[c]);\n"
+       << "  for (int c = threadIdx.x; c < " << gate.num_odd << "; c += blockDim.x)\n"
+       << "    out[" << gate.num_even << " + c] = odd_factor * tanh(in[" << gate.num_sigmoid() << " + c]);\n";
+  for (const GatedBlock& b : gate.gated)
+    text << "  for (int c = threadIdx.x; c < " << b.channels << "; c += blockDim.x) {\n"
+         << "    const T gate = in[" << b.gate_offset << " + c], factor = even_factor * gate * sigmoid(gate);\n"
+         << "#pragma unroll\n"
+         << "    for (int m = 0; m < " << b.components << "; ++m)\n"
+         << "      out[" << b.out_offset << " + m * " << b.channels << " + c] = factor * in[" << b.in_offset << " + m * "
+         << b.channels << " + c];\n  }\n";
+}
+
+void write_gate_gradient(std::ostringstream& text, const GateShape& gate) {
+  text << "  const T* const grad = a.gradient + Index(blockIdx.x) * " << gate.dim_out << ";\n"
+       << "  for (int c = threadIdx.x; c < " << gate.num_even << "; c += blockDim.x)\n"
+       << "    out[c] = grad[c] * slope(in[c]);\n"
+       << "  for (int c = threadIdx.x; c < " << gate.num_odd << "; c += blockDim.x) {\n"
+       << "    const T t = tanh(in[" << gate.num_sigmoid() << " + c]);\n"
+       << "    out[" << gate.num_sigmoid() << " + c] = grad[" << gate.num_even << " + c] * odd_factor * (1 - t * t);\n"
+       << "  }\n";
+  for (const GatedBlock& b : gate.gated)
+    text << "  for (int c = threadIdx.x; c < " << b.channels << "; c += blockDim.x) {\n"
+         << "    const T gate = in[" << b.gate_offset << " + c], factor = even_factor * gate * sigmoid(gate);\n"
+         << "    T sum = 0;\n"
+         << "#pragma unroll\n"
+         << "    for (int m = 0; m < " << b.components << "; ++m) {\n"
+         << "      const T by_y = grad[" << b.out_offset << " + m * " << b.channels << " + c];\n"
+         << "      sum += by_y * in[" << b.in_offset << " + m * " << b.channels << " + c];\n"
+         << "      out[" << b.in_offset << " + m * " << b.channels << " + c] = by_y * factor;\n    }\n"
+         << "    out[" << b.gate_offset << " + c] = sum * slope(gate);\n  }\n";
+}
+
+}  // namespace
+
+GpuCode generate_segment_sum(bool single) {
+  return {precision(single) + gpu_common_text + gpu_sum_arrays_text + segment_sum_text, 1, 1, 128, 0, 0};
+}
+
+GpuCode generate(const GateShape& gate, bool single, bool gradient) {
+  char factors[120];
+  std::snprintf(factors, sizeof factors, "constexpr T even_factor = %.17e, odd_factor = %.17e;\n", gate.even_factor,
+                gate.odd_factor);
+  std::ostringstream text;
+  text << precision(single) << gpu_common_text << gpu_gate_arrays_text << '\n' << factors << gate_text
+       << "// d/dx of even_factor * x * sigmoid(x)\n"
+       << "__device__ __forceinline__ T slope(T x) {\n"
+       << "  const T s = sigmoid(x);\n  return even_factor * s * (1 + x * (1 - s));\n}\n"
+       << "extern \"C\" __global__ void equipot_kernel(const GpuGateArrays<T> a) {\n"
+       << "  const T* const in = a.x + Index(blockIdx.x) * " << gate.dim_in << ";\n"
+       << "  T* const out = a.out + Index(blockIdx.x) * " << (gradient ? gate.dim_in : gate.dim_out) << ";\n";
+  if (gradient) write_gate_gradient(text, gate);
+  else write_gate(text, gate);
+  text << "}\n";
+  return {text.str(), 1, 1, 64, 0, 0};
+}
+
+}  // namespace equipot
