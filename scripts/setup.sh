@@ -1,5 +1,8 @@
 # Sourced by scripts/quickstart and scripts/test: makes .venv if there is none, installs equipot in it as
 # constraints.txt pins it, and puts it first on PATH. Nothing is installed again while the pins are unchanged.
+# TORCH=2.14.1 takes that version of torch instead of the pinned one, in an environment of its own, .venv-torch-2.14.1.
+
+venv=".venv${TORCH:+-torch-$TORCH}"
 
 find_python() {
   local name
@@ -17,28 +20,33 @@ find_python() {
 make_venv() {
   local python
   python="$(find_python)"
-  echo "Making the virtual environment .venv with $("$python" --version)"
-  if ! "$python" -m venv .venv; then
+  echo "Making the virtual environment $venv with $("$python" --version)"
+  if ! "$python" -m venv "$venv"; then
     echo "Error: '$python -m venv' failed. On Debian and Ubuntu: apt-get install python3-venv" >&2
-    rm -rf .venv
+    rm -rf "$venv"
     return 1
   fi
 }
 
+pins() {
+  # A torch with CUDA brings its own NVRTC.
+  if [[ -n "${TORCH:-}" ]]; then sed "s/^torch==.*/torch==$TORCH/; /^nvidia-/d" constraints.txt; else cat constraints.txt; fi
+}
+
 install_pinned() {
-  local stamp=.venv/equipot-installed
-  local wanted
-  wanted="$(cat pyproject.toml constraints.txt)"
+  local stamp="$venv/equipot-installed" wanted
+  wanted="$(cat pyproject.toml; pins)"
   if [[ -f "$stamp" && "$(cat "$stamp")" == "$wanted" ]]; then
     return
   fi
-  echo "Installing equipot and its pinned dependencies into .venv (minutes the first time)"
-  .venv/bin/python -m pip install -c constraints.txt -e ".[test]"
+  echo "Installing equipot and its pinned dependencies into $venv (minutes the first time)"
+  pins > "$venv/constraints.txt"
+  "$venv/bin/python" -m pip install -c "$venv/constraints.txt" -e ".[test]"
   echo "$wanted" > "$stamp"
 }
 
-[[ -x .venv/bin/pip ]] || make_venv
+[[ -x "$venv/bin/pip" ]] || make_venv
 install_pinned
-export PATH="$PWD/.venv/bin:$PATH"
+export PATH="$PWD/$venv/bin:$PATH"
 # About a minute the first time; without a compiler equipot says so and runs its slow reference.
 equipot build || true
