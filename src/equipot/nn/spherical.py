@@ -9,31 +9,33 @@ class SphericalHarmonics(nn.Module):
     """Y_l(r/|r|) for l = 0 … l_max, component-normalised: Σ_m Y_lm² = 2l + 1.
 
     The definition (axes, order, signs) is e3nn's. A harmonic of degree l is a homogeneous polynomial, so all
-    of them are one matrix product with the monomials of the unit vector.
+    of them are one matrix product with the monomials of the unit vector. l_max may be from 0 to 4.
     """
-
-    sizes: list[int]
 
     def __init__(self, l_max: int):
         super().__init__()
+        if not 0 <= l_max <= 4:
+            raise ValueError(f"l_max must be from 0 to 4, found {l_max}")
         self.l_max = l_max
-        # Monomial k of degree d is number product[k] of the products of the coordinates with those of d - 1.
-        steps = [_raise_degree(degree) for degree in range(l_max)]
-        self.sizes = [len(products) for products in steps]
-        product = torch.tensor([i for products in steps for i in products], dtype=torch.int64)
-        self.register_buffer("product", product, persistent=False)
         self.register_buffer("coefficients", self._fit_coefficients(), persistent=False)
 
     def _monomials(self, unit_vec: Tensor) -> list[Tensor]:
-        monomial = torch.ones_like(unit_vec[:, :1])
-        monomials = [monomial]
-        start = 0
-        for size in self.sizes:
-            products = (unit_vec.unsqueeze(2) * monomial.unsqueeze(1)).flatten(1)
-            # Each at most once, so that on a GPU no two threads add to one place in backward.
-            monomial = products.index_select(1, self.product[start : start + size])
-            monomials.append(monomial)
-            start += size
+        """Those of each degree; cyclic permutations lie together, as products of whole vectors."""
+        monomials = [torch.ones_like(unit_vec[:, :1]), unit_vec][: self.l_max + 1]
+        if self.l_max >= 2:
+            following = torch.roll(unit_vec, -1, 1)  # y z x
+            squares, mixed = unit_vec * unit_vec, unit_vec * following  # xx yy zz, xy yz zx
+            monomials.append(torch.cat([squares, mixed], dim=1))
+            if self.l_max >= 3:
+                vectors = [unit_vec, following, torch.roll(unit_vec, 1, 1)]
+                cubic = [squares * vector for vector in vectors]
+                cubic.append(mixed[:, :1] * unit_vec[:, 2:])
+                monomials.append(torch.cat(cubic, dim=1))
+            if self.l_max >= 4:
+                factors = [squares, mixed, torch.roll(mixed, -1, 1), torch.roll(mixed, 1, 1)]
+                quartic = [squares * factor for factor in factors]
+                quartic.append(mixed * mixed)
+                monomials.append(torch.cat(quartic, dim=1))
         return monomials
 
     def _fit_coefficients(self) -> Tensor:
@@ -57,18 +59,3 @@ class SphericalHarmonics(nn.Module):
     def forward(self, unit_vec: Tensor) -> Tensor:
         """(E, 3) unit vectors → (E, (l_max + 1)²)."""
         return torch.mm(torch.cat(self._monomials(unit_vec), dim=1), self.coefficients)
-
-
-def _raise_degree(degree: int) -> list[int]:
-    """Which products of a coordinate and a monomial of ``degree`` are the monomials of ``degree + 1``."""
-    exponents = _exponents(degree)
-    products = []
-    for target in _exponents(degree + 1):
-        axis = next(a for a in range(3) if target[a] > 0)
-        lower = tuple(n - (a == axis) for a, n in enumerate(target))
-        products.append(axis * len(exponents) + exponents.index(lower))
-    return products
-
-
-def _exponents(degree: int) -> list[tuple[int, int, int]]:
-    return [(a, b, degree - a - b) for a in range(degree, -1, -1) for b in range(degree - a, -1, -1)]
