@@ -19,6 +19,7 @@ from e3nn import o3
 from equipot.models.nequip import feature_irreps
 from equipot.ops.build import kernels_available
 from equipot.ops.convolution import Convolution
+from equipot.ops.operators import plain_operators
 from equipot.ops.paths import convolution_paths
 
 SIZES = ((135, 2400), (192, 20000))
@@ -32,10 +33,13 @@ def random_case(num_atoms: int, num_edges: int, channels: int, l_max: int):
     edge_index = torch.stack([center, torch.randint(num_atoms, (num_edges,))])
     shapes = ((num_atoms, irreps.dim), (num_edges, (l_max + 1) ** 2), (num_edges, table.num_weights))
     x, sh, weights = (torch.randn(shape, requires_grad=True) for shape in shapes)
-    convolutions = {
-        name: Convolution(table, use_kernel=name == "kernel").float() for name in ("reference", "kernel")
-    }
-    return convolutions, (x, sh, weights, edge_index)
+    kernel = Convolution(table).float()
+
+    def in_plain_torch(*arguments):
+        with plain_operators():
+            return kernel(*arguments)
+
+    return {"reference": in_plain_torch, "kernel": kernel}, (x, sh, weights, edge_index)
 
 
 def time_stages(convolution, arguments, cotangents) -> dict[str, float]:

@@ -2,6 +2,18 @@
 
 import torch
 
+from equipot.ops.operators import plain_operators
+
+
+def in_plain_torch(function):
+    """The same, of the operators' definitions instead of the kernels."""
+
+    def call(*arguments):
+        with plain_operators():
+            return function(*arguments)
+
+    return call
+
 
 def value_and_gradients(function, inputs):
     """function(*inputs), its gradients, and the gradients of their projection on fixed cotangents."""

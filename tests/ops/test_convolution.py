@@ -6,12 +6,11 @@ import sys
 import derivatives
 import pytest
 import torch
-from derivatives import relative_errors
+from derivatives import in_plain_torch, relative_errors
 from e3nn import o3
 
 from equipot.models.nequip import feature_irreps
 from equipot.ops.convolution import Convolution
-from equipot.ops.operators import convolution_by_path
 from equipot.ops.paths import convolution_paths
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -27,8 +26,8 @@ def random_convolution(l_max, parity, channels, num_atoms=5, num_edges=11, dtype
     edge_index = torch.stack([center, torch.randint(connected, (num_edges,))])
     shapes = ((num_atoms, irreps.dim), (num_edges, (l_max + 1) ** 2), (num_edges, table.num_weights))
     tensors = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-    modules = (Convolution(table, use_kernel=use).to(dtype) for use in (True, False))
-    return (*modules, (*tensors, edge_index))
+    kernel = Convolution(table).to(dtype)
+    return kernel, in_plain_torch(kernel), (*tensors, edge_index)
 
 
 def value_and_gradients(convolution, arguments):
@@ -146,9 +145,9 @@ def test_third_derivative_is_refused():
         torch.autograd.grad(sum(item.square().sum() for item in second), inputs)
 
 
-def test_state_dict_does_not_depend_on_the_path_taken():
-    kernel, reference, _ = random_convolution(1, True, 2)
-    assert list(kernel.state_dict()) == list(reference.state_dict()) == []
+def test_state_dict_is_empty():
+    kernel, _, _ = random_convolution(1, True, 2)
+    assert list(kernel.state_dict()) == []
 
 
 def test_module_converted_to_single_precision_and_back():
@@ -157,14 +156,6 @@ def test_module_converted_to_single_precision_and_back():
     expected = kernel(*arguments)
     converted = kernel.float().double()(*arguments)
     assert float((converted - expected).abs().max() / expected.abs().max()) < 1e-6  # float32 round-off
-
-
-def test_operator_without_kernels():
-    kernel, _, (*inputs, edge_index) = random_convolution(2, True, (3, 2, 1))
-    tables = (edge_index, kernel.paths, kernel.coefficients, kernel.dim_out)
-    plain = lambda x, sh, weights, _: convolution_by_path(x, sh, weights, *tables)  # noqa: E731
-    found, expected = (value_and_gradients(f, (*inputs, edge_index)) for f in (plain, kernel))
-    assert max(relative_errors(found, expected)) < 1e-13  # another order of summation
 
 
 LOAD_IN_NEW_PROCESS = """
@@ -197,13 +188,6 @@ def test_torchscript_file_in_a_new_process(tmp_path, mode):
     assert (
         max(relative_errors(found, [item.detach() for item in (out, *first, *second)])) < 1e-13
     )  # another order of summation
-
-
-def test_reference_scripts_without_the_operator():
-    _, reference, arguments = random_convolution(1, True, 2)
-    scripted = torch.jit.script(reference)
-    assert "equipot::" not in str(scripted.inlined_graph)
-    torch.testing.assert_close(scripted(*arguments), reference(*arguments), rtol=1e-13, atol=1e-13)
 
 
 def test_shapes_on_the_meta_device():
@@ -270,7 +254,8 @@ def test_agrees_with_e3nn():
         assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-6
 
 
-def test_falls_back_above_the_kernels_largest_degree():
+def test_degrees_above_the_largest_are_refused():
     irreps = o3.Irreps("1x5o")
     table = convolution_paths(irreps, o3.Irreps.spherical_harmonics(1), irreps)
-    assert not Convolution(table).use_kernel
+    with pytest.raises(ValueError, match="degree 4 at most"):
+        Convolution(table)

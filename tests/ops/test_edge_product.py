@@ -5,52 +5,66 @@ import sys
 
 import pytest
 import torch
-from derivatives import relative_errors, value_and_gradients
+from derivatives import in_plain_torch, relative_errors, value_and_gradients
 from e3nn import o3
 
-from equipot.ops.edge_product import EdgeProduct, atom_product_reference
+from equipot.ops import reference
+from equipot.ops.edge_product import EdgeProduct
 from equipot.ops.paths import convolution_paths, feature_irreps
-from equipot.ops.reference import EdgeProductReference
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def random_product(l_max, parity, channels, num_atoms=5, num_edges=23, dtype=torch.float64):
-    """(kernel, plain torch, formula, (tensors, environment), center); the last atom has no edge."""
+    """(kernel, formula, (tensors, environment), center); the last atom has no edge."""
     torch.manual_seed(1000 * l_max + 100 * parity + num_edges)
     irreps, irreps_sh = feature_irreps(l_max, parity, channels), o3.Irreps.spherical_harmonics(l_max)
     table = convolution_paths(irreps, irreps_sh, irreps)
-    kernel, plain = (EdgeProduct(table, use_kernel=use).to(dtype) for use in (True, False))
-    plain.load_state_dict(kernel.state_dict())
+    kernel = EdgeProduct(table).to(dtype)
     center = torch.randint(max(num_atoms - 1, 1), (num_edges,)).sort().values
     shapes = ((num_edges, irreps.dim // channels, channels), (num_atoms, irreps_sh.dim, channels))
     inputs = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
-    return kernel, plain, EdgeProductReference(table), inputs, center
+    return kernel, formula_of(table), inputs, center
+
+
+def formula_of(table):
+    """The product as it is written in EdgeProduct, path by path."""
+
+    def formula(weights, tensors, environment, center):
+        blocks, received = [0] * len(table.irreps_out), environment[center]
+        for weight, path in zip(weights, table.paths, strict=True):
+            _, columns, harmonics = path.coefficients.shape
+            first = path.in_offset // path.channels
+            left = tensors[:, first : first + columns]
+            right = received[:, path.l_sh**2 : path.l_sh**2 + harmonics]
+            product = torch.einsum("kij,eic,ejc->ekc", path.coefficients.to(tensors), left, right)
+            scale = table.num_paths_into(path.out_block) ** -0.5
+            blocks[path.out_block] = blocks[path.out_block] + product * weight * scale
+        return torch.cat(blocks, dim=1)
+
+    return formula
 
 
 @pytest.mark.parametrize("parity", [True, False])
 @pytest.mark.parametrize("l_max, channels", [(0, 5), (1, 1), (2, 3), (2, 32), (3, 19), (4, 2)])
 def test_agrees_with_the_formula(l_max, parity, channels):
-    kernel, plain, formula, inputs, center = random_product(l_max, parity, channels)
+    kernel, formula, inputs, center = random_product(l_max, parity, channels)
     expected = value_and_gradients(
         lambda weight, *inputs: formula(weight, *inputs, center), [kernel.weight, *inputs]
     )
-    for module in (kernel, plain):
-        found = value_and_gradients(
-            lambda weight, *inputs, module=module: torch.func.functional_call(
-                module, {"weight": weight}, (*inputs, center)
-            ),
-            [module.weight, *inputs],
-        )
+
+    def product(weight, *inputs):
+        return torch.func.functional_call(kernel, {"weight": weight}, (*inputs, center))
+
+    for function in (product, in_plain_torch(product)):
+        found = value_and_gradients(function, [kernel.weight, *inputs])
         assert max(relative_errors(found, expected)) < 1e-13  # sums of hundreds of terms, in another order
 
 
 def test_float32():
-    kernel, plain, _, inputs, center = random_product(2, True, 40, 9, 200, torch.float32)
-    found, expected = (
-        value_and_gradients(lambda *inputs, module=module: module(*inputs, center), inputs)
-        for module in (kernel, plain)
-    )
+    kernel, _, inputs, center = random_product(2, True, 40, 9, 200, torch.float32)
+    product = lambda *inputs: kernel(*inputs, center)  # noqa: E731
+    found, expected = (value_and_gradients(f, inputs) for f in (product, in_plain_torch(product)))
     assert max(relative_errors(found, expected)) < 5e-6  # 1e-7 per operation, some thousand terms
 
 
@@ -64,12 +78,12 @@ def test_finite_differences(transposed):
     function = lambda a, b: torch.ops.equipot.atom_product(a, b, center, transposed)  # noqa: E731
     assert torch.autograd.gradcheck(function, (matrices, x))
     assert torch.autograd.gradgradcheck(function, (matrices, x))
-    torch.testing.assert_close(function(matrices, x), atom_product_reference(matrices, x, center, transposed))
+    torch.testing.assert_close(function(matrices, x), reference.atom_product(matrices, x, center, transposed))
 
 
 @pytest.mark.parametrize("num_atoms", [0, 4])
 def test_no_edges(num_atoms):
-    kernel, _, _, (tensors, environment), _ = random_product(2, True, 8, num_atoms=4)
+    kernel, _, (tensors, environment), _ = random_product(2, True, 8, num_atoms=4)
     inputs = [tensors[:0].detach().requires_grad_(), environment[:num_atoms].detach().requires_grad_()]
     none = torch.empty(0, dtype=torch.int64)
     out, *gradients = value_and_gradients(lambda *inputs: kernel(*inputs, none), inputs)
@@ -79,7 +93,7 @@ def test_no_edges(num_atoms):
 
 
 def test_same_bits_every_time_and_for_every_number_of_threads():
-    kernel, _, _, inputs, center = random_product(2, True, 40, 30, 900, torch.float32)
+    kernel, _, inputs, center = random_product(2, True, 40, 30, 900, torch.float32)
     threads = torch.get_num_threads()
     try:
         results = []
@@ -111,7 +125,7 @@ def test_refuses_arguments_that_do_not_fit(change, message):
 
 
 def test_shapes_on_the_meta_device():
-    kernel, _, _, inputs, center = random_product(2, True, 3)
+    kernel, _, inputs, center = random_product(2, True, 3)
     out = kernel.to("meta")
     matrices = torch.empty(5, out.rows, out.columns, 3, device="meta")
     tensors = inputs[0].detach().float().to("meta")
@@ -136,7 +150,7 @@ torch.save([out.detach(), *gradients], "results.pt")
 @pytest.mark.parametrize("mode", ["on", "off"])
 def test_torchscript_file_in_a_new_process(tmp_path, mode):
     """A file made with kernels gives the same where there are kernels and where there are none."""
-    kernel, _, _, inputs, center = random_product(2, True, 5)
+    kernel, _, inputs, center = random_product(2, True, 5)
     torch.jit.script(kernel).save(str(tmp_path / "module.pt"))
     torch.save([*(item.detach() for item in inputs), center], tmp_path / "inputs.pt")
     subprocess.run([sys.executable, "-c", LOAD_IN_NEW_PROCESS, mode], cwd=tmp_path, check=True)
@@ -150,8 +164,9 @@ def test_torchscript_file_in_a_new_process(tmp_path, mode):
 def test_against_e3nn(l_max):
     """e3nn's "uuu" product with the same weights, paths normalised as in the formula."""
     channels = 3
-    kernel, _, formula, (tensors, environment), center = random_product(l_max, True, channels)
-    table = formula.table
+    kernel, _, (tensors, environment), center = random_product(l_max, True, channels)
+    irreps, irreps_sh = feature_irreps(l_max, True, channels), o3.Irreps.spherical_harmonics(l_max)
+    table = convolution_paths(irreps, irreps_sh, irreps)
     right = o3.Irreps([(channels, ir) for _, ir in table.irreps_sh])
     out = o3.Irreps([(channels, ir) for _, ir in table.irreps_out])
     instructions = [(path.in_block, path.l_sh, path.out_block, "uuu", True) for path in table.paths]

@@ -150,13 +150,13 @@ def test_edges_out_of_range_are_refused(emulator):
 @pytest.mark.parametrize("channels, num_edges", [(2, 40), (33, 12)])
 def test_tabulated_convolution_and_its_derivatives(emulator, channels, num_edges):
     """By the table too; some edges are longer than the cutoff."""
-    kernel, _, inputs, edge_index = test_tabulated_convolution.random_convolution(channels, num_edges)
+    kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(channels, num_edges)
     compare(emulator, lambda: test_tabulated_convolution.value_and_gradients(kernel, inputs, edge_index))
 
 
 def test_edges_of_an_interval_shared_out(emulator):
     """With 16 intervals, 2048 edges to each part."""
-    kernel, _, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(1, 5000)
+    kernel, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(1, 5000)
     table = kernel.radial.table().detach().requires_grad_()
 
     def evaluate():
@@ -168,7 +168,7 @@ def test_edges_of_an_interval_shared_out(emulator):
 
 def test_parts_of_the_derivatives(emulator):
     """As training asks for them: forces by the geometry, then their gradient by features and table."""
-    kernel, _, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(2)
+    kernel, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(2)
     table = kernel.radial.table().detach().requires_grad_()
 
     def evaluate():
@@ -185,19 +185,19 @@ def test_parts_of_the_derivatives(emulator):
     "l_max, parity, channels", [(0, True, 5), (1, True, 33), (2, False, 3), (3, True, 2)]
 )
 def test_edge_product_and_its_derivatives(emulator, l_max, parity, channels):
-    kernel, _, _, inputs, center = random_product(l_max, parity, channels)
+    kernel, _, inputs, center = random_product(l_max, parity, channels)
     compare(emulator, lambda: value_and_gradients(lambda *inputs: kernel(*inputs, center), inputs))
 
 
 def test_edge_product_with_many_edges_of_few_atoms(emulator):
     """Unsorted, and enough of them for several blocks to share the outer sums."""
-    kernel, _, _, inputs, center = random_product(1, False, 2, num_atoms=3, num_edges=1500)
+    kernel, _, inputs, center = random_product(1, False, 2, num_atoms=3, num_edges=1500)
     mixed_up = center[torch.randperm(1500)]
     compare(emulator, lambda: value_and_gradients(lambda *inputs: kernel(*inputs, mixed_up), inputs))
 
 
 def test_edge_product_without_edges(emulator):
-    kernel, _, _, (tensors, environment), _ = random_product(1, True, 2, num_atoms=4)
+    kernel, _, (tensors, environment), _ = random_product(1, True, 2, num_atoms=4)
     none = torch.empty(0, dtype=torch.int64)
     inputs = [tensors[:0].detach().requires_grad_(), environment]
     compare(emulator, lambda: value_and_gradients(lambda *inputs: kernel(*inputs, none), inputs))
@@ -438,9 +438,9 @@ def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(kernels, tmp_
     with (recorder := Emulator(tmp_path, run=False)):
         kernel, _, arguments = test_convolution.random_convolution(2, True, 64, dtype=dtype)
         test_convolution.value_and_gradients(kernel, arguments)
-        kernel, _, inputs, edge_index = test_tabulated_convolution.random_convolution(64, dtype=dtype)
+        kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(64, dtype=dtype)
         test_tabulated_convolution.value_and_gradients(kernel, inputs, edge_index)
-        kernel, _, _, inputs, center = random_product(2, True, 64, dtype=dtype)
+        kernel, _, inputs, center = random_product(2, True, 64, dtype=dtype)
         value_and_gradients(lambda *inputs: kernel(*inputs, center), inputs)
         given = test_interaction.arguments(64, dtype=dtype)
         test_interaction.value_and_gradients(torch.ops.equipot.interaction, given)

@@ -8,7 +8,7 @@ import torch
 from derivatives import relative_errors
 
 from equipot.models.nequip import NequIP
-from equipot.ops.operators import interaction_by_path
+from equipot.ops import reference
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -53,7 +53,7 @@ def test_agrees_with_its_parts(channels, parity, dtype, tolerance):
     given = arguments(channels, parity=parity, dtype=dtype)
     found, expected = (
         value_and_gradients(function, given)
-        for function in (torch.ops.equipot.interaction, interaction_by_path)
+        for function in (torch.ops.equipot.interaction, reference.interaction)
     )
     assert max(relative_errors(found, expected)) < tolerance  # sums of hundreds of terms in another order
 
@@ -63,7 +63,7 @@ def test_ghosts_and_atoms_without_neighbors(atoms, owned, edges):
     given = arguments(3, atoms, owned, edges)
     found, expected = (
         value_and_gradients(function, given)
-        for function in (torch.ops.equipot.interaction, interaction_by_path)
+        for function in (torch.ops.equipot.interaction, reference.interaction)
     )
     assert found[0].shape[0] == owned
     assert max(relative_errors(found, expected)) < 1e-12  # as above
@@ -74,7 +74,7 @@ def test_messages_to_ghosts_are_not_used():
     given[1] = given[1][:20].detach().requires_grad_()
     found, expected = (
         value_and_gradients(function, given)
-        for function in (torch.ops.equipot.interaction, interaction_by_path)
+        for function in (torch.ops.equipot.interaction, reference.interaction)
     )
     assert max(relative_errors(found, expected)) < 1e-12  # as above
     assert (found[3][given[5][0] >= 20] == 0).all()

@@ -6,7 +6,7 @@ from derivatives import relative_errors, value_and_gradients
 from e3nn import o3
 
 from equipot.nn.linear import SpeciesLinear
-from equipot.ops.interaction import linear_by_block
+from equipot.ops import reference
 from equipot.ops.paths import feature_irreps
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -31,7 +31,7 @@ def test_agrees_with_plain_torch(species, channels, dtype, tolerance):
     inputs, others = random_map(channels, species=species, dtype=dtype)
     results = [
         value_and_gradients(lambda x, w, f=function: f(x, w, *others), inputs)
-        for function in (torch.ops.equipot.linear, linear_by_block)
+        for function in (torch.ops.equipot.linear, reference.linear)
     ]
     assert max(relative_errors(*results)) < tolerance  # sums of some hundred terms in another order
 
@@ -39,8 +39,8 @@ def test_agrees_with_plain_torch(species, channels, dtype, tolerance):
 def test_transposed_map():
     (x, weights), (blocks, types, dim) = random_map()
     g = torch.randn(len(x), dim, dtype=x.dtype)
-    by_gradient = torch.autograd.grad(linear_by_block(x, weights, blocks, types, dim), x, g)[0]
-    for function in (torch.ops.equipot.linear, linear_by_block):
+    by_gradient = torch.autograd.grad(reference.linear(x, weights, blocks, types, dim), x, g)[0]
+    for function in (torch.ops.equipot.linear, reference.linear):
         found = function(g, weights, blocks, types, x.shape[1], True)
         # sums of some dozen terms, in another order
         torch.testing.assert_close(found, by_gradient, rtol=1e-12, atol=1e-12)
@@ -58,7 +58,7 @@ def test_third_derivative():
     """The two operators are each other's derivatives, to every order."""
     (x, weights), others = random_map(channels=2, atoms=4)
     results = []
-    for function in (torch.ops.equipot.linear, linear_by_block):
+    for function in (torch.ops.equipot.linear, reference.linear):
         value = function(x, weights, *others).pow(3).sum()
         for _ in range(3):
             value = sum(g.pow(2).sum() for g in torch.autograd.grad(value, (x, weights), create_graph=True))

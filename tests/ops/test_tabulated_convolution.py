@@ -6,13 +6,14 @@ import sys
 import derivatives
 import pytest
 import torch
-from derivatives import relative_errors
+from derivatives import in_plain_torch, relative_errors
 from e3nn import o3
 from torch import nn
 
+from equipot.ops import reference
 from equipot.ops.bspline import basis_splines, fit, interpolate
 from equipot.ops.convolution import Convolution, TabulatedConvolution
-from equipot.ops.operators import tabulated_by_path
+from equipot.ops.operators import plain_operators
 from equipot.ops.paths import convolution_paths, feature_irreps
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -34,19 +35,16 @@ class Splines(nn.Module):
 
 
 def random_convolution(channels=8, num_edges=40, dtype=torch.float64):
-    """(kernel, plain torch, (x, sh, edge_length), edge_index); some edges are longer than the cutoff."""
+    """(kernel, (x, sh, edge_length), edge_index); some edges are longer than the cutoff."""
     torch.manual_seed(0)
     irreps, irreps_sh = feature_irreps(2, True, channels), o3.Irreps.spherical_harmonics(2)
     table = convolution_paths(irreps, irreps_sh, irreps)
     coefficients = torch.randn(INTERVALS + 5, table.num_weights, dtype=dtype)
     coefficients[-5:] = 0
-    kernel, plain = (
-        TabulatedConvolution(Convolution(table, use).to(dtype), Splines(coefficients), CUTOFF)
-        for use in (True, False)
-    )
+    kernel = TabulatedConvolution(Convolution(table).to(dtype), Splines(coefficients), CUTOFF)
     edge_index = torch.stack([torch.randint(6, (num_edges,)).sort().values, torch.randint(6, (num_edges,))])
     inputs = [torch.randn(6, irreps.dim), torch.randn(num_edges, 9), 3.3 * torch.rand(num_edges, 1)]
-    return kernel, plain, [item.to(dtype).requires_grad_() for item in inputs], edge_index
+    return kernel, [item.to(dtype).requires_grad_() for item in inputs], edge_index
 
 
 def value_and_gradients(module, inputs, edge_index):
@@ -68,14 +66,16 @@ def with_table(module, table):
 @pytest.mark.parametrize("channels", [1, 7, 32])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 5e-6)])
 def test_agrees_with_plain_torch(channels, dtype, tolerance):
-    kernel, plain, inputs, edge_index = random_convolution(channels, dtype=dtype)
+    kernel, inputs, edge_index = random_convolution(channels, dtype=dtype)
     assert (inputs[2] > CUTOFF).any()
-    found, expected = (value_and_gradients(module, inputs, edge_index) for module in (kernel, plain))
+    found = value_and_gradients(kernel, inputs, edge_index)
+    with plain_operators():
+        expected = value_and_gradients(kernel, inputs, edge_index)
     assert max(relative_errors(found, expected)) < tolerance  # sums of hundreds of terms in another order
 
 
 def test_finite_differences():
-    kernel, _, inputs, edge_index = random_convolution(channels=2, num_edges=6)
+    kernel, inputs, edge_index = random_convolution(channels=2, num_edges=6)
     tables = (edge_index, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
     function = lambda *inputs: torch.ops.equipot.tabulated_convolution(*inputs, *tables)  # noqa: E731
     arguments = [*inputs, kernel.radial.table().detach().requires_grad_()]
@@ -85,11 +85,11 @@ def test_finite_differences():
 
 def test_training_asks_for_parts_of_the_derivatives():
     """Forces by the geometry alone, then their gradient by the table alone."""
-    kernel, plain, (x, sh, length), edge_index = random_convolution()
+    kernel, (x, sh, length), edge_index = random_convolution()
     results = []
-    for module in (kernel, plain):
+    for place in (lambda function: function, in_plain_torch):
         table = kernel.radial.table().detach().requires_grad_()
-        out = with_table(module, table)(x, sh, length, edge_index)
+        out = place(with_table(kernel, table))(x, sh, length, edge_index)
         forces = torch.autograd.grad(out.square().sum(), (sh, length), create_graph=True)
         loss = sum(item.square().sum() for item in forces)
         results.append(torch.autograd.grad(loss, (x, table)))
@@ -98,7 +98,7 @@ def test_training_asks_for_parts_of_the_derivatives():
 
 def test_same_bits_every_time():
     """For any number of threads, but for the gradient by the table, of which each thread sums a part."""
-    kernel, _, inputs, edge_index = random_convolution(20, 600, torch.float32)
+    kernel, inputs, edge_index = random_convolution(20, 600, torch.float32)
     by_table = (4, 8)
     threads = torch.get_num_threads()
     try:
@@ -117,7 +117,7 @@ def test_same_bits_every_time():
 
 
 def test_third_derivative_is_refused():
-    kernel, _, inputs, edge_index = random_convolution(channels=2)
+    kernel, inputs, edge_index = random_convolution(channels=2)
     first = torch.autograd.grad(kernel(*inputs, edge_index).square().sum(), inputs, create_graph=True)
     with pytest.raises(NotImplementedError, match="third"):
         torch.autograd.grad(sum(item.square().sum() for item in first), inputs, create_graph=True)
@@ -133,14 +133,14 @@ def test_third_derivative_is_refused():
     ],
 )
 def test_refuses_arguments_that_do_not_fit(change, message):
-    kernel, _, inputs, edge_index = random_convolution()
+    kernel, inputs, edge_index = random_convolution()
     with pytest.raises((RuntimeError, IndexError), match=message):
         kernel(*change(*inputs, edge_index))
 
 
 def test_operator_without_kernels(tmp_path):
     """A file made with kernels gives the same where there are none."""
-    kernel, _, inputs, edge_index = random_convolution(channels=3)
+    kernel, inputs, edge_index = random_convolution(channels=3)
     torch.jit.script(kernel).save(str(tmp_path / "module.pt"))
     torch.save([*(item.detach() for item in inputs), edge_index], tmp_path / "inputs.pt")
     code = """
@@ -156,11 +156,13 @@ torch.save(torch.jit.load("module.pt")(*torch.load("inputs.pt")), "out.pt")
     expected = kernel(*inputs, edge_index).detach()
     torch.testing.assert_close(torch.load(tmp_path / "out.pt"), expected, rtol=1e-12, atol=1e-12)
     arguments = (kernel.radial.table(), edge_index, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
-    torch.testing.assert_close(tabulated_by_path(*inputs, *arguments), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        reference.tabulated_convolution(*inputs, *arguments), expected, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_shapes_on_the_meta_device():
-    kernel, _, inputs, edge_index = random_convolution()
+    kernel, inputs, edge_index = random_convolution()
     meta = [item.detach().to("meta") for item in (*inputs, kernel.radial.table(), edge_index)]
     out = torch.ops.equipot.tabulated_convolution(*meta, *plan(kernel), CUTOFF, kernel.convolution.dim_out)
     assert out.shape == (6, kernel.convolution.dim_out)

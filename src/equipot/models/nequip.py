@@ -34,7 +34,7 @@ class NequIPLayer(nn.Module):
     In eval mode one operator does 2, 3 and 5 (csrc/interaction.cpp).
     """
 
-    use_kernel: Final[bool]
+    splines: Final[bool]  # the radial functions are, or are tabulated
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class NequIPLayer(nn.Module):
             self.convolution = TabulatedConvolution(Convolution(paths), radial, basis.cutoff)
         self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in, avg_num_neighbors**-0.5)
         self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
-        self.use_kernel = radial_intervals is not None and self.convolution.convolution.use_kernel
+        self.splines = radial_intervals is not None
 
     def forward(
         self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor, owned: int
@@ -75,7 +75,7 @@ class NequIPLayer(nn.Module):
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
         kept = self.self_connection(x[:owned], atom_types[:owned])
-        if self.use_kernel and not self.training:
+        if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
         return self.gate(self.mix_paths(messages) + kept)
@@ -187,4 +187,4 @@ class NequIP(nn.Module):
             table = exact.table().detach() if is_spline else fit(exact, self.cutoff, intervals)
             radial = RadialTable(radial, table.to(self.embedding.dtype))
             layer.convolution = TabulatedConvolution(convolution, radial, self.cutoff)
-            layer.use_kernel = convolution.use_kernel
+            layer.splines = True

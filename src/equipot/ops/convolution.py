@@ -1,13 +1,10 @@
-"""The equivariant convolution: the compiled kernel where there is one, the reference elsewhere."""
-
-from typing import Final
+"""The equivariant convolution of message passing."""
 
 import torch
 from torch import Tensor, nn
 
-from equipot.ops.build import kernels_available
+from equipot.ops.operators import load_operators
 from equipot.ops.paths import PathTable
-from equipot.ops.reference import ConvolutionReference
 
 MAX_DEGREE = 4  # of features; max_degree in csrc/form.h
 
@@ -34,31 +31,30 @@ def kernel_tables(table: PathTable) -> tuple[Tensor, Tensor]:
 class Convolution(nn.Module):
     """Sum over neighbors of (neighbor features ⊗ edge harmonics) × radial weights.
 
-    Same arguments and results as :class:`ConvolutionReference`. Whether the kernel is used is decided at
-    construction and stays so in a scripted module; ``use_kernel=None`` takes it if it is available. It has
-    first and second derivatives. On a GPU it is compiled at the first call (csrc/gpu_code.h).
+    :func:`equipot.ops.reference.convolution` says what it computes. The kernel has first and second
+    derivatives. On a GPU it is compiled at the first call (csrc/gpu_code.h).
+
+    Raises:
+        ValueError: a degree exceeds 4.
     """
 
-    use_kernel: Final[bool]
-
-    def __init__(self, table: PathTable, use_kernel: bool | None = None):
+    def __init__(self, table: PathTable):
         super().__init__()
+        load_operators()
         self.num_weights = table.num_weights
         self.dim_out = table.irreps_out.dim
-        fits = max(max(path.l_in, path.l_out) for path in table.paths) <= MAX_DEGREE
-        self.use_kernel = fits and kernels_available() if use_kernel is None else use_kernel
-        self.reference = ConvolutionReference(table)
+        degree = max(max(path.l_in, path.l_out) for path in table.paths)
+        if degree > MAX_DEGREE:
+            raise ValueError(f"features are of degree {MAX_DEGREE} at most, found {degree}")
         paths, coefficients = kernel_tables(table)
         self.register_buffer("paths", paths, persistent=False)
         self.register_buffer("coefficients", coefficients, persistent=False)
 
     def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), weights (E, num_weights) → (N, irreps_out.dim)."""
-        if self.use_kernel and (x.is_cpu or x.is_cuda):
-            return torch.ops.equipot.convolution(
-                x, sh, weights, edge_index, self.paths, self.coefficients, self.dim_out
-            )
-        return self.reference(x, sh, weights, edge_index)
+        return torch.ops.equipot.convolution(
+            x, sh, weights, edge_index, self.paths, self.coefficients, self.dim_out
+        )
 
 
 class RadialConvolution(nn.Module):
@@ -77,10 +73,10 @@ class TabulatedConvolution(nn.Module):
     """A :class:`Convolution` whose weights are splines of the distance.
 
     The kernel reads the spline coefficients (``radial.table()``) and interpolates them itself: nothing of the
-    size of edges times weights is ever stored. Without the kernel, ``radial(edge_length)`` gives the weights.
+    size of edges times weights is ever stored.
 
     Args:
-        convolution: which paths, and whether by the kernel.
+        convolution: which paths.
         radial: :class:`equipot.nn.radial.RadialSplines` or :class:`equipot.nn.radial.RadialTable`.
         cutoff: Å; where the splines end.
     """
@@ -91,16 +87,14 @@ class TabulatedConvolution(nn.Module):
 
     def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
-        if self.convolution.use_kernel and (x.is_cpu or x.is_cuda):
-            return torch.ops.equipot.tabulated_convolution(
-                x,
-                sh,
-                edge_length,
-                self.radial.table(),
-                edge_index,
-                self.convolution.paths,
-                self.convolution.coefficients,
-                self.cutoff,
-                self.convolution.dim_out,
-            )
-        return self.convolution.reference(x, sh, self.radial(edge_length), edge_index)
+        return torch.ops.equipot.tabulated_convolution(
+            x,
+            sh,
+            edge_length,
+            self.radial.table(),
+            edge_index,
+            self.convolution.paths,
+            self.convolution.coefficients,
+            self.cutoff,
+            self.convolution.dim_out,
+        )

@@ -9,30 +9,29 @@ edge is contracted once per atom, not once per edge:
 Both lines are the same operator: in the first, T is the one matrix that acts on all atoms.
 """
 
-from typing import Final
-
 import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from equipot.ops.build import kernels_available
+from equipot.ops.operators import load_operators
 from equipot.ops.paths import PathTable, block_offsets
 
 
 class EdgeProduct(nn.Module):
     """Channel-wise product of an edge's features with those of its center, a weight per path and channel.
 
-    What it computes is spelled out in :class:`equipot.ops.reference.EdgeProductReference`. Whether the kernel
-    is used is decided as in :class:`equipot.ops.convolution.Convolution`.
+        out[e, l, k, c] = 1/√P_l Σ_{p → l} w[p, c] Σ_{i, j} C^p[k, i, j] V[e, i, c] Γ[center(e), j, c]
+
+    with P_l the number of paths into an output irrep. Source: Musaelian et al., Nat. Commun. 14, 579 (2023),
+    eq. 10; one weight per path and channel as in Tan et al., arXiv:2504.16068 (2025).
 
     Raises:
         ValueError: the input irreps differ in their number of channels.
     """
 
-    use_kernel: Final[bool]
-
-    def __init__(self, table: PathTable, use_kernel: bool | None = None):
+    def __init__(self, table: PathTable):
         super().__init__()
+        load_operators()
         widths = {mul for mul, _ in table.irreps_in}
         if len(widths) != 1:
             raise ValueError(f"every irrep needs the same number of channels: {table.irreps_in}")
@@ -40,7 +39,6 @@ class EdgeProduct(nn.Module):
         self.rows, self.columns, self.environment_rows = (
             sum(ir.dim for _, ir in irreps) for irreps in (table.irreps_out, table.irreps_in, table.irreps_sh)
         )
-        self.use_kernel = kernels_available() if use_kernel is None else use_kernel
         self.weight = nn.Parameter(torch.randn(len(table.paths), self.channels, dtype=torch.float64))
         path, coefficients = _dense_coupling(table)
         self.register_buffer("path", path, persistent=False)
@@ -52,24 +50,9 @@ class EdgeProduct(nn.Module):
         weighted = self.weight.index_select(0, self.path) * self.coefficients
         coupling = weighted.view(1, self.rows * self.columns, self.environment_rows, self.channels)
         everyone = torch.zeros(num_atoms, dtype=torch.int64, device=center.device)
-        matrices = self._product(coupling, environment, everyone)
-        return self._product(
-            matrices.view(num_atoms, self.rows, self.columns, self.channels), tensors, center
-        )
-
-    def _product(self, matrices: Tensor, x: Tensor, center: Tensor) -> Tensor:
-        if self.use_kernel and (x.is_cpu or x.is_cuda):
-            return torch.ops.equipot.atom_product(matrices, x, center)
-        return atom_product_reference(matrices, x, center)
-
-
-def atom_product_reference(matrices: Tensor, x: Tensor, center: Tensor, transposed: bool = False) -> Tensor:
-    """matrices (N, K, I, C), x (E, I, C), center (E,) → (E, K, C); transposed: (E, K, C) → (E, I, C)."""
-    if transposed:
-        matrices = matrices.transpose(1, 2)
-    if matrices.shape[0] == 1:
-        return torch.einsum("kic,eic->ekc", matrices[0], x)
-    return torch.einsum("ekic,eic->ekc", matrices.index_select(0, center), x)
+        matrices = torch.ops.equipot.atom_product(coupling, environment, everyone)
+        matrices = matrices.view(num_atoms, self.rows, self.columns, self.channels)
+        return torch.ops.equipot.atom_product(matrices, tensors, center)
 
 
 def _dense_coupling(table: PathTable) -> tuple[Tensor, Tensor]:

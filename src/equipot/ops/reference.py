@@ -1,138 +1,169 @@
-"""The equivariant products in plain torch operations: slow beside a fused kernel, but obvious.
+"""What the operators compute, in plain torch: they define what is right, and run where there are no kernels.
 
-The convolution of message passing:
-
-    out[i, p, k, c] = Σ_{e: center(e)=i} w[e, p, c] Σ_{i'} M_e^p[k, i'] x[neighbor(e), i', c]
-    M_e^p[k, i'] = Σ_j C^p[k, i', j] Y[e, j]
-
-Source: Batzner et al., Nat. Commun. 13, 2453 (2022), eq. 7; the contraction order is equipot's own.
+They have derivatives of every order. A row of ``paths`` is explained at
+:func:`equipot.ops.convolution.kernel_tables`. A row of ``blocks`` (B, 5) says of one irrep: components,
+channels in, channels out, first element in, first element out; the weights of all blocks lie side by side,
+(channels in, channels out) of each.
 """
 
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from equipot.ops.paths import PathTable
+from equipot.ops.bspline import interpolate
 
 
-class ConvolutionReference(nn.Module):
-    """Sum over neighbors of (neighbor features ⊗ edge harmonics) × radial weights.
+def convolution(
+    x: Tensor,
+    sh: Tensor,
+    weights: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    dim_out: int,
+) -> Tensor:
+    """``equipot::convolution``: (neighbor's features ⊗ harmonics) × weights, summed over a center's edges.
 
-    Input blocks are taken one at a time: M of all its paths is one small matrix product, applied to all
-    channels by a batched one; weights multiply paths that share an output degree together. Rows are split
-    rather than sliced because the gradient of a split is one concatenation.
+        out[i, p, k, c] = Σ_{e: center(e)=i} w[e, p, c] Σ_{i'} M_e^p[k, i'] x[neighbor(e), i', c]
+        M_e^p[k, i'] = Σ_j C^p[k, i', j] Y[e, j]
+
+    Source: Batzner et al., Nat. Commun. 13, 2453 (2022), eq. 7. M of all paths from one input block is one
+    matrix product, which acts on all channels.
     """
-
-    in_sizes: list[int]
-    weight_sizes: list[int]
-
-    def __init__(self, table: PathTable):
-        super().__init__()
-        self.num_weights = table.num_weights
-        self.in_sizes = [block.dim for block in table.irreps_in]
-        self.blocks = nn.ModuleList(_BlockConvolution(table, b) for b in range(len(table.irreps_in)))
-        self.weight_sizes = [block.num_weights for block in self.blocks]
-        order = torch.cat([block.destination for block in self.blocks])
-        self.register_buffer("source", torch.argsort(order), persistent=False)
-
-    def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
-        """x (N, irreps_in.dim), sh (E, irreps_sh.dim), weights (E, num_weights) → (N, irreps_out.dim)."""
-        x_blocks = torch.split_with_sizes(x, self.in_sizes, dim=1)
-        weight_blocks = torch.split_with_sizes(weights, self.weight_sizes, dim=1)
-        parts: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if weight_blocks[i].shape[1] > 0:
-                parts.extend(block(x_blocks[i], sh, weight_blocks[i], edge_index))
-        return torch.cat(parts, dim=1).index_select(1, self.source)
-
-
-class _BlockConvolution(nn.Module):
-    """The paths that start from one input block."""
-
-    group_paths: list[int]
-    row_sizes: list[int]
-    weight_sizes: list[int]
-
-    def __init__(self, table: PathTable, in_block: int):
-        super().__init__()
-        paths = [path for path in table.paths if path.in_block == in_block]
-        self.channels, ir_in = table.irreps_in[in_block]
-        self.rows_in = ir_in.dim
-        self.num_weights = len(paths) * self.channels
-        # One entry per output degree, whose paths lie side by side.
-        groups = [list(members) for _, members in groupby(paths, key=lambda path: path.l_out)]
-        self.group_paths = [len(group) for group in groups]
-        self.row_sizes = [len(group) * (2 * group[0].l_out + 1) for group in groups]
-        self.weight_sizes = [len(group) * self.channels for group in groups]
-        self.total_rows = sum(self.row_sizes)
-        self.register_buffer("coupling", _coupling_matrix(paths, table.irreps_sh.dim), persistent=False)
-        self.register_buffer("destination", _destination(paths), persistent=False)
-
-    def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> list[Tensor]:
-        num_atoms, num_edges = x.shape[0], sh.shape[0]
-        center, neighbor = edge_index[0], edge_index[1]
-        sent = x.index_select(0, neighbor).view(num_edges, self.rows_in, self.channels)
-        matrices = torch.mm(sh, self.coupling).view(num_edges, self.total_rows, self.rows_in)
-        products = torch.split_with_sizes(torch.bmm(matrices, sent), self.row_sizes, dim=1)
-        scales = torch.split_with_sizes(weights, self.weight_sizes, dim=1)
-        outputs: list[Tensor] = []
-        for i, paths in enumerate(self.group_paths):
-            rows = self.row_sizes[i] // paths
-            scale = scales[i].reshape(num_edges, paths, 1, self.channels)
-            message = products[i].reshape(num_edges, paths, rows, self.channels) * scale
-            width = self.row_sizes[i] * self.channels
-            summed = torch.zeros(num_atoms, width, dtype=x.dtype, device=x.device)
-            outputs.append(summed.index_add(0, center, message.view(num_edges, width)))
-        return outputs
+    center, neighbor = edge_index[0], edge_index[1]
+    coefficients = coefficients.to(x)
+    rows = sorted(paths.tolist(), key=lambda row: row[4])
+    sent_parts = _parts(x, [(in_offset, (2 * l_in + 1) * mul) for l_in, _, _, mul, in_offset, *_ in rows])
+    weight_parts = _parts(weights, [(weight_offset, mul) for *_, mul, _, weight_offset, _, _, _ in rows])
+    sums, columns = [], []
+    for (in_offset, l_in, mul), block in groupby(rows, key=lambda row: (row[4], row[0], row[3])):
+        rows_in = 2 * l_in + 1
+        sent = sent_parts[in_offset].index_select(0, neighbor).view(-1, rows_in, mul)
+        couplings, sizes, scales = [], [], []
+        for _, l_sh, l_out, _, _, weight_offset, out_offset, out_stride, start in block:
+            rows_sh, rows_out = 2 * l_sh + 1, 2 * l_out + 1
+            coupling = coefficients[start : start + rows_out * rows_in * rows_sh].view(-1, rows_sh)
+            around = (l_sh**2, sh.shape[1] - l_sh**2 - rows_sh)
+            couplings.append(torch.nn.functional.pad(coupling, around))
+            sizes.append(rows_out)
+            scales.append(weight_parts[weight_offset].unsqueeze(1))
+            components = out_offset + out_stride * torch.arange(rows_out, device=x.device)
+            columns.append((components[:, None] + torch.arange(mul, device=x.device)).flatten())
+        matrices = (sh @ torch.cat(couplings).T).view(-1, sum(sizes), rows_in)
+        products = torch.bmm(matrices, sent).split(sizes, dim=1)
+        messages = torch.cat([(p * w).flatten(1) for p, w in zip(products, scales, strict=True)], dim=1)
+        sums.append(x.new_zeros(x.shape[0], messages.shape[1]).index_add(0, center, messages))
+    return x.new_zeros(x.shape[0], dim_out).index_copy(1, torch.cat(columns), torch.cat(sums, dim=1))
 
 
-class EdgeProductReference(nn.Module):
-    """Channel-wise product of the features of an edge with those of its center, Allegro's tensor product.
+def _parts(rows: Tensor, places: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
+    """Columns by (first, number), cut in one go: of slices, each has a gradient as wide as the whole."""
+    bounds = sorted({0, rows.shape[1], *(edge for first, size in places for edge in (first, first + size))})
+    return dict(zip(bounds, rows.split([b - a for a, b in pairwise(bounds)], dim=1), strict=False))
 
-        out[e, l, k, c] = 1/√P_l Σ_{p → l} w[p, c] Σ_{i, j} C^p[k, i, j] V[e, i, c] Γ[center(e), j, c]
 
-    with P_l the number of paths into an output irrep. V has the irreps ``table.irreps_in``; Γ those of the
-    spherical harmonics, the output one block for each of ``table.irreps_out``, all with the same number of
-    channels. Source: Musaelian et al., Nat. Commun. 14, 579 (2023), eq. 10; one weight per path and channel
-    as in Tan et al., arXiv:2504.16068 (2025).
+def tabulated_convolution(
+    x: Tensor,
+    sh: Tensor,
+    edge_length: Tensor,
+    table: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    cutoff: float,
+    dim_out: int,
+) -> Tensor:
+    """``equipot::tabulated_convolution``: with weights that are splines of the distance (bspline.py)."""
+    weights = interpolate(edge_length, table, cutoff)
+    return convolution(x, sh, weights, edge_index, paths, coefficients, dim_out)
+
+
+def linear(
+    x: Tensor, weights: Tensor, blocks: Tensor, types: Tensor, dim: int, transpose: bool = False
+) -> Tensor:
+    """``equipot::linear``: x (N, dims), weights (species, W), types (N,) → (N, dim).
+
+    For one species ``types`` is not used.
     """
-
-    def __init__(self, table: PathTable):
-        super().__init__()
-        self.table = table
-
-    def forward(self, weights: Tensor, tensors: Tensor, environment: Tensor, center: Tensor) -> Tensor:
-        """weights (P, C), tensors (E, I, C), environment (N, J, C), center (E,) → (E, K, C)."""
-        blocks: list[Tensor | int] = [0] * len(self.table.irreps_out)
-        received = environment[center]
-        for weight, path in zip(weights, self.table.paths, strict=True):
-            _, columns, harmonics = path.coefficients.shape
-            first = path.in_offset // path.channels
-            left = tensors[:, first : first + columns]
-            right = received[:, path.l_sh**2 : path.l_sh**2 + harmonics]
-            product = torch.einsum("kij,eic,ejc->ekc", path.coefficients.to(tensors), left, right)
-            scale = self.table.num_paths_into(path.out_block) ** -0.5
-            blocks[path.out_block] = blocks[path.out_block] + product * weight * scale
-        return torch.cat(blocks, dim=1)
-
-
-def _coupling_matrix(paths, sh_dim: int) -> Tensor:
-    """(sh_dim, rows of all paths × rows_in): maps harmonics to the matrices M of every path at once."""
-    columns = [torch.zeros(sh_dim, 0, dtype=torch.float64)]
-    for path in paths:
-        rows_out, rows_in, rows_sh = path.coefficients.shape
-        dense = torch.zeros(sh_dim, rows_out, rows_in, dtype=torch.float64)
-        start = path.l_sh**2
-        dense[start : start + rows_sh] = path.coefficients.permute(2, 0, 1)
-        columns.append(dense.reshape(sh_dim, rows_out * rows_in))
-    return torch.cat(columns, dim=1)
+    columns, parts, start = [], [], 0
+    for rows, n_in, n_out, first_in, first_out in blocks.tolist():
+        matrices = weights[:, start : start + n_in * n_out].reshape(len(weights), n_in, n_out)
+        start += n_in * n_out
+        if transpose:
+            matrices, n_in, n_out = matrices.transpose(1, 2), n_out, n_in
+            first_in, first_out = first_out, first_in
+        rows_in = x[:, first_in : first_in + rows * n_in].reshape(len(x), rows, n_in)
+        if len(matrices) == 1:
+            mixed = rows_in @ matrices[0]
+        else:
+            mixed = torch.zeros(len(x), rows, n_out, dtype=x.dtype, device=x.device)
+            for species, matrix in enumerate(matrices):
+                chosen = (types == species).nonzero().squeeze(1)
+                mixed = mixed.index_copy(0, chosen, rows_in[chosen] @ matrix)
+        parts.append(mixed.reshape(len(x), rows * n_out))
+        columns.append(first_out + torch.arange(rows * n_out, device=x.device))
+    # Transposed, several blocks may start from one: their sums.
+    return x.new_zeros(len(x), dim).index_add(1, torch.cat(columns), torch.cat(parts, dim=1))
 
 
-def _destination(paths) -> Tensor:
-    """For every element (path, component, channel) produced, its place in the output row."""
-    places = [torch.zeros(0, dtype=torch.int64)]
-    for path in paths:
-        component = torch.arange(2 * path.l_out + 1)[:, None] * path.out_stride
-        places.append((path.out_offset + component + torch.arange(path.channels)).reshape(-1))
-    return torch.cat(places)
+def gate(
+    x: Tensor, blocks: Tensor, num_even: int, num_odd: int, even_factor: float, odd_factor: float
+) -> Tensor:
+    """The gate of ``equipot::interaction``, fed by the map of ``blocks``."""
+    table = blocks.tolist()
+    num_scalars = table[0][2]
+    scalars = torch.nn.functional.silu(x[:, :num_scalars]) * even_factor
+    parts = [scalars[:, :num_even], torch.tanh(x[:, num_scalars : num_scalars + num_odd]) * odd_factor]
+    first_gate = num_even
+    for rows, _, channels, _, first in table[2 if num_odd else 1 :]:
+        gates = scalars[:, first_gate : first_gate + channels].unsqueeze(1)
+        block = x[:, first : first + rows * channels].reshape(len(x), rows, channels)
+        parts.append((block * gates).flatten(1))
+        first_gate += channels
+    return torch.cat(parts, dim=1)
+
+
+def interaction(
+    sent: Tensor,
+    residual: Tensor,
+    sh: Tensor,
+    edge_length: Tensor,
+    table: Tensor,
+    edge_index: Tensor,
+    paths: Tensor,
+    coefficients: Tensor,
+    cutoff: float,
+    dim_messages: int,
+    mixing: Tensor,
+    blocks: Tensor,
+    num_even: int,
+    num_odd: int,
+    even_factor: float,
+    odd_factor: float,
+) -> tuple[Tensor, Tensor]:
+    """``equipot::interaction``: the output of a NequIP block, and what its gate was given."""
+    messages = tabulated_convolution(
+        sent, sh, edge_length, table, edge_index, paths, coefficients, cutoff, dim_messages
+    )
+    owned, dim = residual.shape
+    update = residual + linear(messages[:owned], mixing.view(1, -1), blocks, edge_index[0, :0], dim)
+    return gate(update, blocks, num_even, num_odd, even_factor, odd_factor), update
+
+
+def atom_product(matrices: Tensor, x: Tensor, center: Tensor, transposed: bool = False) -> Tensor:
+    """``equipot::atom_product``: matrices (N, K, I, C), x (E, I, C), center (E,) → (E, K, C).
+
+    Transposed: x (E, K, C) → (E, I, C).
+    """
+    if transposed:
+        matrices = matrices.transpose(1, 2)
+    if matrices.shape[0] == 1:
+        return torch.einsum("kic,eic->ekc", matrices[0], x)
+    return torch.einsum("ekic,eic->ekc", matrices.index_select(0, center), x)
+
+
+def segment_sum(values: Tensor, index: Tensor, row: int, num_segments: int) -> Tensor:
+    """``equipot::segment_sum``: values (E, K) summed by ``index[row]`` → (num_segments, K)."""
+    return values.new_zeros(num_segments, values.shape[1]).index_add(0, index[row], values)

@@ -11,8 +11,7 @@ from torch import nn
 from equipot import __version__
 from equipot.config import LABELS, Config, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
-from equipot.ops.convolution import Convolution
-from equipot.ops.edge_product import EdgeProduct
+from equipot.ops.operators import load_operators
 
 WARNING = "Warning: "  # how warnings start in log.txt
 
@@ -91,7 +90,7 @@ def describe_start(
         f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
         + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
         f"Model: {config.model.type}, {parameters:,} parameters{frozen}, {config.model.dtype}, "
-        f"{describe_products(potential)}",
+        f"{describe_products()}",
         f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
         *describe_stages(training),
@@ -126,7 +125,7 @@ def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[s
         "device": device,
         "resumed": resumed,
         "parameters": sum(weight.numel() for weight in potential.parameters()),
-        "products": describe_products(potential),
+        "products": describe_products(),
     }
 
 
@@ -154,10 +153,9 @@ def describe_device(config: Config, kind: str) -> str:
     return f"{processes}cpu ({count_of(threads, 'thread')})"
 
 
-def describe_products(potential: nn.Module) -> str:
+def describe_products() -> str:
     """Which code computes the tensor products: the slow path is never taken without a word."""
-    products = [module for module in potential.modules() if isinstance(module, (Convolution, EdgeProduct))]
-    if products and all(module.use_kernel for module in products):
+    if load_operators():
         return "fused tensor products (on a CPU)"
     return "tensor products by plain torch operations, several times slower than a fused kernel"
 
