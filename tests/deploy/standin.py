@@ -11,11 +11,12 @@ from equipot.deploy import torchscript
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.load import load_deployed
 from equipot.deploy.torchscript import write_torchscript
+from equipot.models.network import Network
 from equipot.models.potential import Potential
 from equipot.models.terms import SpeciesScaleShift
 
 
-class StandInNetwork(nn.Module):
+class StandInNetwork(Network):
     """ε_i = Σ_j a_s(i) a_s(j) (4 x⁶ − 3 x³) u(r) + 0.1 (Σ_j a_s(j) u(r))², x = 2 Å / r.
 
     u = (1 − (r/r_c)²)³ inside the cutoff: energy, forces and their slope are continuous there.

@@ -57,7 +57,7 @@ def test_forces_change_less_than_by_single_precision(radial_intervals):
 def test_coarse_tables_are_not_taken(monkeypatch):
     potential = make_potential(channels=8, radial_intervals=None)
     structures = synthetic_structures(SPECIES, 4.0)
-    monkeypatch.setattr("equipot.deploy.tables._INTERVALS", (4, 8))
+    monkeypatch.setattr("equipot.models.nequip.NequIP.table_intervals", lambda network: (4, 8))
     assert tabulate(potential, structures) == {}
     assert "RadialTable" not in str(potential)
 

@@ -8,13 +8,10 @@ import numpy as np
 import torch
 
 from equipot.deploy.structure import Structure, evaluate
-from equipot.models.nequip import NequIP
 from equipot.models.potential import Potential
 from equipot.ops.build import kernels_available
 
 log = logging.getLogger("equipot")
-
-_INTERVALS = (256, 512, 1024, 2048)
 
 
 def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str, float]:
@@ -29,7 +26,8 @@ def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str,
         and by single precision); empty if there are no tables.
     """
     network = potential.network
-    if not isinstance(network, NequIP) or potential.dtype != torch.float32 or not kernels_available():
+    choices = network.table_intervals()
+    if not choices or potential.dtype != torch.float32 or not kernels_available():
         return {}
     exact = copy.deepcopy(potential).double()
     right = [evaluate(exact, structure).forces for structure in structures]
@@ -39,7 +37,7 @@ def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str,
         return float(max(np.abs(a - b).max() for a, b in zip(found, right, strict=True)))
 
     rounding = force_error(potential)
-    for intervals in [network.radial_intervals] if network.radial_intervals else _INTERVALS:
+    for intervals in choices:
         candidate = copy.deepcopy(exact)
         candidate.network.tabulate(intervals)
         error = force_error(candidate)

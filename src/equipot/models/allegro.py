@@ -9,6 +9,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.models.network import Network, State, columns_of, rows_of
 from equipot.nn.mlp import MLP, Dense
 from equipot.nn.radial import BesselBasis, PolynomialCutoff
 from equipot.nn.spherical import SphericalHarmonics
@@ -103,7 +104,7 @@ class AllegroLayer(nn.Module):
         return (scalars + envelope * latent) * 0.5**0.5, tensors
 
 
-class Allegro(nn.Module):
+class Allegro(Network):
     """Atomic energies as sums of pair energies from ``layers`` strictly local layers.
 
     Every ordered pair within the cutoff carries a scalar latent vector and equivariant tensors; an atom's
@@ -164,3 +165,23 @@ class Allegro(nn.Module):
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
         return torch.ops.equipot.segment_sum(self.readout(scalars), edge_index, 0, num_atoms) * self.norm
+
+    @staticmethod
+    def parts() -> dict[str, tuple[str, ...]]:
+        """As `Network.parts`."""
+        return {"embedding": ("two_body.*", "first_tensors.*")}
+
+    @staticmethod
+    def transfer(
+        state: State, num_species: int, species: Sequence[int | None], levels: Sequence[int]
+    ) -> State:
+        """As `Network.transfer`."""
+        name = "two_body.layers.0.weight"  # its inputs: one-hot center, one-hot neighbor, radial basis
+        before = state[name]
+        center, neighbor, basis = before.split([num_species, num_species, len(before) - 2 * num_species])
+        weight = torch.cat([rows_of(center, species), rows_of(neighbor, species), basis])
+        # The layer divides by the root of the number of its inputs.
+        new = state | {name: weight * (len(weight) / len(before)) ** 0.5}
+        last = max(int(key.split(".")[2]) for key in state if key.startswith("readout.layers."))
+        name = f"readout.layers.{last}.weight"
+        return new | {name: columns_of(state, name, levels)}

@@ -5,19 +5,21 @@ from collections.abc import Sequence
 import ase.data
 import torch
 
-from equipot.config.model import AllegroConfig, NequIPConfig
+from equipot.config.model import CommonModelConfig
 from equipot.models.allegro import Allegro
 from equipot.models.nequip import NequIP
+from equipot.models.network import Network
 from equipot.models.potential import Potential
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
-_NETWORKS = {"nequip": NequIP, "allegro": Allegro}
+# By ``type`` of the section ``model``.
+NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro}
 # Every other key of the section ``model`` is an argument of the network, under the same name.
 _OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl"}
 
 
 def build_potential(
-    config: NequIPConfig | AllegroConfig,
+    config: CommonModelConfig,
     species: list[str],
     avg_num_neighbors: float,
     atomic_energies: Sequence[float] | Sequence[Sequence[float]],
@@ -31,7 +33,7 @@ def build_potential(
     ``levels`` where there are several; ``force_rms`` (eV/Å): becomes the scale, times 1 Å, where the
     configuration asks for ``force_rms``; ``levels``: names of the levels of theory, if they have names.
     """
-    network = _NETWORKS[config.type](
+    network = NETWORKS[config.type](
         num_species=len(species),
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),

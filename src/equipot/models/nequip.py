@@ -11,6 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.models.network import Network, State, columns_of, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.radial import BesselBasis, RadialNetwork, RadialSplines, RadialTable
@@ -106,7 +107,7 @@ class NequIPLayer(nn.Module):
         return out
 
 
-class NequIP(nn.Module):
+class NequIP(Network):
     """Atomic outputs from ``layers`` interaction blocks and a linear readout.
 
     The last block keeps scalars only. Distances enter through a Bessel basis with a polynomial cutoff,
@@ -174,12 +175,31 @@ class NequIP(nn.Module):
         # Nothing is computed of atoms that other processes own.
         return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
 
+    @staticmethod
+    def parts() -> dict[str, tuple[str, ...]]:
+        """As `Network.parts`."""
+        return {"embedding": ("embedding",), "radial": ("layers.*.convolution.radial.*",)}
+
+    @staticmethod
+    def transfer(
+        state: State, num_species: int, species: Sequence[int | None], levels: Sequence[int]
+    ) -> State:
+        """As `Network.transfer`."""
+        new = dict(state)
+        for name, weight in state.items():
+            if name == "embedding" or ".self_connection." in name:
+                new[name] = rows_of(weight, species)
+        name = "readout.weights.0"
+        return new | {name: columns_of(state, name, levels)}
+
+    @torch.jit.unused
+    def table_intervals(self) -> Sequence[int]:
+        """Radial networks by any number; splines keep their own."""
+        return (self.radial_intervals,) if self.radial_intervals else (256, 512, 1024, 2048)
+
     @torch.jit.unused
     def tabulate(self, intervals: int) -> None:
-        """Replace every radial function by a table of its splines; for inference.
-
-        ``intervals`` matters for radial networks; splines keep their own.
-        """
+        """Replace every radial function by a table of its splines; for inference."""
         for layer in self.layers:
             convolution, radial = layer.convolution.convolution, layer.convolution.radial
             exact = copy.deepcopy(radial).double()

@@ -1,29 +1,29 @@
 """Readable names for groups of a potential's weights, to freeze them or to train them more slowly."""
 
-import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from torch import nn
 
 from equipot.errors import ConfigError
 
-# What the names of weights look like in each part. A weight may belong to several.
+# Patterns of names: the parts that every architecture has. A weight may belong to several.
 _PARTS = {
-    "embedding": r"network\.(embedding|two_body\.|first_tensors\.)",
-    "layers": r"network\.layers\.",
-    "radial": r"network\.layers\.\d+\.convolution\.radial\.",
-    "readout": r"network\.readout\.",
-    "atomic_energies": r"scale_shift\.shift",
-    "scale": r"scale_shift\.scale",
+    "layers": ("network.layers.*",),
+    "readout": ("network.readout.*",),
+    "atomic_energies": ("scale_shift.shift",),
+    "scale": ("scale_shift.scale",),
 }
 
 
 def parts_of(potential: nn.Module) -> dict[str, list[str]]:
     """The names of the weights in each part of a Potential; parts that it does not have are left out."""
+    network = potential.network
+    patterns = dict(_PARTS)
+    patterns |= {part: tuple(f"network.{p}" for p in own) for part, own in network.parts().items()}
+    patterns |= {f"layers.{i}": (f"network.layers.{i}.*",) for i in range(len(network.layers))}
     names = [name for name, _ in potential.named_parameters()]
-    layers = len(potential.network.layers)
-    patterns = _PARTS | {f"layers.{i}": rf"network\.layers\.{i}\." for i in range(layers)}
-    parts = {part: [n for n in names if re.match(pattern, n)] for part, pattern in patterns.items()}
+    parts = {part: [n for n in names if any(fnmatchcase(n, p) for p in of)] for part, of in patterns.items()}
     return {part: found for part, found in parts.items() if found}
 
 

@@ -6,10 +6,12 @@ it is, so that energies and forces of the elements and levels that are kept stay
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-State = dict[str, Tensor]
+from equipot.models.build import NETWORKS
+from equipot.models.network import State, rows_of
+
+_PREFIX = "network."
 
 
 def transfer(
@@ -25,36 +27,10 @@ def transfer(
         levels: for each level of the new model, which of the K its readout and reference energies start from.
     """
     before = state["scale_shift.scale"].shape[0]
-    new = dict(state)
-    new["scale_shift.scale"] = _rows(state["scale_shift.scale"], species)
-    shift = _rows(state["scale_shift.shift"].reshape(-1, before).T, species).T[list(levels)]
+    network = {key.removeprefix(_PREFIX): w for key, w in state.items() if key.startswith(_PREFIX)}
+    network = NETWORKS[kind].transfer(network, before, species, levels)
+    new = dict(state) | {_PREFIX + key: weight for key, weight in network.items()}
+    new["scale_shift.scale"] = rows_of(state["scale_shift.scale"], species)
+    shift = rows_of(state["scale_shift.shift"].reshape(-1, before).T, species).T[list(levels)]
     new["scale_shift.shift"] = shift[0].clone() if len(levels) == 1 else shift.contiguous()
-    return _NETWORKS[kind](new, species, before, list(levels))
-
-
-def _nequip(state: State, species: Sequence[int | None], before: int, levels: list[int]) -> State:
-    for name, weight in state.items():
-        if name == "network.embedding" or ".self_connection." in name:
-            state[name] = _rows(weight, species)
-    state["network.readout.weights.0"] = state["network.readout.weights.0"][:, levels].contiguous()
-    return state
-
-
-def _allegro(state: State, species: Sequence[int | None], before: int, levels: list[int]) -> State:
-    name = "network.two_body.layers.0.weight"  # its inputs: one-hot center, one-hot neighbor, radial basis
-    center, neighbor, basis = state[name].split([before, before, state[name].shape[0] - 2 * before])
-    weight = torch.cat([_rows(center, species), _rows(neighbor, species), basis])
-    # The layer divides by the root of the number of its inputs.
-    state[name] = weight * (weight.shape[0] / state[name].shape[0]) ** 0.5
-    last = max(int(key.split(".")[3]) for key in state if key.startswith("network.readout.layers."))
-    name = f"network.readout.layers.{last}.weight"
-    state[name] = state[name][:, levels].contiguous()
-    return state
-
-
-_NETWORKS = {"nequip": _nequip, "allegro": _allegro}
-
-
-def _rows(weight: Tensor, species: Sequence[int | None]) -> Tensor:
-    """One row for each element; the mean of all rows for a new one."""
-    return torch.stack([weight.mean(dim=0) if row is None else weight[row] for row in species])
+    return new

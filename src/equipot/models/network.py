@@ -1,0 +1,60 @@
+"""What a potential is built on, and all that the rest of equipot asks of an architecture."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class Network(nn.Module):
+    """A map from geometry and species to one equivariant row per atom; column k is the energy of level k.
+
+    An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
+    its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
+    ``avg_num_neighbors`` and ``num_outputs``; it sets
+
+        cutoff             Å; there are no longer edges
+        irreps_out         of the rows
+        layers             a ModuleList, whose members can be frozen one by one
+        num_exchanges      how often atoms need rows of features of their neighbors before they can go on,
+                           by ``equipot::ghost_exchange``; 0: strictly local, evaluated in parts
+        widest_exchange    numbers per atom in the widest of these rows
+    """
+
+    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
+        """(E, 3) float64 Å, (2, E), (N,) → (N, irreps_out.dim) in the network's dtype, unscaled."""
+        raise NotImplementedError
+
+    @staticmethod
+    def parts() -> dict[str, tuple[str, ...]]:
+        """Weights by readable names: patterns as in a shell. `layers` and `readout` need none."""
+        return {}
+
+    @staticmethod
+    def transfer(
+        state: State, num_species: int, species: Sequence[int | None], levels: Sequence[int]
+    ) -> State:
+        """The state dict of a network of ``num_species`` elements for others; see models/transfer.py."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def table_intervals(self) -> Sequence[int]:
+        """With how many intervals `tabulate` may be called, the coarsest first; none: nothing to tabulate."""
+        return ()
+
+    @torch.jit.unused
+    def tabulate(self, intervals: int) -> None:
+        """Replace functions of the distance by tables, for inference."""
+        raise NotImplementedError
+
+
+def rows_of(weight: Tensor, species: Sequence[int | None]) -> Tensor:
+    """One row for each element; the mean of all rows for a new one (None)."""
+    return torch.stack([weight.mean(dim=0) if row is None else weight[row] for row in species])
+
+
+def columns_of(state: Mapping[str, Tensor], name: str, levels: Sequence[int]) -> Tensor:
+    """Of a readout's weights, those of the levels."""
+    return state[name][:, list(levels)].contiguous()
