@@ -1,10 +1,13 @@
 """train → evaluate → deploy → info → check → md, by the commands a user types."""
 
 import json
+from dataclasses import asdict
 
 import ase.io
 import numpy as np
 import pytest
+
+from equipot.errors import DataError
 
 
 def errors(folder) -> dict:
@@ -90,6 +93,24 @@ def test_md_writes_trajectory_log_and_plot(equipot, workspace, tmp_path):
     # Velocity Verlet at 0.5 fs and 50 K on copper: fluctuations far below this.
     assert np.ptp(log["total_energy_eV"]) < 1e-3
     assert (tmp_path / "md" / "plot.png").is_file()
+
+
+def test_every_option_of_md_reaches_the_run(equipot, monkeypatch):
+    asked = {
+        "ensemble": "npt", "temperature": 250.0, "steps": 7, "timestep": 0.25, "pressure": 2.0,
+        "friction": 0.03, "seed": 5, "interval": 3, "skin": 0.7,
+    }  # fmt: skip
+    found = {}
+
+    def run_md(structure, model, output, settings, *, skin, **_):
+        found.update(asdict(settings), skin=skin)
+        raise DataError("seen enough")
+
+    monkeypatch.setattr("equipot.integrations.md.run_md", run_md)
+    options = [word for name, value in asked.items() for word in (f"--{name}", value)]
+    assert "seen enough" in equipot("md", "some.xyz", "--model", "model.pt", *options).err
+    assert found.pop("log_interval") == asked.pop("interval")
+    assert found == asked
 
 
 def test_override_and_resume(equipot, workspace, tmp_path):

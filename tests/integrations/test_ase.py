@@ -18,6 +18,7 @@ from standin import StandInNetwork, verified_in_this_process, write_standin
 
 import equipot
 from equipot import EquipotCalculator
+from equipot.data import graph_from_atoms
 from equipot.errors import (
     ConfigError,
     DataError,
@@ -26,6 +27,8 @@ from equipot.errors import (
     SimulationError,
     UnknownSpeciesError,
 )
+from equipot.models.potential import predict
+from equipot.units import stress_to_voigt
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +99,10 @@ def test_properties_fit_together(crystal):
     assert crystal.get_potential_energies().sum() == pytest.approx(crystal.get_potential_energy(), abs=1e-12)
     assert crystal.get_stresses().shape == (8, 6)
     np.testing.assert_allclose(crystal.get_stresses().sum(axis=0), crystal.get_stress(), atol=1e-15)
+    # The calculator reorders atoms; every atom gets its own back.
+    prediction = predict(crystal.calc.model, graph_from_atoms(crystal, ["H", "C", "O"], 4.0))
+    stresses = stress_to_voigt(-prediction.atom_virials.numpy() / crystal.get_volume())
+    np.testing.assert_allclose(crystal.get_stresses(), stresses, atol=1e-14)
     np.testing.assert_allclose(crystal.get_forces().sum(axis=0), 0.0, atol=1e-12)
     assert all(np.asarray(value).dtype == np.float64 for value in crystal.calc.results.values())
 

@@ -6,6 +6,7 @@ import os
 import signal
 
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 from ase import Atoms
@@ -17,7 +18,7 @@ from equipot import EquipotCalculator
 from equipot.errors import ConfigError, DataError, EquipotError, UnknownSpeciesError
 from equipot.integrations import md
 from equipot.integrations.md import FILES, MDSettings, SimulationError, degrees_of_freedom, run_md
-from equipot.integrations.md_report import energy_drift, plot_log, read_log, summary_table
+from equipot.integrations.md_report import energy_drift, plot_log, read_log, summarize, summary_table
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,14 @@ def crystal(model_file):
     return atoms
 
 
+@pytest.fixture
+def gas(model_file):
+    """512 atoms of two elements at rest, 10 Å apart, which is out of reach (4 Å)."""
+    atoms = Atoms("HO", [[0, 0, 0], [10, 0, 0]], cell=[20, 10, 10], pbc=True).repeat((4, 8, 8))
+    atoms.calc = EquipotCalculator(model_file, device="cpu")
+    return atoms
+
+
 def test_nve_writes_everything(water, model_file, tmp_path):
     ase.io.write(tmp_path / "water.xyz", water)
     settings = MDSettings("nve", steps=100, timestep=0.25, log_interval=10)
@@ -55,8 +64,12 @@ def test_nve_writes_everything(water, model_file, tmp_path):
     assert json.loads((result.directory / "summary.json").read_text()) == result.summary
     assert result.summary["ns_per_day"] > 0
     assert result.summary["steps_per_neighbor_list"] > 5
-    # Neither drifts away nor turns as a whole.
+    # Neither drifts away nor turns as a whole, which leaves 3 of 9 degrees of freedom.
     assert np.abs(frames[-1].get_momenta().sum(axis=0)).max() < 1e-6
+    assert np.abs(frames[-1].get_angular_momentum()).max() < 1e-6
+    np.testing.assert_allclose(
+        log["kinetic_energy_eV"], 3 / 2 * ase.units.kB * log["temperature_K"], rtol=1e-6
+    )
 
 
 def test_last_step_is_logged(water, model_file, tmp_path):
@@ -85,6 +98,83 @@ def test_nvt_reaches_the_temperature(crystal, model_file, tmp_path):
     temperature = read_log(result.log)["temperature_K"]
     assert temperature[len(temperature) // 3 :].mean() == pytest.approx(100, rel=0.24)
     assert result.summary["atoms"] == 32
+
+
+def test_friction_slows_free_atoms(gas):
+    """At 0 K momenta decay as exp(−friction · time), which the integrator solves exactly."""
+    dynamics = md._make_dynamics(gas, MDSettings("nvt", temperature=0, timestep=0.5, friction=0.01))
+    momenta = np.random.default_rng(0).standard_normal(gas.positions.shape)
+    gas.set_momenta(momenta)
+    dynamics.run(20)
+    np.testing.assert_allclose(gas.get_momenta(), np.exp(-0.01 * 20 * 0.5) * momenta, rtol=1e-12)
+
+
+def test_thermostat_heats_free_atoms(gas):
+    """From rest, kinetic energies grow as 3/2 kT (1 − exp(−2 friction · time)), of both elements alike.
+
+    256 · 3 degrees each: their mean scatters by √(2/768) = 5 %; allow 4σ. So do the initial velocities.
+    """
+    dynamics = md._make_dynamics(gas, MDSettings("nvt", temperature=400, timestep=5.0, friction=0.01))
+    thermal = 1.5 * ase.units.kB * 400
+    assert _kinetic_energies(gas) == pytest.approx([thermal, thermal], rel=0.2)
+    gas.set_momenta(np.zeros_like(gas.positions))
+    dynamics.run(10)
+    grown = thermal * (1 - np.exp(-2 * 0.01 * 10 * 5.0))
+    assert _kinetic_energies(gas) == pytest.approx([grown, grown], rel=0.2)
+
+
+def _kinetic_energies(atoms: Atoms) -> list[float]:
+    """Means over hydrogen and oxygen, eV."""
+    return [atoms[atoms.symbols == name].get_kinetic_energy() / 256 for name in ("H", "O")]
+
+
+def test_free_atoms_fly_straight_on(gas, model_file, tmp_path):
+    settings = MDSettings("nve", steps=4, timestep=2.0, log_interval=4)
+    result = run_md(gas, model_file, tmp_path, settings, device="cpu")
+    first, last = ase.io.read(result.trajectory, ":")
+    moved = first.get_velocities() * (8 * ase.units.fs)
+    np.testing.assert_allclose(last.positions - first.positions, moved, atol=1e-7)  # digits of the file
+    assert read_log(result.log)["time_ps"].tolist() == [0.0, 0.008]
+
+
+def test_pressure_of_an_ideal_gas(gas, model_file, tmp_path):
+    settings = MDSettings("nvt", temperature=500, steps=2, log_interval=1)
+    log = read_log(run_md(gas, model_file, tmp_path, settings, device="cpu").log)
+    ideal = 512 * ase.units.kB * log["temperature_K"] / gas.get_volume()
+    np.testing.assert_allclose(log["pressure_GPa"] * ase.units.GPa, ideal, rtol=1e-8)  # digits of the file
+    assert log["volume_A3"] == pytest.approx(gas.get_volume())
+
+
+def test_pressure_of_a_crystal_at_rest(crystal, model_file, tmp_path):
+    """It is −dE/dV (central differences, 1e-4 of V: errors of its square), and holds the barostat."""
+    crystal = crystal.copy()
+    crystal.set_cell(0.97 * crystal.cell, scale_atoms=True)
+    calculator, energies, volume = EquipotCalculator(model_file, device="cpu"), [], crystal.get_volume()
+    for factor in (1 + 1e-4, 1 - 1e-4):
+        changed = crystal.copy()
+        changed.set_cell(factor ** (1 / 3) * crystal.cell, scale_atoms=True)
+        energies.append(calculator.get_potential_energy(changed))
+    expected = -(energies[0] - energies[1]) / (2e-4 * volume) / ase.units.GPa
+    logs = []
+    for name, pressure in (("same", expected), ("other", 1.1 * expected)):
+        settings = MDSettings("npt", temperature=0, steps=5, timestep=5.0, pressure=pressure, log_interval=5)
+        logs.append(read_log(run_md(crystal, model_file, tmp_path / name, settings, device="cpu").log))
+    assert logs[0]["pressure_GPa"] == pytest.approx(expected, rel=1e-6)
+    still, pressed = (log["volume_A3"][1] / volume - 1 for log in logs)
+    assert abs(still) < -1e-3 * pressed
+
+
+@pytest.mark.parametrize(("friction", "time"), [(0.1, 1000.0), (0.01, 2000.0)])
+def test_barostat_slows_down(gas, friction, time):
+    """Where nothing pushes (free atoms at rest, 0 GPa), ln V changes less and less, as exp(−t / time)."""
+    dynamics = md._make_dynamics(gas, MDSettings("npt", temperature=0, timestep=50.0, friction=friction))
+    dynamics.p_eps = 1.0
+    volumes = []
+    for _ in range(4):
+        volumes.append(gas.get_volume())
+        dynamics.run(1)
+    changes = np.diff(np.log(volumes))
+    assert changes[1:] / changes[:-1] == pytest.approx([np.exp(-50.0 / time)] * 2, rel=1e-9)
 
 
 def test_npt_answers_to_pressure(crystal, model_file, tmp_path):
@@ -264,6 +354,15 @@ def test_drift_of_a_known_line():
     assert drift["drift_meV_per_atom_per_ps"] == pytest.approx(2.0, abs=1e-9)
     assert drift["drift_meV_per_atom"] == pytest.approx(10.0, abs=1e-9)
     assert drift["fluctuation_meV_per_atom"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_speed():
+    """1 ps in 86.4 s is one nanosecond a day."""
+    log = {name: np.ones(2) for name in md.COLUMNS}
+    summary = summarize(log, MDSettings(steps=9000, timestep=0.5), 2000, 3, seconds=86.4, list_builds=100)
+    assert summary["time_ps"] == pytest.approx(1.0)
+    assert summary["ns_per_day"] == pytest.approx(1.0)
+    assert summary["steps_per_neighbor_list"] == 20
 
 
 def test_degrees_of_freedom():

@@ -17,17 +17,22 @@ MODELS = {
     "nequip-radial-network": NequIPConfig(
         type="nequip", dtype="float64", cutoff=4.0, layers=2, channels=8, radial_intervals=None
     ),
+    # The third of six layers gives pseudoscalars (0o), which pass through tanh.
+    "nequip-odd-scalars": NequIPConfig(type="nequip", dtype="float64", cutoff=4.0, layers=6, channels=8),
     "allegro": AllegroConfig(type="allegro", dtype="float64", cutoff=4.0, channels=8),
 }
 
 
 @pytest.fixture
 def crystal():
-    """Eight rattled atoms of two elements in a cell smaller than the cutoff."""
+    """Eight atoms of two elements in a cell hardly larger than the cutoff.
+
+    Rattled by half an Å: pseudoscalars measure how far a structure is from its mirror image.
+    """
     from ase.build import bulk
 
     atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
-    atoms.rattle(0.1, seed=0)
+    atoms.rattle(0.5, seed=0)
     return graph_from_atoms(atoms, ["Na", "Cl"], 4.0)
 
 

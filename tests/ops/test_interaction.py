@@ -13,14 +13,14 @@ from equipot.ops import reference
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def arguments(channels=8, atoms=60, owned=60, edges=400, parity=True, dtype=torch.float64):
-    """Of a NequIP layer in the middle, random; the first four have gradients. Atom 0 has no edges."""
+def arguments(channels=8, atoms=60, owned=60, edges=400, parity=True, dtype=torch.float64, layers=3):
+    """Of the layer in the middle of a NequIP, random; the first four have gradients. Atom 0 has no edges."""
     torch.manual_seed(0)
     network = NequIP(
-        num_species=1, cutoff=3.0, avg_num_neighbors=7.0, layers=3, channels=channels, parity=parity,
+        num_species=1, cutoff=3.0, avg_num_neighbors=7.0, layers=layers, channels=channels, parity=parity,
         radial_intervals=16,
     ).to(dtype)  # fmt: skip
-    layer = network.layers[1]
+    layer = network.layers[(layers - 1) // 2]
     tables, gate = layer.convolution.convolution, layer.gate
     center = torch.randint(1, max(owned, 2), (edges,)).sort().values
     edge_index = (
@@ -56,6 +56,17 @@ def test_agrees_with_its_parts(channels, parity, dtype, tolerance):
         for function in (torch.ops.equipot.interaction, reference.interaction)
     )
     assert max(relative_errors(found, expected)) < tolerance  # sums of hundreds of terms in another order
+
+
+def test_odd_scalars():
+    """Pseudoscalars (0o), which alone pass through tanh, are of use from six layers on."""
+    given = arguments(5, layers=6)
+    assert given[13] == 5  # num_odd
+    found, expected = (
+        value_and_gradients(function, given)
+        for function in (torch.ops.equipot.interaction, reference.interaction)
+    )
+    assert max(relative_errors(found, expected)) < 1e-12  # as above
 
 
 @pytest.mark.parametrize("atoms, owned, edges", [(60, 25, 300), (60, 25, 0), (10, 0, 0), (130, 130, 50)])
