@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import ase
 import ase.io
+import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -18,6 +20,7 @@ from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
 from equipot.models.potential import predict
 from equipot.training import monitor, stopping
+from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.resume import check_same_statistics
 from equipot.training.run import AUTO, train
@@ -198,6 +201,21 @@ def test_best_weights_of_before_the_interruption_stay(make_config, monkeypatch):
     assert resumed.stopped == stopping.FINISHED
     assert content(resumed.best_checkpoint)["global_step"] == best["global_step"] <= 8
     assert resumed.metrics["best_epoch"] == best["global_step"] / 4
+
+
+def test_nothing_in_a_training_is_random(make_config, monkeypatch, uninterrupted):
+    """Frames are ordered by seed and epoch alone, so a checkpoint needs no states of random generators."""
+    original = PotentialModule.training_step
+
+    def scrambled_step(module, step, batch_idx):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(module.global_step)
+        original(module, step, batch_idx)
+
+    monkeypatch.setattr(PotentialModule, "training_step", scrambled_step)
+    result = train(make_config("scrambled", training=EVERYTHING))
+    assert_same(result.last_checkpoint, uninterrupted.last_checkpoint)
+    assert history(result.directory) == history(uninterrupted.directory)
 
 
 SWA = {"epochs": 3, "ema": 0.9, "swa": {"from_epoch": 1, "learning_rate": 0.001}}
