@@ -82,10 +82,11 @@ def test_same_file_for_training_and_validation(water, write):
         load_datasets(config(path, validation=[path]), 3.0)
 
 
-def test_structures_in_two_sets_are_reported(water, write, caplog):
-    data = config(write(water[:6], "a.xyz"), validation=[str(write(water[4:], "b.xyz"))])
-    load_datasets(data, 3.0)
-    assert "2 of 6 validation frames are also in the training set" in caplog.text
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_structures_in_two_sets_are_reported(water, write, caplog, name):
+    others = {"validation": [str(write(water[8:], "c.xyz"))], name: [str(write(water[4:8], "b.xyz"))]}
+    load_datasets(config(write(water[:6], "a.xyz"), **others), 3.0)
+    assert f"2 of 4 {name} frames are also in the training set" in caplog.text
 
 
 def test_validation_with_a_species_that_training_lacks(water, write):
@@ -134,9 +135,46 @@ def test_weights_of_groups_multiply_those_of_frames_and_files(water, write, tmp_
             expected = 2.0 * factors[groups[number]] * (3.0 if number == 1 else 1.0)
             weight = dataset[i].labels.weight
             assert (1.0 if weight is None else weight.item()) == expected
+            assert dataset.columns.weight[i] == expected  # what is known of a frame without reading it
             assert dataset.config_types[i] == groups[number]
             seen += 1
     assert seen == len(water)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"units": {"energy": "kcal/mol"}},
+        {"units": {"length": "Bohr"}},
+        {"labels": {"energy": "other_energy", "forces": "my_forces"}},
+        {"labels": {"energy": "my_energy", "forces": "other_forces"}},
+        {"labels": LABELS | {"weight": "other_weight"}},
+    ],
+    ids=lambda changed: "-".join(next(iter(changed.values()))),
+)
+def test_cache_made_with_other_settings_is_not_used(water, write, tmp_path, changed):
+    for i, atoms in enumerate(water):
+        atoms.info |= {"other_energy": -15.0 - 0.2 * i, "config_weight": 2.0, "other_weight": 3.0}
+        atoms.arrays["other_forces"] = 1.5 * atoms.arrays["my_forces"]
+    settings = {"train": [str(write(water))], "validation": 3, "labels": LABELS}
+    load_datasets(DataConfig(**settings, cache=tmp_path / "cache"), 3.0)
+    expected = load_datasets(DataConfig(**settings | changed), 3.0)
+    found = load_datasets(DataConfig(**settings | changed, cache=tmp_path / "cache"), 3.0)
+    assert found.statistics == expected.statistics
+    for one, other in zip(expected.train.frames, found.train.frames, strict=True):
+        assert (other.where, other.energy, other.weight) == (one.where, one.energy, one.weight)
+        for name in ("positions", "forces"):
+            assert np.array_equal(getattr(other, name), getattr(one, name)), name
+
+
+def test_cache_of_a_file_that_was_moved_names_the_new_place(water, write, tmp_path):
+    path = write(water)
+    settings = {"labels": LABELS, "validation": 3, "cache": tmp_path / "cache"}
+    load_datasets(DataConfig(train=[str(path)], **settings), 3.0)
+    (tmp_path / "elsewhere").mkdir()
+    moved = path.rename(tmp_path / "elsewhere" / path.name)
+    data = load_datasets(DataConfig(train=[str(moved)], **settings), 3.0)
+    assert {file for file, _ in data.split.train} == {str(moved)}
 
 
 def test_weight_of_an_unknown_group_is_refused(water, write):

@@ -72,14 +72,16 @@ def test_not_enough_frames(frames, validation, train_frames, message):
 @pytest.mark.parametrize(
     ("validation", "test", "message"),
     [
-        (slice(0, 2), slice(0), "train and the validation"),
-        (5, slice(20, 30), "(train|validation) and the test"),
+        (slice(0, 2), slice(0), r"a\.xyz, frame 0 .* the train and the validation set"),
+        (slice(20, 25), slice(19, 20), r"a\.xyz, frame 19 .* the train and the test set"),
+        (slice(20, 25), slice(24, 30), r"b\.xyz, frame 4 .* the validation and the test set"),
+        (5, slice(0, 20), r"the (train|validation) and the test"),
     ],
 )
 def test_frame_in_two_sets(frames, validation, test, message):
     validation = frames[validation] if isinstance(validation, slice) else validation
     with pytest.raises(DataError, match=message):
-        draw_split(frames, validation, frames[test])
+        draw_split(frames[:20], validation, frames[test])
 
 
 def test_save_and_load(frames, tmp_path):

@@ -16,6 +16,7 @@ from equipot.models.potential import predict
 
 R0, INNER, CUTOFF = 2.7, 3.5, 4.5  # Å; the Morse potential is switched off from INNER to CUTOFF
 MORSE = {"epsilon": 0.3, "r0": R0, "rho0": 4.0, "rcut1": INNER / R0, "rcut2": CUTOFF / R0}
+EV = UnitsConfig()
 
 
 class Morse(nn.Module):
@@ -86,9 +87,12 @@ def frames(data_file):
 
 @pytest.fixture
 def morse_model(tmp_path):
-    """A loaded model that is the Morse potential; ``fault`` multiplies its energies and forces."""
+    """A loaded model that is the Morse potential; ``fault`` multiplies its energies and forces.
 
-    def make(fault: float = 1.0, species=("Cu", "Ag")) -> LoadedModel:
+    ``units``: of the data it was trained on.
+    """
+
+    def make(fault: float = 1.0, species=("Cu", "Ag"), units=EV) -> LoadedModel:
         module = Morse(fault)
         return LoadedModel(
             path=tmp_path / "morse.pt",
@@ -96,7 +100,7 @@ def morse_model(tmp_path):
             cutoff=CUTOFF,
             device=torch.device("cpu"),
             labels=LabelsConfig(),
-            units=UnitsConfig(),
+            units=units,
             predict=lambda graph: predict(module, graph),
         )
 

@@ -8,10 +8,13 @@ from itertools import pairwise
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from equipot.config import UnitsConfig
 from equipot.errors import DataError
 from equipot.evaluation import run
 from equipot.evaluation.metrics import error_groups, error_rows
@@ -28,6 +31,7 @@ from equipot.evaluation.plots import (
 from equipot.evaluation.predict import predict_frames
 from equipot.evaluation.report import MAX_GROUPS, as_dict, print_report, short_names, write_evaluation
 from equipot.evaluation.write import write_predictions
+from equipot.units import energy_factor, length_factor
 
 
 @pytest.fixture
@@ -158,6 +162,33 @@ def test_evaluate_writes_what_was_asked(monkeypatch, data_file, morse_model, tmp
     result = run.evaluate("m", [data_file], output=tmp_path / "out", predictions=tmp_path / "p.xyz")
     assert [f.name for f in result.files] == ["errors.json", "parity.png", "p.xyz"]
     assert all(f.is_file() for f in result.files)
+
+
+def in_units(atoms, energy: str, length: str):
+    """The same structure with its labels, written in other units."""
+    e, a = energy_factor(energy), length_factor(length)
+    other = Atoms(atoms.numbers, atoms.positions / a, cell=atoms.cell / a, pbc=atoms.pbc)
+    powers = {"energy": 0, "forces": 1, "stress": 3}
+    labels = {name: value * a ** powers[name] / e for name, value in atoms.calc.results.items()}
+    other.calc = SinglePointCalculator(other, **labels)
+    return other
+
+
+@pytest.mark.parametrize("units", [{"energy": "kcal/mol"}, {"energy": "Hartree", "length": "Bohr"}])
+def test_evaluate_reads_data_in_the_units_of_the_model(monkeypatch, morse_model, crystals, tmp_path, units):
+    """An exact model has no error, and its predictions are written in eV and Å."""
+    units = UnitsConfig(**units)
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model(units=units))
+    structures = [in_units(atoms, units.energy, units.length) for atoms in crystals]
+    ase.io.write(tmp_path / "other.xyz", structures, format="extxyz")
+    found = run.evaluate("m", [tmp_path / "other.xyz"], predictions=tmp_path / "p.xyz").comparison
+    # 8 decimals in the file: of Hartree/Bohr³, 184 eV/Å³, at worst; of positions times stiffness and bonds
+    assert np.abs(found.energy_error_per_atom()).max() < 1e-5
+    assert np.abs(found.forces_error()).max() < 1e-5
+    assert np.nanmax(np.abs(found.stress_error())) < 1e-5
+    written = ase.io.read(tmp_path / "p.xyz", 0)
+    np.testing.assert_allclose(written.positions, crystals[0].positions, atol=1e-7)
+    assert written.info["reference_energy"] == pytest.approx(crystals[0].get_potential_energy(), abs=1e-6)
 
 
 def test_evaluate_without_a_label_counts_none(monkeypatch, data_file, morse_model):

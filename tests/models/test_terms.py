@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from equipot.config import NequIPConfig
+from equipot.models.build import build_potential
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
 
@@ -38,3 +40,31 @@ def test_scale_and_shift_by_species():
     out = term(torch.tensor([1.0, 1.0], dtype=torch.float32), torch.tensor([1, 0]))
     assert out.tolist() == [-17.0, -8.0]
     assert out.dtype == torch.float64
+
+
+def pair_energies(scale, force_rms: float, avg_num_neighbors: float = 2.0) -> torch.Tensor:
+    """(2,) eV, of hydrogen and oxygen 1 Å apart in a potential with the same weights at every call."""
+    config = NequIPConfig(type="nequip", l_max=1, layers=1, channels=2, dtype="float64", scale=scale)
+    torch.manual_seed(0)
+    potential = build_potential(config, ["H", "O"], avg_num_neighbors, [-13.0, -2040.0], force_rms)
+    edge_vec = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]], dtype=torch.float64)
+    types = torch.tensor([0, 1])
+    energies, _, _ = potential(edge_vec, torch.tensor([[0, 1], [1, 0]]), types, torch.ones(2, dtype=bool))
+    return energies.detach()
+
+
+def test_scale_is_the_size_of_the_forces_or_a_given_number():
+    shift = torch.tensor([-13.0, -2040.0], dtype=torch.float64)
+    of_network = pair_energies(1.0, 5.0) - shift
+    assert of_network.abs().min() > 1e-3
+    for scale, force_rms, expected in (("force_rms", 2.5, 2.5), ("force_rms", 0.5, 0.5), (3.0, 0.5, 3.0)):
+        # roundings of 2040 eV
+        torch.testing.assert_close(
+            pair_energies(scale, force_rms), shift + expected * of_network, rtol=0, atol=1e-11
+        )
+
+
+def test_messages_are_divided_by_the_neighbors_but_never_multiplied():
+    """With less than one neighbor on average they would grow without bound."""
+    assert not torch.equal(pair_energies(1.0, 1.0, 8.0), pair_energies(1.0, 1.0, 2.0))
+    assert torch.equal(pair_energies(1.0, 1.0, 0.1), pair_energies(1.0, 1.0, 1.0))

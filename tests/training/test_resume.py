@@ -1,18 +1,28 @@
 """A training that was interrupted and resumed ends with the bits of one that was not."""
 
 import csv
+import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import ase
+import ase.io
+import numpy as np
 import pytest
 import torch
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
-from equipot.training import stopping
+from equipot.models.potential import predict
+from equipot.training import monitor, stopping
+from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
+from equipot.training.resume import check_same_statistics
 from equipot.training.run import AUTO, train
 
 # Everything that has a state or depends on the step: warm-up and plateau, a weight of the loss that changes,
@@ -46,9 +56,13 @@ def content(path):
     return torch.load(path, weights_only=True)
 
 
-def history(directory):
+def rows_of(directory):
     with (directory / "metrics.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+        return list(csv.DictReader(file))
+
+
+def history(directory):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(directory)]
 
 
 def assert_same(one, other):
@@ -102,14 +116,106 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_config, monkeypatch, 
 
 def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrupted):
     config = make_config("twice", training=EVERYTHING)
-    checkpoint = None
+    checkpoint, validated = None, []
     for step in (9, 10):
         with monkeypatch.context() as patch:
             interrupt_after(patch, step)
             checkpoint = train(config, resume=checkpoint).last_checkpoint
+        validated.append(content(checkpoint)["equipot"]["validation"])
+    assert validated[0] == validated[1] != {}  # of the epoch before
     resumed = train(config, resume=checkpoint)
     assert_same(resumed.last_checkpoint, uninterrupted.last_checkpoint)
     assert history(resumed.directory) == history(uninterrupted.directory)
+
+
+# A rate at which the loss hardly falls: every epoch but the first counts as one without improvement.
+PATIENT = {
+    "epochs": 9,
+    "learning_rate": 1e-9,
+    "schedule": {"kind": "plateau", "patience": 2, "factor": 0.5, "min_learning_rate": 0.0},
+    "early_stopping": {"patience": 5, "min_delta": 1e9},
+    "ema": None,
+}
+
+
+# Within an epoch, and at the end of one: schedule and stop have seen one and two epochs without improvement.
+@pytest.mark.parametrize("step", [10, 12])
+def test_patience_that_is_half_used_stays_so(make_config, monkeypatch, step):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, step)
+        broken = train(make_config(training=PATIENT))
+    assert broken.stopped == stopping.INTERRUPTED
+    resumed = train(make_config(training=PATIENT), resume=broken.directory)
+    assert resumed.stopped == stopping.NO_PROGRESS
+    rates = [float(row["learning_rate"]) for row in history(resumed.directory)]
+    assert rates == [1e-9] * 4 + [0.5e-9] * 2
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time by which trainings go: one second for each optimizer step, and what is added to ``now``."""
+    clock = SimpleNamespace(now=1000.0)
+    original = TrainingMonitor.on_train_batch_end
+
+    def tick(*arguments):
+        clock.now += 1
+        original(*arguments)
+
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", tick)
+    for module in (monitor, stopping):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+# Within an epoch, at the end of one, and within that which was interrupted before.
+@pytest.mark.parametrize("steps", [(6, 8), (5, 6)])
+def test_time_goes_on_from_that_of_the_checkpoint(make_config, monkeypatch, clock, steps):
+    checkpoint = None
+    for step in steps:
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, step)
+            checkpoint = train(make_config(training={"epochs": 3}), resume=checkpoint).last_checkpoint
+        clock.now += 5000  # does not count
+    resumed = train(make_config(training={"epochs": 3}), resume=checkpoint)
+    times = [[float(row[name]) for name in TIMES] for row in rows_of(resumed.directory)]
+    assert times == [[4, 4], [8, 4], [12, 4]]
+    assert resumed.metrics["training_seconds"] == 12
+
+
+def test_each_start_has_the_whole_time_budget(make_config, clock):
+    settings = {"max_minutes": 6 / 60}
+    first = train(make_config(training=settings))
+    second = train(make_config(training=settings), resume=first.directory)
+    assert first.stopped == second.stopped == stopping.OUT_OF_TIME
+    assert [row["epoch"] for row in rows_of(second.directory)] == ["1", "2", "3"]  # 12 steps
+
+
+def test_best_weights_of_before_the_interruption_stay(make_config, monkeypatch):
+    """The third epoch and the fourth have so high a rate that they are worse."""
+    settings = {"ema": None, "swa": {"from_epoch": 2, "learning_rate": 10.0}}
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 9)
+        broken = train(make_config(training=settings))
+    best = content(broken.best_checkpoint)
+    resumed = train(make_config(training=settings), resume=broken.directory)
+    assert resumed.stopped == stopping.FINISHED
+    assert content(resumed.best_checkpoint)["global_step"] == best["global_step"] <= 8
+    assert resumed.metrics["best_epoch"] == best["global_step"] / 4
+
+
+def test_nothing_in_a_training_is_random(make_config, monkeypatch, uninterrupted):
+    """Frames are ordered by seed and epoch alone, so a checkpoint needs no states of random generators."""
+    original = PotentialModule.training_step
+
+    def scrambled_step(module, step, batch_idx):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(module.global_step)
+        original(module, step, batch_idx)
+
+    monkeypatch.setattr(PotentialModule, "training_step", scrambled_step)
+    result = train(make_config("scrambled", training=EVERYTHING))
+    assert_same(result.last_checkpoint, uninterrupted.last_checkpoint)
+    assert history(result.directory) == history(uninterrupted.directory)
 
 
 SWA = {"epochs": 3, "ema": 0.9, "swa": {"from_epoch": 1, "learning_rate": 0.001}}
@@ -314,12 +420,14 @@ def test_same_file_under_another_name_is_accepted(make_config, structures):
 
 def test_other_loss_finds_the_best_epoch_anew(make_config, capsys):
     settings = {"epochs": 2, "loss": {"forces": 1e-6, "energy": 1e-6}, "early_stopping": {"patience": 2}}
+    settings |= {"schedule": {"kind": "plateau", "patience": 0, "factor": 0.5}}
     done = train(make_config(training=settings))
     settings |= {"epochs": 4, "loss": {"forces": 1e3, "energy": 1e3}}
     resumed = train(make_config("ignored", training=settings), resume=done.directory)
     # against the small losses of before, no epoch would be better and the training would stop early
     assert resumed.stopped == stopping.FINISHED
     assert resumed.metrics["best_epoch"] > 2
+    assert [float(row["learning_rate"]) for row in history(resumed.directory)] == [0.01] * 4  # nor a plateau
     said = capsys.readouterr().out
     assert "training.loss has changed" in said
     assert "ignored) is ignored" in said
@@ -333,6 +441,48 @@ def test_changed_data_are_refused(make_config, structures, tmp_path):
     copy.write_text(structures.read_text().replace("0.1", "0.2"))
     with pytest.raises(DataError, match=r"copy\.xyz changed"):
         train(make_config(data=data), resume=done.directory)
+
+
+def test_reference_energies_that_have_changed_are_refused(make_config, structures, tmp_path):
+    """The digests of the split are those of files with frames to train on; an atom alone is none."""
+    atom = ase.Atoms("Cu")
+
+    def write_atom(energy):
+        atom.calc = SinglePointCalculator(atom, energy=energy)
+        ase.io.write(tmp_path / "atom.xyz", atom)
+
+    write_atom(-1.0)
+    data = {"train": [str(structures), str(tmp_path / "atom.xyz")]}
+    done = train(make_config(data=data, training={"epochs": 1}))
+    write_atom(-2.0)
+    with pytest.raises(TrainingError, match=r"statistics\.atomic_energies\[0\]: -1\.0, now -2\.0"):
+        train(make_config(data=data, training={"epochs": 2}), resume=done.directory)
+
+
+def test_statistics_may_differ_by_rounding_only(uninterrupted):
+    known = load_checkpoint(uninterrupted.last_checkpoint).statistics
+
+    def check(factor):
+        now = dataclasses.replace(known, avg_num_neighbors=factor * known.avg_num_neighbors)
+        check_same_statistics(uninterrupted.last_checkpoint, known, now)
+
+    check(1 + 1e-9)
+    with pytest.raises(TrainingError, match=r"statistics\.avg_num_neighbors: "):
+        check(1 + 1e-4)
+
+
+def test_memory_that_has_run_out_once_is_not_tried_again(make_config, monkeypatch, caplog):
+    def with_little_memory(potential, graph):
+        if potential.training and graph.num_edges > 20:  # a frame has 12 edges, a step of three 36
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(potential, graph)
+
+    monkeypatch.setattr("equipot.training.module.predict", with_little_memory)
+    first = train(make_config(training={"epochs": 1}))
+    assert "Memory ran out" in caplog.text
+    caplog.clear()
+    train(make_config(training={"epochs": 2}), resume=first.directory)
+    assert "Memory ran out" not in caplog.text
 
 
 def test_lost_best_weights_are_replaced_by_the_best_to_come(make_config, caplog):

@@ -15,6 +15,7 @@ from equipot.training import stopping
 from equipot.training.directory import RunDirectory
 from equipot.training.history import COLUMNS, History, plot_learning_curve
 from equipot.training.loggers import make_loggers
+from equipot.training.module import PotentialModule
 from equipot.training.report import count_of, describe_failure
 from equipot.training.results import compare_dataset
 from equipot.training.run import train
@@ -68,6 +69,17 @@ def test_run_directory_is_complete(trained):
     assert (result.directory / "metrics.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
 
 
+def test_model_is_built_from_the_statistics_of_its_training_frames(trained):
+    config, result = trained
+    statistics = load_datasets(config.data, config.model.cutoff).statistics
+    assert json.loads((result.directory / "statistics.json").read_text()) == statistics.to_dict()
+    assert statistics.force_rms != 1 and statistics.avg_num_neighbors > 1
+    checkpoint = load_checkpoint(result.best_checkpoint)
+    assert checkpoint.potential.scale_shift.scale.tolist() == [statistics.force_rms]
+    assert checkpoint.potential.scale_shift.shift.tolist() == statistics.atomic_energies
+    assert checkpoint.built_from["avg_num_neighbors"] == statistics.avg_num_neighbors
+
+
 def test_loss_falls(trained):
     rows = rows_of(trained[1].directory)
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -101,6 +113,50 @@ def test_metrics_name_the_best_epoch(trained):
     assert metrics["best_epoch"] == best["epoch"]
     # the CSV keeps eight digits
     assert metrics["validation"]["forces_mae"] == pytest.approx(best["validation_forces_mae"], rel=1e-7)
+
+
+def test_best_weights_are_not_the_last_where_the_loss_rises(make_config, no_plot):
+    """After two epochs the learning rate is that of the averaging, which is far too high."""
+    swa = {"from_epoch": 2, "learning_rate": 10.0}
+    result = train(make_config(training={"ema": None, "swa": swa}))
+    rows = rows_of(result.directory)
+    best = min(rows[:2], key=lambda row: row["validation_loss"])
+    assert all(row["validation_loss"] > 10 * best["validation_loss"] for row in rows[2:])
+    assert result.metrics["best_epoch"] == best["epoch"]
+    content = torch.load(result.best_checkpoint, weights_only=True)
+    assert content["global_step"] == best["step"]
+    # the CSV keeps eight digits
+    assert content["equipot"]["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-7)
+    assert result.metrics["validation"] == content["equipot"]["validation"]
+    assert torch.load(result.last_checkpoint, weights_only=True)["global_step"] == rows[-1]["step"]
+
+
+def gradients_of(monkeypatch, config) -> list[torch.Tensor]:
+    """All weights' gradients together, as the optimizer gets them in each step of a training."""
+    seen = []
+
+    def keep(module, optimizer):
+        weights = [weight for weight in module.potential.parameters() if weight.requires_grad]
+        seen.append(torch.cat([weight.grad.flatten() for weight in weights]))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PotentialModule, "on_before_optimizer_step", keep)
+        train(config)
+    return seen
+
+
+def test_gradient_is_clipped_to_its_largest_norm(make_config, monkeypatch, no_plot):
+    def gradients(name, clip):
+        return gradients_of(monkeypatch, make_config(name, training={"epochs": 2, "gradient_clip": clip}))
+
+    free = gradients("free", None)
+    norm = free[0].norm().item()
+    clipped = gradients("clipped", norm / 3)
+    # the same direction; torch adds 1e-6 to the norm
+    torch.testing.assert_close(clipped[0], free[0] / 3, rtol=1e-5, atol=0)
+    assert len(clipped) == 8 and all(gradient.norm() <= norm / 3 for gradient in clipped)
+    for one, other in zip(free, gradients("wide", 1e3 * norm), strict=True):
+        assert torch.equal(one, other)  # smaller ones are left alone
 
 
 def test_same_seed_gives_the_same_weights_and_another_seed_does_not(make_config, no_plot):

@@ -8,6 +8,9 @@ from torch import nn
 
 from equipot.errors import TrainingError
 from equipot.training.ema import WeightAverage
+from equipot.training.module import PotentialModule
+from equipot.training.monitor import TrainingMonitor
+from equipot.training.run import train
 
 
 def test_average_follows_its_recurrence_and_swap_is_exact():
@@ -91,3 +94,47 @@ def test_average_that_began_at_another_epoch_is_refused(decay, swa_from, words):
     other = WeightAverage(model, decay, swa_from)
     with pytest.raises(TrainingError, match=words):
         other.load(average.checkpoint(), average.state_dict())
+
+
+def test_validation_sees_the_average_and_training_goes_on_from_the_weights(make_config, monkeypatch, no_plot):
+    """Each step starts from the bits that the one before has left, also where a validation lies between.
+
+    Whoever is told that a validation has ended finds them again: a checkpoint could be written then.
+    """
+    left = []  # weights after 0, 1, 2 ... steps
+    validated = []  # steps done and weights, of each validation batch
+    step, validate = PotentialModule.training_step, PotentialModule.validation_step
+
+    def weights_of(module):
+        return {name: weight.detach().clone() for name, weight in module.potential.named_parameters()}
+
+    def watched_step(module, *arguments):
+        start = weights_of(module)
+        left.extend([start] if not left else [])
+        assert all(torch.equal(start[name], weight) for name, weight in left[-1].items())
+        step(module, *arguments)
+        left.append(weights_of(module))
+
+    def watched_validation(module, *arguments):
+        validated.append((len(left) - 1, weights_of(module)))
+        validate(module, *arguments)
+
+    def end_of_validation(monitor, trainer, module):
+        assert all(torch.equal(left[-1][name], weight) for name, weight in weights_of(module).items())
+
+    monkeypatch.setattr(TrainingMonitor, "on_validation_end", end_of_validation)
+    monkeypatch.setattr(PotentialModule, "training_step", watched_step)
+    monkeypatch.setattr(PotentialModule, "validation_step", watched_validation)
+    last = torch.load(
+        train(make_config(training={"epochs": 3, "ema": 0.5})).last_checkpoint, weights_only=True
+    )
+    assert [number for number, _ in validated] == [4, 4, 8, 8, 12, 12]  # two batches after each epoch
+    average, seen = left[0], dict(validated)
+    for number, weights in enumerate(left[1:], start=1):
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = {name: decay * average[name] + (1 - decay) * weight for name, weight in weights.items()}
+        if number in seen:  # lerp rounds differently from the formula written out
+            torch.testing.assert_close(seen[number], average, rtol=1e-12, atol=1e-14)
+    for name, weight in left[-1].items():
+        assert torch.equal(last["state_dict"][f"potential.{name}"], weight)
+        assert torch.equal(last["equipot"]["ema"][name], seen[12][name])

@@ -2,13 +2,10 @@
 
 import logging
 import math
-import random
 import time
 from typing import Any
 
 import lightning as L
-import numpy as np
-import torch
 from torch import Tensor
 
 from equipot.config import TrainingConfig
@@ -165,7 +162,6 @@ class TrainingMonitor(L.Callback):
             "batches_done": self._batches_done,
             "budget": str(self.batches.budget),
             "train_sums": self._train_sums,
-            "random": _random_states(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -196,7 +192,6 @@ class TrainingMonitor(L.Callback):
         self.batches.resume_within(math.floor(state["epochs_done"]), state["batches_done"])
 
     def _go_on(self, module: PotentialModule, state: dict[str, Any], first_process: bool) -> None:
-        _restore_random_states(state["random"])
         if self._forget_best:
             # best_epoch stays until there is a new one: best.ckpt is still that of then.
             self.best_loss = math.inf
@@ -278,23 +273,3 @@ class TrainingMonitor(L.Callback):
         self._train_sums = module.train_errors.compute().clone()
         trainer.save_checkpoint(self.directory.last)
         self._last_save = time.monotonic()
-
-
-def _random_states() -> dict[str, Any]:
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (the global state is what libraries draw on)
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def _restore_random_states(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        for index, state in enumerate(states["cuda"]):
-            torch.cuda.set_rng_state(state, index)

@@ -145,11 +145,16 @@ def test_converted_again_only_if_something_changed(water, mixed, store, write):
 
     time = store.stat().st_mtime_ns
     assert not again() and store.stat().st_mtime_ns == time
-    assert again(cutoff=4.0) and read_header(store)["cutoff"] == 4.0
-    assert again(units=UnitsConfig(energy="meV")) and again(
-        labels=LabelsConfig(energy="my_energy", forces=None)
-    )
-    assert again() and not again()
+    without_forces = LabelsConfig(energy="my_energy", forces=None)
+    for change in (
+        {"cutoff": 4.0},
+        {"units": UnitsConfig(energy="meV")},
+        {"units": UnitsConfig(length="Bohr")},
+        {"labels": without_forces},
+    ):
+        assert again(**change) and not again(**change), change
+        assert read_header(store)["cutoff"] == change.get("cutoff", CUTOFF)
+        assert again()  # back to what it was, so that the next change is the only one
     write(water[:5])
     assert again() and len(read_frames(store)) == 5
 
