@@ -125,7 +125,7 @@ def test_parts_that_fail_crash_or_hang_leave_the_others_alone(tmp_path):
     assert cases["failing"]["bad"]["error"] == "ValueError: this part is broken second line"
     assert "SIGABRT" in cases["crashing"]["bad"]["error"]
     assert "was stopped" in cases["hanging"]["bad"]["error"]
-    # A worker that raised goes on; one that crashed or hung is followed by another, which is told the figures.
+    # A worker that raised goes on; after one that crashed or hung comes another, which is told the figures.
     processes = [cases[name]["who"]["rows"][0]["process"] for name in ("good", "last")]
     processes.insert(1, cases["crashing"]["after"]["rows"][0]["process"])
     assert len(set(processes)) == 3

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-START_SECONDS = 120  # importing torch and waking a GPU, at most
+START_SECONDS = 240  # importing torch, waking a GPU and, unless that is done, compiling, at most
 WHOLE = 480  # s, which the shares of parts add up to
 
 
@@ -189,11 +189,11 @@ class Check:
 def describe_row(case: str, row: dict) -> str:
     """A row as a line of the log."""
     verdict = {True: "", False: "WRONG: ", None: ""}[row.get("ok")]
-    items = [f"{key} {write(value)}" for key, value in row.items() if key != "ok"]
+    items = [f"{key} {figure(value)}" for key, value in row.items() if key != "ok"]
     return f"{verdict}{case}: {', '.join(items)}"
 
 
-def write(value) -> str:
+def figure(value) -> str:
     """A figure with three digits, everything else as it is."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "NO", None: ""}[value]

@@ -14,6 +14,7 @@ import torch
 from models import deploy
 from plan import Case, Context, Rows
 from systems import SPECIES, for_inference, inputs, model_settings, molecules, potential
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -106,25 +107,41 @@ def _count(name: str, call: Callable, num_atoms: int, context: Context) -> Rows:
 
 def _profiled(call: Callable) -> dict:
     """Kernels started, calls that wait for the GPU, and copies by direction."""
+    calls, device = _events(call)
+    nothing, _ = _events(lambda: None)  # the profiler itself waits for the device
+    calls.subtract(nothing)
+
+    def count(events: Counter, *words: str) -> int:
+        return sum(times for key, times in events.items() if any(word in key for word in words))
+
+    found = Counter({key: times for key, (times, _) in device.items()})
+    row = {
+        "launches": count(calls, "LaunchKernel"),
+        "kernels": found.total() - count(found, "Memcpy", "Memset"),
+        "waits": count(calls, "StreamSynchronize", "DeviceSynchronize", "CtxSynchronize", "EventSynchronize"),
+        "copies to host": count(found, "Memcpy DtoH"),
+        "copies to device": count(found, "Memcpy HtoD"),
+        "copies on device": count(found, "Memcpy DtoD"),
+        "kernels ms": sum(microseconds for _, microseconds in device.values()) / 1e3,
+    }
+    if not row["kernels"]:
+        raise RuntimeError("torch's profiler saw no kernels: it cannot read this driver's records")
+    return row
+
+
+def _events(call: Callable) -> tuple[Counter, dict[str, tuple[int, float]]]:
+    """How often each call of CUDA was made; how often and how long (µs) each kernel and copy ran."""
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         call()
-    events = Counter({event.key: event.count for event in profiler.key_averages()})
-
-    def count(*words: str) -> int:
-        return sum(times for key, times in events.items() if any(word in key for word in words))
-
-    busy = sum(event.self_device_time_total for event in profiler.key_averages()) / 1e3
-    # The profiler itself waits once for the device at its end.
-    whole = max(count("cudaDeviceSynchronize", "cuCtxSynchronize") - 1, 0)
-    return {
-        "launches": count("cudaLaunchKernel", "cuLaunchKernel"),
-        "waits": count("cudaStreamSynchronize", "cuStreamSynchronize", "cudaEventSynchronize") + whole,
-        "copies to host": count("Memcpy DtoH"),
-        "copies to device": count("Memcpy HtoD"),
-        "copies on device": count("Memcpy DtoD"),
-        "kernels ms": busy,
-    }
+        torch.cuda.synchronize()
+    calls, device = Counter(), {}
+    for event in profiler.key_averages():
+        if event.device_type == DeviceType.CUDA:
+            device[event.key] = (event.count, event.self_device_time_total)
+        else:
+            calls[event.key] += event.count
+    return calls, device
 
 
 def _waiting_lines(call: Callable) -> list[str]:

@@ -1,9 +1,11 @@
 """What the check runs on."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -45,17 +47,18 @@ def _driver() -> str:
 
 
 def _nvrtc() -> str:
-    """Version and place of the NVRTC in this process: the one torch brings."""
-    try:
-        torch.ones(2, device="cuda")  # torch loads it with the rest
-        maps = Path("/proc/self/maps").read_text().splitlines()
-        loaded = sorted({line.split()[-1] for line in maps if "libnvrtc.so" in line})
-        names = loaded or [f"libnvrtc.so.{(torch.version.cuda or '12').split('.')[0]}"]
-        library, major, minor = ctypes.CDLL(names[0]), ctypes.c_int(), ctypes.c_int()
+    """Version of the NVRTC that torch has loaded or brings; without loading one, which could hide a fault."""
+    torch.ones(2, device="cuda")
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    loaded = sorted({line.split()[-1] for line in maps if "libnvrtc.so" in line})
+    if loaded:
+        library, major, minor = ctypes.CDLL(loaded[0]), ctypes.c_int(), ctypes.c_int()
         library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
-        return f"{major.value}.{minor.value}" + ("" if loaded else " (not loaded by torch)")
-    except OSError as error:
-        return f"not found: {error}"
+        return f"{major.value}.{minor.value}"
+    for package in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu13", "nvidia-cuda-nvrtc-cu12"):
+        with contextlib.suppress(PackageNotFoundError):
+            return f"{version(package)} ({package})"
+    return "not found beside torch"
 
 
 def _processor() -> str:

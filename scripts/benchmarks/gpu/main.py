@@ -22,7 +22,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from driver import WHOLE, Check, WorkerError, write
+from driver import WHOLE, Check, WorkerError, figure
 from report import failures, table
 
 HERE = Path(__file__).resolve().parent
@@ -56,7 +56,9 @@ def main() -> int:
     }
 
     def save(machine: dict, results: list[dict]) -> None:
-        write_atomically(options.output / "results.json", facts | {"machine": machine, "parts": results})
+        found = facts | {"machine": machine, "parts": results}
+        write(options.output / "results.json", json.dumps(found, indent=1, ensure_ascii=False))
+        write(options.output / "table.md", table(machine, results))
 
     with tempfile.TemporaryDirectory(prefix="equipot-gpu-", ignore_cleanup_errors=True) as scratch:
         base = {"device": options.device, "size": options.size, "folder": scratch}
@@ -75,7 +77,7 @@ def run(check: Check, only: list[str], say: Callable) -> list[dict]:
     except WorkerError as error:
         raise SystemExit(f"Error: {error}") from None
     for key, value in check.machine.items():
-        say(f"{key:20}{write(value)}")
+        say(f"{key:20}{figure(value)}")
     names = [part["name"] for part in check.parts]
     unknown = [name for name in only if name not in names]
     if unknown:
@@ -115,7 +117,7 @@ def parse() -> argparse.Namespace:
 def finish(machine: dict, results: list[dict], folder: Path, say: Callable) -> int:
     """Table and figures; the exit status."""
     text = table(machine, results)
-    (folder / "table.md").write_text(text)
+    write(folder / "table.md", text)
     print("\n" + text)
     drawn = draw(results, folder)
     bad = failures(results)
@@ -141,10 +143,10 @@ def replot(file: Path) -> int:
     return finish(found["machine"], found["parts"], file.parent, print)
 
 
-def write_atomically(path: Path, content: dict) -> None:
+def write(path: Path, text: str) -> None:
     """Complete or as before: the run may be ended at any time."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    temporary.write_text(text + "\n")
     temporary.replace(path)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from driver import write
+from driver import figure
 
 # Columns that the table leaves out: the file of results has them.
 _NOT_PRINTED = {"ok", "each ms", "tolerance"}
@@ -11,7 +11,7 @@ _NOT_PRINTED = {"ok", "each ms", "tolerance"}
 def table(machine: dict, results: list[dict]) -> str:
     """Everything that was found, for a person."""
     lines = ["# equipot on a GPU" if machine.get("device") != "cpu" else "# The GPU check, run on a CPU", ""]
-    lines += [", ".join(f"{key} {write(value)}" for key, value in machine.items() if key != "device")]
+    lines += [", ".join(f"{key} {figure(value)}" for key, value in machine.items() if key != "device")]
     lines.insert(2, f"**{machine.get('device', 'no worker could be started')}**\n")
     lines += ["", "## At a glance", "", *(f"- {line}" for line in glance(results)), ""]
     for result in results:
@@ -45,15 +45,15 @@ def glance(results: list[dict]) -> Iterator[str]:
     yield from _about_launches(rows.get("launches", []))
     yield from _about_steps(rows.get("steps", []))
     for row in rows.get("edges", []):
-        worst, median = write(row["worst ms"]), write(row["median ms"])
+        worst, median = figure(row["worst ms"]), figure(row["median ms"])
         yield f"edges that change, executor {row['executor']}: worst call {worst} ms, median {median} ms"
     yield from _about_layers(rows.get("layers", []))
     for row in rows.get("training", []):
-        yield f"training step, {row['model']}, {row['molecules']} molecules: {write(row['wall ms'])} ms"
+        yield f"training step, {row['model']}, {row['molecules']} molecules: {figure(row['wall ms'])} ms"
     for row in rows.get("peers", []):
         if "peer/equipot" in row:
             what = f"{row['program']}, {row['model']}, {row['atoms']:,} atoms of {row['structure']}"
-            yield f"{what}: {write(row['peer/equipot'])} times equipot's {write(row['equipot ms'])} ms"
+            yield f"{what}: {figure(row['peer/equipot'])} times equipot's {figure(row['equipot ms'])} ms"
     missing = [row["note"] for row in rows.get("peers", []) + rows.get("lammps", []) if "note" in row]
     yield from dict.fromkeys(note for note in missing if note.startswith("not installed"))
 
@@ -75,9 +75,10 @@ def _about_steps(rows: list[dict]) -> Iterator[str]:
         if row["model"] == "l2 parity" and "µs/atom" in row:
             largest[row["structure"], row["how"]] = row
     for (structure, how), row in largest.items():
-        memory = f", {write(row['peak kB/atom'])} kB per atom" if "peak kB/atom" in row else ""
-        idle = f", device busy {100 * row['device ms'] / row['wall ms']:.0f} %" if memory else ""
-        yield f"{structure}, {row['atoms']:,} atoms, {how}: {write(row['µs/atom'])} µs per atom{memory}{idle}"
+        memory = f", {figure(row['peak kB/atom'])} kB per atom" if "peak kB/atom" in row else ""
+        host = f", host busy {100 * row['host ms'] / row['wall ms']:.0f} %" if memory else ""
+        what = f"{structure}, {row['atoms']:,} atoms, {how}"
+        yield f"{what}: {figure(row['µs/atom'])} µs per atom{memory}{host}"
 
 
 def _about_layers(rows: list[dict]) -> Iterator[str]:
@@ -86,7 +87,7 @@ def _about_layers(rows: list[dict]) -> Iterator[str]:
         if row["layer"] == 2:
             share = f", {row['of the copy']} of the copy's GB/s" if "of the copy" in row else ""
             what = f"{row['model']}, {row['structure']}, layer 2, {row['pass']}"
-            yield f"{what}: {write(row['ns/edge'])} ns per edge{share}"
+            yield f"{what}: {figure(row['ns/edge'])} ns per edge{share}"
 
 
 def _part(result: dict) -> Iterator[str]:
@@ -104,7 +105,7 @@ def _part(result: dict) -> Iterator[str]:
         yield "|" + " --- |" * len(columns)
         for row in rows:
             right = {True: "yes", False: "**WRONG**", None: ""}[row.get("ok")]
-            cells = [right if key == "right" else write(row.get(key)) for key in columns]
+            cells = [right if key == "right" else figure(row.get(key)) for key in columns]
             yield "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
     for case in errors:
         yield ""
@@ -116,4 +117,4 @@ def _rows(result: dict) -> list[dict]:
 
 
 def _in_words(row: dict) -> str:
-    return ", ".join(f"{key} {write(value)}" for key, value in row.items())
+    return ", ".join(f"{key} {figure(value)}" for key, value in row.items())
