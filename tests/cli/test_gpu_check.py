@@ -1,10 +1,14 @@
 """scripts/benchmark gpu: all parts on a CPU, parts that fail, the folder for a machine without network."""
 
+import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -59,7 +63,7 @@ def check(folder, *options) -> subprocess.CompletedProcess:
         "--output",
         str(folder),
     ]
-    return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=500)
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=1900)
 
 
 def parts_of(folder) -> dict:
@@ -70,7 +74,7 @@ def parts_of(folder) -> dict:
 def whole(tmp_path_factory):
     """The check itself, in its smallest size."""
     folder = tmp_path_factory.mktemp("gpu-check")
-    return folder, check(folder)
+    return folder, check(folder, "--limit", "1920")  # a busy machine takes its time
 
 
 def test_all_parts_run_on_a_cpu(whole):
@@ -95,7 +99,7 @@ def test_all_parts_run_on_a_cpu(whole):
 def test_table_and_figures(whole):
     folder, done = whole
     table = (folder / "table.md").read_text()
-    assert "checks right, nothing failed" in table and table in done.stdout
+    assert "comparisons right, nothing failed" in table and table in done.stdout
     assert "## Steps: evaluations and ASE, small to large" in table
     for name in ("steps", "layers", "edges"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -134,3 +138,80 @@ def test_parts_that_fail_crash_or_hang_leave_the_others_alone(tmp_path):
     table = (tmp_path / "out" / "table.md").read_text()
     for said in ("this part is broken", "SIGABRT", "was stopped", "WRONG: the part wrong"):
         assert said in table.partition("## the part good")[0], said
+
+
+# ---- a machine without network ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepare(monkeypatch):
+    """The module, whose downloads are replaced by one small wheel."""
+    monkeypatch.syspath_prepend(GPU)
+    spec = importlib.util.spec_from_file_location("prepare_gpu_check", GPU / "prepare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def download(pinned, python, folder):
+        folder.mkdir()
+        with zipfile.ZipFile(folder / "ase-3.29.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr("ase-3.29.0.dist-info/METADATA", "Name: ase\nRequires-Dist: scipy>=1.6\n")
+
+    monkeypatch.setattr(module, "download", download)
+    return module
+
+
+def test_prepared_folder(prepare, tmp_path, capsys):
+    folder = tmp_path / "for-the-gpu"
+    for _ in range(2):  # the second time it replaces the first
+        assert prepare.prepare(folder, "3.12", ROOT / "constraints.txt") == 0
+    assert "OUT=gpu-results bash run.sh" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.iterdir()) == ["equipot", "run.sh", "wheels"]
+    script = folder / "run.sh"
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    assert '"$found" != "3.12"' in script.read_text()
+    for file in ("src/equipot/ops/csrc/linear.cpp", "scripts/benchmarks/gpu/main.py"):
+        assert (folder / "equipot" / file).read_bytes() == (ROOT / file).read_bytes()
+
+
+def test_another_python_is_refused_there(prepare, tmp_path):
+    prepare.prepare(tmp_path / "folder", "3.99", ROOT / "constraints.txt")
+    environment = os.environ | {"PYTHON": sys.executable}
+    command = ["bash", tmp_path / "folder" / "run.sh"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "prepared for Python 3.99" in done.stderr
+
+
+def test_what_is_too_large_is_named(prepare, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "LIMIT_MB", 0.5)
+    assert prepare.prepare(tmp_path / "folder", "3.12", ROOT / "constraints.txt") == 1
+    assert "are more than 0.5. The largest: " in capsys.readouterr().err
+
+
+def test_other_folders_are_left_alone(prepare, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert prepare.prepare(tmp_path, "3.12", ROOT / "constraints.txt") == 1
+    assert "is not empty" in capsys.readouterr().err and (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_requirement_that_nobody_thought_of_is_named(prepare, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(prepare, "NEEDED", [name for name in prepare.NEEDED if name != "scipy"])
+    assert prepare.prepare(tmp_path / "folder", "3.12", ROOT / "constraints.txt") == 1
+    assert "asks for scipy" in capsys.readouterr().err
+
+
+def test_the_check_needs_nothing_else(prepare, tmp_path):
+    """Run where nothing can be imported but what is brought, torch and NumPy."""
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in [*prepare.NEEDED, *prepare.THERE, "markupsafe"]:
+        found = distribution(name)
+        for top in {file.parts[0] for file in found.files if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(found.locate_file(top)))
+    python = getattr(sys, "_base_executable", sys.executable)  # of no virtual environment
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{site}", "PYTHONNOUSERSITE": "1"}
+    command = [python, GPU / "main.py", "--device", "cpu", "--size", "tiny", "--output", tmp_path / "out"]
+    command += ["--only", "operators", "models", "steps", "lammps", "--limit", "1920"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1900)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert {part["status"] for part in parts_of(tmp_path / "out").values()} == {"done"}

@@ -34,7 +34,7 @@ def main() -> int:
     if options.prepare is not None:
         from prepare import prepare
 
-        return prepare(options.prepare, options.python, options.constraints)
+        return prepare(options.prepare, options.python, options.constraints, options.peers)
     if options.replot is not None:
         return replot(options.replot)
     # Ended by a signal, it ends its worker too.
@@ -107,6 +107,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--constraints", type=Path, default=ROOT / "constraints.txt", help="for --prepare: pins"
     )
+    parser.add_argument("--peers", action="store_true", help="for --prepare: NequIP and OpenEquivariance too")
     parser.add_argument("--replot", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.size = options.size or ("full" if options.device == "cuda" else "small")

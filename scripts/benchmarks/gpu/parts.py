@@ -20,6 +20,6 @@ PARTS = [
     Part("edges", "Numbers of edges that change", 25, steps.changing_cases),
     Part("layers", "Convolutions by layer and pass", 45, layers.cases),
     Part("training", "A training step of molecules of 27 atoms", 20, training.cases),
-    Part("peers", "Beside NequIP", 45, peers.cases),
+    Part("peers", "Beside NequIP", 45, peers.cases, longest=150),  # one may compile itself
     Part("lammps", "LAMMPS, one rank", 30, lammps_part.cases),
 ]

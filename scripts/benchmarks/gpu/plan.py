@@ -33,8 +33,8 @@ Case = Callable[[Context], Rows]
 
 @dataclass(frozen=True)
 class Part:
-    """``seconds``: its share of 480; what earlier parts leave comes on top. ``longest``: s, of a single case,
-    so that one that hangs does not use all of that up.
+    """``seconds``: its share of 480; what earlier parts leave comes on top. ``longest``: of a single case, so
+    that one that hangs does not use all of that up. Both are for a limit of 480 s, and grow with it.
     """
 
     name: str

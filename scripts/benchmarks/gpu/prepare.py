@@ -14,6 +14,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from prepare_peers import PINNED, add_peers
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -40,23 +41,26 @@ _PLATFORMS += [f"manylinux{name}_x86_64" for name in ("2014", "2010", "1")]
 _MARK = "Made by `scripts/benchmark gpu --prepare`"  # in run.sh
 
 
-class PrepareError(Exception):
+class PrepareError(RuntimeError):
     """The folder cannot be made; the message is for the user."""
 
 
-def prepare(folder: Path, python: str | None, constraints: Path) -> int:
+def prepare(folder: Path, python: str | None, constraints: Path, peers: bool = False) -> int:
     """Fill the folder and say what to run; the exit status."""
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     try:
         empty(folder)
-        download(pins(constraints), python, folder / "wheels")
+        download(pins(constraints, NEEDED), python, folder / "wheels")
         unaccounted(folder / "wheels")
+        if peers:
+            pinned = pins(constraints, PINNED)
+            add_peers(pinned, folder / "peers", lambda names, place: download(names, python, place))
         copy_sources(folder / "equipot")
         script = folder / "run.sh"
         script.write_text((HERE / "run.sh").read_text().replace("@PYTHON@", python))
         script.chmod(0o755)
         megabytes = weigh(folder)
-    except PrepareError as error:
+    except RuntimeError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     print(f"{folder}: {megabytes:.1f} MB, for Python {python} on Linux, x86-64, with torch, NumPy and g++.")
@@ -69,7 +73,7 @@ def empty(folder: Path) -> None:
     """An empty folder, or one that an earlier preparation has left."""
     script = folder / "run.sh"
     if script.is_file() and _MARK in script.read_text():
-        for name in ("wheels", "equipot"):
+        for name in ("wheels", "peers", "equipot"):
             shutil.rmtree(folder / name, ignore_errors=True)
         script.unlink()
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -77,14 +81,14 @@ def empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def pins(constraints: Path) -> list[str]:
-    """``name==version`` of everything that is needed."""
+def pins(constraints: Path, names: list[str]) -> list[str]:
+    """``name==version`` of each."""
     lines = [line.strip() for line in constraints.read_text().splitlines()]
     pinned = {canonicalize_name(line.partition("==")[0]): line for line in lines if "==" in line}
-    missing = [name for name in NEEDED if name not in pinned]
+    missing = [name for name in names if name not in pinned]
     if missing:
         raise PrepareError(f"{constraints} does not pin {', '.join(missing)}.")
-    return [pinned[name] for name in NEEDED]
+    return [pinned[name] for name in names]
 
 
 def download(pinned: list[str], python: str, folder: Path) -> None:

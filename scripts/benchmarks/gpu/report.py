@@ -39,7 +39,7 @@ def glance(results: list[dict]) -> Iterator[str]:
     judged = [row for part in rows.values() for row in part if "ok" in row]
     bad = failures(results)
     good = sum(row["ok"] for row in judged)
-    yield f"{good} of {len(judged)} checks right" + ("" if bad else ", nothing failed")
+    yield f"{good} of {len(judged)} comparisons right" + ("" if bad else ", nothing failed")
     yield from (f"**{line}**" for line in bad)
     yield from (f"{r['title']}: cut short, {r['note']}" for r in results if r["status"] == "cut short")
     yield from _about_launches(rows.get("launches", []))

@@ -14,12 +14,17 @@ if [[ "$found" != "@PYTHON@" ]]; then
 fi
 if [[ ! -f "$installed/complete" ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
-    --target "$installed" "$here"/wheels/*.whl
+    --target "$installed" "$here"/*/*.whl
   touch "$installed/complete"
 fi
+export PATH="$installed/bin:$PATH" # ninja, where a peer compiles itself
 export PYTHONPATH="$here/equipot/src:$installed${PYTHONPATH:+:$PYTHONPATH}"
-export EQUIPOT_CACHE="$installed/kernels" EQUIPOT_KERNELS=on
+export EQUIPOT_CACHE="${EQUIPOT_CACHE:-$installed/kernels}" EQUIPOT_KERNELS=on
 "$python" -c 'from equipot.ops.build import build; print("kernels:", build())'
 echo "installed and compiled in $SECONDS s"
+if (( ${LIMIT:-480} - SECONDS < 60 )); then
+  echo "Error: too little of LIMIT=${LIMIT:-480} is left; run it again, all is installed now." >&2
+  exit 2
+fi
 exec "$python" "$here/equipot/scripts/benchmarks/gpu/main.py" --output "${OUT:-gpu-results}" \
   --limit "$((${LIMIT:-480} - SECONDS))" "$@"
