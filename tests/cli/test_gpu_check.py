@@ -45,7 +45,7 @@ PARTS = [
     part("good", 50, first=works, who=knows),
     part("failing", 50, bad=fails, after=works),
     part("crashing", 50, bad=crashes, after=knows),
-    part("hanging", 1, bad=hangs, after=works),
+    part("hanging", 20, bad=hangs, after=works),
     part("wrong", 50, bad=wrong),
     part("last", 50, who=knows),
 ]
