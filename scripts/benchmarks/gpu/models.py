@@ -21,7 +21,6 @@ from systems import (
     for_inference,
     inputs,
     model_settings,
-    plain,
     potential,
     structure,
 )
@@ -33,6 +32,7 @@ from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.torchscript import write_torchscript
 from equipot.graph import collate
 from equipot.models.potential import Potential, predict
+from equipot.ops.operators import plain_operators
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 SMALL = {"full": ("water", 192), "small": ("water", 24), "tiny": ("water", 24)}
@@ -58,7 +58,8 @@ def results(name: str, context: Context) -> Rows:
             model = potential(settings, kind, dtype)
             model = for_inference(model) if tables else model
             given = inputs(kind, num_atoms, "cpu")
-            expected = plain(copy.deepcopy(model).double())(*given)
+            with plain_operators():
+                expected = copy.deepcopy(model).double()(*given)
             there, moved = model.to(context.device), given.to(context.device)
             row = compare(["energies", "forces", "virials"], there(*moved), expected, dtype)
             what = "with tables" if tables else "as trained"
@@ -90,8 +91,8 @@ def training(name: str, context: Context) -> Rows:
     rows = []
     for dtype in DTYPES:
         model = potential(settings, kind, dtype, training=True)
-        reference = plain(copy.deepcopy(model).double())
-        names, expected = _loss_gradients(reference, graph)
+        with plain_operators():
+            names, expected = _loss_gradients(copy.deepcopy(model).double(), graph)
         _, found = _loss_gradients(model.to(context.device), graph.to(context.device))
         row = compare(names, found, expected, dtype)
         rows.append({"model": name, "what": "gradient of a loss", "dtype": dtype} | row)
@@ -153,8 +154,9 @@ def deployed(dtype: str, context: Context) -> Rows:
     atoms.calc = EquipotCalculator(path, device=context.device)
     found = [atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(voigt=False)]
     settings = model_settings("l2 parity", context.size)
-    reference = plain(potential(settings, kind, dtype).double())
-    expected = predict(reference, graph_from_atoms(structure(kind, num_atoms), SPECIES[kind], CUTOFF))
+    graph = graph_from_atoms(structure(kind, num_atoms), SPECIES[kind], CUTOFF)
+    with plain_operators():
+        expected = predict(potential(settings, kind, dtype).double(), graph)
     row = compare(
         ["energy", "forces", "stress"],
         [torch.as_tensor(np.asarray(item, dtype=np.float64)) for item in found],

@@ -13,11 +13,10 @@ from e3nn import o3
 from plan import Case, Context, Rows
 from torch import Tensor
 
+from equipot.models.nequip import NequIP
 from equipot.nn.linear import SpeciesLinear
+from equipot.ops import reference
 from equipot.ops.convolution import kernel_tables
-from equipot.ops.edge_product import atom_product_reference
-from equipot.ops.interaction import linear_by_block
-from equipot.ops.operators import convolution_by_path, tabulated_by_path
 from equipot.ops.paths import convolution_paths, feature_irreps
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}  # relative to the largest value
@@ -39,7 +38,7 @@ def convolution(l_max: int, parity: bool, channels) -> Check:
     table = convolution_paths(irreps, o3.Irreps.spherical_harmonics(l_max), irreps)
     shapes = ((ATOMS, irreps.dim), (EDGES, (l_max + 1) ** 2), (EDGES, table.num_weights))
     others = (_edges(), *kernel_tables(table), table.irreps_out.dim)
-    return [torch.randn(shape, dtype=torch.float64) for shape in shapes], others, convolution_by_path
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes], others, reference.convolution
 
 
 def tabulated_convolution(l_max: int, parity: bool, channels) -> Check:
@@ -53,24 +52,24 @@ def tabulated_convolution(l_max: int, parity: bool, channels) -> Check:
         torch.randn(n, w, dtype=torch.float64) for n, w in ((ATOMS, irreps.dim), (EDGES, (l_max + 1) ** 2))
     )
     others = (_edges(), *kernel_tables(table), CUTOFF, table.irreps_out.dim)
-    return [x, sh, lengths, coefficients], others, tabulated_by_path
+    return [x, sh, lengths, coefficients], others, reference.tabulated_convolution
 
 
 def atom_product(rows: int, columns: int, channels: int, transposed: bool) -> Check:
     matrices = torch.randn(ATOMS, rows, columns, channels, dtype=torch.float64)
     x = torch.randn(EDGES, rows if transposed else columns, channels, dtype=torch.float64)
-    return [matrices, x], (_edges()[0], transposed), atom_product_reference
+    return [matrices, x], (_edges()[0], transposed), reference.atom_product
 
 
 def atom_outer_sum(rows: int, columns: int, channels: int) -> Check:
     """A(n) = Σ_e left_e right_eᵀ over the edges of atom n."""
     left, right = (torch.randn(EDGES, size, channels, dtype=torch.float64) for size in (rows, columns))
 
-    def reference(left: Tensor, right: Tensor, center: Tensor, num_atoms: int) -> Tensor:
+    def plain(left: Tensor, right: Tensor, center: Tensor, num_atoms: int) -> Tensor:
         each = left.unsqueeze(2) * right.unsqueeze(1)
         return each.new_zeros(num_atoms, *each.shape[1:]).index_add(0, center, each)
 
-    return [left, right], (_edges()[0], ATOMS), reference
+    return [left, right], (_edges()[0], ATOMS), plain
 
 
 def _linear(channels: int, species: int) -> tuple[SpeciesLinear, Tensor, Tensor]:
@@ -86,8 +85,8 @@ def linear(channels: int, species: int, transposed: bool) -> Check:
     weights = layer.packed().detach()
     if transposed:
         g = torch.randn(130, layer.dim_out, dtype=torch.float64)
-        return [g, weights], (layer.table, types, x.shape[1], True), linear_by_block
-    return [x, weights], (layer.table, types, layer.dim_out), linear_by_block
+        return [g, weights], (layer.table, types, x.shape[1], True), reference.linear
+    return [x, weights], (layer.table, types, layer.dim_out), reference.linear
 
 
 def linear_outer_sum(channels: int, species: int) -> Check:
@@ -96,13 +95,47 @@ def linear_outer_sum(channels: int, species: int) -> Check:
     g = torch.randn(130, layer.dim_out, dtype=torch.float64)
     shape = layer.packed().shape
 
-    def reference(x: Tensor, g: Tensor, blocks: Tensor, types: Tensor, *sizes: int) -> Tensor:
+    def plain(x: Tensor, g: Tensor, blocks: Tensor, types: Tensor, *sizes: int) -> Tensor:
         with torch.enable_grad():
             weights = torch.zeros(sizes, dtype=x.dtype, requires_grad=True)
-            out = linear_by_block(x, weights, blocks, types, g.shape[1])
+            out = reference.linear(x, weights, blocks, types, g.shape[1])
             return torch.autograd.grad(out, weights, g, create_graph=True)[0]
 
-    return [x, g], (layer.table, types, *shape), reference
+    return [x, g], (layer.table, types, *shape), plain
+
+
+def interaction(l_max: int, layers: int, channels: int, owned: int) -> Check:
+    """A NequIP block in the middle, of six layers with odd scalars. First derivatives, by four arguments."""
+    network = NequIP(
+        num_species=1, cutoff=CUTOFF, avg_num_neighbors=7.0, l_max=l_max, layers=layers, channels=channels,
+        radial_intervals=INTERVALS,
+    )  # fmt: skip
+    layer = network.layers[layers // 2 - 1]
+    tables, gate = layer.convolution.convolution, layer.gate
+    edges = _edges()
+    edges[0].clamp_(max=owned - 1)
+    lengths = 0.1 + 3.2 * torch.rand(EDGES, 1, dtype=torch.float64)
+    shapes = ((ATOMS, layer.irreps_in.dim), (owned, gate.irreps_in.dim), (EDGES, (l_max + 1) ** 2))
+    others = (
+        layer.convolution.radial.table().detach(), edges, tables.paths, tables.coefficients, CUTOFF,
+        tables.dim_out, layer.mix_paths.packed().detach(), layer.mix_paths.table,
+        gate.num_even, gate.num_odd, gate.silu_factor, gate.tanh_factor,
+    )  # fmt: skip
+    return (
+        [*(torch.randn(shape, dtype=torch.float64) for shape in shapes), lengths],
+        others,
+        reference.interaction,
+    )
+
+
+def segment_sum(columns: int, side: int) -> Check:
+    return [torch.randn(EDGES, columns, dtype=torch.float64)], (_edges(), side, ATOMS), reference.segment_sum
+
+
+def segment_rows(columns: int, side: int) -> Check:
+    """The other way round."""
+    plain = lambda sums, edges, side: sums.index_select(0, edges[side])  # noqa: E731
+    return [torch.randn(ATOMS, columns, dtype=torch.float64)], (_edges(), side), plain
 
 
 # Several for each operator: other degrees, and numbers of channels that fill no warp.
@@ -128,7 +161,16 @@ CHECKS: dict[str, list[tuple[Callable, tuple]]] = {
         (linear, (7, 3, True)),
     ],
     "linear_outer_sum": [(linear_outer_sum, (7, 1)), (linear_outer_sum, (33, 3))],
+    "interaction": [
+        (interaction, (1, 3, 7, ATOMS)),
+        (interaction, (2, 6, 5, ATOMS)),
+        (interaction, (2, 3, 64, ATOMS // 2)),
+        (interaction, (3, 3, 33, ATOMS)),
+    ],
+    "segment_sum": [(segment_sum, (3, 0)), (segment_sum, (12, 1))],
+    "segment_rows": [(segment_rows, (3, 1))],
 }
+_FIRST_ONLY = {"interaction"}  # it refuses second derivatives
 # Reached as derivatives of others; copies of rows and switches, which compute nothing.
 _THROUGH_OTHERS = {"convolution_backward": "convolution", "convolution_double_backward": "convolution"}
 _COMPUTE_NOTHING = {
@@ -184,17 +226,22 @@ def one_operator(name: str, make: Callable, sizes: tuple, context: Context) -> R
 
 def _compare(name: str, make: Callable, sizes: tuple, dtype: torch.dtype, device: str) -> dict:
     torch.manual_seed(0)
-    inputs, others, reference = make(*sizes)
+    inputs, others, plain = make(*sizes)
     inputs = [tensor.to(dtype).double() for tensor in inputs]  # what the device gets, exactly
-    expected = derivatives(lambda *given: reference(*given, *others), inputs)
-    there = [item.to(device) if isinstance(item, Tensor) else item for item in others]
+    # Tables and weights among the others have two dimensions, coupling coefficients one.
+    in_dtype = lambda item: isinstance(item, Tensor) and item.is_floating_point() and item.dim() == 2  # noqa: E731
+    others = [item.to(dtype).double() if in_dtype(item) else item for item in others]
+    order = 1 if name in _FIRST_ONLY else 2
+    expected = derivatives(lambda *given: plain(*given, *others), inputs, order)
+    there = [item.to(dtype) if in_dtype(item) else item for item in others]
+    there = [item.to(device) if isinstance(item, Tensor) else item for item in there]
     operator = getattr(torch.ops.equipot, name)
-    found = derivatives(
-        lambda *given: operator(*given, *there), [tensor.to(device, dtype) for tensor in inputs]
-    )
+    given = [tensor.to(device, dtype) for tensor in inputs]
+    found = derivatives(lambda *given: operator(*given, *there), given, order)
     count = len(inputs)
     errors = [relative_error(*pair) for pair in zip(found, expected, strict=True)]
-    groups = {"value": errors[:1], "first": errors[1 : 1 + count], "second": errors[1 + count :]}
+    groups = {"value": errors[:1], "first": errors[1 : 1 + count]}
+    groups |= {"second": errors[1 + count :]} if order == 2 else {}
     return {
         "operator": name,
         "of": ", ".join(map(str, sizes)),
@@ -205,11 +252,14 @@ def _compare(name: str, make: Callable, sizes: tuple, dtype: torch.dtype, device
     }
 
 
-def derivatives(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
-    """Value, gradients, and the gradients of their projection on fixed directions, on the CPU."""
+def derivatives(function: Callable, inputs: list[Tensor], order: int) -> list[Tensor]:
+    """Value, gradients, and of order 2 the gradients of their projection on fixed directions, on the CPU."""
     inputs = [tensor.detach().requires_grad_() for tensor in inputs]
     out = function(*inputs)
+    out = out[0] if isinstance(out, tuple) else out
     gradient = _fixed(torch.sin, out).requires_grad_()
+    if order == 1:
+        return [item.detach().cpu() for item in (out, *torch.autograd.grad(out, inputs, gradient.detach()))]
     first = torch.autograd.grad(out, inputs, gradient, create_graph=True)
     directions = [_fixed(torch.cos, item) for item in first]
     second = torch.autograd.grad(first, [*inputs, gradient], directions, allow_unused=True)

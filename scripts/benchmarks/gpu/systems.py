@@ -111,14 +111,6 @@ def potential(settings: dict, kind: str, dtype: str = "float32", training: bool 
 
 def for_inference(model: Potential) -> Potential:
     """The same with tables of its radial functions, as deployed models have them."""
-    if hasattr(model.network, "tabulate"):
+    if model.network.table_intervals():
         model.network.tabulate(128)
-    return model
-
-
-def plain(model: Potential) -> Potential:
-    """The same, without the compiled kernels: what they are compared with."""
-    for module in model.modules():
-        if hasattr(module, "use_kernel"):
-            module.use_kernel = False
     return model
