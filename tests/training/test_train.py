@@ -2,8 +2,12 @@
 
 import json
 
+import ase.io
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
@@ -309,6 +313,29 @@ def test_optional_parts_run_together(make_config, no_plot):
     assert "Loss: weight of energy goes from 1 to 5 after epoch 1; the best epoch is judged with the" in log
     assert "Weights: averaged with equal shares after epoch 1, learning rate 0.0001; that average" in log
     assert list((result.directory / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_stress_that_is_not_trained_on_is_said_once(weight, make_config, tmp_path, no_plot):
+    """It is in the data, and the default weight leaves it out."""
+    crystals = []
+    for seed in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_stress()
+        atoms.calc = SinglePointCalculator(atoms, **atoms.calc.results)
+        crystals.append(atoms)
+    ase.io.write(tmp_path / "crystals.xyz", crystals)
+    data = {"train": str(tmp_path / "crystals.xyz"), "validation": 2}
+    result = train(make_config(data=data, training={"epochs": 1, "loss": {"stress": weight}}))
+    lines = (result.directory / "log.txt").read_text().splitlines()
+    said = [line for line in lines if line.startswith("Loss:")]
+    expected = (
+        "Loss: labels with a weight of 0 in training.loss are not trained on: stress of 6 frames; crystals, "
+        "and dynamics at constant pressure, need the stress"
+    )
+    assert said == ([] if weight else [expected])
 
 
 def test_wandb_logger_follows_the_configuration(make_config, tmp_path):
