@@ -290,6 +290,15 @@ def test_early_stopping(make_config, no_plot):
     assert [row["epoch"] for row in rows_of(result.directory)] == [1, 2, 3]
 
 
+def test_early_stopping_counts_from_the_last_stage(make_config, no_plot):
+    """While a weight of the loss changes nothing counts: the fifth epoch is the first, two more use it up."""
+    settings = {"epochs": 9, "early_stopping": {"patience": 2, "min_delta": 1e9}}
+    settings["loss"] = {"energy": {"start": 1.0, "end": 5.0, "from_epoch": 4}}
+    result = train(make_config(training=settings))
+    assert result.stopped == stopping.NO_PROGRESS
+    assert rows_of(result.directory)[-1]["epoch"] == 7
+
+
 def test_time_budget_ends_the_training(make_config, no_plot):
     result = train(make_config(training={"epochs": 1000, "max_minutes": 0.01}))
     assert result.stopped == stopping.OUT_OF_TIME
