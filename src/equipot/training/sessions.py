@@ -1,7 +1,6 @@
 """What each start of a training ran on and how it ended: ``sessions.json`` in the run directory."""
 
 import json
-import os
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from equipot import __version__
+from equipot.machine import available_cores, processor_name
 from equipot.training.directory import write_json
 
 _PACKAGES = ("torch", "lightning", "e3nn", "numpy", "ase", "matscipy")
@@ -59,8 +59,8 @@ def _new_session(facts: dict[str, Any]) -> dict[str, Any]:
         "stopped": None,
         "host": platform.node(),
         "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": processor_name(),
+        "cores": available_cores(),
         "versions": {"equipot": __version__, "python": platform.python_version(), **_versions()},
         **facts,
     }
@@ -78,11 +78,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # such as lightning under its other name
             continue
     return found
-
-
-def _processor() -> str:
-    """The model's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
