@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "equipot"
 
 # Each part of the package and the parts it may import. A part may always import itself.
-BOTTOM = {"errors", "files", "units", "graph", "config", "devices", "machine"}
+BOTTOM = {"errors", "files", "units", "graph", "config", "devices", "machine", "run_directory"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
@@ -17,6 +17,7 @@ ALLOWED = {
     "config": {"errors", "files", "units"},
     "devices": {"errors"},
     "machine": set(),
+    "run_directory": {"errors"},
     "ops": {"errors", "files", "machine"},
     "nn": {"ops", "errors"},  # tensors only: never a graph, a config or a file
     "data": BOTTOM,
