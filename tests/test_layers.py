@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "equipot"
 
 # Each part of the package and the parts it may import. A part may always import itself.
-BOTTOM = {"errors", "files", "units", "graph", "config", "devices"}
+BOTTOM = {"errors", "files", "units", "graph", "config", "devices", "machine", "run_directory"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
@@ -16,7 +16,9 @@ ALLOWED = {
     "graph": {"errors", "units"},
     "config": {"errors", "files", "units"},
     "devices": {"errors"},
-    "ops": {"errors", "files"},
+    "machine": set(),
+    "run_directory": {"errors"},
+    "ops": {"errors", "files", "machine"},
     "nn": {"ops", "errors"},  # tensors only: never a graph, a config or a file
     "data": BOTTOM,
     "models": {"nn", "ops", *BOTTOM},
@@ -83,6 +85,56 @@ def test_order_has_no_cycle():
         assert free, f"a cycle among {sorted(remaining)}"
         for part in free:
             del remaining[part]
+
+
+def modules_imported(source: str, package: str, modules: set[str]) -> set[str]:
+    """Those of ``modules`` that a file of ``package`` imports, a name imported from a package included."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            [whole, *_] = names = imported_modules(ast.Module([node], []), package)
+            inner = [f"{whole}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
+            submodules = modules.intersection(inner)
+            found |= submodules or modules.intersection(names)
+    return found
+
+
+def find_cycle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a ring, each the next one; empty if there are none."""
+    remaining = {module: targets & imports.keys() for module, targets in imports.items()}
+    while free := [module for module, targets in remaining.items() if not targets & remaining.keys()]:
+        for module in free:
+            del remaining[module]
+    ring = list(remaining)[:1]  # each of them imports another one that remains
+    while ring and ring[-1] not in ring[:-1]:
+        ring.append(min(remaining[ring[-1]] & remaining.keys()))
+    return ring[ring.index(ring[-1]) :] if ring else []
+
+
+def test_no_modules_import_each_other():
+    """Wherever the import stands: in a function or for the type checker, too."""
+    files = {}
+    for file in SOURCE.rglob("*.py"):
+        *folders, name = file.relative_to(SOURCE.parent).with_suffix("").parts
+        files[".".join(folders if name == "__init__" else [*folders, name])] = file, ".".join(folders)
+    # The package itself hands out names of many modules; what they take from it is its version.
+    modules = files.keys() - {"equipot"}
+    imports = {m: modules_imported(files[m][0].read_text(), files[m][1], modules) - {m} for m in modules}
+    assert sum(map(len, imports.values())) > 100, "the imports were not found"
+    cycle = find_cycle(imports)
+    assert not cycle, " imports ".join(cycle)
+
+
+@pytest.mark.parametrize(
+    ("imports", "ring"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": {"d", "b"}, "d": set()}, {"b", "c"}),
+        ({"a": {"a"}}, {"a"}),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": {"elsewhere"}}, set()),
+    ],
+)
+def test_checker_finds_a_ring(imports, ring):
+    assert set(find_cycle(imports)) == ring
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def run(folder: Path, frames: int, form: str, workers: int | None) -> None:
     """Generate, convert and measure."""
     from equipot.config.data import LabelsConfig, UnitsConfig
     from equipot.data.convert import convert
-    from equipot.data.workers import available_cores
+    from equipot.machine import available_cores
 
     source, store = folder / f"frames.{form}", folder / "frames.equipot"
     start = time.perf_counter()

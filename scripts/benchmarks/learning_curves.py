@@ -29,8 +29,8 @@ from equipot.config import Config, load_config
 from equipot.errors import ConfigError, DataError, EquipotError
 from equipot.evaluation.metrics import error_rows
 from equipot.evaluation.run import evaluate
-from equipot.files import atomic_write
-from equipot.training.directory import RunDirectory, write_json
+from equipot.files import atomic_write, write_json
+from equipot.run_directory import RunDirectory
 from equipot.training.run import train
 from equipot.training.stopping import INTERRUPTED
 

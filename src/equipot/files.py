@@ -1,8 +1,9 @@
 """Files that are either complete or absent."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Mapping) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import sys
+import time
 
 import pytest
 
@@ -118,3 +120,33 @@ def test_compiler_messages_are_passed_on(tmp_path, monkeypatch):
     (tmp_path / "a.cpp").write_text("")
     with pytest.raises(KernelBuildError, match="cannot_compile"):
         kernels._compile(tmp_path)
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "jobs"), [(3, 16, 3), (8, 2.5, 2), (4, 0.1, 1), (2, None, 2)])
+def test_compiles_as_many_at_once_as_cores_and_memory_allow(tmp_path, monkeypatch, cores, gigabytes, jobs):
+    memory = None if gigabytes is None else int(gigabytes * 2**30)
+    monkeypatch.setattr(kernels, "available_cores", lambda: cores)
+    monkeypatch.setattr(kernels, "available_memory", lambda: memory)
+    # Each job leaves the names of the jobs that were running when it had started.
+    script = """
+import pathlib, sys, time
+folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+(folder / f"{name}.running").touch()
+time.sleep(0.2)
+(folder / f"{name}.seen").write_text(str(len(list(folder.glob("*.running")))))
+(folder / f"{name}.running").unlink()
+"""
+    kernels._run_all([[sys.executable, "-c", script, str(tmp_path), str(i)] for i in range(6)])
+    seen = [int(file.read_text()) for file in tmp_path.glob("*.seen")]
+    assert len(seen) == 6 and max(seen) <= jobs and (jobs == 1 or max(seen) > 1)
+
+
+def test_first_failure_ends_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "_jobs_at_once", lambda: 2)
+    slow = [sys.executable, "-c", f"import time; time.sleep(60); open({str(tmp_path / 'a')!r}, 'w')"]
+    start = time.monotonic()
+    with pytest.raises(KernelBuildError, match=r"(?s)the compiler failed: .*first words.*second words"):
+        kernels._run_all(
+            [slow, [sys.executable, "-c", "raise SystemExit('first words\\nsecond words')"], slow]
+        )
+    assert time.monotonic() - start < 30

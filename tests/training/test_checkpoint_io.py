@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from equipot.errors import TrainingError
-from equipot.training.checkpoint_io import AtomicCheckpointIO, copy_checkpoint
-from equipot.training.directory import RunDirectory
+from equipot.run_directory import RunDirectory
+from equipot.training.checkpoints import AtomicCheckpointIO, copy_checkpoint
 
 OLD, NEW = {"weights": torch.zeros(3)}, {"weights": torch.ones(5000)}
 

@@ -11,7 +11,7 @@ import torch
 from equipot.config import RunConfig
 from equipot.errors import TrainingError
 from equipot.models.potential import predict
-from equipot.training.processes import Launcher, adopt_launcher, find_launcher
+from equipot.training.devices import Launcher, adopt_launcher, find_launcher
 from equipot.training.run import train
 
 # Batches of 3 in 10 frames: the last one leaves a process without a frame.

@@ -16,10 +16,10 @@ from equipot.data.load import load_datasets
 from equipot.errors import TrainingError
 from equipot.evaluation.report import number
 from equipot.training import stopping
+from equipot.training.history import read_sessions
 from equipot.training.html_report import duration, write_report
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.run import train
-from equipot.training.sessions import read_sessions
 
 
 class Page(HTMLParser):

@@ -3,7 +3,7 @@
 import pytest
 
 from equipot.config import ScheduleConfig, SWAConfig
-from equipot.training.schedule import LearningRateSchedule
+from equipot.training.learning_rate import LearningRateSchedule
 
 
 def schedule(epochs: int = 10, **settings) -> LearningRateSchedule:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from equipot.training.directory import RunDirectory
+from equipot.run_directory import RunDirectory
 from equipot.training.loggers import log_results, make_loggers
 from equipot.training.run import train
 

@@ -21,9 +21,9 @@ from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
 from equipot.models.potential import predict
 from equipot.training import monitor, stopping
+from equipot.training.checkpoints import check_same_statistics
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
-from equipot.training.resume import check_same_statistics
 from equipot.training.run import AUTO, train
 
 # Everything that has a state or depends on the step: warm-up and plateau, a weight of the loss that changes,
@@ -274,7 +274,7 @@ import os, signal, sys
 from pathlib import Path
 from equipot import cli
 from equipot.config import load_config
-from equipot.training import checkpoint_io, run
+from equipot.training import checkpoints, run
 from equipot.training.monitor import TrainingMonitor
 
 step, where = int(sys.argv[2]), sys.argv[3]

@@ -15,8 +15,8 @@ from equipot.data.load import load_datasets
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DeviceError, TrainingError
 from equipot.evaluation.metrics import summary
+from equipot.run_directory import RunDirectory
 from equipot.training import stopping
-from equipot.training.directory import RunDirectory
 from equipot.training.history import COLUMNS, History, plot_learning_curve
 from equipot.training.loggers import make_loggers
 from equipot.training.module import PotentialModule

@@ -5,6 +5,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from equipot.data.edges import edge_vectors
+
 
 def cell_list(
     positions: Tensor, cell: Tensor, box: Tensor, origin: Tensor, pbc: Tensor, cutoff: float
@@ -52,7 +54,7 @@ def cell_list(
         rank -= torch.repeat_interleave(torch.cumsum(candidates, 0) - candidates, candidates)
         neighbor = order[start[there[center]] + rank]
         shift = image[center] + (wrapped[center] - wrapped[neighbor]).long()
-        edge_vec = positions[neighbor] + shift.to(cell.dtype) @ cell - positions[center]
+        edge_vec = edge_vectors(positions, cell, (center, neighbor), shift.to(cell.dtype))
         near = (edge_vec * edge_vec).sum(dim=1) < cutoff**2
         near &= (center != neighbor) | (shift != 0).any(dim=1)
         found.append((center[near], neighbor[near], shift[near]))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from equipot.config import LABELS
 from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import periodic_volume
 from equipot.errors import DataError
 from equipot.units import energy_factor, length_factor, voigt_to_stress
@@ -120,7 +121,7 @@ def frame_from_atoms(
 def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> None:
     """Raise DataError if two atoms that an edge joins coincide."""
     center, neighbor = edge_index
-    edge_vec = frame.positions[neighbor] + edge_shift @ frame.cell - frame.positions[center]
+    edge_vec = edge_vectors(frame.positions, frame.cell, edge_index, edge_shift)
     squared = np.einsum("ea,ea->e", edge_vec, edge_vec)
     if len(squared) and squared.min() < MIN_DISTANCE**2:
         edge = int(squared.argmin())

@@ -7,6 +7,7 @@ import numpy as np
 from ase.data import covalent_radii
 from numpy.typing import NDArray
 
+from equipot.data.edges import edge_vectors
 from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.pool import Pool
@@ -49,8 +50,7 @@ def implausibilities(frames: Pool | Sequence[Frame]) -> list[str]:
     if rms > _NO_FORCE and not low <= rms <= high:
         found.append(
             f"the forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
-            "equilibrium. "
-            "Check data.units.energy."
+            "equilibrium. Check data.units.energy."
         )
     return found
 
@@ -89,9 +89,8 @@ def _relative_distances(frame: Frame) -> NDArray[np.float64]:
     radius = _FIRST_RADIUS
     while radius <= _LAST_RADIUS and np.isinf(nearest[bonding]).sum() > 0.1 * bonding.sum():
         (center, neighbor), shift = neighbor_list(frame.positions, frame.cell, frame.pbc, radius)
-        length = np.linalg.norm(
-            frame.positions[neighbor] + shift @ frame.cell - frame.positions[center], axis=1
-        )
+        edge_vec = edge_vectors(frame.positions, frame.cell, (center, neighbor), shift)
+        length = np.linalg.norm(edge_vec, axis=1)
         radii = covalent_radii[frame.atomic_numbers]
         np.minimum.at(nearest, center, length / (radii[center] + radii[neighbor]))
         radius *= 2

@@ -23,11 +23,6 @@ T = TypeVar("T")
 _COMMAND = "from equipot.data.workers import serve; serve()"
 
 
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def map_in_order(function: Callable[[Any], T], items: Iterable[Any], workers: int) -> Iterator[T]:
     """``function`` of every item, in order, computed in ``workers`` processes (in this one if 1).
 

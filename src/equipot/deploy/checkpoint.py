@@ -18,10 +18,10 @@ from equipot.errors import ConfigError, DataError, ModelFileError
 from equipot.models.build import build_potential
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
+from equipot.run_directory import RunDirectory
 
 # 2: what the model was built from stands apart from the data's statistics; levels of theory.
 CHECKPOINT_FORMAT = 2
-BEST_CHECKPOINT = Path("checkpoints") / "best.ckpt"
 _PREFIX = "potential."
 
 
@@ -92,10 +92,10 @@ def find_checkpoint(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        best = path / BEST_CHECKPOINT
+        best = RunDirectory(path).best
         if not best.is_file():
             raise ModelFileError(
-                f"'{path}' is a folder without {BEST_CHECKPOINT}; expected the run directory of a "
+                f"'{path}' is a folder without {best.relative_to(path)}; expected the run directory of a "
                 "training that has finished at least one epoch, a checkpoint, or a deployed model file."
             )
         return best

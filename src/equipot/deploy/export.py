@@ -17,6 +17,7 @@ from equipot.deploy.metadata import Metadata
 from equipot.deploy.structure import Structure, make_structure
 from equipot.deploy.torchscript import write_torchscript
 from equipot.errors import DataError
+from equipot.run_directory import RunDirectory
 
 log = logging.getLogger("equipot")
 
@@ -101,7 +102,7 @@ def _frames_of_training(
 
 def _candidates(checkpoint: Checkpoint) -> tuple[list[FrameId], str]:
     """Frames to choose from, more than are needed: some may be too large."""
-    split_file = checkpoint.path.absolute().parent.parent / "split.json"
+    split_file = RunDirectory.of_checkpoint(checkpoint.path).split
     if split_file.is_file():
         split = Split.load(split_file)
         names = split.validation or split.train

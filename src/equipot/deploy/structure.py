@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import neighbor_list
 
 
@@ -27,8 +28,7 @@ class Structure:
     @property
     def edge_vec(self) -> np.ndarray:
         """(E, 3) Å: from the center to the neighbor's image."""
-        center, neighbor = self.edge_index
-        return self.positions[neighbor] + self.edge_shift @ self.cell - self.positions[center]
+        return edge_vectors(self.positions, self.cell, self.edge_index, self.edge_shift)
 
     def moved(self, positions: np.ndarray, cutoff: float) -> "Structure":
         """The same atoms at other positions, with new edges."""

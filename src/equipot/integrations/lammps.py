@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ import torch
 from equipot import __version__
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
+from equipot.machine import processor_flags
 from equipot.ops.build import LIBRARY, build, cache_directory, locked, make_private
 
 SOURCES = Path(__file__).parents[1] / "lammps"
@@ -189,7 +189,7 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         "MPI_HEADERS": lammps.mpi_headers,
         "EQUIPOT_OPS": operators,
         "EQUIPOT_VERSION": __version__,
-        "PROCESSOR_FLAGS": _processor_flags(),
+        "PROCESSOR_FLAGS": processor_flags(),
     }
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     with (
@@ -210,15 +210,6 @@ def _program(name: str) -> str | None:
     """Where a program is: installed beside this Python, which need not be in the path, or in the path."""
     folders = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     return shutil.which(name, path=folders)
-
-
-def _processor_flags() -> str:
-    """The instruction sets of this processor, which the operators are compiled for."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() and platform.system() == "Linux" else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), ""
-    )
 
 
 def _run(*command: str) -> None:

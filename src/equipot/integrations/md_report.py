@@ -2,15 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from equipot.files import atomic_write
-
-if TYPE_CHECKING:
-    from equipot.integrations.md import MDSettings
+from equipot.integrations.md_settings import MDSettings
 
 COLUMNS = (
     "step",
@@ -22,8 +20,6 @@ COLUMNS = (
     "volume_A3",
     "pressure_GPa",
 )
-
-
 _ROWS_FOR_DRIFT = 10  # a line through fewer rows says more of the vibrations than of the drift
 _LABELS = {
     "time_ps": "time (ps)",
@@ -48,7 +44,7 @@ def read_log(path: str | Path) -> dict[str, np.ndarray]:
 
 def summarize(
     log: dict[str, np.ndarray],
-    settings: "MDSettings",
+    settings: MDSettings,
     steps: int,
     num_atoms: int,
     seconds: float,

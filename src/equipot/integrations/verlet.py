@@ -12,6 +12,7 @@ import torch
 from ase.geometry import wrap_positions
 from torch import Tensor
 
+from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import check_geometry, neighbor_list, torch_neighbor_list
 
 
@@ -50,8 +51,8 @@ class VerletList:
         if built is None or not self._still_complete(built, positions, cell, pbc):
             self._built = built = self._build(positions, cell, pbc)
         r = torch.as_tensor(positions[built.order], device=self.device)
-        translation = built.edge_shift @ torch.as_tensor(cell, device=self.device)
-        edge_vec = r[built.edge_index[1]] + translation - r[built.edge_index[0]]
+        lattice = torch.as_tensor(cell, device=self.device)
+        edge_vec = edge_vectors(r, lattice, built.edge_index, built.edge_shift)
         inside = ((edge_vec * edge_vec).sum(dim=1) < self.cutoff**2).nonzero().squeeze(1)
         return edge_vec[inside], built.edge_index[:, inside], built.order
 

@@ -23,6 +23,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ import torch
 
 from equipot.errors import ConfigError, EquipotError
 from equipot.files import atomic_write
+from equipot.machine import available_cores, available_memory, processor_kinds
 
 SOURCES = Path(__file__).parent / "csrc"
 LIBRARY = "libequipot_ops.so"
@@ -42,6 +44,9 @@ FLAGS = [
     *("-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-DNDEBUG"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
 ]
+
+_MEMORY_OF_A_COMPILER = 1 << 30  # bytes; the sources include much of torch
+_SECONDS_BETWEEN_LOOKS = 0.02
 
 logger = logging.getLogger("equipot")
 
@@ -122,18 +127,8 @@ def _identity() -> dict:
         "torch": [torch.__version__, torch.version.git_version, torch.compiled_with_cxx11_abi()],
         "python": sys.implementation.cache_tag,
         "system": [platform.system(), platform.machine()],
-        "processor": _processor_features(),
+        "processor": processor_kinds(),
     }
-
-
-def _processor_features() -> str:
-    """The instruction sets of this machine, as the kernel lists them; elsewhere the processor's name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        kinds = ("flags", "Features", "cpu family", "model\t", "CPU part")  # x86 and ARM names
-        lines = (line for line in info.read_text().splitlines() if line.startswith(kinds))
-        return "; ".join(sorted({" ".join(line.split()) for line in lines}))
-    return platform.processor()
 
 
 def _compiler_command() -> list[str]:
@@ -190,7 +185,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _compile(directory: Path) -> None:
-    """Compile all sources side by side, link, and move the library to its final name."""
+    """Compile all sources, several at a time, link, and move the library to its final name."""
     command, torch_root = _compiler_command(), Path(torch.__file__).parent
     torch_flags = [
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
@@ -218,20 +213,48 @@ def _compile(directory: Path) -> None:
             _run_all([[*command, *link]])
 
 
+def _jobs_at_once() -> int:
+    """As many as there are cores, and as have room in the memory that is free; one at least."""
+    memory = available_memory()
+    room = available_cores() if memory is None else memory // _MEMORY_OF_A_COMPILER
+    return max(1, min(available_cores(), room))
+
+
 def _run_all(commands: list[list[str]]) -> None:
-    """Run commands at the same time; raises :class:`KernelBuildError` with the messages of one that fails."""
-    with contextlib.ExitStack() as stack:
-        running = []
-        for command in commands:
-            log = stack.enter_context(tempfile.TemporaryFile("w+"))
-            running.append((command, log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)))
+    """Run commands, ``_jobs_at_once`` at the same time.
+
+    Raises :class:`KernelBuildError` with the messages of the first that fails; the others are then stopped.
+    """
+    waiting, running, limit = commands[::-1], [], _jobs_at_once()
+    with tempfile.TemporaryDirectory(prefix="equipot-build-") as logs:
         try:
-            failed = [item for item in running if item[2].wait() != 0]
-        except BaseException:
-            for _, _, process in running:
-                process.kill()
-            raise
-        if failed:
-            command, log, _ = failed[0]
-            log.seek(0)
-            raise KernelBuildError(f"the compiler failed: {shlex.join(command)}\n{log.read()[:4000]}")
+            while waiting or running:
+                while waiting and len(running) < limit:
+                    running.append(_Job(waiting.pop(), Path(logs) / str(len(waiting))))
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                running = [job for job in running if not job.done()]
+        finally:
+            for job in running:
+                job.stop()
+
+
+class _Job:
+    """A command that runs, with its own group of processes: a compiler is several."""
+
+    def __init__(self, command: list[str], log: Path):
+        self.command, self.log = command, log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, process_group=0)
+
+    def done(self) -> bool:
+        """Whether it has ended; raises :class:`KernelBuildError` if it has failed."""
+        if self.process.poll():
+            messages = self.log.read_text(errors="replace")[:4000]
+            raise KernelBuildError(f"the compiler failed: {shlex.join(self.command)}\n{messages}")
+        return self.process.returncode == 0
+
+    def stop(self) -> None:
+        """End it, whatever it does."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()

@@ -7,12 +7,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from equipot.config import Config
 from equipot.deploy.ensemble import find_members, member_name
 from equipot.errors import TrainingError
+from equipot.run_directory import RunDirectory
 from equipot.training import stopping
-from equipot.training.directory import RunDirectory
-from equipot.training.processes import adopt_launcher, find_launcher
+from equipot.training.checkpoints import check_same_training, describe_changes
+from equipot.training.devices import adopt_launcher, find_launcher
 from equipot.training.report import count_of
 from equipot.training.results import is_finished
-from equipot.training.resume import check_same_training, describe_changes
 from equipot.training.run import AUTO, train
 
 

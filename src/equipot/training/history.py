@@ -1,17 +1,24 @@
-"""What each epoch gave: the CSV file and the learning-curve plot."""
+"""What a training leaves of itself: a row for each epoch, its plot, and what each start ran on."""
 
 import csv
 import io
+import json
+import platform
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from equipot import __version__
 from equipot.config import LABELS
 from equipot.deploy.checkpoint import metric_of_level
-from equipot.files import atomic_write
-from equipot.training.directory import write_text
+from equipot.files import atomic_write, write_json, write_text
+from equipot.machine import available_cores, processor_name
 
 _METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))
 COLUMNS = (
@@ -22,6 +29,7 @@ COLUMNS = (
     "learning_rate",
     *(f"{part}_{metric}" for part in ("train", "validation") for metric in _METRICS),
 )
+_PACKAGES = ("torch", "lightning", "e3nn", "numpy", "ase", "matscipy")
 
 Row = dict[str, float]
 
@@ -123,3 +131,67 @@ def _curve(axis, rows: list[Row], column: str, factor: float, **style) -> None:
     if points:
         # A single epoch is a point, which a line would not show.
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, **style)
+
+
+class SessionRecord(L.Callback):
+    """Adds an entry when the training starts, and completes it when it ends; a killed one stays incomplete.
+
+    Args:
+        path: the JSON file.
+        facts: what else to say, such as the device; plain values.
+    """
+
+    def __init__(self, path: Path, facts: dict[str, Any]):
+        self.path = path
+        self.facts = facts
+        self._sessions: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._sessions = [*read_sessions(self.path), _new_session(self.facts)]
+            self._write()
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, error: BaseException) -> None:
+        self.end("failed", error=str(error) or type(error).__name__)
+
+    def end(self, stopped: str, **facts: Any) -> None:
+        """Say how it ended; does nothing for a training that never started."""
+        if self._sessions:
+            self._sessions[-1] |= {"ended": _now(), "stopped": stopped, "error": None, **facts}
+            self._write()
+
+    def _write(self) -> None:
+        write_json(self.path, {"sessions": self._sessions})
+
+
+def read_sessions(path: Path) -> list[dict[str, Any]]:
+    """The entries, oldest first; none without the file."""
+    return json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
+
+
+def _new_session(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "started": _now(),
+        "ended": None,
+        "stopped": None,
+        "host": platform.node(),
+        "system": platform.platform(),
+        "processor": processor_name(),
+        "cores": available_cores(),
+        "versions": {"equipot": __version__, "python": platform.python_version(), **_versions()},
+        **facts,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # such as lightning under its other name
+            continue
+    return found

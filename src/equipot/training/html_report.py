@@ -22,11 +22,10 @@ from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
 from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, number, short_names
 from equipot.files import atomic_write
+from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
-from equipot.training.directory import EVALUATED, RunDirectory
-from equipot.training.history import History, Row, learning_curve
+from equipot.training.history import History, Row, learning_curve, read_sessions
 from equipot.training.report import WARNING
-from equipot.training.sessions import read_sessions
 
 _TEMPLATE = Path(__file__).with_name("report.html")
 _MAX_WARNINGS = 50

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from equipot.config import Config
 from equipot.errors import TrainingError
 from equipot.evaluation.report import PARITY
+from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
-from equipot.training.directory import EVALUATED, RunDirectory
 
 _PARTS = ("train", "validation", "test")
 

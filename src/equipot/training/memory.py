@@ -2,7 +2,6 @@
 
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from equipot.data.batching import Budget, SizedGraphs
 from equipot.graph import AtomicGraph, collate
+from equipot.machine import available_memory
 from equipot.models.potential import predict
 
 _PROBE_FRAMES = 4
@@ -99,14 +99,7 @@ def _measure(potential: nn.Module, graph: AtomicGraph) -> int:
 
 def free_memory(kind: str) -> int | None:
     """Bytes that are free on the device (``cpu`` or ``cuda``) now; None where it cannot be told."""
-    if kind == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * int(found[0].split()[1]) if found else None
+    return torch.cuda.mem_get_info()[0] if kind == "cuda" else available_memory()
 
 
 def describe_memory(forecast: MemoryForecast, free: int | None) -> str:

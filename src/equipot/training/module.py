@@ -14,13 +14,13 @@ from equipot.data.batching import Step
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, halves
 from equipot.models.potential import Prediction, predict
+from equipot.training.devices import sum_over_processes
 from equipot.training.ema import make_average
+from equipot.training.learning_rate import LearningRateSchedule
 from equipot.training.levels import LevelErrors
 from equipot.training.loss import LabelError, Loss, label_errors
 from equipot.training.metrics import ErrorSums
 from equipot.training.optimizers import make_optimizer
-from equipot.training.processes import sum_over_processes
-from equipot.training.schedule import LearningRateSchedule
 
 logger = logging.getLogger("equipot")
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from equipot.config import TrainingConfig
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
+from equipot.run_directory import RunDirectory
 from equipot.training import stopping
 from equipot.training.batches import Batches
-from equipot.training.checkpoint_io import copy_checkpoint
-from equipot.training.directory import RunDirectory
+from equipot.training.checkpoints import copy_checkpoint
 from equipot.training.history import History
 from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule

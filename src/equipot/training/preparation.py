@@ -11,9 +11,9 @@ from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
+from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture
-from equipot.training.resume import check_same_statistics, check_same_training
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, Source, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
+from equipot.files import write_json
 from equipot.models.potential import predict
+from equipot.run_directory import RunDirectory
 from equipot.training import stopping
-from equipot.training.directory import RunDirectory, write_json
 from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor

@@ -1,26 +1,34 @@
 """From a configuration to a run directory with a trained potential."""
 
+import logging
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from equipot.config import Config
 from equipot.deploy.checkpoint import describe
+from equipot.files import write_json, write_text
+from equipot.run_directory import RunDirectory
+from equipot.training import stopping
 from equipot.training.batches import Batches
-from equipot.training.devices import quiet_lightning
-from equipot.training.directory import RunDirectory, write_json, write_text
-from equipot.training.fit import fit
-from equipot.training.history import History
+from equipot.training.checkpoints import AtomicCheckpointIO, describe_changes, find_last
+from equipot.training.devices import adopt_launcher, find_launcher
+from equipot.training.history import History, SessionRecord
 from equipot.training.loggers import log_results, open_loggers
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.preparation import Preparation, count_labels, prepare
-from equipot.training.processes import adopt_launcher, find_launcher
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
@@ -32,11 +40,9 @@ from equipot.training.report import (
     describe_unused,
 )
 from equipot.training.results import finish, is_finished, read_metrics
-from equipot.training.resume import describe_changes, find_last
-from equipot.training.sessions import SessionRecord
-from equipot.training.stopping import FINISHED, AllEpochsDone
 
 AUTO = Path("auto")
+_CHATTY = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     if resume == AUTO and is_finished(directory, config.training.epochs):
         if first_process:
             print(f"The training in {directory.root} is done. Its report: {directory.report}")
-        return _result(directory, read_metrics(directory), FINISHED)
+        return _result(directory, read_metrics(directory), stopping.FINISHED)
     if resume == AUTO:
         resume = directory.root if directory.last.is_file() else None
         # A training that was killed before its first checkpoint has left nothing to lose.
@@ -91,7 +97,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         # So that the files are read, and neighbors searched, by one process and not by each.
         cached = config.data.model_copy(update={"cache": directory.data})
         config = config.model_copy(update={"data": cached})
-    with quiet_lightning(), Report(console) as report:
+    with _quiet_lightning(), Report(console) as report:
         if configured.resolve() != directory.root.resolve():
             report.line(f"Resuming in {directory.root}; run.directory ({configured}) is ignored.")
         try:
@@ -138,20 +144,94 @@ def _train(
     metrics = {}
     with open_loggers(config, directory) as loggers:
         try:
-            stopped = fit(
+            stopped = _fit(
                 config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
             )
-        except AllEpochsDone:
+        except stopping.AllEpochsDone:
             if is_finished(directory, config.training.epochs):
                 raise
             report.line("All epochs are done; what was missing is the evaluation.")
             monitor.history.read()
-            stopped = FINISHED
+            stopped = stopping.FINISHED
         if first_process:
             session.end(stopped, epochs=monitor.epochs_done)
             metrics = finish(prepared, directory, monitor, stopped, report)
             log_results(loggers, directory, metrics)
     return _result(directory, metrics, stopped)
+
+
+def _fit(
+    config: Config,
+    kind: str,
+    directory: RunDirectory,
+    module: PotentialModule,
+    batches: Batches,
+    monitor: TrainingMonitor,
+    session: SessionRecord,
+    loggers: list[Logger],
+    checkpoint: Path | None,
+) -> str:
+    """Train; the reason why it ended, of those in ``stopping``.
+
+    Args:
+        config: the whole configuration.
+        kind: ``cpu`` or ``cuda``.
+        directory: what Lightning is told to be its root.
+        module, batches, monitor, session, loggers: what takes part.
+        checkpoint: to go on from; None: from the start.
+
+    Raises:
+        TrainingError: the loss diverged, or the checkpoint does not fit; KeyboardInterrupt: a second Ctrl-C.
+    """
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        # Lightning would otherwise save and requeue by itself, beside our own handling of signals.
+        plugins.append(SLURMEnvironment(auto_requeue=False))
+    trainer = L.Trainer(
+        accelerator="gpu" if kind == "cuda" else "cpu",
+        devices=config.run.devices,
+        num_nodes=config.run.nodes,
+        strategy=config.run.strategy,
+        max_epochs=config.training.epochs,
+        reload_dataloaders_every_n_epochs=int(batches.epochs_differ),
+        inference_mode=False,  # forces are a gradient
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_autolog_hparams=False,
+        logger=loggers or False,
+        callbacks=[monitor, session],
+        plugins=plugins,
+        default_root_dir=directory.root,
+    )
+    try:
+        trainer.fit(module, datamodule=batches, ckpt_path=checkpoint)
+    except stopping.TrainingInterrupted:
+        return stopping.INTERRUPTED
+    except SystemExit:  # what Lightning makes of a second Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        monitor.close()
+    return monitor.stop_reason
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Inside the block Lightning's tips, device table and advice stay unsaid; its errors do not."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            for module in (r"lightning\..*", r"torchmetrics\..*", r"torch\.utils\.data.*"):
+                warnings.filterwarnings("ignore", module=module)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _result(directory: RunDirectory, metrics: dict[str, Any], stopped: str) -> TrainResult:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from equipot.data.edges import edge_vectors
 from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids
@@ -87,7 +88,7 @@ def _predicted_stress(frames: Sequence[Frame]) -> tuple[NDArray, float] | None:
 def _basis(frame: Frame, elements: NDArray) -> tuple[NDArray, NDArray, int]:
     """Forces (3N, B) and stress (6, B) of each basis function: dE/dr of a pair is a bump at some distance."""
     (center, neighbor), shift = neighbor_list(frame.positions, frame.cell, frame.pbc, _CUTOFF)
-    vector = frame.positions[neighbor] + shift @ frame.cell - frame.positions[center]
+    vector = edge_vectors(frame.positions, frame.cell, (center, neighbor), shift)
     length = np.linalg.norm(vector, axis=1)
     centers = np.linspace(0.8, _CUTOFF, _CENTERS)
     width = 1.2 * (centers[1] - centers[0])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
+from equipot.data.edges import edge_vectors
 from equipot.data.frames import MIN_DISTANCE, Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids
@@ -91,8 +92,7 @@ def check_distances(frames: Sequence[Frame]) -> list[Finding]:
             Finding(
                 "error" if distance < MIN_DISTANCE else "warning", "close atoms",
                 f"{counted(len(close), 'frame')} with atoms closer than {_CLOSE} of the sum of their "
-                "covalent "
-                f"radii; the closest are {distance:.3f} Å apart ({symbols}, {ratio:.2f}; frame "
+                f"covalent radii; the closest are {distance:.3f} Å apart ({symbols}, {ratio:.2f}; frame "
                 f"{frame.index}).",
                 frame_ids([item[3] for item in close]),
             )
@@ -102,8 +102,7 @@ def check_distances(frames: Sequence[Frame]) -> list[Finding]:
             Finding(
                 "warning", "lone atoms",
                 f"{counted(len(alone), 'frame')} with an atom whose nearest neighbor is beyond {_ALONE} "
-                "times "
-                "the sum of their covalent radii (a wrong cell, or an atom that left?).",
+                "times the sum of their covalent radii (a wrong cell, or an atom that left?).",
                 frame_ids(alone),
             )
         )  # fmt: skip
@@ -120,7 +119,8 @@ def nearest_pair(frame: Frame) -> tuple[np.ndarray, float, tuple[int, int]]:
     nearest = np.full(frame.num_atoms, np.inf)
     if not len(center):
         return nearest, np.inf, (0, 0)
-    length = np.linalg.norm(frame.positions[neighbor] + shift @ frame.cell - frame.positions[center], axis=1)
+    edge_vec = edge_vectors(frame.positions, frame.cell, (center, neighbor), shift)
+    length = np.linalg.norm(edge_vec, axis=1)
     ratio = length / (radii[center] + radii[neighbor])
     np.minimum.at(nearest, center, ratio)
     closest = int(ratio.argmin())
@@ -128,8 +128,7 @@ def nearest_pair(frame: Frame) -> tuple[np.ndarray, float, tuple[int, int]]:
 
 
 def _structure_key(frame: Frame) -> bytes:
-    """Equal for equal elements, positions and cells to 1e-6 Å: smaller than the strains of elastic "
-    "constants."""
+    """Equal for equal elements, positions and cells to 1e-6 Å, less than the strains of elastic constants."""
     rounded = [np.round(array, 6) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
     parts = [frame.atomic_numbers, *rounded, frame.pbc]
     return hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()

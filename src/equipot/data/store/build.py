@@ -28,9 +28,10 @@ from equipot.data.readers import check_units
 from equipot.data.store.file import PREAMBLE, Store, preamble
 from equipot.data.store.layout import CHUNK_PREAMBLE, Chunk, chunk_body_length, decode, encode
 from equipot.data.text import counted
-from equipot.data.workers import available_cores, map_in_order
+from equipot.data.workers import map_in_order
 from equipot.errors import DataError
 from equipot.files import naming_errors
+from equipot.machine import available_cores
 
 logger = logging.getLogger("equipot")
 

@@ -1,15 +1,12 @@
-"""The run directory: where each file of a training lies, and who may write there."""
+"""The run directory: the one place that knows where each file of a training lies, and who may write there."""
 
 import fcntl
-import json
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
 from equipot.errors import TrainingError
-from equipot.files import atomic_write
 
 logger = logging.getLogger("equipot")
 
@@ -118,14 +115,3 @@ class RunDirectory:
         for final in (self.best, self.last):
             for leftover in self.checkpoints.glob(f".{final.stem}-*{final.suffix}"):
                 leftover.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, data: Mapping) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
