@@ -116,3 +116,13 @@ def test_what_a_block_gets_wrong_is_an_error_at_its_line(tmp_path):
 def test_a_block_apart_has_no_equipot(tmp_path):
     with pytest.raises(AssertionError, match="equipot"):
         run(f"{APART}\nimport equipot\n", tmp_path / "page.md", {})
+
+
+def test_links_between_the_files_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
+    links = [
+        (page, link) for page in pages for link in re.findall(r"\]\(([^)#:\s]+)[^):]*\)", page.read_text())
+    ]
+    assert len(links) > 50
+    broken = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
+    assert not broken, broken
