@@ -66,7 +66,7 @@ def test_edge_vectors_and_volume():
 
 def test_collate_masks_missing_labels():
     energy = Label(torch.tensor([2.5], dtype=torch.float64), torch.tensor([True]))
-    joined = collate([graph(Labels(), True), graph(Labels(energy=energy), True)])
+    joined = collate([graph(Labels(), True), graph(Labels({"energy": energy}), True)])
     assert joined.labels.energy.value.tolist() == [0.0, 2.5]
     assert joined.labels.energy.mask.tolist() == [False, True]
     assert joined.labels.forces is None

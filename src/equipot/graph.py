@@ -7,29 +7,30 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from equipot.quantities import QUANTITIES, Named
+
 
 @dataclass(frozen=True)
 class Label:
     """A reference value and where it is known. Values where ``mask`` is false are zero and mean nothing."""
 
     value: Tensor
-    mask: Tensor  # bool, one per structure (energy, stress) or per atom (forces)
+    mask: Tensor  # bool, one per structure or per atom
 
     def to(self, device: torch.device | str) -> "Label":
         return Label(self.value.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Reference values; None where no structure of the graph has one."""
+class Labels(Named):
+    """Reference values by the names of their quantities; none where no structure of the graph has one."""
 
-    energy: Label | None = None  # (S,) float64, eV
-    forces: Label | None = None  # (N, 3) float64, eV/Å
-    stress: Label | None = None  # (S, 3, 3) float64, eV/Å³, positive under tension
+    values: dict[str, Label] = field(default_factory=dict)  # (S, ...) or (N, ...) float64
     weight: Tensor | None = None  # (S,) float64, of each structure's terms of the loss; None: 1
 
     def to(self, device: torch.device | str) -> "Labels":
-        return Labels(**{f.name: _move(getattr(self, f.name), device) for f in dataclasses.fields(self)})
+        moved = {name: label.to(device) for name, label in self.values.items()}
+        return Labels(moved, _move(self.weight, device))
 
 
 @dataclass(frozen=True)
@@ -140,12 +141,11 @@ def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
 
 
 def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> AtomicGraph:
-    labels = graph.labels
-
-    def label(name: str, rows: slice) -> Label | None:
-        whole = getattr(labels, name)
-        return None if whole is None else Label(whole.value[rows], whole.mask[rows])
-
+    labels = {}
+    for name, whole in graph.labels.values.items():
+        rows = QUANTITIES[name].choose(structures, atoms)
+        labels[name] = Label(whole.value[rows], whole.mask[rows])
+    weight = graph.labels.weight
     return AtomicGraph(
         positions=graph.positions[atoms],
         cell=graph.cell[structures],
@@ -154,39 +154,26 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
         structure=graph.structure[atoms] - structures.start,
         edge_index=graph.edge_index[:, edges] - atoms.start,
         edge_shift=graph.edge_shift[edges],
-        labels=Labels(
-            energy=label("energy", structures),
-            forces=label("forces", atoms),
-            stress=label("stress", structures),
-            weight=None if labels.weight is None else labels.weight[structures],
-        ),
+        labels=Labels(labels, None if weight is None else weight[structures]),
         level=None if graph.level is None else graph.level[structures],
     )
 
 
 def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
-    def shape(graph: AtomicGraph, name: str) -> tuple[int, ...]:
-        s, n = graph.num_structures, graph.num_atoms
-        return {"energy": (s,), "forces": (n, 3), "stress": (s, 3, 3)}[name]
-
-    def join(name: str) -> Label | None:
-        labels = [getattr(graph.labels, name) for graph in graphs]
-        if all(label is None for label in labels):
-            return None
+    def join(name: str) -> Label:
         values, masks = [], []
-        for graph, label in zip(graphs, labels, strict=True):
-            size = shape(graph, name)
+        for graph in graphs:
+            size = QUANTITIES[name].size(graph.num_structures, graph.num_atoms)
+            label = graph.labels.values.get(name)
             values.append(graph.positions.new_zeros(size) if label is None else label.value)
             empty = torch.zeros(size[0], dtype=torch.bool, device=graph.positions.device)
             masks.append(empty if label is None else label.mask)
         return Label(torch.cat(values), torch.cat(masks))
 
-    def join_weights() -> Tensor | None:
-        if all(graph.labels.weight is None for graph in graphs):
-            return None
+    weights = [graph.labels.weight for graph in graphs]
+    if any(weight is not None for weight in weights):
         ones = [graph.positions.new_ones(graph.num_structures) for graph in graphs]
-        return torch.cat(
-            [g.labels.weight if g.labels.weight is not None else o for g, o in zip(graphs, ones, strict=True)]
-        )
-
-    return Labels(energy=join("energy"), forces=join("forces"), stress=join("stress"), weight=join_weights())
+        weights = [one if weight is None else weight for weight, one in zip(weights, ones, strict=True)]
+    names = [name for name in QUANTITIES if any(name in graph.labels.values for graph in graphs)]
+    joined = {name: join(name) for name in names}
+    return Labels(joined, torch.cat(weights) if weights and weights[0] is not None else None)

@@ -23,7 +23,7 @@ class SizedGraphs(Protocol):
 
     num_atoms: NDArray[np.int64]  # (F,)
     num_edges: NDArray[np.int64]  # (F,)
-    label_counts: NDArray[np.int64]  # (F, 3) known components of energy, forces, stress
+    label_counts: NDArray[np.int64]  # (F, Q) known components of each quantity
 
     def __len__(self) -> int: ...
 
@@ -103,7 +103,7 @@ class StepFrames:
     """The frames of one optimizer step: those of this process, in parts, and what all processes have."""
 
     parts: tuple[NDArray[np.int64], ...]  # none where a step has fewer frames than there are processes
-    counts: NDArray[np.int64]  # (3,) known components of energy, forces, stress over all processes
+    counts: NDArray[np.int64]  # (Q,) known components of each quantity over all processes
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Step:
     """``StepFrames`` with graphs in place of numbers."""
 
     parts: tuple[AtomicGraph, ...]
-    counts: torch.Tensor  # (3,) float64
+    counts: torch.Tensor  # (Q,) float64
 
     def to(self, device: torch.device | str) -> "Step":
         """The same step on another device."""
@@ -124,11 +124,13 @@ class Step:
 
 
 def _to_arrays(value: Any) -> Any:
-    """Tensors as arrays, dataclasses as their type and fields."""
+    """Tensors as arrays, dataclasses as their type and fields, in dicts as well."""
     if isinstance(value, torch.Tensor):
         return value.numpy()
     if isinstance(value, tuple):
         return tuple(map(_to_arrays, value))
+    if isinstance(value, dict):
+        return {name: _to_arrays(item) for name, item in value.items()}
     if is_dataclass(value):
         return type(value), {f.name: _to_arrays(getattr(value, f.name)) for f in fields(value)}
     return value
@@ -138,6 +140,8 @@ def _from_arrays(content: Any) -> Step:
     def restore(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return torch.from_numpy(value)
+        if isinstance(value, dict):
+            return {name: restore(item) for name, item in value.items()}
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], type):
             return value[0](**{name: restore(field) for name, field in value[1].items()})
         return tuple(map(restore, value)) if isinstance(value, tuple) else value

@@ -17,14 +17,14 @@ from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.errors import UnknownSpeciesError
 from equipot.graph import AtomicGraph, Label, Labels
+from equipot.quantities import QUANTITIES
 
 
 class GraphDataset(Dataset):
     """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
 
     Like every data set here it says of its F frames, without reading one: ``num_atoms`` (F,) int64,
-    ``num_edges`` (F,) int64 and ``label_counts`` (F, 3) int64, the known components of energy, forces and
-    stress: 1, 3 × atoms and 9, or 0.
+    ``num_edges`` (F,) int64 and ``label_counts`` (F, Q) int64, the known components of each quantity.
 
     Args:
         frames: what to build graphs of.
@@ -184,17 +184,13 @@ def _graph(
 
 
 def _labels(frame: Frame) -> Labels:
-    def label(value, mask_size: int) -> Label | None:
-        if value is None:
-            return None
-        return Label(torch.as_tensor(value, dtype=torch.float64), torch.ones(mask_size, dtype=torch.bool))
-
-    return Labels(
-        energy=label(None if frame.energy is None else [frame.energy], 1),
-        forces=label(frame.forces, frame.num_atoms),
-        stress=label(None if frame.stress is None else frame.stress[None], 1),
-        weight=None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64),
-    )
+    labels = {}
+    for name, value in frame.values.items():
+        rows = np.asarray(value)[QUANTITIES[name].choose(None, slice(None))]  # None: an axis of one structure
+        known = torch.ones(len(rows), dtype=torch.bool)
+        labels[name] = Label(torch.as_tensor(rows, dtype=torch.float64), known)
+    weight = None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64)
+    return Labels(labels, weight)
 
 
 def species_of(frames: Sequence[Frame]) -> list[str]:

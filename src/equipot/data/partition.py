@@ -7,11 +7,13 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.digests import file_digest
+from equipot.data.formats.base import add_value
 from equipot.data.frames import Frame
 from equipot.data.pool import Pool
 from equipot.data.progress import track
@@ -20,7 +22,7 @@ from equipot.data.splits import Split
 from equipot.data.text import counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
-from equipot.units import stress_to_voigt
+from equipot.quantities import QUANTITIES
 
 logger = logging.getLogger("equipot")
 
@@ -173,14 +175,12 @@ def _write(path: Path, pool: Pool, rows: Iterable[int], name: str) -> None:
 def labelled_atoms(frame: Frame) -> ase.Atoms:
     """The frame for ASE, its labels in a calculator under ASE's names."""
     atoms = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    labels = {
-        "energy": frame.energy,
-        "forces": frame.forces,
-        "stress": None if frame.stress is None else stress_to_voigt(frame.stress),
-    }
-    known = {name: value for name, value in labels.items() if value is not None}
-    if known:
-        atoms.calc = SinglePointCalculator(atoms, **known)
+    known = {name: QUANTITIES[name].for_ase(value) for name, value in frame.values.items()}
+    results = {name: known.pop(name) for name in list(known) if name in all_properties}
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    for name, value in known.items():
+        add_value(atoms, name, value)
     if frame.weight != 1:
         atoms.info["config_weight"] = frame.weight
     if frame.config_type is not None:

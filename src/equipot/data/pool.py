@@ -7,12 +7,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.config.data import Source
 from equipot.data.columns import Columns, columns_of, join
 from equipot.data.frames import Frame, frame_of
 from equipot.data.splits import FrameId
 from equipot.data.store.file import Store
+from equipot.quantities import LABELS
 
 T = TypeVar("T")
 

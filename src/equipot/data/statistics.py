@@ -146,7 +146,7 @@ def _level_statistics(
     """Of the frames of one of several levels, or of all frames for None."""
     columns = dataset.columns
     of_level = np.full(len(dataset), True) if level is None else columns.level == level
-    labelled = of_level & columns.has[:, 0]
+    labelled = of_level & columns.known("energy")
     energies = columns.energy[labelled]
     isolated = [frame for frame in isolated_frames if level is None or frame.level == level]
     if level is not None:

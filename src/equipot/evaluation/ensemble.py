@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from equipot.config import LABELS
 from equipot.data.frames import Frame
 from equipot.deploy.ensemble import deviation, find_members, refuse_strangers
 from equipot.errors import ModelFileError
@@ -21,6 +20,7 @@ from equipot.evaluation.metrics import MEV
 from equipot.evaluation.model import LoadedModel
 from equipot.evaluation.predict import Comparison, predict_frames
 from equipot.files import atomic_write
+from equipot.quantities import LABELS
 
 _BINS = 10
 

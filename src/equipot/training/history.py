@@ -8,9 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from equipot.config import LABELS
 from equipot.deploy.checkpoint import metric_of_level
 from equipot.files import atomic_write
+from equipot.quantities import LABELS
 from equipot.training.directory import write_text
 
 _METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))

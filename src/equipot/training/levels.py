@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from equipot.config import LABELS
 from equipot.deploy.checkpoint import metric_of_level
 from equipot.graph import AtomicGraph, Label, Labels
 from equipot.models.potential import Prediction
+from equipot.quantities import LABELS
 from equipot.training.loss import Loss, label_errors
 from equipot.training.metrics import ErrorSums, summarize
 

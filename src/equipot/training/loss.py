@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from equipot.config import LABELS, LossConfig
+from equipot.config import LossConfig
 from equipot.graph import AtomicGraph, Label
 from equipot.models.potential import Prediction
+from equipot.quantities import LABELS
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from equipot.config import LABELS
+from equipot.quantities import LABELS
 from equipot.training.loss import LabelError
 
 _COLUMNS = ("absolute", "square", "loss", "count")

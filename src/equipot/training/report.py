@@ -9,10 +9,11 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import LABELS, Config, TrainingConfig, WeightSchedule
+from equipot.config import Config, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
+from equipot.quantities import LABELS
 
 WARNING = "Warning: "  # how warnings start in log.txt
 

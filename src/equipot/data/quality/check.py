@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from equipot.config import LABELS
 from equipot.config.data import LabelsConfig
 from equipot.data.frames import Frame
 from equipot.data.quality.collect import Collected
@@ -19,6 +18,7 @@ from equipot.data.quality.labels import (
 from equipot.data.quality.pair_model import check_stress_against_forces
 from equipot.data.quality.structures import check_copied_labels, check_distances, check_duplicates
 from equipot.data.text import counted
+from equipot.quantities import QUANTITIES
 
 # Each is about one file: files may come from different levels of theory.
 _CHECKS = (
@@ -58,19 +58,20 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
     """Labels that no frame or only some frames have, and what else could be meant."""
     findings = []
     molecules = [frame for frame in file.frames if not frame.is_isolated_atom]
-    for kind in LABELS:
+    for kind, quantity in QUANTITIES.items():
         name = getattr(labels, kind)
-        have = sum(getattr(frame, kind) is not None for frame in molecules)
-        if name is None or have == len(molecules) or (kind == "stress" and not _any_periodic(molecules)):
+        have = sum(kind in frame.values for frame in molecules)
+        possible = not quantity.needs_volume or _any_periodic(molecules)
+        if name is None or have == len(molecules) or not possible:
             continue
         if have:
             message = f"{have} of {counted(len(molecules), 'frame')} have {kind} ('{name}')."
         else:
-            if kind == "stress" and not file.names[kind]:
+            if not quantity.usual and not file.names[kind]:
                 continue
             names = ", ".join(sorted(file.names[kind])) or "none"
             message = f"No frame has {kind} under the name '{name}'; names that could be meant: {names}."
-        severity = "warning" if have == 0 and kind != "stress" else "note"
+        severity = "warning" if have == 0 and quantity.usual else "note"
         findings.append(Finding(severity, "labels", message))
     return findings
 

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.config.data import Source
 from equipot.data.digests import identity
 from equipot.data.formats import Part, open_parts
@@ -31,6 +30,7 @@ from equipot.data.text import counted
 from equipot.data.workers import available_cores, map_in_order
 from equipot.errors import DataError
 from equipot.files import naming_errors
+from equipot.quantities import LABELS
 
 logger = logging.getLogger("equipot")
 

@@ -20,17 +20,9 @@ from numpy.typing import NDArray
 
 from equipot.data.columns import Columns
 from equipot.data.frames import Frame
-from equipot.data.store.layout import (
-    ENERGY,
-    FORCES,
-    ISOLATED,
-    PBC,
-    ROW,
-    STRESS,
-    read_record,
-    record_length,
-)
+from equipot.data.store.layout import FLAGS, ISOLATED, PBC, ROW, read_record, record_length
 from equipot.errors import DataError
+from equipot.quantities import ENERGY, QUANTITIES
 
 SUFFIX = ".equipot"
 MAGIC = b"EQUIPOT2"
@@ -58,6 +50,8 @@ class Store:
         self.cutoff: float | None = self.header["cutoff"]
         self.groups: list[str] = self.header["groups"]
         self.rows = self._index("rows", ROW, (self.header["num_frames"],))
+        if np.any(self.rows["flags"] & ~np.uint32(FLAGS)):
+            raise OtherVersionError(f"{self.path} holds labels that this version of equipot does not know.")
         shape = (len(self), len(self.header["elements"]))
         self._composition = self._index("composition", np.dtype("<i4"), shape)
 
@@ -93,11 +87,11 @@ class Store:
     def columns(self) -> Columns:
         """What the index says of every frame."""
         flags = self.rows["flags"]
-        has = np.stack([(flags & bit) > 0 for bit in (ENERGY, FORCES, STRESS)], axis=1)
+        has = np.stack([(flags & quantity.flag) > 0 for quantity in QUANTITIES.values()], axis=1)
         return Columns(
             elements=np.array(self.header["elements"], dtype=np.int64),
             composition=np.asarray(self._composition),
-            energy=np.where(has[:, 0], self.rows["energy"], np.nan),
+            energy=np.where(flags & ENERGY.flag, self.rows["energy"], np.nan),
             has=has,
             force_squares=self.rows["force_squares"].copy(),
             weight=self.rows["weight"].copy(),
