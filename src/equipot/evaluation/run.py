@@ -101,7 +101,7 @@ def evaluate(
 
 def warn_about_offset(comparison: Comparison) -> None:
     """One line when the energies are off by so much on average that they cannot be of the same kind."""
-    errors = comparison.energy_error_per_atom()
+    errors = comparison.error("energy")
     errors = errors[~np.isnan(errors)]
     if errors.size and abs(errors.mean()) > _LARGE_OFFSET:
         logger.warning(

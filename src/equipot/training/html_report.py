@@ -20,8 +20,17 @@ from equipot import __version__
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
-from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, number, short_names
+from equipot.evaluation.report import (
+    ERRORS,
+    GROUP_COLUMNS,
+    MAX_GROUPS,
+    PARITY,
+    error_key,
+    number,
+    short_names,
+)
 from equipot.files import atomic_write
+from equipot.quantities import BY_INTEREST
 from equipot.training import stopping
 from equipot.training.directory import EVALUATED, RunDirectory
 from equipot.training.history import History, Row, learning_curve
@@ -95,7 +104,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "rows": history.rows,
         "best_epoch": best_epoch,
         "best": next((row for row in history.rows if row["epoch"] == best_epoch), None),
-        "labels": [label for label in ("forces", "energy", "stress") if _has(history.rows, label)],
+        "labels": [quantity for quantity in BY_INTEREST if _has(history.rows, quantity.name)],
         "curve": _svg(history.rows, best_epoch) if history.rows else None,
         "outdated": outdated,
         "evaluations": evaluations,
@@ -180,16 +189,20 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
 
 def _groups(kind: str, groups: dict[str, dict]) -> dict[str, Any]:
     names = short_names(groups) if kind == "file" else {name: name or "(none)" for name in groups}
-    keys = [f"{quantity}_GPa" if unit == "GPa" else quantity for quantity, unit in GROUP_COLUMNS]
-    units = [unit for _, unit in GROUP_COLUMNS]
-    shown = [any(group["errors"][key]["mae"] is not None for group in groups.values()) for key in keys]
+    keys = {
+        error_key(*column): column
+        for column in GROUP_COLUMNS
+        if any(
+            group["errors"].get(error_key(*column), {}).get("mae") is not None for group in groups.values()
+        )
+    }
     return {
-        "columns": [(q, u) for (q, u), wanted in zip(GROUP_COLUMNS, shown, strict=True) if wanted],
+        "columns": list(keys.values()),
         "rows": [
             {
                 "name": names[name],
                 "frames": group["frames"],
-                "errors": [group["errors"][k] for k, _, w in zip(keys, units, shown, strict=True) if w],
+                "errors": [group["errors"][key] for key in keys],
             }
             for name, group in list(groups.items())[:MAX_GROUPS]
         ],

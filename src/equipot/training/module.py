@@ -15,9 +15,8 @@ from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, halves
 from equipot.models.potential import Prediction, predict
 from equipot.training.ema import make_average
-from equipot.training.levels import LevelErrors
 from equipot.training.loss import LabelError, Loss, label_errors
-from equipot.training.metrics import ErrorSums
+from equipot.training.metrics import ErrorSums, LevelErrors
 from equipot.training.optimizers import make_optimizer
 from equipot.training.processes import sum_over_processes
 from equipot.training.schedule import LearningRateSchedule

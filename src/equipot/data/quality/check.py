@@ -6,7 +6,7 @@ from equipot.config.data import LabelsConfig
 from equipot.data.frames import Frame
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
-from equipot.data.quality.findings import SEVERITIES, Finding, Report
+from equipot.data.quality.findings import SEVERITIES, Finding, Findings
 from equipot.data.quality.labels import (
     check_energies,
     check_energy_levels,
@@ -34,7 +34,7 @@ _CHECKS = (
 )
 
 
-def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Report:
+def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Findings:
     """Run every check on files that were read with ``labels``."""
     every = [frame for file in files for frame in file.frames]
     findings = []
@@ -45,7 +45,7 @@ def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Report:
         findings += [_in_file(finding, file, len(files)) for finding in found]
     findings += [*check_duplicates(every), *check_isolated_atoms(every), *check_energy_levels(every)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Report(findings, {str(file.path): len(file.frames) for file in files})
+    return Findings(findings, {str(file.path): len(file.frames) for file in files})
 
 
 def _in_file(finding: Finding, file: Collected, num_files: int) -> Finding:

@@ -7,7 +7,7 @@ from equipot.config.data import FORMATS, LabelsConfig, UnitsConfig
 from equipot.config.nearest import did_you_mean
 from equipot.data.quality.check import check_collected
 from equipot.data.quality.collect import Collected, collect
-from equipot.data.quality.findings import Report
+from equipot.data.quality.findings import Findings
 from equipot.data.quality.summary import Summary, summarize
 from equipot.errors import DataError
 from equipot.units import energy_factor, length_factor
@@ -33,7 +33,7 @@ def check_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
-) -> Report:
+) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
     Args:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from equipot.config.data import Source
 from equipot.data.digests import identity
-from equipot.data.formats import Part, open_parts
+from equipot.data.formats import FilePart, open_parts
 from equipot.data.frames import frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.readers import check_units
@@ -42,7 +42,7 @@ _ALIGNMENT = 64
 class _Task:
     """What a worker gets."""
 
-    part: Part
+    part: FilePart
     source: Source
     cutoff: float | None
 
