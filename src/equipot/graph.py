@@ -93,31 +93,26 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
         atom_offsets.append(atom_offsets[-1] + graph.num_atoms)
         structure_offsets.append(structure_offsets[-1] + graph.num_structures)
 
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(graph, name) for graph in graphs])
-
     shifted_edges = [g.edge_index + n for g, n in zip(graphs, atom_offsets, strict=False)]
     shifted_structure = [g.structure + s for g, s in zip(graphs, structure_offsets, strict=False)]
     return AtomicGraph(
-        positions=join("positions"),
-        cell=join("cell"),
-        pbc=join("pbc"),
-        atom_types=join("atom_types"),
+        **{name: torch.cat([getattr(graph, name) for graph in graphs]) for name in _ROWS},
         structure=torch.cat(shifted_structure),
         edge_index=torch.cat(shifted_edges, dim=1),
-        edge_shift=join("edge_shift"),
         labels=_collate_labels(graphs),
         level=_collate_levels(graphs),
     )
 
 
+# Fields that are joined and cut as they are: 0 structures, 1 atoms, 2 edges.
+_ROWS = {"positions": 1, "cell": 0, "pbc": 0, "atom_types": 1, "edge_shift": 2}
+
+
 def _collate_levels(graphs: Sequence[AtomicGraph]) -> Tensor | None:
-    levels = [graph.level for graph in graphs]
-    if all(level is None for level in levels):
-        return None
-    if any(level is None for level in levels):
+    levels = [graph.level for graph in graphs if graph.level is not None]
+    if levels and len(levels) < len(graphs):
         raise ValueError("Some of the graphs to be joined say their level of theory, others do not.")
-    return torch.cat(levels)
+    return torch.cat(levels) if levels else None
 
 
 def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
@@ -147,13 +142,9 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
         labels[name] = Label(whole.value[rows], whole.mask[rows])
     weight = graph.labels.weight
     return AtomicGraph(
-        positions=graph.positions[atoms],
-        cell=graph.cell[structures],
-        pbc=graph.pbc[structures],
-        atom_types=graph.atom_types[atoms],
+        **{name: getattr(graph, name)[(structures, atoms, edges)[rows]] for name, rows in _ROWS.items()},
         structure=graph.structure[atoms] - structures.start,
         edge_index=graph.edge_index[:, edges] - atoms.start,
-        edge_shift=graph.edge_shift[edges],
         labels=Labels(labels, None if weight is None else weight[structures]),
         level=None if graph.level is None else graph.level[structures],
     )
@@ -163,11 +154,13 @@ def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
     def join(name: str) -> Label:
         values, masks = [], []
         for graph in graphs:
-            size = QUANTITIES[name].size(graph.num_structures, graph.num_atoms)
             label = graph.labels.values.get(name)
-            values.append(graph.positions.new_zeros(size) if label is None else label.value)
-            empty = torch.zeros(size[0], dtype=torch.bool, device=graph.positions.device)
-            masks.append(empty if label is None else label.mask)
+            if label is None:
+                rows = QUANTITIES[name].choose(graph.num_structures, graph.num_atoms)
+                value = graph.positions.new_zeros((rows, *QUANTITIES[name].shape))
+                label = Label(value, torch.zeros(rows, dtype=torch.bool, device=value.device))
+            values.append(label.value)
+            masks.append(label.mask)
         return Label(torch.cat(values), torch.cat(masks))
 
     weights = [graph.labels.weight for graph in graphs]

@@ -8,47 +8,41 @@ stress as derivatives of an energy, checks of data that compare them with one an
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import ase.units
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from equipot.errors import DataError
-from equipot.units import stress_to_voigt, voigt_to_stress
+from equipot.units import GPA, voigt_to_stress
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # A 3x3 tensor whose halves differ by more than this share of its largest element is not symmetric.
 _ASYMMETRY_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Reported:
-    """A unit in which people read errors."""
+class Reported(NamedTuple):
+    """A unit in which people read errors, and the size of one such unit in eV and Å."""
 
     unit: str
-    size: float  # of one such unit, in eV and Å
+    size: float
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What a deployed model gives for each atom; the quantity is made of it."""
+class Rows(NamedTuple):
+    """What a deployed model gives for each atom, and how checks call it; the quantity is made of it."""
 
     name: str
     shape: tuple[int, ...]  # of one atom: a Cartesian tensor
     unit: str
-    called: str  # by checks
+    called: str
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """One quantity. Values in memory are in eV, Å and e, with the signs of :mod:`equipot.units`.
-
-    ``meaning`` and ``loss_meaning`` are what the configuration says of ``data.labels`` and ``training.loss``.
-    """
+    """One quantity. Values in memory are in eV, Å and e, with the signs of :mod:`equipot.units`."""
 
     name: str  # the key of its label and of its weight in the loss
     singular: str  # one value of it, in plots
-    meaning: str
+    meaning: str  # of its key in ``data.labels``
     per_atom: bool  # a value for each atom; otherwise one for each structure
     shape: tuple[int, ...]  # of one value, Cartesian: () a number, (3,) a vector, (3, 3) a tensor
     unit: str
@@ -61,21 +55,6 @@ class Quantity:
     symmetric: bool = False  # in files six numbers in ASE's order (xx yy zz yz xz xy) or nine
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
-
-    @property
-    def verb(self) -> str:
-        """As in "no stress is", "no forces are"."""
-        return "is" if self.name == self.singular else "are"
-
-    @property
-    def per(self) -> str:
-        """What there is a value for: ``atoms`` or ``frames``."""
-        return "atoms" if self.per_atom else "frames"
-
-    @property
-    def loss_meaning(self) -> str:
-        of = f"{self.singular} error per atom" if self.normalised else f"{self.singular} errors"
-        return f"Weight of the {of} ({self.unit})."
 
     @property
     def components(self) -> int:
@@ -92,18 +71,10 @@ class Quantity:
         """That of its rows: rows are structures, or atoms."""
         return of_atoms if self.per_atom else of_structures
 
-    def size(self, num_structures: int, num_atoms: int) -> tuple[int, ...]:
-        """Shape of its values for some structures."""
-        return (self.choose(num_structures, num_atoms), *self.shape)
-
     def error(self, predicted: Any, reference: Any, num_atoms: Any) -> Any:
         """Predicted − reference, of a total of atoms divided by their number; arrays or tensors."""
         difference = predicted - reference
         return difference / num_atoms if self.normalised else difference
-
-    def error_key(self, reported: Reported) -> str:
-        """How ``errors.json`` names its error in one of the units."""
-        return self.name if reported is self.reported[0] else f"{self.name}_{reported.unit}"
 
     # In files.
 
@@ -129,29 +100,25 @@ class Quantity:
         one = {(): "single numbers", (3,): "one vector"}.get(self.shape, f"{self.components} numbers")
         return f"{one} per atom" if self.per_atom else one
 
-    def read(self, array: NDArray, num_atoms: int) -> NDArray | float | None:
+    def read(self, array: "NDArray", num_atoms: int) -> "NDArray | float | None":
         """The value of a structure from that in a file; None if its shape does not fit.
 
         Raises:
             DataError: not symmetric; the message goes on from "'name' is".
         """
-        single = not self.per_atom and not self.symmetric and array.size == self.components
-        if not single and not self.fits(array.shape, num_atoms):
+        in_other_shape = not self.per_atom and not self.symmetric and array.size == self.components
+        if not in_other_shape and not self.fits(array.shape, num_atoms):
             return None
         if self.symmetric and array.shape == (6,):
             return voigt_to_stress(array)
         if self.symmetric:
             array = array.reshape(self.shape)
-            if np.abs(array - array.T).max() > _ASYMMETRY_TOLERANCE * np.abs(array).max():
+            if abs(array - array.T).max() > _ASYMMETRY_TOLERANCE * abs(array).max():
                 raise DataError(f"not symmetric: {array.tolist()}.")
             return 0.5 * (array + array.T)
-        if self.shape == ():
-            return float(array.reshape(())) if not self.per_atom else array
-        return array if self.per_atom else array.reshape(self.shape)
-
-    def for_ase(self, value: Any) -> Any:
-        """The value as ASE writes it."""
-        return stress_to_voigt(value) if self.symmetric else value
+        if self.per_atom:
+            return array
+        return array.reshape(self.shape) if self.shape else array.item()
 
 
 MEV = 1e-3  # eV
@@ -193,7 +160,7 @@ STRESS = Quantity(
     shape=(3, 3),
     unit="eV/Å³",
     powers=(1, -3),
-    reported=(Reported("meV/Å³", MEV), Reported("GPa", ase.units.GPa)),
+    reported=(Reported("meV/Å³", MEV), Reported("GPa", GPA)),
     rows=Rows("atom_virials", (3, 3), "eV/atom", "virials"),
     flag=4,
     symmetric=True,
@@ -202,28 +169,18 @@ STRESS = Quantity(
 
 QUANTITIES: dict[str, Quantity] = {q.name: q for q in (ENERGY, FORCES, STRESS)}
 LABELS = tuple(QUANTITIES)
+# What a deployed model gives for each atom, in this order; a model may end with any of them after the third.
+CONTRACT = {quantity.rows.name: quantity.rows for quantity in QUANTITIES.values()}
 # Where people read: what every atom has first.
 BY_INTEREST = tuple(sorted(QUANTITIES.values(), key=lambda quantity: not quantity.per_atom))
 USUAL = tuple(name for name, quantity in QUANTITIES.items() if quantity.usual)
 
 
 class Named:
-    """Something with ``values`` by the names of their quantities; those with a meaning of their own in code
-    are attributes too, None where there is no value."""
+    """Something with ``values`` by name; those of the energy are attributes too, None where absent."""
 
     values: Mapping[str, Any]
 
-    @property
-    def energy(self) -> Any:
-        """eV; of a graph, prediction or comparison (S,)."""
-        return self.values.get("energy")
-
-    @property
-    def forces(self) -> Any:
-        """(N, 3) eV/Å."""
-        return self.values.get("forces")
-
-    @property
-    def stress(self) -> Any:
-        """(3, 3) or (S, 3, 3) eV/Å³, positive under tension."""
-        return self.values.get("stress")
+    energy = property(lambda self: self.values.get("energy"), doc="eV; of several structures (S,).")
+    forces = property(lambda self: self.values.get("forces"), doc="(N, 3) eV/Å.")
+    stress = property(lambda self: self.values.get("stress"), doc="(3, 3) or (S, 3, 3) eV/Å³.")

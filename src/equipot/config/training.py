@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from equipot.config.section import Section, with_fields
-from equipot.quantities import LABELS, QUANTITIES
+from equipot.quantities import LABELS, QUANTITIES, Quantity
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -60,13 +60,13 @@ class _LossFunction(Section):
     )
 
 
-_WEIGHTS = {
-    q.name: (Weight | WeightSchedule, Field(q.loss_weight, description=q.loss_meaning))
-    for q in QUANTITIES.values()
-}
+def _weight(quantity: Quantity) -> tuple:
+    of = f"{quantity.singular} error per atom" if quantity.normalised else f"{quantity.singular} errors"
+    meaning = f"Weight of the {of} ({quantity.unit})."
+    return Weight | WeightSchedule, Field(quantity.loss_weight, description=meaning)
 
 
-class LossConfig(with_fields(_LossFunction, _WEIGHTS)):
+class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUANTITIES.items()})):
     """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
 
     The mean runs over frames for the energy (per atom) and over components for forces and stress.

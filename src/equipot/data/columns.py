@@ -48,9 +48,7 @@ class Columns:
     def label_counts(self) -> NDArray[np.int64]:
         """(F, Q) known components of each quantity."""
         ones, atoms = np.ones(len(self), dtype=np.int64), self.num_atoms
-        return self.has * np.stack(
-            [q.components * q.choose(ones, atoms) for q in QUANTITIES.values()], axis=1
-        )
+        return self.has * np.stack([q.components * q.choose(ones, atoms) for q in QUANTITIES.values()], 1)
 
     @property
     def force_rms(self) -> float | None:
@@ -82,14 +80,6 @@ class Columns:
             energy=np.full(len(self), np.nan) if ENERGY.name in kinds else self.energy,
             force_squares=np.zeros(len(self)) if FORCES.name in kinds else self.force_squares,
         )
-
-    def at_level(self, level: str | None) -> "Columns":
-        """With one level of theory for all."""
-        return replace(self, level=np.full(len(self), level or ""))
-
-    def weighted(self, weight: NDArray[np.float64]) -> "Columns":
-        """With other weights (F,)."""
-        return replace(self, weight=weight)
 
 
 _PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint", "level")

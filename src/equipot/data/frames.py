@@ -191,12 +191,11 @@ def _check_finite(frame: Frame, name: str, value: NDArray) -> None:
 
 def _with_labels(frame: Frame, atoms: ase.Atoms, labels: LabelsConfig) -> Frame:
     values = _named_values(atoms)
-    names = {kind: getattr(labels, kind) for kind in LABELS}
-    found = {
-        kind: _label(frame, QUANTITIES[kind], name, values[name])
-        for kind, name in names.items()
-        if name is not None and values.get(name) is not None
-    }
+    found = {}
+    for kind, quantity in QUANTITIES.items():
+        name = getattr(labels, kind)
+        if name is not None and values.get(name) is not None:
+            found[kind] = _label(frame, quantity, name, values[name])
     return replace(frame, values=found)
 
 

@@ -49,8 +49,7 @@ def implausibilities(frames: Pool | Sequence[Frame]) -> list[str]:
     if rms > _NO_FORCE and not low <= rms <= high:
         found.append(
             f"the forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
-            "equilibrium. "
-            "Check data.units.energy."
+            "equilibrium. Check data.units.energy."
         )
     return found
 

@@ -3,7 +3,7 @@
 import difflib
 import glob
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,17 @@ from equipot.quantities import LABELS, QUANTITIES, USUAL
 logger = logging.getLogger("equipot")
 
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
+KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."  # to a command line
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
 
 Paths = str | Path | Sequence[str | Path]
+
+
+def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABELS) -> LabelsConfig:
+    """Names given as words, ``none`` for a label that is not to be read; those not given as in ``others``."""
+    given = {kind: None if name == "none" else name for kind, name in names.items()}
+    return LabelsConfig(**{**others.model_dump(), **given})
 
 
 def read_frames(
@@ -202,14 +209,15 @@ def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], require
         return  # their energies are all that is wanted of them
     if lacking.sum() == molecules.sum():
         if required or name != getattr(_DEFAULT_LABELS, kind):
-            raise DataError(_label_not_found(kind, name, files, candidates, advice))
+            missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
+            raise DataError(f"{missing} {_found(kind, name, candidates)} {advice.format(kind=kind)}")
         periodic = columns.periodic[molecules].any()
         if not (periodic if quantity.needs_volume else quantity.usual or candidates):
             return  # nothing there could have it
         found = f" {_found(kind, name, candidates)} {advice.format(kind=kind)}" if candidates else ""
         logger.info(
             "%s: no frame has a label '%s', so no %s %s read.%s",
-            ", ".join(files), name, kind, quantity.verb, found,
+            ", ".join(files), name, kind, "is" if kind == quantity.singular else "are", found,
         )  # fmt: skip
     elif lacking.any():
         first, counts = pool[int(lacking.argmax())], (lacking.sum(), molecules.sum())
@@ -218,12 +226,6 @@ def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], require
             files[0] if len(files) == 1 else f"{len(files)} files", *counts, kind, name,
             f"frame {first.index}, counted from 0" if len(files) == 1 else first.where,
         )  # fmt: skip
-
-
-def _label_not_found(kind: str, name: str, files: list[str], candidates: set[str], advice: str) -> str:
-    found = _found(kind, name, candidates)
-    missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
-    return f"{missing} {found} {advice.format(kind=kind)}"
 
 
 def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, advice: str) -> str:

@@ -34,15 +34,8 @@ class ErrorRow:
         if labelled.size == 0:
             return cls(quantity, unit, None, None, None, 0, counted)
         absolute = np.abs(labelled)
-        return cls(
-            quantity=quantity,
-            unit=unit,
-            mae=float(absolute.mean()),
-            rmse=float(np.sqrt((labelled**2).mean())),
-            largest=float(absolute.max()),
-            count=len(labelled),
-            counted=counted,
-        )
+        mae, rmse = float(absolute.mean()), float(np.sqrt((labelled**2).mean()))
+        return cls(quantity, unit, mae, rmse, float(absolute.max()), len(labelled), counted)
 
 
 def error_rows(comparison: Comparison) -> list[ErrorRow]:
@@ -50,14 +43,14 @@ def error_rows(comparison: Comparison) -> list[ErrorRow]:
     rows = []
     species = np.unique(comparison.atomic_numbers)
     for quantity in (QUANTITIES[name] for name in comparison.values):
-        error = comparison.error(quantity.name)
+        error, counted = comparison.error(quantity.name), quantity.choose("frames", "atoms")
         for reported in quantity.reported:
             values, unit = error / reported.size, reported.unit
-            rows.append(ErrorRow.from_errors(quantity.name, unit, values, quantity.per))
+            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted))
             for z in species if quantity.per_atom and len(species) > 1 else ():
                 of_species = values[comparison.atomic_numbers == z]
                 name = f"{quantity.name} {chemical_symbols[z]}"
-                rows.append(ErrorRow.from_errors(name, unit, of_species, quantity.per))
+                rows.append(ErrorRow.from_errors(name, unit, of_species, counted))
     return rows
 
 
@@ -123,18 +116,14 @@ class FrameError:
 def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[FrameError]]:
     """The ``count`` frames with the largest ``forces`` RMSE and those with the largest ``energy`` error."""
     energy = np.abs(comparison.error("energy"))
-    rms = np.sqrt(_mean_of_frames((comparison.error("forces") ** 2).mean(axis=1), comparison))
+    squares = (comparison.error("forces") ** 2).mean(axis=1)
+    rms = np.sqrt(np.add.reduceat(squares, comparison.offsets[:-1]) / comparison.num_atoms)
     worst = {}
     for name, size in (("forces", rms), ("energy", energy)):
         # A NaN, which is a frame without the label, is sorted last.
         order = np.argsort(-size, kind="stable")[:count]
         worst[name] = [_frame_error(comparison, int(i)) for i in order if not np.isnan(size[i])]
     return worst
-
-
-def _mean_of_frames(values: NDArray, comparison: Comparison) -> NDArray:
-    """(S,) from (N,): the mean over the atoms of each frame."""
-    return np.add.reduceat(values, comparison.offsets[:-1]) / comparison.num_atoms
 
 
 def _frame_error(comparison: Comparison, i: int) -> FrameError:
@@ -145,9 +134,7 @@ def _frame_error(comparison: Comparison, i: int) -> FrameError:
     atom = int(np.abs(forces).max(axis=1).argmax())
     source = comparison.sources[i]
     return FrameError(
-        file=source.file,
-        index=source.index,
-        config_type=source.config_type,
+        *source,
         energy=None if np.isnan(energy) else float(energy),
         forces_rmse=float(np.sqrt((forces**2).mean())) if known else None,
         forces_largest=float(np.abs(forces).max()) if known else None,

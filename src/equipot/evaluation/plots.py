@@ -54,11 +54,7 @@ def parity_panels(comparison: Comparison) -> list[Panel]:
     panels = []
     for quantity in (QUANTITIES[name] for name in comparison.values):
         predicted, reference = comparison.values[quantity.name], comparison.reference[quantity.name]
-        axis = (
-            f"{quantity.singular} component ({quantity.unit})"
-            if quantity.shape
-            else f"{quantity.singular} ({quantity.unit})"
-        )
+        axis = f"{quantity.singular}{' component' if quantity.shape else ''} ({quantity.unit})"
         if quantity.normalised:
             predicted, reference = predicted / comparison.num_atoms, reference / comparison.num_atoms
             known = ~np.isnan(reference)

@@ -33,11 +33,6 @@ class FrameOrigin(NamedTuple):
     index: int  # position in the file, from 0
     config_type: str | None = None
 
-    @property
-    def where(self) -> str:
-        """How messages name this frame."""
-        return f"{self.file}, frame {self.index} (the first is 0)"
-
 
 @dataclass(frozen=True)
 class Comparison(Named):
@@ -69,10 +64,6 @@ class Comparison(Named):
     def atoms_of(self, i: int) -> slice:
         """The rows of frame ``i`` in arrays over atoms."""
         return slice(self.offsets[i], self.offsets[i + 1])
-
-    def of_frame(self, name: str, i: int) -> NDArray:
-        """What is predicted of a quantity for frame ``i``."""
-        return self.values[name][QUANTITIES[name].choose(i, self.atoms_of(i))]
 
     def error(self, name: str) -> NDArray:
         """(S, ...) or (N, ...), predicted − reference; of energies per atom."""
@@ -145,10 +136,9 @@ def compare(
         columns = [getattr(part, field) for part in parts]
         return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
 
-    own = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("num_atoms", "atomic_numbers")
-    )
-    return Comparison(list(sources), *own, joined("values"), joined("reference"))
+    num_atoms = np.concatenate([part.num_atoms for part in parts])
+    atomic_numbers = np.concatenate([part.atomic_numbers for part in parts])
+    return Comparison(list(sources), num_atoms, atomic_numbers, joined("values"), joined("reference"))
 
 
 def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[AtomicGraph]]:
@@ -188,11 +178,8 @@ def _compared(
 ) -> Comparison:
     num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures).numpy()
     predicted = {name: getattr(prediction, name, None) for name in QUANTITIES}
-    values = {
-        name: value.detach().cpu().numpy().astype(float)
-        for name, value in predicted.items()
-        if value is not None
-    }
+    known = {name: value for name, value in predicted.items() if value is not None}
+    values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
     reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}
     return Comparison(sources, num_atoms, numbers[graph.atom_types.numpy()], values, reference)
 
@@ -214,7 +201,8 @@ def _refuse_non_finite(part: Comparison) -> None:
             rows = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
             wrong[quantity.choose(frames, np.repeat(frames, part.num_atoms))[rows]] = True
     if wrong.any():
+        file, index, _ = part.sources[int(wrong.argmax())]
         raise EvaluationError(
-            f"The model's energy or forces are not finite for {part.sources[int(wrong.argmax())].where}: is "
-            "it a structure like those of the training, in the same units? If so, the model is not usable."
+            f"The model's results are not finite for {file}, frame {index} (the first is 0): is it a "
+            "structure like those of the training, in the same units? If so, the model is not usable."
         )

@@ -150,18 +150,15 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
 
 def _rows_as_dict(rows: list[ErrorRow]) -> dict[str, dict[str, Any]]:
     return {
-        error_key(row.quantity, row.unit): {
-            "unit": row.unit,
-            "mae": row.mae,
-            "rmse": row.rmse,
-            "largest": row.largest,
+        key_of(row.quantity, row.unit): {
+            **{name: getattr(row, name) for name in ("unit", "mae", "rmse", "largest")},
             row.counted: row.count,
         }
         for row in rows
     }
 
 
-def error_key(quantity: str, unit: str) -> str:
+def key_of(quantity: str, unit: str) -> str:
     """``forces H`` -> ``forces_H``; stress in GPa -> ``stress_GPa``: one key for each quantity and unit."""
     is_first = unit == QUANTITIES[quantity.split()[0]].reported[0].unit
     return quantity.replace(" ", "_") + ("" if is_first else f"_{unit}")

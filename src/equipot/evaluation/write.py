@@ -29,7 +29,8 @@ def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Pat
 
 def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Atoms:
     atoms = Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
-    predicted = {name: comparison.of_frame(name, i) for name in comparison.values}
+    rows = comparison.atoms_of(i)
+    predicted = {name: value[QUANTITIES[name].choose(i, rows)] for name, value in comparison.values.items()}
     for prefix, values in (("predicted", predicted), ("reference", frame.values)):
         for name, value in values.items():
             if np.isfinite(value).all():

@@ -79,9 +79,8 @@ def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -
 
 def learning_curve(rows: list[Row], best_epoch: float | None) -> Figure:
     """Training and validation errors and learning rate over epochs, on logarithmic scales."""
-    panels = [
-        (f"{q.name}_mae", f"{q.singular} MAE ({q.reported[0].unit})", q.reported[0].size) for q in BY_INTEREST
-    ]
+    reported = [(q, *q.reported[0]) for q in BY_INTEREST]
+    panels = [(f"{q.name}_mae", f"{q.singular} MAE ({unit})", size) for q, unit, size in reported]
     panels.append(("loss", "loss", 1.0))
     panels = [panel for panel in panels if any(f"train_{panel[0]}" in row for row in rows)]
     columns = (len(panels) + 2) // 2  # in two rows, with the learning rate

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
-from equipot.graph import AtomicGraph, Label
+from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction
 from equipot.quantities import LABELS, QUANTITIES
 
@@ -25,8 +25,10 @@ class LabelError:
     weight: Tensor | None = None  # (S,) or (N,) float64, of each row in the loss; None: 1
 
 
-def label_errors(prediction: Prediction, graph: AtomicGraph) -> dict[str, LabelError]:
-    """Errors of what is both labelled and predicted, by name."""
+def label_errors(
+    prediction: Prediction, graph: AtomicGraph, chosen: Tensor | None = None
+) -> dict[str, LabelError]:
+    """Errors of what is both labelled and predicted, by name; only of the structures ``chosen`` (S,)."""
     num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
     weight = graph.labels.weight
     weights = (None, None) if weight is None else (weight, weight[graph.structure])
@@ -34,16 +36,17 @@ def label_errors(prediction: Prediction, graph: AtomicGraph) -> dict[str, LabelE
     for name, quantity in QUANTITIES.items():
         label, predicted = graph.labels.values.get(name), getattr(prediction, name, None)
         if label is not None and predicted is not None:
+            of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
             error = quantity.error(predicted, label.value, num_atoms)
-            errors[name] = _masked(error, label, quantity.choose(*weights))
+            errors[name] = _masked(error, label.mask & of_level, quantity.choose(*weights))
     return errors
 
 
-def _masked(error: Tensor, label: Label, weight: Tensor | None) -> LabelError:
+def _masked(error: Tensor, known: Tensor, weight: Tensor | None) -> LabelError:
     components = error[0].numel() if error.shape[0] else 1
-    mask = label.mask.view(-1, *(1,) * (error.dim() - 1))
+    mask = known.view(-1, *(1,) * (error.dim() - 1))
     # Not a product with the mask: the predicted stress of a molecule is NaN, and 0 * NaN is NaN.
-    return LabelError(torch.where(mask, error, 0.0), label.mask.sum().double() * components, weight)
+    return LabelError(torch.where(mask, error, 0.0), known.sum().double() * components, weight)
 
 
 class Loss:

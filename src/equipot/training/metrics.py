@@ -1,7 +1,6 @@
 """Errors over a whole epoch as exact sums over all known components, on one process or on many, by level."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +8,9 @@ from torchmetrics import Metric
 
 from equipot.deploy.checkpoint import metric_of_level
 from equipot.evaluation.metrics import mean_errors
-from equipot.graph import AtomicGraph, Label, Labels
+from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction
-from equipot.quantities import LABELS, QUANTITIES
+from equipot.quantities import LABELS
 from equipot.training.loss import LabelError, Loss, label_errors
 
 _COLUMNS = ("absolute", "square", "loss", "count")
@@ -58,41 +57,29 @@ def summarize(sums: Tensor, weights: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-class LevelErrors(nn.Module):
-    """Sums of errors for each of several ``levels``, the total of which ``ErrorSums`` has; of one none."""
+class LevelErrors(nn.ModuleList):
+    """``ErrorSums`` for each of several ``levels``, to add to those of all; of one level none."""
 
     def __init__(self, levels: Sequence[str]):
-        super().__init__()
         self.names = list(levels) if len(levels) > 1 else []
-        self.sums = nn.ModuleList(ErrorSums() for _ in self.names)
+        super().__init__(ErrorSums() for _ in self.names)
 
     def reset(self) -> None:
         """Forget all errors."""
-        for sums in self.sums:
+        for sums in self:
             sums.reset()
 
     def update(self, prediction: Prediction, graph: AtomicGraph, loss: Loss) -> None:
         """Add one batch."""
-        for index, sums in enumerate(self.sums):
-            errors = label_errors(prediction, _only_level(graph, index))
+        for index, sums in enumerate(self):
+            errors = label_errors(prediction, graph, graph.level == index)
             sums.update(errors, loss.sums(errors))
 
     def metrics(self, weights: dict[str, float]) -> dict[str, float]:
         """What ``summarize`` gives but the loss, by names such as ``forces_mae[pbe0]``."""
         return {
             metric_of_level(metric, name): value
-            for name, sums in zip(self.names, self.sums, strict=True)
+            for name, sums in zip(self.names, self, strict=True)
             for metric, value in summarize(sums.compute(), weights).items()
             if metric != "loss"
         }
-
-
-def _only_level(graph: AtomicGraph, index: int) -> AtomicGraph:
-    """The same graph, where only structures of one level have labels."""
-    structures = graph.level == index
-    atoms = structures[graph.structure]
-    labels = {
-        name: Label(label.value, label.mask & QUANTITIES[name].choose(structures, atoms))
-        for name, label in graph.labels.values.items()
-    }
-    return replace(graph, labels=Labels(labels, graph.labels.weight))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from equipot.config.data import LabelsConfig
-from equipot.data.frames import Frame
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
 from equipot.data.quality.findings import SEVERITIES, Finding, Findings
@@ -61,7 +60,7 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
     for kind, quantity in QUANTITIES.items():
         name = getattr(labels, kind)
         have = sum(kind in frame.values for frame in molecules)
-        possible = not quantity.needs_volume or _any_periodic(molecules)
+        possible = not quantity.needs_volume or any(frame.pbc.all() for frame in molecules)
         if name is None or have == len(molecules) or not possible:
             continue
         if have:
@@ -74,7 +73,3 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
         severity = "warning" if have == 0 and quantity.usual else "note"
         findings.append(Finding(severity, "labels", message))
     return findings
-
-
-def _any_periodic(frames: Sequence[Frame]) -> bool:
-    return any(frame.pbc.all() for frame in frames)

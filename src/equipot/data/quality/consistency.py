@@ -36,8 +36,7 @@ def check_forces_against_energies(frames: Sequence[Frame]) -> list[Finding]:
     elif correlation > 0.9:
         message = (
             f"Energies change by {slope:.3g} times the work of the forces ({basis}): they are in different "
-            "units "
-            "(kcal/mol and eV: 23.06, Hartree and eV: 27.21, Bohr and Å: 1.890), or not of the same "
+            "units (kcal/mol and eV: 23.06, Hartree and eV: 27.21, Bohr and Å: 1.890), or not of the same "
             "calculation."
         )
     elif largest < 0.1:
@@ -68,8 +67,7 @@ def check_stress_against_energies(frames: Sequence[Frame]) -> list[Finding]:
     worst = int(excess.argmax())
     message = (
         f"The stress contradicts the energies by {_rms(gap):.2g} GPa RMS and up to {np.abs(gap).max():.2g} "
-        "GPa "
-        f"({basis}; worst: frames {pairs[worst].frames[0].index} and {pairs[worst].frames[1].index}, "
+        f"GPa ({basis}; worst: frames {pairs[worst].frames[0].index} and {pairs[worst].frames[1].index}, "
         f"strain {pairs[worst].size:.2g})."
     )
     offset, left = _constant_offset(pairs, gap)
@@ -77,8 +75,7 @@ def check_stress_against_energies(frames: Sequence[Frame]) -> list[Finding]:
         message += (
             f" With {offset:+.1f} GPa added to xx, yy and zz of every stress, {left:.2g} GPa would be left: "
             "typical of a basis set that is too small for stress (Pulay stress). Train on energies and "
-            "forces "
-            "alone, or recalculate."
+            "forces alone, or recalculate."
         )
     return [Finding("warning", "stress and energies", message, ids)]
 
@@ -128,8 +125,7 @@ def _better_reading(pairs: Sequence[StrainedPair], gap: NDArray[np.float64]) -> 
         wrong.append(f"with shear columns in the order {' '.join(names)}, not yz xz xy")
     return (
         f"The stress seems to be {' and '.join(wrong)}: read so, it agrees with the energies to {best:.2g} "
-        "GPa, "
-        f"as given only to {_rms(gap):.2g} GPa"
+        f"GPa, as given only to {_rms(gap):.2g} GPa"
     )
 
 

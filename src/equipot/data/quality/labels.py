@@ -66,10 +66,9 @@ def check_energies(frames: Sequence[Frame]) -> list[Finding]:
         Finding(
             "warning", "energy outliers",
             f"{counted(len(outliers), 'frame')} more than {_OUTLIER_ENERGY:g} eV/atom and "
-            f"{_OUTLIER_SIGMAS:g} "
-            f"robust standard deviations ({sigma:.3g} eV/atom) from the fit to the composition; the "
-            "farthest, "
-            f"frame {worst.index}, is {residual[far.argmax()] - center:+.3g} eV/atom off.",
+            f"{_OUTLIER_SIGMAS:g} robust standard deviations ({sigma:.3g} eV/atom) from the fit to the "
+            f"composition; the farthest, frame {worst.index}, is {residual[far.argmax()] - center:+.3g} "
+            "eV/atom off.",
             frame_ids(outliers),
         )
     ]  # fmt: skip
@@ -90,9 +89,8 @@ def check_energy_levels(frames: Sequence[Frame]) -> list[Finding]:
         if medians[high] - medians[low] > max(_LEVEL_ENERGY, 5 * spread):
             message = (
                 f"Energies of the same composition differ between files: {medians[low]:.5g} eV/atom in "
-                f"{low}, "
-                f"{medians[high]:.5g} eV/atom in {high} (medians). Another level of theory, other reference "
-                "energies, another unit?"
+                f"{low}, {medians[high]:.5g} eV/atom in {high} (medians). Another level of theory, other "
+                "reference energies, another unit?"
             )
             return [Finding("warning", "energy levels", message)]
     return []
@@ -147,11 +145,9 @@ def check_forces(frames: Sequence[Frame]) -> list[Finding]:
             Finding(
                 "error" if net[worst] > 0.1 * size else "warning", "net force",
                 f"{counted(len(moving), 'frame')} whose forces add up to more than {1e3 * _NET_FORCE:g} "
-                "meV/Å per "
-                f"atom; frame {known[worst].index}: {net[worst] * known[worst].num_atoms:.3g} eV/Å in all, "
-                f"{1e3 * net[worst]:.3g} meV/Å per atom (RMS force {1e3 * size:.3g} meV/Å). No model "
-                "without an "
-                "external field can have that.",
+                f"meV/Å per atom; frame {known[worst].index}: {net[worst] * known[worst].num_atoms:.3g} eV/Å "
+                f"in all, {1e3 * net[worst]:.3g} meV/Å per atom (RMS force {1e3 * size:.3g} meV/Å). No model "
+                "without an external field can have that.",
                 frame_ids(moving),
             )
         )  # fmt: skip

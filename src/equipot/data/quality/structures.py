@@ -91,8 +91,7 @@ def check_distances(frames: Sequence[Frame]) -> list[Finding]:
             Finding(
                 "error" if distance < MIN_DISTANCE else "warning", "close atoms",
                 f"{counted(len(close), 'frame')} with atoms closer than {_CLOSE} of the sum of their "
-                "covalent "
-                f"radii; the closest are {distance:.3f} Å apart ({symbols}, {ratio:.2f}; frame "
+                f"covalent radii; the closest are {distance:.3f} Å apart ({symbols}, {ratio:.2f}; frame "
                 f"{frame.index}).",
                 frame_ids([item[3] for item in close]),
             )
@@ -102,8 +101,7 @@ def check_distances(frames: Sequence[Frame]) -> list[Finding]:
             Finding(
                 "warning", "lone atoms",
                 f"{counted(len(alone), 'frame')} with an atom whose nearest neighbor is beyond {_ALONE} "
-                "times "
-                "the sum of their covalent radii (a wrong cell, or an atom that left?).",
+                "times the sum of their covalent radii (a wrong cell, or an atom that left?).",
                 frame_ids(alone),
             )
         )  # fmt: skip

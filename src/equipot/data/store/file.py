@@ -44,7 +44,7 @@ class Store:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.header, self.digest = _read_header(self.path)
+        self.header, self.digest = header_and_digest(self.path)
         with self.path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.cutoff: float | None = self.header["cutoff"]
@@ -131,15 +131,11 @@ def is_store(path: Path) -> bool:
 
 def read_header(path: Path) -> dict[str, Any]:
     """What a store says of itself. Raises as ``Store``."""
-    return _read_header(path)[0]
+    return header_and_digest(path)[0]
 
 
-def header_digest(path: Path) -> str:
-    """SHA-256 of the header, which holds the checksums of everything else. Raises as ``Store``."""
-    return _read_header(path)[1]
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], str]:
+def header_and_digest(path: Path) -> tuple[dict[str, Any], str]:
+    """The header, and its SHA-256: it holds the checksums of everything else. Raises as ``Store``."""
     with path.open("rb") as stream:
         preamble = stream.read(PREAMBLE)
         magic = preamble[: len(MAGIC)]

@@ -115,9 +115,9 @@ def decode(content: bytes) -> Chunk | None:
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
-    flags = sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
+    flags = sum(QUANTITIES[name].flag for name in frame.values)
+    flags |= sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
     arrays = [frame.positions.astype("<f8")]
-    flags |= sum(QUANTITIES[name].flag for name in frame.values)
     arrays += [np.asarray(frame.values[q.name]).astype("<f8") for q in _IN_RECORD if q.name in frame.values]
     if frame.cell.any():
         flags |= CELL
