@@ -5,7 +5,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from equipot.training.report import Report, count_of, describe_epoch, describe_errors
+from equipot.quantities import BY_INTEREST
+from equipot.training.report import RunLog, count_of, describe_epoch, describe_errors
 
 _SECONDS_BETWEEN_UPDATES = 0.25
 _WIDE = 105  # columns that hold the numbers and a bar
@@ -20,7 +21,7 @@ class ProgressDisplay:
         epochs: of the whole training.
     """
 
-    def __init__(self, console: Console | None, report: Report, epochs: int):
+    def __init__(self, console: Console | None, report: RunLog, epochs: int):
         self._report = report
         self._epochs = epochs
         self._live = console is not None and console.is_terminal
@@ -80,4 +81,4 @@ class ProgressDisplay:
 
     @staticmethod
     def _errors(row: dict[str, float]) -> str:
-        return "  ".join(text for label in ("forces", "energy") if (text := describe_errors(row, label)))
+        return "  ".join(text for q in BY_INTEREST if q.usual and (text := describe_errors(row, q)))
