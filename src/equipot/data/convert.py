@@ -13,11 +13,10 @@ from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import check_labels, expand_paths
 from equipot.data.store.build import build_store
 from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
+from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
-
-_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def convert(
     def accept(store: Store) -> None:
         pool = Pool([StorePart(store, source, store.header["files"])])
         names = {kind: set(found) for kind, found in store.header["names"].items()}
-        check_labels(source, pool, names, required=(), need_any=True, advice=_ADVICE)
+        check_labels(source, pool, names, required=(), need_any=True, advice=KEY_ADVICE)
 
     written = not is_complete() and build_store(
         output, files, source, key, cutoff, is_complete, accept, workers

@@ -17,7 +17,7 @@ from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.data.readers import check_labels, expand_paths, read_source
 from equipot.data.splits import Split
-from equipot.data.text import counted
+from equipot.data.text import KEY_ADVICE, counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
 from equipot.units import stress_to_voigt
@@ -25,7 +25,6 @@ from equipot.units import stress_to_voigt
 logger = logging.getLogger("equipot")
 
 SETS = ("train", "validation", "test")
-_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 
 
 def split_files(
@@ -61,7 +60,7 @@ def split_files(
         raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
     source = Source(tuple(expand_paths(paths)), labels, units)
     pool, candidates = read_source(source)
-    check_labels(source, pool, candidates, required=(), advice=_ADVICE)
+    check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)
     isolated = pool.columns.isolated
     numbers = _numbers(sizes, int((~isolated).sum()))
     groups = np.array([frame.config_type or "" for frame in pool]) if by_group else np.zeros(len(pool), int)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from equipot.config import LabelsConfig
 from equipot.data.readers import read_frames
+from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 from equipot.evaluation.ensemble import (
     Disagreement,
@@ -27,7 +28,6 @@ from equipot.evaluation.write import write_predictions
 logger = logging.getLogger("equipot")
 
 NOT_READ = "none"  # as a label name: do not read this label
-_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 _LARGE_OFFSET = 1.0  # eV/atom: more than a model of the same level of theory is ever wrong on average
 
 
@@ -78,7 +78,7 @@ def evaluate(
     loaded = members[0]
     labels = choose_labels(loaded.labels, label_names or {})
     frames = read_frames(
-        list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=_ADVICE
+        list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=KEY_ADVICE
     )
     comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)
