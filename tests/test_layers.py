@@ -15,7 +15,7 @@ ALLOWED = {
     "units": {"errors"},
     "graph": {"errors", "units"},
     "config": {"errors", "files", "units"},
-    "devices": {"errors"},
+    "devices": {"errors", "graph"},
     "machine": set(),
     "run_directory": {"errors"},
     "ops": {"errors", "files", "machine"},

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from equipot.data.dataset import atom_types, to_graph
 from equipot.data.frames import Frame
 from equipot.data.progress import track
+from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
 from equipot.graph import AtomicGraph, Label, collate
@@ -142,11 +143,15 @@ def compare(
     Raises:
         EvaluationError: a prediction is not finite.
     """
+
+    def predicted(graph: AtomicGraph) -> tuple[NDArray, ...]:
+        return _columns(predict(graph.to(device)), graph)
+
     columns: list[tuple[NDArray, ...]] = []
     done = 0
     tracked = track(graphs, "evaluating", len(sources))
     for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
-        for part in _predict(predict, batch, device):
+        for part in by_halves(predicted, collate(batch), _warn_of_halving):
             _refuse_non_finite(part, sources[done:])
             columns.append(part)
             done += len(part[0])
@@ -169,23 +174,12 @@ def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[Ato
         yield batch
 
 
-def _predict(
-    predict: Callable[[AtomicGraph], Prediction], batch: list[AtomicGraph], device: torch.device
-) -> list[tuple[NDArray, ...]]:
-    """The columns of a batch; in halves if a GPU has no memory for the whole."""
-    graph = collate(batch)
-    try:
-        return [_columns(predict(graph.to(device)), graph)]
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    # Here and not above: the exception holds on to the memory.
+def _warn_of_halving(graph: AtomicGraph, error: Exception) -> None:
+    if graph.num_structures == 1:
+        raise error
     logger.warning(
         "Out of memory with %d edges at once, going on with half; see --max-edges.", graph.num_edges
     )
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return [*_predict(predict, batch[:half], device), *_predict(predict, batch[half:], device)]
 
 
 def _columns(prediction: Prediction, graph: AtomicGraph) -> tuple[NDArray, ...]:
