@@ -90,18 +90,10 @@ def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> No
 def deploy_any(
     run: Path, output: Path | None = None, tables: bool = True, level: str | None = None
 ) -> tuple[Path, str]:
-    """Deploy a run directory or a checkpoint as a file, or every member of an ensemble into a folder.
+    """Deploy a run directory or a checkpoint as a file, or all of an ensemble into a folder.
 
-    Args:
-        run: run directory, checkpoint, or the folder of an ensemble.
-        output: None: ``model.pt``; of an ensemble ``model``.
-        tables, level: as for `deploy`.
-
-    Returns:
-        What was written, and what to say of it.
-
-    Raises:
-        ModelFileError: as `find_checkpoint`, `deploy` and `deploy_ensemble`.
+    Returns what was written (by default ``model.pt`` or the folder ``model``) and what to say of it.
+    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`.
     """
     members = find_members(run)
     if members:

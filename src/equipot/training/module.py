@@ -88,11 +88,6 @@ class PotentialModule(L.LightningModule):
             group["lr"] = self.schedule.at(position) * group.get("factor", 1.0)
         self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
 
-    def transfer_batch_to_device(
-        self, batch: Step | AtomicGraph, device: torch.device, dataloader_idx: int
-    ) -> Step | AtomicGraph:
-        return batch.to(device)
-
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step; its gradient is that of all its frames, on whichever process they are."""
         optimizer = self.optimizers()

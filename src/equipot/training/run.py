@@ -170,17 +170,10 @@ def _fit(
     loggers: list[Logger],
     checkpoint: Path | None,
 ) -> str:
-    """Train; the reason why it ended, of those in ``stopping``.
+    """Train on ``kind`` (cpu or cuda), perhaps from a checkpoint; why it ended, as named in ``stopping``.
 
-    Args:
-        config: the whole configuration.
-        kind: ``cpu`` or ``cuda``.
-        directory: what Lightning is told to be its root.
-        module, batches, monitor, session, loggers: what takes part.
-        checkpoint: to go on from; None: from the start.
-
-    Raises:
-        TrainingError: the loss diverged, or the checkpoint does not fit; KeyboardInterrupt: a second Ctrl-C.
+    Raises TrainingError if the loss diverged or the checkpoint does not fit, KeyboardInterrupt at a second
+    Ctrl-C.
     """
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
