@@ -18,7 +18,7 @@ ALLOWED = {
     "quantities": {"errors", "units"},
     "graph": {"errors", "units", "quantities"},
     "config": {"errors", "files", "units", "quantities"},
-    "devices": {"errors"},
+    "devices": {"errors", "graph"},
     "machine": set(),
     "run_directory": {"errors"},
     "ops": {"errors", "files", "machine"},

@@ -1,12 +1,17 @@
-"""Which device a computation runs on: the one place that asks torch for GPUs."""
+"""Which device a computation runs on, and in how many pieces: the one place that asks torch for GPUs."""
 
 import functools
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from equipot.errors import DeviceError
+from equipot.graph import AtomicGraph, halves
+
+T = TypeVar("T")
 
 log = logging.getLogger("equipot")
 
@@ -29,6 +34,33 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if target.type == "cuda" and (target.index or 0) >= num_gpus():
         raise DeviceError(f"Device '{device}' does not exist: {gpus_found()}. Use device='cpu' or 'auto'.")
     return target
+
+
+def by_halves(
+    compute: Callable[[AtomicGraph], T],
+    graph: AtomicGraph,
+    lacks: Callable[[AtomicGraph, Exception], None],
+    fits: Callable[[AtomicGraph], bool] = lambda graph: True,
+) -> Iterator[T]:
+    """``compute`` of a graph, or of its halves, their halves and so on where memory runs out.
+
+    Args:
+        compute: must leave nothing behind when it fails.
+        graph: what to compute.
+        lacks: called with the graph that was too large and the error; raises if it cannot be halved.
+        fits: False: halve it without a try.
+    """
+    if fits(graph):
+        try:
+            result = compute(graph)
+        except torch.OutOfMemoryError as error:
+            lacks(graph, error)
+        else:
+            yield result
+            return
+        torch.cuda.empty_cache()  # outside of the handler, whose traceback keeps tensors alive
+    for half in halves(graph):
+        yield from by_halves(compute, half, lacks, fits)
 
 
 def num_gpus() -> int:

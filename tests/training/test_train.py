@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
 from equipot.data.load import load_datasets
+from equipot.data.text import counted
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DeviceError, TrainingError
 from equipot.evaluation.metrics import summary
@@ -20,7 +21,7 @@ from equipot.training import stopping
 from equipot.training.history import COLUMNS, History, plot_learning_curve
 from equipot.training.loggers import make_loggers
 from equipot.training.module import PotentialModule
-from equipot.training.report import count_of, describe_failure
+from equipot.training.report import describe_failure
 from equipot.training.results import compare_dataset
 from equipot.training.run import train
 
@@ -262,7 +263,7 @@ def test_failure_is_an_error_above_the_forces_or_not_a_number(make_config):
 
 
 def test_counts_are_grammatical():
-    counts = (count_of(1, "epoch"), count_of(12345, "epoch"), count_of(1.25, "epoch"))
+    counts = (counted(1, "epoch"), counted(12345, "epoch"), counted(1.25, "epoch"))
     assert counts == ("1 epoch", "12345 epochs", "1.25 epochs")
 
 

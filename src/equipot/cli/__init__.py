@@ -13,6 +13,7 @@ import typer
 from equipot.cli.data import Keys, data_app, with_label_keys
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
+from equipot.integrations.md_settings import MDSettings
 
 if TYPE_CHECKING:
     from equipot.config import Config
@@ -137,15 +138,9 @@ def train(
     if find_learning_rate:
         _suggest_learning_rate(loaded, Path(f"{config.stem}_learning_rate.png"))
         return
-    if ensemble is not None:
-        from equipot.training.ensemble import train_ensemble
+    from equipot.training.ensemble import train_any
 
-        stopped = train_ensemble(loaded, ensemble, resume=resume, overwrite=overwrite)
-    else:
-        from equipot.training.run import train as run_training
-
-        stopped = run_training(loaded, resume=resume, overwrite=overwrite).stopped
-    if stopped == "interrupted":
+    if train_any(loaded, ensemble, resume=resume, overwrite=overwrite) == "interrupted":
         raise typer.Exit(130)
 
 
@@ -235,20 +230,10 @@ def deploy(
     level: Level = None,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""
-    from equipot.deploy.checkpoint import find_checkpoint
-    from equipot.deploy.ensemble import deploy_ensemble, find_members
-    from equipot.deploy.export import deploy as run_deploy
-    from equipot.deploy.tables import describe_tables
+    from equipot.deploy.ensemble import deploy_any
 
-    members = find_members(checkpoint)
-    if members:
-        output = output or Path("model")
-        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables, level=level)
-        print(f"Wrote {output} ({len(members)} members)")
-        return
-    output = output or Path("model.pt")
-    metadata = run_deploy(find_checkpoint(checkpoint), output, tables=tables, level=level)
-    print(f"Wrote {output} (radial functions: {describe_tables(metadata.tables)})")
+    written, content = deploy_any(checkpoint, output, tables=tables, level=level)
+    print(f"Wrote {written} ({content})")
 
 
 @app.command()
@@ -287,15 +272,19 @@ def md(
         str, typer.Argument(metavar="STRUCTURE", help="Any file ASE reads; FILE@0 is its first frame.")
     ],
     model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file.")],
-    ensemble: Annotated[str, typer.Option(help="nve, nvt or npt.")] = "nvt",
-    temperature: Annotated[float, typer.Option(help="K; for nve of the initial velocities.")] = 300.0,
-    steps: Annotated[int, typer.Option(help="Time steps.")] = 1000,
-    timestep: Annotated[float, typer.Option(help="fs.")] = 0.5,
-    pressure: Annotated[float, typer.Option(help="GPa, for npt.")] = 0.0,
-    friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = 0.01,
+    ensemble: Annotated[str, typer.Option(help="nve, nvt or npt.")] = MDSettings.ensemble,
+    temperature: Annotated[
+        float, typer.Option(help="K; for nve of the initial velocities.")
+    ] = MDSettings.temperature,
+    steps: Annotated[int, typer.Option(help="Time steps.")] = MDSettings.steps,
+    timestep: Annotated[float, typer.Option(help="fs.")] = MDSettings.timestep,
+    pressure: Annotated[float, typer.Option(help="GPa, for npt.")] = MDSettings.pressure,
+    friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = MDSettings.friction,
     supercell: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
-    seed: Annotated[int, typer.Option(help="Of the velocities and the thermostat.")] = 0,
-    interval: Annotated[int, typer.Option(help="Steps between frames of trajectory and log.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the velocities and the thermostat.")] = MDSettings.seed,
+    interval: Annotated[
+        int, typer.Option(help="Steps between frames of trajectory and log.")
+    ] = MDSettings.log_interval,
     skin: Annotated[float, typer.Option(help="Å the neighbor list reaches beyond the cutoff.")] = 0.5,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Trajectory, log and plot go there.")] = Path(
         "md"
@@ -306,7 +295,7 @@ def md(
     """Run molecular dynamics with a deployed model."""
     from rich.console import Console
 
-    from equipot.integrations.md import MDSettings, run_md
+    from equipot.integrations.md import run_md
     from equipot.integrations.md_report import summary_table
     from equipot.ops.operators import keep_memory
 

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from equipot.deploy.checkpoint import find_checkpoint
 from equipot.deploy.export import deploy
 from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import Metadata
+from equipot.deploy.tables import describe_tables
 from equipot.errors import ModelFileError
 
 logger = logging.getLogger("equipot")
@@ -83,6 +85,24 @@ def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> No
                 f"Species and cutoff of an ensemble's members must be the same, but those of {one} are not "
                 f"those of {other}."
             )
+
+
+def deploy_any(
+    run: Path, output: Path | None = None, tables: bool = True, level: str | None = None
+) -> tuple[Path, str]:
+    """Deploy a run directory or a checkpoint as a file, or all of an ensemble into a folder.
+
+    Returns what was written (by default ``model.pt`` or the folder ``model``) and what to say of it.
+    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`.
+    """
+    members = find_members(run)
+    if members:
+        output = output or Path("model")
+        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables, level=level)
+        return output, f"{len(members)} members"
+    output = output or Path("model.pt")
+    metadata = deploy(find_checkpoint(run), output, tables=tables, level=level)
+    return output, f"radial functions: {describe_tables(metadata.tables)}"
 
 
 def deploy_ensemble(

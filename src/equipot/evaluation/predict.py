@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from equipot.data.dataset import atom_types, to_graph
 from equipot.data.frames import Frame
 from equipot.data.progress import track
+from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
 from equipot.graph import AtomicGraph, Label, collate
@@ -124,13 +125,17 @@ def compare(
     numbers = np.array([number_of[symbol] for symbol in species])
     parts: list[Comparison] = []
     done = 0
+
+    def compared(graph: AtomicGraph) -> Comparison:
+        origins = list(sources[done : done + graph.num_structures])
+        return _compared(predict(graph.to(device)), graph, origins, numbers)
+
     tracked = track(graphs, "evaluating", len(sources))
     for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
-        for prediction, graph in _predict(predict, batch, device):
-            origins = list(sources[done : done + graph.num_structures])
-            parts.append(_compared(prediction, graph, origins, numbers))
-            _refuse_non_finite(parts[-1])
-            done += graph.num_structures
+        for part in by_halves(compared, collate(batch), _warn_of_halving):
+            _refuse_non_finite(part)
+            parts.append(part)
+            done += len(part.num_atoms)
 
     def joined(field: str) -> dict[str, NDArray]:
         columns = [getattr(part, field) for part in parts]
@@ -154,23 +159,12 @@ def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[Ato
         yield batch
 
 
-def _predict(
-    predict: Callable[[AtomicGraph], Prediction], batch: list[AtomicGraph], device: torch.device
-) -> list[tuple[Prediction, AtomicGraph]]:
-    """The prediction of a batch and its graph; in halves if a GPU has no memory for the whole."""
-    graph = collate(batch)
-    try:
-        return [(predict(graph.to(device)), graph)]
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    # Here and not above: the exception holds on to the memory.
+def _warn_of_halving(graph: AtomicGraph, error: Exception) -> None:
+    if graph.num_structures == 1:
+        raise error
     logger.warning(
         "Out of memory with %d edges at once, going on with half; see --max-edges.", graph.num_edges
     )
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return [*_predict(predict, batch[:half], device), *_predict(predict, batch[half:], device)]
 
 
 def _compared(

@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
-
-import numpy as np
 
 from equipot.errors import ConfigError
 
@@ -32,7 +31,7 @@ class MDSettings:
             ("--interval", self.log_interval, 1),
             ("--seed", self.seed, 0),
         ):
-            if not isinstance(value, int | np.integer) or value < least:
+            if not isinstance(value, Integral) or value < least:
                 raise ConfigError(f"{option} must be a whole number of at least {least}, found {value}.")
         for option, value, unit in (
             ("--timestep", self.timestep, "fs"),

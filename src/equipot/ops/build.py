@@ -226,35 +226,25 @@ def _run_all(commands: list[list[str]]) -> None:
     Raises :class:`KernelBuildError` with the messages of the first that fails; the others are then stopped.
     """
     waiting, running, limit = commands[::-1], [], _jobs_at_once()
-    with tempfile.TemporaryDirectory(prefix="equipot-build-") as logs:
-        try:
-            while waiting or running:
-                while waiting and len(running) < limit:
-                    running.append(_Job(waiting.pop(), Path(logs) / str(len(waiting))))
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-                running = [job for job in running if not job.done()]
-        finally:
-            for job in running:
-                job.stop()
+    with contextlib.ExitStack() as stack:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                log = stack.enter_context(tempfile.TemporaryFile("w+"))
+                # Its own group of processes, for a compiler is several.
+                job = subprocess.Popen(waiting.pop(), stdout=log, stderr=subprocess.STDOUT, process_group=0)
+                stack.callback(_stop, job)
+                running.append((job, log))
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            for job, log in running:
+                if job.poll():
+                    log.seek(0)
+                    raise KernelBuildError(
+                        f"the compiler failed: {shlex.join(job.args)}\n{log.read()[:4000]}"
+                    )
+            running = [(job, log) for job, log in running if job.returncode is None]
 
 
-class _Job:
-    """A command that runs, with its own group of processes: a compiler is several."""
-
-    def __init__(self, command: list[str], log: Path):
-        self.command, self.log = command, log
-        with log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, process_group=0)
-
-    def done(self) -> bool:
-        """Whether it has ended; raises :class:`KernelBuildError` if it has failed."""
-        if self.process.poll():
-            messages = self.log.read_text(errors="replace")[:4000]
-            raise KernelBuildError(f"the compiler failed: {shlex.join(self.command)}\n{messages}")
-        return self.process.returncode == 0
-
-    def stop(self) -> None:
-        """End it, whatever it does."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+def _stop(job: subprocess.Popen) -> None:
+    if job.poll() is None:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()

@@ -5,15 +5,24 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config
+from equipot.data.text import counted
 from equipot.deploy.ensemble import find_members, member_name
 from equipot.errors import TrainingError
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
 from equipot.training.checkpoints import check_same_training, describe_changes
 from equipot.training.devices import adopt_launcher, find_launcher
-from equipot.training.report import count_of
 from equipot.training.results import is_finished
 from equipot.training.run import AUTO, train
+
+
+def train_any(
+    config: Config, members: int | None = None, resume: Path | None = None, overwrite: bool = False
+) -> str:
+    """Train a potential, or an ensemble of ``members``; the reason why it ended, of those in ``stopping``."""
+    if members is None:
+        return train(config, resume=resume, overwrite=overwrite).stopped
+    return train_ensemble(config, members, resume=resume, overwrite=overwrite)
 
 
 def train_ensemble(config: Config, members: int, resume: Path | None = None, overwrite: bool = False) -> str:
@@ -82,7 +91,7 @@ def _check_count(root: Path, members: int, resume: Path | None) -> None:
         raise TrainingError(f"Nothing to resume: '{root}' holds no ensemble (member_0, member_1, ...).")
     if members < max(2, present):
         least = f"'{root}' already holds {present}" if present else "it has two at least"
-        raise TrainingError(f"An ensemble of {count_of(members, 'member')} is not possible: {least}.")
+        raise TrainingError(f"An ensemble of {counted(members, 'member')} is not possible: {least}.")
 
 
 def _refuse_if_occupied(root: Path, directories: list[RunDirectory], overwrite: bool) -> None:

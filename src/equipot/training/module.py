@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from equipot.config import TrainingConfig
 from equipot.data.batching import Step
+from equipot.devices import by_halves
 from equipot.errors import TrainingError
-from equipot.graph import AtomicGraph, halves
+from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction, predict
 from equipot.training.devices import sum_over_processes
 from equipot.training.ema import make_average
@@ -86,18 +88,13 @@ class PotentialModule(L.LightningModule):
             group["lr"] = self.schedule.at(position) * group.get("factor", 1.0)
         self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
 
-    def transfer_batch_to_device(
-        self, batch: Step | AtomicGraph, device: torch.device, dataloader_idx: int
-    ) -> Step | AtomicGraph:
-        return batch.to(device)
-
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step; its gradient is that of all its frames, on whichever process they are."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         for part in step.parts:
-            loss += self._add_gradient(part, step.counts)
+            self._add_gradient(part, step.counts, loss)
         for weight in self._weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
@@ -110,28 +107,26 @@ class PotentialModule(L.LightningModule):
         if self.average is not None:
             self.average.update(self._epoch)
 
-    def _add_gradient(self, graph: AtomicGraph, counts: Tensor) -> Tensor:
-        """Add to the weights' gradients what the frames of ``graph`` contribute; their share of the loss."""
-        if graph.num_edges > self.most_edges and graph.num_structures > 1:
-            return sum(self._add_gradient(half, counts) for half in halves(graph))
-        try:
-            prediction, errors, sums = self._predict(graph)
-            weights = self.loss.weights_at(self._epoch)
-            loss = self.loss.total(sums, counts, prediction, weights)
-            # Not backward(): when memory runs out in the middle, that would leave some gradients added.
-            gradients = torch.autograd.grad(loss, self._weights, allow_unused=True)
-        except torch.OutOfMemoryError as error:
-            self._compute_less_at_once(graph, error)
-            gradients = None
-        if gradients is None:  # outside of the handler, whose traceback keeps tensors alive
-            torch.cuda.empty_cache()
-            return self._add_gradient(graph, counts)
-        self.train_errors.update(errors, sums)
-        for weight, gradient in zip(self._weights, gradients, strict=True):
-            if gradient is not None:
-                # A copy: two weights may have been given the same tensor.
-                weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
-        return loss.detach()
+    def _add_gradient(self, graph: AtomicGraph, counts: Tensor, total: Tensor) -> None:
+        """Add to the weights' gradients, and to the loss ``total``, what the frames of ``graph`` give."""
+        pieces = by_halves(partial(self._gradients, counts), graph, self._compute_less_at_once, self._fits)
+        for loss, gradients, errors, sums in pieces:
+            total += loss
+            self.train_errors.update(errors, sums)
+            for weight, gradient in zip(self._weights, gradients, strict=True):
+                if gradient is not None:
+                    # A copy: two weights may have been given the same tensor.
+                    weight.grad = gradient.clone() if weight.grad is None else weight.grad.add_(gradient)
+
+    def _gradients(self, counts: Tensor, graph: AtomicGraph) -> tuple:
+        """The frames' share of the loss, its gradients, their errors and the sums of these."""
+        prediction, errors, sums = self._predict(graph)
+        loss = self.loss.total(sums, counts, prediction, self.loss.weights_at(self._epoch))
+        # Not backward(): when memory runs out in the middle, that would leave some gradients added.
+        return loss.detach(), torch.autograd.grad(loss, self._weights, allow_unused=True), errors, sums
+
+    def _fits(self, graph: AtomicGraph) -> bool:
+        return graph.num_edges <= self.most_edges or graph.num_structures == 1
 
     def _compute_less_at_once(self, graph: AtomicGraph, error: Exception) -> None:
         what = f"{graph.num_structures} frames with {graph.num_edges:,} edges"

@@ -9,6 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from equipot.config import TrainingConfig
+from equipot.data.text import counted
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.run_directory import RunDirectory
@@ -19,7 +20,6 @@ from equipot.training.history import History
 from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule
 from equipot.training.progress import ProgressDisplay
-from equipot.training.report import count_of
 
 logger = logging.getLogger("equipot")
 
@@ -176,7 +176,7 @@ class TrainingMonitor(L.Callback):
         if state["epochs_done"] >= self.training.epochs:
             raise stopping.AllEpochsDone(
                 f"This training has already done {state['epochs_done']:g} of "
-                f"{count_of(self.training.epochs, 'epoch')}. "
+                f"{counted(self.training.epochs, 'epoch')}. "
                 "To go on, raise training.epochs."
             )
         before, now = state.get("budget"), str(self.batches.budget)

@@ -5,8 +5,9 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equipot.data.text import counted
 from equipot.quantities import BY_INTEREST
-from equipot.training.report import RunLog, count_of, describe_epoch, describe_errors
+from equipot.training.report import RunLog, describe_epoch, describe_errors
 
 _SECONDS_BETWEEN_UPDATES = 0.25
 _WIDE = 105  # columns that hold the numbers and a bar
@@ -40,7 +41,7 @@ class ProgressDisplay:
     def start(self, epochs_done: float) -> None:
         """Show the bar; ``epochs_done`` is above 0 if the training goes on with an earlier one."""
         if epochs_done:
-            self._report.line(f"Resuming after {count_of(epochs_done, 'epoch')}.")
+            self._report.line(f"Resuming after {counted(epochs_done, 'epoch')}.")
         self._bar.start()
         self._epoch_task = self._bar.add_task(
             "epoch", total=self._epochs, completed=int(epochs_done), errors=""

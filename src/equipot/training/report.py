@@ -11,6 +11,7 @@ from torch import nn
 from equipot import __version__
 from equipot.config import Config, LossConfig, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
+from equipot.data.text import counted
 from equipot.ops.operators import load_operators
 from equipot.quantities import BY_INTEREST, LABELS, Quantity
 
@@ -90,7 +91,7 @@ def describe_start(
         + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
         f"Model: {config.model.type}, {parameters:,} parameters{frozen}, {config.model.dtype}, "
         f"{describe_products()}",
-        f"Training: up to {count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, on {device}; "
+        f"Training: up to {counted(training.epochs, 'epoch')} of {counted(steps, 'step')}, on {device}; "
         "errors below are MAE of training / validation",
         *describe_stages(training),
     ]
@@ -126,7 +127,7 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
     unused = [name for name in LABELS if labelled[name] and not loss.trains(name)]
     if not unused:
         return []
-    found = ", ".join(f"{name} of {count_of(labelled[name], 'frame')}" for name in unused)
+    found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)
     hint = "; crystals, and dynamics at constant pressure, need the stress" if "stress" in unused else ""
     return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
 
@@ -162,7 +163,7 @@ def describe_device(config: Config, kind: str) -> str:
         return name if count == 1 else f"{count} × {name}"
     processes = "" if count == 1 else f"{count} × "
     threads = torch.get_num_threads()
-    return f"{processes}cpu ({count_of(threads, 'thread')})"
+    return f"{processes}cpu ({counted(threads, 'thread')})"
 
 
 def describe_products() -> str:
@@ -219,12 +220,6 @@ def describe_failure(validation: dict[str, float], force_rms: float, training: T
         f"lower training.learning_rate (now {training.learning_rate:g}), training.gradient_clip (10, say) or "
         "warm-up epochs, and look for frames with huge forces or wrong units."
     )
-
-
-def count_of(number: float, noun: str) -> str:
-    """Such as ``1 epoch``, ``2 epochs`` or ``1.25 epochs``."""
-    digits = str(number) if isinstance(number, int) else f"{number:.4g}"
-    return f"{digits} {noun}{'s' * (number != 1)}"
 
 
 def _three_digits(value: float) -> str:

@@ -14,6 +14,7 @@ from rich.table import Table
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets
 from equipot.data.splits import FrameId
+from equipot.data.text import counted
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metric_of_level, metrics_of_level
 from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
@@ -27,7 +28,7 @@ from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.preparation import Preparation
-from equipot.training.report import WARNING, RunLog, count_of, describe_failure, describe_metrics
+from equipot.training.report import WARNING, RunLog, describe_failure, describe_metrics
 
 _WIDTH = 110
 _WHY = {
@@ -154,7 +155,7 @@ def _by_level(metrics: dict[str, float], levels: list[str]) -> list[str]:
 
 
 def _summary(metrics: dict[str, Any], directory: RunDirectory, levels: list[str]) -> list[str]:
-    lines = [f"{_WHY[metrics['stopped']]}, after {count_of(metrics['epochs'], 'epoch')}."]
+    lines = [f"{_WHY[metrics['stopped']]}, after {counted(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
         lines.append(f"Best epoch {metrics['best_epoch']:.4g}, validation: {errors}")

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from equipot.config import Config
+from equipot.data.text import counted
 from equipot.deploy.checkpoint import describe
 from equipot.files import write_json, write_text
 from equipot.run_directory import RunDirectory
@@ -33,7 +34,6 @@ from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
     RunLog,
-    count_of,
     describe_device,
     describe_session,
     describe_start,
@@ -171,17 +171,10 @@ def _fit(
     loggers: list[Logger],
     checkpoint: Path | None,
 ) -> str:
-    """Train; the reason why it ended, of those in ``stopping``.
+    """Train on ``kind`` (cpu or cuda), perhaps from a checkpoint; why it ended, as named in ``stopping``.
 
-    Args:
-        config: the whole configuration.
-        kind: ``cpu`` or ``cuda``.
-        directory: what Lightning is told to be its root.
-        module, batches, monitor, session, loggers: what takes part.
-        checkpoint: to go on from; None: from the start.
-
-    Raises:
-        TrainingError: the loss diverged, or the checkpoint does not fit; KeyboardInterrupt: a second Ctrl-C.
+    Raises TrainingError if the loss diverged or the checkpoint does not fit, KeyboardInterrupt at a second
+    Ctrl-C.
     """
     plugins: list[Any] = [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
@@ -265,7 +258,7 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
         devices = config.run.devices * config.run.nodes
         if batches.budget.unit == "frames" and batches.budget.limit < devices:
             report.line(
-                f"{WARNING}a step of {count_of(batches.budget.limit, 'frame')} leaves some of {devices} "
+                f"{WARNING}a step of {counted(batches.budget.limit, 'frame')} leaves some of {devices} "
                 "devices without work. Raise training.batch_size, and the learning rate with it."
             )
         parts = config.training.accumulate * devices
