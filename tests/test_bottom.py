@@ -1,13 +1,17 @@
 """Units, files and graphs: what everything stands on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from equipot.data.store.layout import CELL, FLAGS, ISOLATED, PBC
 from equipot.errors import ConfigError
 from equipot.files import atomic_write
 from equipot.graph import AtomicGraph, Label, Labels, collate, edge_vectors, volume
-from equipot.units import EV_A3_TO_GPA, energy_factor, length_factor, stress_to_voigt, voigt_to_stress
+from equipot.quantities import ENERGY, QUANTITIES
+from equipot.units import EV_A3_TO_GPA, GPA, energy_factor, length_factor, stress_to_voigt, voigt_to_stress
 
 
 def test_units():
@@ -17,6 +21,43 @@ def test_units():
     assert pytest.approx(160.21766, rel=1e-6) == EV_A3_TO_GPA
     with pytest.raises(ConfigError, match=r"Unknown energy unit 'ev'.*Did you mean 'eV'"):
         energy_factor("ev")
+
+
+def test_units_are_those_of_ase():
+    """They are written out as numbers, so that the command line need not load ASE."""
+    import ase.units
+
+    assert {name: energy_factor(name) for name in ("Hartree", "Rydberg", "kcal/mol", "kJ/mol")} == {
+        "Hartree": ase.units.Hartree,
+        "Rydberg": ase.units.Rydberg,
+        "kcal/mol": ase.units.kcal / ase.units.mol,
+        "kJ/mol": ase.units.kJ / ase.units.mol,
+    }
+    assert (length_factor("Bohr"), length_factor("nm")) == (ase.units.Bohr, ase.units.nm)
+    assert ase.units.GPa == GPA
+
+
+def test_every_quantity_has_a_flag_of_its_own():
+    """Stores know labels by it."""
+    others = CELL | ISOLATED | sum(PBC)
+    flags = [quantity.flag for quantity in QUANTITIES.values()]
+    assert sum(flags) | others == FLAGS and FLAGS.bit_count() == len(flags) + others.bit_count()
+    assert [QUANTITIES[name].flag for name in ("energy", "forces", "stress")] == [
+        1,
+        2,
+        4,
+    ]  # of files there are
+
+
+def test_a_quantity_that_is_none_of_the_three():
+    """A vector of each structure: read in other shapes, converted, chosen and divided as declared."""
+    dipole = replace(ENERGY, name="dipole", shape=(3,), powers=(0, 1), normalised=False)
+    assert dipole.read(np.ones((1, 3)), 7).shape == (3,) and dipole.read(np.ones(2), 7) is None
+    assert dipole.fits((3,), 7) and not dipole.fits((7, 3), 7)
+    assert dipole.expected(7) == "have shape (3,)" and dipole.looks_like == "one vector"
+    assert dipole.factor(27.2, 0.5) == 0.5 and dipole.components == 3
+    assert dipole.error(3.0, 1.0, 2) == 2.0 and ENERGY.error(3.0, 1.0, 2) == 1.0
+    assert replace(dipole, powers=(1, -2)).factor(3.0, 2.0) == 0.75
 
 
 def test_voigt_is_ase_order():
@@ -66,7 +107,7 @@ def test_edge_vectors_and_volume():
 
 def test_collate_masks_missing_labels():
     energy = Label(torch.tensor([2.5], dtype=torch.float64), torch.tensor([True]))
-    joined = collate([graph(Labels(), True), graph(Labels(energy=energy), True)])
+    joined = collate([graph(Labels(), True), graph(Labels({"energy": energy}), True)])
     assert joined.labels.energy.value.tolist() == [0.0, 2.5]
     assert joined.labels.energy.mask.tolist() == [False, True]
     assert joined.labels.forces is None

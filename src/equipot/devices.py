@@ -71,7 +71,7 @@ def num_gpus() -> int:
 def gpus_found() -> str:
     """What torch finds, for messages."""
     built = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
-    return f"PyTorch sees {num_gpus()} CUDA device{'s' * (num_gpus() != 1)}{built}"
+    return f"PyTorch finds {num_gpus() or 'no'} GPU{'s' * (num_gpus() > 1)} here{built}"
 
 
 def _nvidia_driver() -> list[Path]:

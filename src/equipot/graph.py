@@ -7,29 +7,30 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from equipot.quantities import QUANTITIES, Named
+
 
 @dataclass(frozen=True)
 class Label:
     """A reference value and where it is known. Values where ``mask`` is false are zero and mean nothing."""
 
     value: Tensor
-    mask: Tensor  # bool, one per structure (energy, stress) or per atom (forces)
+    mask: Tensor  # bool, one per structure or per atom
 
     def to(self, device: torch.device | str) -> "Label":
         return Label(self.value.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Reference values; None where no structure of the graph has one."""
+class Labels(Named):
+    """Reference values by the names of their quantities; none where no structure of the graph has one."""
 
-    energy: Label | None = None  # (S,) float64, eV
-    forces: Label | None = None  # (N, 3) float64, eV/Å
-    stress: Label | None = None  # (S, 3, 3) float64, eV/Å³, positive under tension
+    values: dict[str, Label] = field(default_factory=dict)  # (S, ...) or (N, ...) float64
     weight: Tensor | None = None  # (S,) float64, of each structure's terms of the loss; None: 1
 
     def to(self, device: torch.device | str) -> "Labels":
-        return Labels(**{f.name: _move(getattr(self, f.name), device) for f in dataclasses.fields(self)})
+        moved = {name: label.to(device) for name, label in self.values.items()}
+        return Labels(moved, _move(self.weight, device))
 
 
 @dataclass(frozen=True)
@@ -92,31 +93,26 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
         atom_offsets.append(atom_offsets[-1] + graph.num_atoms)
         structure_offsets.append(structure_offsets[-1] + graph.num_structures)
 
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(graph, name) for graph in graphs])
-
     shifted_edges = [g.edge_index + n for g, n in zip(graphs, atom_offsets, strict=False)]
     shifted_structure = [g.structure + s for g, s in zip(graphs, structure_offsets, strict=False)]
     return AtomicGraph(
-        positions=join("positions"),
-        cell=join("cell"),
-        pbc=join("pbc"),
-        atom_types=join("atom_types"),
+        **{name: torch.cat([getattr(graph, name) for graph in graphs]) for name in _ROWS},
         structure=torch.cat(shifted_structure),
         edge_index=torch.cat(shifted_edges, dim=1),
-        edge_shift=join("edge_shift"),
         labels=_collate_labels(graphs),
         level=_collate_levels(graphs),
     )
 
 
+# Fields that are joined and cut as they are: 0 structures, 1 atoms, 2 edges.
+_ROWS = {"positions": 1, "cell": 0, "pbc": 0, "atom_types": 1, "edge_shift": 2}
+
+
 def _collate_levels(graphs: Sequence[AtomicGraph]) -> Tensor | None:
-    levels = [graph.level for graph in graphs]
-    if all(level is None for level in levels):
-        return None
-    if any(level is None for level in levels):
+    levels = [graph.level for graph in graphs if graph.level is not None]
+    if levels and len(levels) < len(graphs):
         raise ValueError("Some of the graphs to be joined say their level of theory, others do not.")
-    return torch.cat(levels)
+    return torch.cat(levels) if levels else None
 
 
 def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
@@ -140,53 +136,37 @@ def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
 
 
 def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> AtomicGraph:
-    labels = graph.labels
-
-    def label(name: str, rows: slice) -> Label | None:
-        whole = getattr(labels, name)
-        return None if whole is None else Label(whole.value[rows], whole.mask[rows])
-
+    labels = {}
+    for name, whole in graph.labels.values.items():
+        rows = QUANTITIES[name].choose(structures, atoms)
+        labels[name] = Label(whole.value[rows], whole.mask[rows])
+    weight = graph.labels.weight
     return AtomicGraph(
-        positions=graph.positions[atoms],
-        cell=graph.cell[structures],
-        pbc=graph.pbc[structures],
-        atom_types=graph.atom_types[atoms],
+        **{name: getattr(graph, name)[(structures, atoms, edges)[rows]] for name, rows in _ROWS.items()},
         structure=graph.structure[atoms] - structures.start,
         edge_index=graph.edge_index[:, edges] - atoms.start,
-        edge_shift=graph.edge_shift[edges],
-        labels=Labels(
-            energy=label("energy", structures),
-            forces=label("forces", atoms),
-            stress=label("stress", structures),
-            weight=None if labels.weight is None else labels.weight[structures],
-        ),
+        labels=Labels(labels, None if weight is None else weight[structures]),
         level=None if graph.level is None else graph.level[structures],
     )
 
 
 def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
-    def shape(graph: AtomicGraph, name: str) -> tuple[int, ...]:
-        s, n = graph.num_structures, graph.num_atoms
-        return {"energy": (s,), "forces": (n, 3), "stress": (s, 3, 3)}[name]
-
-    def join(name: str) -> Label | None:
-        labels = [getattr(graph.labels, name) for graph in graphs]
-        if all(label is None for label in labels):
-            return None
+    def join(name: str) -> Label:
         values, masks = [], []
-        for graph, label in zip(graphs, labels, strict=True):
-            size = shape(graph, name)
-            values.append(graph.positions.new_zeros(size) if label is None else label.value)
-            empty = torch.zeros(size[0], dtype=torch.bool, device=graph.positions.device)
-            masks.append(empty if label is None else label.mask)
+        for graph in graphs:
+            label = graph.labels.values.get(name)
+            if label is None:
+                rows = QUANTITIES[name].choose(graph.num_structures, graph.num_atoms)
+                value = graph.positions.new_zeros((rows, *QUANTITIES[name].shape))
+                label = Label(value, torch.zeros(rows, dtype=torch.bool, device=value.device))
+            values.append(label.value)
+            masks.append(label.mask)
         return Label(torch.cat(values), torch.cat(masks))
 
-    def join_weights() -> Tensor | None:
-        if all(graph.labels.weight is None for graph in graphs):
-            return None
+    weights = [graph.labels.weight for graph in graphs]
+    if any(weight is not None for weight in weights):
         ones = [graph.positions.new_ones(graph.num_structures) for graph in graphs]
-        return torch.cat(
-            [g.labels.weight if g.labels.weight is not None else o for g, o in zip(graphs, ones, strict=True)]
-        )
-
-    return Labels(energy=join("energy"), forces=join("forces"), stress=join("stress"), weight=join_weights())
+        weights = [one if weight is None else weight for weight, one in zip(weights, ones, strict=True)]
+    names = [name for name in QUANTITIES if any(name in graph.labels.values for graph in graphs)]
+    joined = {name: join(name) for name in names}
+    return Labels(joined, torch.cat(weights) if weights and weights[0] is not None else None)

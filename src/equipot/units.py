@@ -6,21 +6,20 @@ The virial is −V · stress. Voigt order is ASE's: xx yy zz yz xz xy.
 
 import difflib
 
-import ase.units
-
 from equipot.errors import ConfigError
 
-EV_A3_TO_GPA = 1.0 / ase.units.GPa
-
+# CODATA 2014, as in ASE; written out, so that the command line need not load ASE to know its options.
+GPA = 0.006241509125883258  # eV/Å³
+EV_A3_TO_GPA = 1.0 / GPA
 _ENERGY = {
     "eV": 1.0,
     "meV": 1e-3,
-    "Hartree": ase.units.Hartree,
-    "Rydberg": ase.units.Rydberg,
-    "kcal/mol": ase.units.kcal / ase.units.mol,
-    "kJ/mol": ase.units.kJ / ase.units.mol,
+    "Hartree": 27.211386024367243,
+    "Rydberg": 13.605693012183622,
+    "kcal/mol": 0.04336410390059322,
+    "kJ/mol": 0.010364269574711572,
 }
-_LENGTH = {"Ang": 1.0, "Bohr": ase.units.Bohr, "nm": ase.units.nm}
+_LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
 ENERGY_UNITS = tuple(_ENERGY)
 LENGTH_UNITS = tuple(_LENGTH)
 
@@ -37,6 +36,11 @@ def length_factor(name: str) -> float:
     return _lookup(name, _LENGTH, "length")
 
 
+def known_unit(name: object, units: tuple[str, ...]) -> str | None:
+    """That of ``units`` which a file means by ``name``, in any case of letters."""
+    return next((unit for unit in units if str(name).lower() == unit.lower()), None)
+
+
 def _lookup(name: str, table: dict[str, float], quantity: str) -> float:
     if name not in table:
         near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
@@ -47,20 +51,14 @@ def _lookup(name: str, table: dict[str, float], quantity: str) -> float:
 
 def stress_to_voigt(stress):
     """(..., 3, 3) tensor or array to (..., 6) in ASE's order; the two off-diagonal halves are averaged."""
+    import numpy as np
+    import torch
+
     columns = [0.5 * (stress[..., a, b] + stress[..., b, a]) for a, b in _VOIGT]
-    return _stack(columns)
+    return torch.stack(columns, dim=-1) if isinstance(stress, torch.Tensor) else np.stack(columns, axis=-1)
 
 
 def voigt_to_stress(voigt):
     """(..., 6) in ASE's order to the symmetric (..., 3, 3)."""
     rows = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
     return voigt[..., rows]
-
-
-def _stack(columns):
-    import numpy as np
-    import torch
-
-    if isinstance(columns[0], torch.Tensor):
-        return torch.stack(columns, dim=-1)
-    return np.stack(columns, axis=-1)

@@ -70,7 +70,7 @@ def test_results_and_plot(done, script, workspace):
     curve = results["curves"]["test"]["1"]
     assert curve["frames"] == [2, 5]
     evaluated = script.evaluate(done[0] / "runs" / "l1_n5", [workspace.test]).comparison
-    assert curve["forces_mae"][1] == pytest.approx(1e3 * np.abs(evaluated.forces_error()).mean(), rel=1e-9)
+    assert curve["forces_mae"][1] == pytest.approx(1e3 * np.abs(evaluated.error("forces")).mean(), rel=1e-9)
     assert (done[0] / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -11,6 +11,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from equipot.data import Frame, read_frames
 from equipot.errors import DataError
+from equipot.quantities import LABELS
 
 
 @pytest.fixture
@@ -50,7 +51,8 @@ def make_frame():
             cell=np.zeros((3, 3)) if cell is None else np.array(cell, dtype=np.float64),
             pbc=np.broadcast_to(pbc, (3,)).astype(bool),
             atomic_numbers=ase.Atoms(symbols).numbers.astype(np.int64),
-            **fields,
+            values={name: fields[name] for name in LABELS if fields.get(name) is not None},
+            **{name: value for name, value in fields.items() if name not in LABELS},
         )
 
     return make

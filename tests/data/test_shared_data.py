@@ -25,7 +25,7 @@ def test_mlearn_silicon(shared_data):
     train, test = str(folder / "train.xyz.gz"), str(folder / "test.xyz")
     data = load_datasets(DataConfig(train=[train], test=[test]), 5.0)
     assert (len(data.train), len(data.validation), len(data.test)) == (193, 21, 25)
-    assert data.statistics.num_stresses == 193
+    assert data.statistics.num_labels["stress"] == 193
     assert data.statistics.atomic_energies_source == "least squares"
     # PBE silicon: -5.4 eV per atom in the crystal, less in liquid and strained cells
     assert -5.5 < data.statistics.atomic_energies[0] < -4.5

@@ -10,6 +10,7 @@ import pytest
 from equipot.data import GraphDataset, Statistics, compute_statistics
 from equipot.data.statistics import fit_atomic_energies
 from equipot.errors import DataError
+from equipot.quantities import LABELS
 
 H2 = [[0, 0, 0], [0, 0, 0.7]]
 WATER = [[0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]]
@@ -40,7 +41,7 @@ def test_counts_neighbors_and_forces(dataset):
     assert statistics.species == ["H", "O"]
     assert (statistics.num_frames, statistics.num_atoms) == (3, 7)
     assert statistics.atoms_per_species == [6, 1]
-    assert (statistics.num_energies, statistics.num_forces, statistics.num_stresses) == (3, 5, 0)
+    assert tuple(statistics.num_labels.get(name, 0) for name in LABELS) == (3, 5, 0)
     # Edges below 1.2 Å: 2 per H2; 4 in water, whose H–H distance is √2.
     assert statistics.avg_num_neighbors == 8 / 7
     # 15 components: 2 ones, 4 zeros, 9 twos. Tolerance: rounding.
@@ -153,7 +154,7 @@ def test_energies_of_some_frames_are_enough(make_frame):
     frames = [make_frame("H2", H2, energy=-26.0), make_frame("H2", H2, forces=np.zeros((2, 3)))]
     statistics = compute_statistics(GraphDataset(frames, ["H"], 1.2))
     assert statistics.atomic_energies == [-13.0]
-    assert statistics.num_energies == 1
+    assert statistics.num_labels["energy"] == 1
     assert statistics.force_rms == 0.0
 
 
@@ -196,12 +197,22 @@ def test_statistics_of_another_version(dataset):
         Statistics.from_dict({**values, "old": 1})
 
 
+def test_statistics_with_labels_counted_by_former_names(dataset):
+    """As in the checkpoints of formats 1 and 2."""
+    values = compute_statistics(dataset).to_dict()
+    del values["num_labels"]
+    former = {**values, "num_energies": 3, "num_forces": 5, "num_stresses": 0}
+    assert Statistics.from_dict(former) == compute_statistics(dataset)
+
+
 # --- levels of theory
 
 
 def with_level(frame, level, shift=0.0):
-    energy = None if frame.energy is None else frame.energy + shift * frame.num_atoms
-    return dataclasses.replace(frame, level=level, energy=energy)
+    values = dict(frame.values)
+    if "energy" in values:
+        values["energy"] += shift * frame.num_atoms
+    return dataclasses.replace(frame, level=level, values=values)
 
 
 def test_each_level_has_its_own_reference_energies(frames):

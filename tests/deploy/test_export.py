@@ -34,9 +34,7 @@ STATISTICS = Statistics(
     num_frames=4,
     num_atoms=36,
     atoms_per_species=[24, 8, 4],
-    num_energies=4,
-    num_forces=36,
-    num_stresses=0,
+    num_labels={"energy": 4, "forces": 36},
 )
 
 

@@ -36,8 +36,12 @@ def test_mean_and_deviation_of_members(frames, morse_model, predicted):
     for name in ("energy", "forces", "stress"):
         # rounding of a mean over three
         np.testing.assert_allclose(getattr(mean, name), getattr(single, name), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(spread.energy, 0.1 * np.abs(mean.reference_energy) / mean.num_atoms, rtol=FILE)
-    np.testing.assert_allclose(spread.forces, 0.1 * np.linalg.norm(mean.reference_forces, axis=1), rtol=FILE)
+    np.testing.assert_allclose(
+        spread.energy, 0.1 * np.abs(mean.reference["energy"]) / mean.num_atoms, rtol=FILE
+    )
+    np.testing.assert_allclose(
+        spread.forces, 0.1 * np.linalg.norm(mean.reference["forces"], axis=1), rtol=FILE
+    )
     largest = [spread.forces[mean.atoms_of(i)].max() for i in range(len(frames))]
     assert spread.largest_force.tolist() == largest
 
@@ -62,7 +66,7 @@ def test_disagreement_that_says_nothing_of_the_error(predicted, rng):
 def test_without_labels_there_is_disagreement_but_no_correlation(predicted, frames, morse_model):
     from dataclasses import replace
 
-    bare = [replace(frame, energy=None, forces=None, stress=None) for frame in frames]
+    bare = [replace(frame, values={}) for frame in frames]
     mean, spread = predict_members([morse_model(fault) for fault in FAULTS], bare)
     for row in disagreement_rows(mean, spread):
         assert row.mean > 0

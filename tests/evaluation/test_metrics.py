@@ -8,6 +8,10 @@ from equipot.evaluation.predict import predict_frames
 from equipot.units import EV_A3_TO_GPA
 
 
+def without(frame, name):
+    return replace(frame, values={kind: value for kind, value in frame.values.items() if kind != name})
+
+
 def row(rows, quantity, unit):
     (found,) = [r for r in rows if (r.quantity, r.unit) == (quantity, unit)]
     return found
@@ -31,12 +35,12 @@ def test_rows_of_a_model_ten_percent_too_strong(frames, morse_model):
     """Every prediction is 1.1 times its label, so each error is a tenth of the labels' own mean."""
     comparison = predict_frames(morse_model(fault=1.1), frames)
     rows = error_rows(comparison)
-    per_atom = comparison.reference_energy / comparison.num_atoms
-    silver = comparison.reference_forces[comparison.atomic_numbers == 47]
-    stress = comparison.reference_stress[:-1]
+    per_atom = comparison.reference["energy"] / comparison.num_atoms
+    silver = comparison.reference["forces"][comparison.atomic_numbers == 47]
+    stress = comparison.reference["stress"][:-1]
     expected = {
         ("energy", "meV/atom"): (100 * np.abs(per_atom).mean(), 7),
-        ("forces", "meV/Å"): (100 * np.abs(comparison.reference_forces).mean(), 51),
+        ("forces", "meV/Å"): (100 * np.abs(comparison.reference["forces"]).mean(), 51),
         ("forces Ag", "meV/Å"): (100 * np.abs(silver).mean(), 24),
         ("stress", "meV/Å³"): (100 * np.abs(stress).mean(), 6),
         ("stress", "GPa"): (0.1 * EV_A3_TO_GPA * np.abs(stress).mean(), 6),
@@ -64,10 +68,10 @@ def test_groups_by_file_and_by_config_type(frames, morse_model):
         ("config_type", "a"): 3,
         ("config_type", None): 4,
     }
-    energy = 100 * np.abs(comparison.reference_energy / comparison.num_atoms)
+    energy = 100 * np.abs(comparison.reference["energy"] / comparison.num_atoms)
     assert row(groups["file", "b"].rows, "energy", "meV/atom").mae == pytest.approx(energy[1::2].mean())
     assert row(groups["config_type", "a"].rows, "energy", "meV/atom").mae == pytest.approx(energy[:3].mean())
-    forces = 100 * np.abs(comparison.reference_forces[: 3 * 8])
+    forces = 100 * np.abs(comparison.reference["forces"][: 3 * 8])
     assert row(groups["config_type", "a"].rows, "forces", "meV/Å").mae == pytest.approx(forces.mean())
 
 
@@ -75,7 +79,7 @@ def test_summary_has_the_units_of_training(frames, morse_model):
     comparison = predict_frames(morse_model(fault=1.1), frames)
     found = summary(comparison)
     assert set(found) == {f"{name}_{k}" for name in ("energy", "forces", "stress") for k in ("mae", "rmse")}
-    assert found["forces_rmse"] == pytest.approx(np.sqrt((comparison.forces_error() ** 2).mean()))
+    assert found["forces_rmse"] == pytest.approx(np.sqrt((comparison.error("forces") ** 2).mean()))
     cluster = summary(comparison.select(np.arange(7) == 6))
     assert "stress_mae" not in cluster
 
@@ -97,7 +101,7 @@ def test_worst_frame_is_the_one_made_wrong(frames, morse_model):
 
 
 def test_frames_without_a_label_are_not_the_worst(frames, morse_model):
-    bare = [replace(frames[0], forces=None), replace(frames[1], energy=None), frames[2]]
+    bare = [without(frames[0], "forces"), without(frames[1], "energy"), frames[2]]
     worst = worst_frames(predict_frames(morse_model(), bare))
     assert {frame.index for frame in worst["forces"]} == {1, 2}
     assert {frame.index for frame in worst["energy"]} == {0, 2}

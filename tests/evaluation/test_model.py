@@ -63,7 +63,7 @@ def checkpoint(tmp_path):
             "model": network | {"dtype": "float64"},
         }
     )
-    statistics = Statistics(["Cu"], [-3.0], "given", 0.1, 12.0, 1.5, 4, 16, [16], 4, 16, 0)
+    statistics = Statistics(["Cu"], [-3.0], "given", 0.1, 12.0, 1.5, 4, 16, [16], {"energy": 4, "forces": 16})
     built_from = {"species": ["Cu"], "avg_num_neighbors": 12.0, "atomic_energies": [-3.0], "force_rms": 1.5}
     weights = build_potential(config.model, **built_from).state_dict()
     state = {f"potential.{name}": value for name, value in weights.items()}

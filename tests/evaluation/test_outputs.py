@@ -31,6 +31,7 @@ from equipot.evaluation.plots import (
 from equipot.evaluation.predict import predict_frames
 from equipot.evaluation.report import MAX_GROUPS, as_dict, print_report, short_names, write_evaluation
 from equipot.evaluation.write import write_predictions
+from equipot.quantities import STRESS
 from equipot.units import energy_factor, length_factor
 
 
@@ -83,6 +84,10 @@ def test_long_tables_of_groups_are_cut_and_names_are_no_markup(comparison):
             for name in vars(many)
             if isinstance(getattr(many, name), np.ndarray) and name != "offsets"
         },
+        **{
+            name: {kind: np.concatenate([value] * repeated) for kind, value in getattr(many, name).items()}
+            for name in ("values", "reference")
+        },
         sources=[many.sources[0]._replace(config_type=f"[red]{i}") for i in range(repeated)],
     )
     text = printed(many)
@@ -101,7 +106,7 @@ def test_json_has_the_numbers_of_the_table(comparison, tmp_path):
     content = json.loads((tmp_path / "deep" / "errors.json").read_text(encoding="utf-8"))
     assert content == as_dict(comparison, tmp_path / "model.pt")
     assert set(content["errors"]) == {"energy", "forces", "forces_Cu", "forces_Ag", "stress", "stress_GPa"}
-    expected = 100 * np.abs(comparison.reference_forces).mean()  # a tenth, in meV
+    expected = 100 * np.abs(comparison.reference["forces"]).mean()  # a tenth, in meV
     assert content["errors"]["forces"]["mae"] == pytest.approx(expected, rel=1e-6)
     assert content["errors"]["forces"]["atoms"] == 51
     assert {name: len(frames) for name, frames in content["worst_frames"].items()} == {
@@ -129,8 +134,8 @@ def test_plot_of_one_frame_and_of_many_points(comparison, tmp_path):
     for count, limit in ((4, MANY_POINTS), (150, TOO_MANY_POINTS)):
         many = replace(
             comparison,
-            forces=np.tile(comparison.forces, (count, 1)),
-            reference_forces=np.tile(comparison.reference_forces, (count, 1)),
+            values={**comparison.values, "forces": np.tile(comparison.forces, (count, 1))},
+            reference=comparison.reference | {"forces": np.tile(comparison.reference["forces"], (count, 1))},
         )
         assert parity_panels(many)[1].error.size > limit
         assert plot_parity(many, tmp_path / "many.png")
@@ -151,7 +156,9 @@ def test_predictions_round_trip(comparison, frames, tmp_path):
     assert first.info["predicted_energy"] == pytest.approx(comparison.energy[0], abs=1e-10)
     # Arrays are written with 8 decimals.
     np.testing.assert_allclose(first.arrays["predicted_forces"], comparison.forces[:8], atol=1e-8)
-    np.testing.assert_allclose(first.arrays["reference_forces"], comparison.reference_forces[:8], atol=1e-8)
+    np.testing.assert_allclose(
+        first.arrays["reference_forces"], comparison.reference["forces"][:8], atol=1e-8
+    )
     np.testing.assert_allclose(first.info["predicted_stress"], comparison.stress[0], atol=1e-8)
     assert first.info["source_index"] == 0
     assert "predicted_stress" not in cluster.info and "reference_stress" not in cluster.info
@@ -183,9 +190,9 @@ def test_evaluate_reads_data_in_the_units_of_the_model(monkeypatch, morse_model,
     ase.io.write(tmp_path / "other.xyz", structures, format="extxyz")
     found = run.evaluate("m", [tmp_path / "other.xyz"], predictions=tmp_path / "p.xyz").comparison
     # 8 decimals in the file: of Hartree/Bohr³, 184 eV/Å³, at worst; of positions times stiffness and bonds
-    assert np.abs(found.energy_error_per_atom()).max() < 1e-5
-    assert np.abs(found.forces_error()).max() < 1e-5
-    assert np.nanmax(np.abs(found.stress_error())) < 1e-5
+    assert np.abs(found.error("energy")).max() < 1e-5
+    assert np.abs(found.error("forces")).max() < 1e-5
+    assert np.nanmax(np.abs(found.error("stress"))) < 1e-5
     written = ase.io.read(tmp_path / "p.xyz", 0)
     np.testing.assert_allclose(written.positions, crystals[0].positions, atol=1e-7)
     assert written.info["reference_energy"] == pytest.approx(crystals[0].get_potential_energy(), abs=1e-6)
@@ -194,8 +201,8 @@ def test_evaluate_reads_data_in_the_units_of_the_model(monkeypatch, morse_model,
 def test_evaluate_without_a_label_counts_none(monkeypatch, data_file, morse_model):
     monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model())
     result = run.evaluate("m", [data_file], label_names={"stress": "none"})
-    assert np.isnan(result.comparison.reference_stress).all()
-    assert not np.isnan(result.comparison.reference_forces).any()
+    assert np.isnan(result.comparison.reference["stress"]).all()
+    assert not np.isnan(result.comparison.reference["forces"]).any()
 
 
 def test_evaluate_refuses_an_output_that_is_a_file(data_file):
@@ -221,8 +228,8 @@ def test_predictions_without_labels_print_no_table(monkeypatch, morse_model, cry
 
 @pytest.mark.parametrize(("offset", "lines"), [(0.9, 0), (-1.1, 1)])
 def test_energies_of_another_kind(comparison, caplog, offset, lines):
-    exact = comparison.reference_energy + offset * comparison.num_atoms
-    run.warn_about_offset(replace(comparison, energy=exact))
+    exact = comparison.reference["energy"] + offset * comparison.num_atoms
+    run.warn_about_offset(replace(comparison, values={**comparison.values, "energy": exact}))
     assert len(caplog.messages) == lines
     assert all("units, or another level of theory" in message for message in caplog.messages)
 
@@ -232,11 +239,11 @@ def test_histogram_says_what_it_leaves_out_and_tick_labels_do_not_touch(rng):
     figure = Figure(figsize=(3.9, 5.9), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[3, 1.4])
     error = 1e-4 * rng.normal(size=200)
-    _draw_histogram(below, _panel("Stress", "stress", reference, reference + error, "meV/Å³"))
+    _draw_histogram(below, _panel("Stress", "stress", reference, reference + error, STRESS.reported[0]))
     assert below.get_title(loc="right") == ""  # nothing left out
     below.clear()
     error[:2] = 3e-3
-    panel = _panel("Stress", "stress", reference, reference + error, "meV/Å³")
+    panel = _panel("Stress", "stress", reference, reference + error, STRESS.reported[0])
     _draw_parity(above, panel)
     _draw_histogram(below, panel)
     FigureCanvasAgg(figure).draw()

@@ -14,9 +14,9 @@ TOLERANCE = 1e-6
 
 def test_exact_model_has_no_error(frames, morse_model):
     comparison = predict_frames(morse_model(), frames, max_edges=200)
-    assert np.abs(comparison.energy_error_per_atom()).max() < TOLERANCE
-    assert np.abs(comparison.forces_error()).max() < TOLERANCE
-    assert np.nanmax(np.abs(comparison.stress_error())) < TOLERANCE
+    assert np.abs(comparison.error("energy")).max() < TOLERANCE
+    assert np.abs(comparison.error("forces")).max() < TOLERANCE
+    assert np.nanmax(np.abs(comparison.error("stress"))) < TOLERANCE
 
 
 @pytest.mark.parametrize(("max_edges", "batches"), [(1, 7), (360, 3), (10**9, 1)])
@@ -43,9 +43,9 @@ def test_batches_do_not_matter(frames, morse_model, max_edges, batches):
 
 def test_missing_labels_and_stress_are_nan(frames, morse_model):
     comparison = predict_frames(morse_model(), frames)
-    assert np.isnan(comparison.reference_stress[-1]).all()
+    assert np.isnan(comparison.reference["stress"][-1]).all()
     assert np.isnan(comparison.stress[-1]).all()  # the cluster has no volume
-    assert not np.isnan(comparison.reference_stress[:-1]).any()
+    assert not np.isnan(comparison.reference["stress"][:-1]).any()
 
 
 def test_select_keeps_atoms_with_their_frames(frames, morse_model):
@@ -56,7 +56,7 @@ def test_select_keeps_atoms_with_their_frames(frames, morse_model):
     assert list(chosen.atomic_numbers[8:]) == [29, 29, 29]
     np.testing.assert_array_equal(chosen.forces[8:], comparison.forces[comparison.atoms_of(6)])
     np.testing.assert_array_equal(
-        chosen.reference_forces[:8], comparison.reference_forces[comparison.atoms_of(1)]
+        chosen.reference["forces"][:8], comparison.reference["forces"][comparison.atoms_of(1)]
     )
 
 

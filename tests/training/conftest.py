@@ -72,7 +72,7 @@ def labelled(graph: AtomicGraph, potential: nn.Module, names=("energy", "forces"
     for name in names:
         value = getattr(prediction, name).detach()
         labels[name] = Label(value, torch.ones(len(value), dtype=torch.bool))
-    return AtomicGraph(**{**vars(graph), "labels": Labels(**labels)})
+    return AtomicGraph(**{**vars(graph), "labels": Labels(labels)})
 
 
 def make_frames(num_frames: int, seed: int = 0, names=("energy", "forces"), periodic=False):

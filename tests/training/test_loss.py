@@ -9,7 +9,7 @@ from equipot.models.potential import Prediction, predict
 from equipot.training.loss import LABELS, Loss, label_errors
 
 
-def two_structures(**labels) -> AtomicGraph:
+def two_structures(weight=None, **labels) -> AtomicGraph:
     """One atom and two atoms; only what the loss looks at is meaningful."""
     return AtomicGraph(
         positions=torch.zeros(3, 3, dtype=torch.float64),
@@ -19,7 +19,7 @@ def two_structures(**labels) -> AtomicGraph:
         structure=torch.tensor([0, 1, 1]),
         edge_index=torch.zeros(2, 0, dtype=torch.int64),
         edge_shift=torch.zeros(0, 3, dtype=torch.int64),
-        labels=Labels(**labels),
+        labels=Labels(labels, weight),
     )
 
 
@@ -90,7 +90,7 @@ def test_weight_of_a_structure_alone_in_its_batch_does_not_cancel():
         positions=zeros(1, 3), cell=zeros(1, 3, 3), pbc=torch.zeros(1, 3, dtype=torch.bool),
         atom_types=torch.zeros(1, dtype=torch.int64), structure=torch.zeros(1, dtype=torch.int64),
         edge_index=torch.zeros(2, 0, dtype=torch.int64), edge_shift=torch.zeros(0, 3, dtype=torch.int64),
-        labels=Labels(energy=Label(zeros(1), known), weight=torch.full((1,), 5.0, dtype=torch.float64)),
+        labels=Labels({"energy": Label(zeros(1), known)}, torch.full((1,), 5.0, dtype=torch.float64)),
     )  # fmt: skip
     guess = prediction(energy=(2.0,))
     assert total(LossConfig(kind="mse", energy=1.0, forces=0.0), guess, graph).item() == 20.0

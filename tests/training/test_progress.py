@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from equipot.training.progress import ProgressDisplay
-from equipot.training.report import Report
+from equipot.training.report import RunLog
 
 ROW = {"epoch": 3, "learning_rate": 0.01, "epoch_s": 1.0} | {
     f"{part}_{label}_mae": 0.0796
@@ -24,7 +24,7 @@ def shown(display: ProgressDisplay, width: int) -> list[str]:
 @pytest.mark.parametrize(("width", "bar"), [(80, False), (120, True)])
 def test_lines_fit_the_terminal(width, bar):
     console = Console(file=io.StringIO(), force_terminal=True, width=width)
-    display = ProgressDisplay(console, Report(console), epochs=200)
+    display = ProgressDisplay(console, RunLog(console), epochs=200)
     display.start(0)
     try:
         display.epoch(ROW, is_best=True)

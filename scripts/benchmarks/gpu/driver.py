@@ -108,9 +108,12 @@ class Check:
         """What was found, one dictionary for each part, or for those of ``only``."""
         results: list[dict] = []
         chosen = [part for part in self.parts if not only or part["name"] in only]
+        # A slow start must not cost the first part its share.
+        share = (self._end - time.monotonic()) / max(sum(part["seconds"] for part in chosen), 1)
+        share = max(min(share, self._limit / WHOLE), 0)
         for number, part in enumerate(chosen):
             # What earlier parts have not used goes to the next; later ones keep their shares.
-            kept = sum(later["seconds"] for later in chosen[number + 1 :]) * self._limit / WHOLE
+            kept = sum(later["seconds"] for later in chosen[number + 1 :]) * share
             result = {"part": part["name"], "title": part["title"], "status": "done", "cases": []}
             results.append(result)
             start = time.monotonic()

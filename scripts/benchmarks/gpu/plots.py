@@ -11,13 +11,18 @@ _STYLES = {"eager": "o-", "TorchScript": "s--", "ASE, deployed file": "^:"}
 
 
 def draw(results: list[dict], folder: Path) -> list[str]:
-    """Write the figures that there are results for; returns their names."""
+    """Write the figures that there are results for; returns their names, or why one could not be drawn."""
     rows = {part["part"]: [row for case in part["cases"] for row in case["rows"]] for part in results}
     drawn = []
     for name, function in {"steps": _steps, "layers": _layers, "edges": _edges}.items():
         found = [row for row in rows.get(name, []) if {"wall ms", "ns/edge", "each ms"} & row.keys()]
-        if found:
+        if not found:
+            continue
+        try:  # what is left of a part that has failed may not make a figure
             function(found).savefig(folder / f"{name}.png", dpi=150)
+        except (ValueError, KeyError, IndexError) as error:
+            drawn.append(f"no {name}.png ({type(error).__name__}: {error})")
+        else:
             drawn.append(f"{name}.png")
     return drawn
 

@@ -64,7 +64,7 @@ def evaluations(name: str, kind: str, num_atoms: int, context: Context) -> Rows:
         rows = [_evaluate("eager", lambda: model(*given), given, context)]
         with quiet_jit():
             scripted = torch.jit.script(model)
-        with steady_execution(context.device):
+        with steady_execution():
             rows.append(_evaluate("TorchScript", lambda: scripted(*given), given, context))
         return rows
 

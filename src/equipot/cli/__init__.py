@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import data_app
+from equipot.cli.data import Keys, data_app, with_label_keys
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -154,6 +154,7 @@ def _suggest_learning_rate(config: "Config", plot: Path) -> None:
 
 
 @app.command()
+@with_label_keys("", ", by default as in training")
 def evaluate(
     model: Annotated[
         Path,
@@ -163,6 +164,7 @@ def evaluate(
         list[str],
         typer.Argument(metavar="DATA", help="Structure files with labels, in any format of training."),
     ],
+    keys: Keys,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
     ] = None,
@@ -170,12 +172,6 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write predicted and reference values there, as extended XYZ."),
     ] = None,
-    energy_key: Annotated[
-        str | None,
-        typer.Option(help="Name of the energy in DATA; by default as in training; none: not read."),
-    ] = None,
-    forces_key: Annotated[str | None, typer.Option(help="The same for the forces.")] = None,
-    stress_key: Annotated[str | None, typer.Option(help="The same for the stress.")] = None,
     max_edges: Annotated[
         int | None,
         typer.Option(
@@ -192,13 +188,12 @@ def evaluate(
     from equipot.ops.operators import keep_memory
 
     keep_memory()
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     result = run_evaluation(
         model,
         data,
         output=output,
         predictions=predictions,
-        label_names={name: key for name, key in keys.items() if key is not None},
+        label_names=keys,
         max_edges=max_edges,
         device=device,
         level=level,

@@ -1,60 +1,78 @@
 """``equipot data``: look at structure files, convert and split them."""
 
+from collections.abc import Callable
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from equipot.quantities import LABELS
 
 data_app = typer.Typer(
     name="data", help="Look at structure files before training on them.", no_args_is_help=True
 )
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
-EnergyKey = Annotated[str, typer.Option(help="Name of the energy in the files; none: not read.")]
-ForcesKey = Annotated[str, typer.Option(help="The same for the forces.")]
-StressKey = Annotated[str, typer.Option(help="The same for the stress.")]
+Keys = dict[str, str]  # made by ``with_label_keys``
 EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
 LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
 FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def with_label_keys(default: str = "{}", remark: str = "") -> Callable:
+    """Give a command, for its parameter ``keys``, an option ``--NAME-key`` for each quantity.
+
+    ``default`` is that of each, ``{}`` standing for the quantity's name; if it is empty, there is none.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        def command(**given):
+            keys = {name: given.pop(f"{name}_key") for name in LABELS}
+            return function(**given, keys={name: key for name, key in keys.items() if key is not None})
+
+        options = []
+        for name in LABELS:
+            text = f"Name of the {name} in the files{remark}; none: not read."
+            kind = Annotated[str | None, typer.Option(help=text)]
+            value = default.format(name) or None
+            options.append(Parameter(f"{name}_key", Parameter.KEYWORD_ONLY, default=value, annotation=kind))
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(function).parameters.values()]
+        parameters = [new for p in own for new in (options if p.name == "keys" else [p])]
+        command.__signature__ = Signature(parameters)
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
+
+
 @data_app.command("inspect")
+@with_label_keys()
 def data_inspect(
     files: Files,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
+    keys: Keys,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
     file_format: FileFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
-    import json
-
-    from rich.console import Console
-
     from equipot.data.quality.render import print_summary
     from equipot.data.quality.run import inspect_files
 
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
-    if as_json:
-        print(json.dumps([summary.to_dict() for summary in summaries], indent=2, ensure_ascii=False))
-    else:
-        for summary in summaries:
-            print_summary(summary, Console())
+    _show(summaries, print_summary, as_json)
     if any(summary.problems for summary in summaries):
         raise typer.Exit(1)
 
 
 @data_app.command("check")
+@with_label_keys()
 def data_check(
     files: Files,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
+    keys: Keys,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
     file_format: FileFormat = None,
@@ -64,31 +82,36 @@ def data_check(
 
     The exit code is 1 if there are errors; warnings and notes leave it at 0.
     """
-    import json
-
-    from rich.console import Console
-
     from equipot.data.quality.render import print_report
     from equipot.data.quality.run import check_files
 
-    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
     report = check_files(files, keys, energy_unit, length_unit, file_format)
-    if as_json:
-        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        print_report(report, Console())
+    _show(report, print_report, as_json)
     if report.count("error"):
         raise typer.Exit(1)
 
 
+def _show(found: Any, display: Callable, as_json: bool) -> None:
+    """On the terminal, one after the other where it is a list, or as JSON."""
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        plain = [one.to_dict() for one in found] if isinstance(found, list) else found.to_dict()
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
+    else:
+        for one in found if isinstance(found, list) else [found]:
+            display(one, Console())
+
+
 @data_app.command("convert")
+@with_label_keys()
 def data_convert(
     files: Files,
+    keys: Keys,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
     cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
@@ -98,17 +121,20 @@ def data_convert(
     An interrupted conversion goes on where it stopped when the command is repeated.
     """
     from equipot.data.convert import convert
-    from equipot.data.quality.run import label_names, unit_names
+    from equipot.data.quality.run import unit_names
+    from equipot.data.readers import named_labels
 
-    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
+    labels = named_labels(keys)
     result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 
 
 @data_app.command("split")
+@with_label_keys()
 def data_split(
     files: Files,
+    keys: Keys,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
     train_size: Annotated[str, typer.Option("--train", help="Frames (100) or their fraction (0.8).")] = "0.8",
     validation: Annotated[str, typer.Option(help="The same for validation; 0: none.")] = "0.1",
@@ -117,18 +143,16 @@ def data_split(
     by_group: Annotated[
         bool, typer.Option("--by-group", help="Draw from each config_type in proportion.")
     ] = False,
-    energy_key: EnergyKey = "energy",
-    forces_key: ForcesKey = "forces",
-    stress_key: StressKey = "stress",
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
 ) -> None:
     """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
     from equipot.data.partition import split_files
-    from equipot.data.quality.run import label_names, unit_names
+    from equipot.data.quality.run import unit_names
+    from equipot.data.readers import named_labels
     from equipot.data.text import counted
 
-    labels = label_names({"energy": energy_key, "forces": forces_key, "stress": stress_key})
+    labels = named_labels(keys)
     sizes = {"train": train_size, "validation": validation, "test": test}
     units = unit_names(energy_unit, length_unit)
     split = split_files(files, output, sizes, labels, units, seed, by_group)

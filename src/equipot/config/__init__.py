@@ -7,7 +7,6 @@ from equipot.config.model import AllegroConfig, CommonModelConfig, ModelConfig, 
 from equipot.config.run import LoggingConfig, RunConfig, WandbConfig
 from equipot.config.schema import Config, json_schema
 from equipot.config.training import (
-    LABELS,
     EarlyStoppingConfig,
     LossConfig,
     ScheduleConfig,
@@ -17,7 +16,6 @@ from equipot.config.training import (
 )
 
 __all__ = [
-    "LABELS",
     "AllegroConfig",
     "CommonModelConfig",
     "Config",

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from equipot.config.section import Element, Elements, PathField, Paths, Section
+from equipot.config.section import Element, Elements, PathField, Paths, Section, with_fields
+from equipot.quantities import QUANTITIES
 from equipot.units import ENERGY_UNITS, LENGTH_UNITS
 
 LabelName = Annotated[str, Field(min_length=1)]
@@ -25,19 +26,12 @@ GroupWeights = Annotated[
 ]
 
 
-class LabelsConfig(Section):
+_NAMES = {q.name: (LabelName | None, Field(q.name, description=q.meaning)) for q in QUANTITIES.values()}
+
+
+class LabelsConfig(with_fields(Section, _NAMES)):
     """Names of the reference values in the structure files."""
 
-    energy: LabelName | None = Field(
-        "energy", description="Name of the total energy of a frame; null: do not read it."
-    )
-    forces: LabelName | None = Field(
-        "forces", description="Name of the forces, one vector per atom; null: do not read them."
-    )
-    stress: LabelName | None = Field(
-        "stress",
-        description="Name of the stress, (1/V) ∂E/∂ε, positive under tension; null: do not read it.",
-    )
     weight: LabelName | None = Field(
         "config_weight",
         description="Name of a frame's own weight, a number ≥ 0 that multiplies its terms of the loss; "

@@ -11,7 +11,8 @@ from equipot.config.model import ModelConfig
 from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import dump_yaml
-from equipot.config.training import LABELS, TrainingConfig
+from equipot.config.training import TrainingConfig
+from equipot.quantities import LABELS
 
 
 class Config(Section):

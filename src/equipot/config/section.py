@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ase.data import chemical_symbols
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model
 
 from equipot.config.nearest import did_you_mean
 
@@ -17,6 +17,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
     )
+
+
+def with_fields(base: type[Section], fields: dict[str, tuple[Any, Any]]) -> type[Section]:
+    """``base`` and, after its own, ``fields``: name → (type, ``Field``)."""
+    return create_model(base.__name__, __base__=base, **fields)
 
 
 def paths_from_strings(value: Any) -> Any:

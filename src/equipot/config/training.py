@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from equipot.config.section import Section
+from equipot.config.section import Section, with_fields
+from equipot.quantities import LABELS, QUANTITIES, Quantity
 
-LABELS = ("energy", "forces", "stress")
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -48,13 +48,7 @@ class WeightSchedule(Section):
         return self.from_epoch if self.to_epoch is None else self.to_epoch
 
 
-class LossConfig(Section):
-    """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
-
-    The mean runs over frames for the energy (per atom) and over components for forces and stress.
-    A weight is a number, or changes during training: `{start: 1.0, end: 100.0, from_epoch: 150}`.
-    """
-
+class _LossFunction(Section):
     kind: Literal["mse", "huber"] = Field(
         "mse", description="Function of each error: its square (`mse`), or the Huber function (`huber`)."
     )
@@ -64,18 +58,28 @@ class LossConfig(Section):
         description="Error at which the Huber function turns from quadratic to linear, in eV/atom, eV/Å and "
         "eV/Å³.",
     )
-    energy: Weight | WeightSchedule = Field(1.0, description="Weight of the energy error per atom (eV).")
-    forces: Weight | WeightSchedule = Field(1.0, description="Weight of the force errors (eV/Å).")
-    stress: Weight | WeightSchedule = Field(0.0, description="Weight of the stress errors (eV/Å³).")
+
+
+def _weight(quantity: Quantity) -> tuple:
+    of = f"{quantity.singular} error per atom" if quantity.normalised else f"{quantity.singular} errors"
+    meaning = f"Weight of the {of} ({quantity.unit})."
+    return Weight | WeightSchedule, Field(quantity.loss_weight, description=meaning)
+
+
+class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUANTITIES.items()})):
+    """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
+
+    The mean runs over frames for the energy (per atom) and over components for forces and stress.
+    A weight is a number, or changes during training: `{start: 1.0, end: 100.0, from_epoch: 150}`.
+    """
 
     @model_validator(mode="after")
     def _something_to_learn(self):
         for epoch in sorted({0, *(schedule.from_epoch for schedule in self._schedules())}):
             if not any(self.weight_at(label, epoch) for label in LABELS):
                 when = f" after {epoch} epochs" if epoch else ""
-                raise ValueError(
-                    f"the weights `energy`, `forces` and `stress` are all 0{when}: nothing to train."
-                )
+                names = ", ".join(f"`{label}`" for label in LABELS[:-1]) + f" and `{LABELS[-1]}`"
+                raise ValueError(f"the weights {names} are all 0{when}: nothing to train.")
         return self
 
     def weight_at(self, label: str, epoch: float) -> float:

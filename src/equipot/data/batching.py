@@ -7,27 +7,16 @@ processes, sees what an uninterrupted one would have seen.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from equipot.data.dataset import GraphDataset
 from equipot.errors import DataError
 from equipot.graph import AtomicGraph, collate
-
-
-class SizedGraphs(Protocol):
-    """A data set that knows the sizes of its graphs without making them."""
-
-    num_atoms: NDArray[np.int64]  # (F,)
-    num_edges: NDArray[np.int64]  # (F,)
-    label_counts: NDArray[np.int64]  # (F, 3) known components of energy, forces, stress
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> AtomicGraph: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +29,7 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.limit} {self.unit}"
 
-    def costs(self, dataset: SizedGraphs) -> NDArray[np.int64]:
+    def costs(self, dataset: GraphDataset) -> NDArray[np.int64]:
         """(F,) what each frame takes of it.
 
         Raises:
@@ -57,7 +46,7 @@ class Budget:
             )
         return costs
 
-    def largest(self, dataset: SizedGraphs) -> tuple[int, int]:
+    def largest(self, dataset: GraphDataset) -> tuple[int, int]:
         """Atoms and edges that one batch can have at most."""
         sizes = dataset.num_atoms, dataset.num_edges
         if self.unit == "frames":
@@ -103,7 +92,7 @@ class StepFrames:
     """The frames of one optimizer step: those of this process, in parts, and what all processes have."""
 
     parts: tuple[NDArray[np.int64], ...]  # none where a step has fewer frames than there are processes
-    counts: NDArray[np.int64]  # (3,) known components of energy, forces, stress over all processes
+    counts: NDArray[np.int64]  # (Q,) known components of each quantity over all processes
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,7 @@ class Step:
     """``StepFrames`` with graphs in place of numbers."""
 
     parts: tuple[AtomicGraph, ...]
-    counts: torch.Tensor  # (3,) float64
+    counts: torch.Tensor  # (Q,) float64
 
     def to(self, device: torch.device | str) -> "Step":
         """The same step on another device."""
@@ -124,11 +113,13 @@ class Step:
 
 
 def _to_arrays(value: Any) -> Any:
-    """Tensors as arrays, dataclasses as their type and fields."""
+    """Tensors as arrays, dataclasses as their type and fields, in dicts as well."""
     if isinstance(value, torch.Tensor):
         return value.numpy()
     if isinstance(value, tuple):
         return tuple(map(_to_arrays, value))
+    if isinstance(value, dict):
+        return {name: _to_arrays(item) for name, item in value.items()}
     if is_dataclass(value):
         return type(value), {f.name: _to_arrays(getattr(value, f.name)) for f in fields(value)}
     return value
@@ -138,6 +129,8 @@ def _from_arrays(content: Any) -> Step:
     def restore(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             return torch.from_numpy(value)
+        if isinstance(value, dict):
+            return {name: restore(item) for name, item in value.items()}
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], type):
             return value[0](**{name: restore(field) for name, field in value[1].items()})
         return tuple(map(restore, value)) if isinstance(value, tuple) else value
@@ -162,7 +155,7 @@ class StepSampler(Sampler[StepFrames]):
 
     def __init__(
         self,
-        dataset: SizedGraphs,
+        dataset: GraphDataset,
         budget: Budget,
         seed: int,
         *,
@@ -215,7 +208,7 @@ class BatchSampler(Sampler[list[int]]):
     No frame is repeated or left out, so that sums over processes count each once.
     """
 
-    def __init__(self, dataset: SizedGraphs, budget: Budget, *, rank: int = 0, num_replicas: int = 1):
+    def __init__(self, dataset: GraphDataset, budget: Budget, *, rank: int = 0, num_replicas: int = 1):
         batches = pack(np.arange(len(dataset)), budget.costs(dataset), budget.limit)
         self._batches = batches[rank::num_replicas]
 
@@ -229,7 +222,7 @@ class BatchSampler(Sampler[list[int]]):
 class _Steps(Dataset):
     """The data set that a loader asks for whole steps."""
 
-    def __init__(self, graphs: SizedGraphs):
+    def __init__(self, graphs: GraphDataset):
         self.graphs = graphs
 
     def __getitem__(self, step: StepFrames) -> Step:
@@ -237,7 +230,7 @@ class _Steps(Dataset):
         return Step(parts, torch.from_numpy(step.counts).double())
 
 
-def step_loader(dataset: SizedGraphs, sampler: StepSampler, workers: int = 0) -> DataLoader:
+def step_loader(dataset: GraphDataset, sampler: StepSampler, workers: int = 0) -> DataLoader:
     """A loader of ``Step``; ``sampler`` says of which frames.
 
     It draws nothing from torch's global random state. ``workers`` processes make graphs ahead of their use.
@@ -248,7 +241,7 @@ def step_loader(dataset: SizedGraphs, sampler: StepSampler, workers: int = 0) ->
     )
 
 
-def batch_loader(dataset: SizedGraphs, sampler: BatchSampler, workers: int = 0) -> DataLoader:
+def batch_loader(dataset: GraphDataset, sampler: BatchSampler, workers: int = 0) -> DataLoader:
     """A loader of collated graphs, for evaluation."""
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **_loading(workers))
 

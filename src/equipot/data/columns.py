@@ -8,8 +8,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.data.frames import Frame
+from equipot.quantities import ENERGY, FORCES, LABELS, QUANTITIES
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Columns:
     elements: NDArray[np.int64]  # (K,) atomic numbers, ascending
     composition: NDArray[np.int32]  # (F, K) atoms of each element
     energy: NDArray[np.float64]  # (F,), NaN where there is none
-    has: NDArray[np.bool_]  # (F, 3) energy, forces, stress
+    has: NDArray[np.bool_]  # (F, Q) a label of each quantity
     force_squares: NDArray[np.float64]  # (F,) sum over components; 0 without forces
     weight: NDArray[np.float64]  # (F,)
     periodic: NDArray[np.bool_]  # (F,) in all three directions
@@ -40,16 +40,20 @@ class Columns:
         """(F,)"""
         return self.composition.sum(axis=1, dtype=np.int64)
 
+    def known(self, name: str) -> NDArray[np.bool_]:
+        """(F,) which frames have a label of this name."""
+        return self.has[:, LABELS.index(name)]
+
     @property
     def label_counts(self) -> NDArray[np.int64]:
-        """(F, 3) known components of energy, forces, stress."""
-        ones = np.ones(len(self), dtype=np.int64)
-        return self.has * np.stack([ones, 3 * self.num_atoms, 9 * ones], axis=1)
+        """(F, Q) known components of each quantity."""
+        ones, atoms = np.ones(len(self), dtype=np.int64), self.num_atoms
+        return self.has * np.stack([q.components * q.choose(ones, atoms) for q in QUANTITIES.values()], 1)
 
     @property
     def force_rms(self) -> float | None:
         """eV/Å, over all known components; None without forces."""
-        components = self.label_counts[:, 1].sum()
+        components = 3 * self.num_atoms[self.known(FORCES.name)].sum()
         return float(np.sqrt(self.force_squares.sum() / components)) if components else None
 
     def composition_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
@@ -73,17 +77,9 @@ class Columns:
         return replace(
             self,
             has=self.has & ~gone,
-            energy=np.full(len(self), np.nan) if gone[0] else self.energy,
-            force_squares=np.zeros(len(self)) if gone[1] else self.force_squares,
+            energy=np.full(len(self), np.nan) if ENERGY.name in kinds else self.energy,
+            force_squares=np.zeros(len(self)) if FORCES.name in kinds else self.force_squares,
         )
-
-    def at_level(self, level: str | None) -> "Columns":
-        """With one level of theory for all."""
-        return replace(self, level=np.full(len(self), level or ""))
-
-    def weighted(self, weight: NDArray[np.float64]) -> "Columns":
-        """With other weights (F,)."""
-        return replace(self, weight=weight)
 
 
 _PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint", "level")
@@ -100,9 +96,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         elements=elements.astype(np.int64),
         composition=np.array(counts, dtype=np.int32).reshape(len(frames), len(elements)),
         energy=np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64),
-        has=np.array([[getattr(f, kind) is not None for kind in LABELS] for f in frames], bool).reshape(
-            -1, 3
-        ),
+        has=np.array([[kind in f.values for kind in LABELS] for f in frames], bool).reshape(-1, len(LABELS)),
         force_squares=np.array([force @ force for force in forces], dtype=np.float64),
         weight=np.array([frame.weight for frame in frames], dtype=np.float64),
         periodic=np.array([frame.pbc.all() for frame in frames], dtype=bool),

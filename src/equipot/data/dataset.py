@@ -17,14 +17,14 @@ from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.errors import UnknownSpeciesError
 from equipot.graph import AtomicGraph, Label, Labels
+from equipot.quantities import QUANTITIES
 
 
 class GraphDataset(Dataset):
     """Graphs of a list of frames, built once and kept in memory; item i is the graph of frame i.
 
-    Like every data set here it says of its F frames, without reading one: ``num_atoms`` (F,) int64,
-    ``num_edges`` (F,) int64 and ``label_counts`` (F, 3) int64, the known components of energy, forces and
-    stress: 1, 3 × atoms and 9, or 0.
+    It says of its F frames, without reading one: ``num_atoms`` (F,) int64, ``num_edges`` (F,) int64 and
+    ``label_counts`` (F, Q) int64, the known components of each quantity.
 
     Args:
         frames: what to build graphs of.
@@ -40,21 +40,19 @@ class GraphDataset(Dataset):
     def __init__(
         self, frames: Sequence[Frame], species: Sequence[str], cutoff: float, levels: Sequence[str] = ()
     ):
-        self.frames = list(frames)
-        self.species = list(species)
-        self.cutoff = float(cutoff)
-        self.levels = list(levels)
-        types = _type_table(self.species)
-        self.graphs = [
-            _graph(frame, types, self.species, self.cutoff, self.levels)
-            for frame in track(self.frames, "neighbor lists", len(self.frames))
-        ]
-        self.columns = columns_of(self.frames)
-        self.num_atoms, self.label_counts = self.columns.num_atoms, self.columns.label_counts
+        frames = list(frames)
+        self._describe(frames, columns_of(frames), species, cutoff, levels)
+        self.graphs = [self._graph(frame) for frame in track(frames, "neighbor lists", len(frames))]
         self.num_edges = np.array([graph.num_edges for graph in self.graphs], dtype=np.int64)
 
+    def _describe(self, frames: Sequence[Frame], columns: Columns, species, cutoff, levels) -> None:
+        self.frames, self.columns = frames, columns
+        self.species, self.cutoff, self.levels = list(species), float(cutoff), list(levels)
+        self.num_atoms, self.label_counts = columns.num_atoms, columns.label_counts
+        self._types = _type_table(self.species)
+
     def __len__(self) -> int:
-        return len(self.graphs)
+        return len(self.num_edges)
 
     def __getitem__(self, index: int) -> AtomicGraph:
         return self.graphs[index]
@@ -64,22 +62,18 @@ class GraphDataset(Dataset):
         """The group of each frame, to report errors by."""
         return [frame.config_type for frame in self.frames]
 
+    def _graph(self, frame: Frame) -> AtomicGraph:
+        return _graph(frame, self._types, self.species, self.cutoff, self.levels)
 
-class LazyDataset(Dataset):
+
+class LazyDataset(GraphDataset):
     """Graphs of frames that are read, with their neighbor lists, when they are asked for; memory for one.
-
-    Otherwise as ``GraphDataset``.
 
     Args:
         frames: F frames, each with its neighbor list for ``cutoff``.
         columns: what is known of them.
         num_edges: (F,)
-        species: chemical symbols; an atom's type is its element's index here.
-        cutoff: Å, length of the longest edge.
-        levels: as for ``GraphDataset``.
-
-    Raises:
-        UnknownSpeciesError: a frame contains an element that is not in ``species``.
+        species, cutoff, levels: as for ``GraphDataset``, and so are the errors.
     """
 
     def __init__(
@@ -91,26 +85,17 @@ class LazyDataset(Dataset):
         cutoff: float,
         levels: Sequence[str] = (),
     ):
-        self.frames, self.columns = frames, columns
-        self.species = list(species)
-        self.cutoff = float(cutoff)
-        self.levels = list(levels)
-        self.num_atoms, self.label_counts = columns.num_atoms, columns.label_counts
+        self._describe(frames, columns, species, cutoff, levels)
         self.num_edges = num_edges
-        self._types = _type_table(self.species)
         unknown = columns.composition[:, self._types[columns.elements] < 0].any(axis=1)
         if unknown.any():
             self[int(unknown.argmax())]
 
-    def __len__(self) -> int:
-        return len(self.num_edges)
-
     def __getitem__(self, index: int) -> AtomicGraph:
-        return _graph(self.frames[index], self._types, self.species, self.cutoff, self.levels)
+        return self._graph(self.frames[index])
 
     @property
     def config_types(self) -> list[str | None]:
-        """The group of each frame, to report errors by."""
         return self.frames.config_types()
 
 
@@ -184,17 +169,13 @@ def _graph(
 
 
 def _labels(frame: Frame) -> Labels:
-    def label(value, mask_size: int) -> Label | None:
-        if value is None:
-            return None
-        return Label(torch.as_tensor(value, dtype=torch.float64), torch.ones(mask_size, dtype=torch.bool))
-
-    return Labels(
-        energy=label(None if frame.energy is None else [frame.energy], 1),
-        forces=label(frame.forces, frame.num_atoms),
-        stress=label(None if frame.stress is None else frame.stress[None], 1),
-        weight=None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64),
-    )
+    labels = {}
+    for name, value in frame.values.items():
+        rows = np.asarray(value)[QUANTITIES[name].choose(None, slice(None))]  # None: an axis of one structure
+        known = torch.ones(len(rows), dtype=torch.bool)
+        labels[name] = Label(torch.as_tensor(rows, dtype=torch.float64), known)
+    weight = None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64)
+    return Labels(labels, weight)
 
 
 def species_of(frames: Sequence[Frame]) -> list[str]:

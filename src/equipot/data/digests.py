@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from equipot.data.store.file import header_digest, is_store
+from equipot.data.store.file import header_and_digest, is_store
 from equipot.files import atomic_write
 
 
@@ -15,7 +15,7 @@ def file_digest(path: str | Path) -> str:
     """
     path = Path(path)
     if is_store(path):
-        return header_digest(path)
+        return header_and_digest(path)[1]
     digest = hashlib.sha256()
     for file in sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]:
         if file != path:

@@ -1,25 +1,24 @@
 """One labelled structure, checked and in equipot's units."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import periodic_volume
 from equipot.errors import DataError
-from equipot.units import energy_factor, length_factor, voigt_to_stress
+from equipot.quantities import BY_INTEREST, LABELS, QUANTITIES, Named, Quantity
+from equipot.units import energy_factor, length_factor
 
-# A 3x3 stress whose halves differ by more than this share of its largest element is not a stress.
-_ASYMMETRY_TOLERANCE = 0.05
 _EV_AND_ANGSTROM = UnitsConfig()
 # No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
 MIN_DISTANCE = 0.1
-NO_LABELS = LabelsConfig(energy=None, forces=None, stress=None, weight=None)
+NO_LABELS = LabelsConfig(**dict.fromkeys(LabelsConfig.model_fields))
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +31,14 @@ class Edges:
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """One structure with its reference values, in eV and Å; None where there is no reference value."""
+class Frame(Named):
+    """One structure with its reference values, in eV and Å."""
 
     positions: NDArray[np.float64]  # (N, 3), Å
     cell: NDArray[np.float64]  # (3, 3), Å, rows are lattice vectors; zeros without a cell
     pbc: NDArray[np.bool_]  # (3,)
     atomic_numbers: NDArray[np.int64]  # (N,)
-    energy: float | None = None  # eV
-    forces: NDArray[np.float64] | None = None  # (N, 3), eV/Å
-    stress: NDArray[np.float64] | None = None  # (3, 3), eV/Å³, positive under tension
+    values: Mapping[str, Any] = field(default_factory=dict)  # reference values, by their quantities' names
     file: str = ""
     index: int = 0  # position in the file, from 0
     config_type: str | None = None
@@ -80,9 +77,9 @@ def frame_of(
     """
     if not isinstance(structure, Frame):
         return frame_from_atoms(structure, labels, units, weight=weight, file=file, index=index)
-    dropped = {kind: None for kind in LABELS if getattr(labels, kind) is None}
+    values = {kind: value for kind, value in structure.values.items() if getattr(labels, kind) is not None}
     own = 1.0 if labels.weight is None else structure.weight
-    return replace(structure, **dropped, weight=weight * own, file=file, index=index)
+    return replace(structure, values=values, weight=weight * own, file=file, index=index)
 
 
 def frame_from_atoms(
@@ -134,21 +131,18 @@ def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> N
 
 
 def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
-    """Names in the structure whose values have the shape of an energy, of forces, of a stress."""
+    """Names in the structure whose values have the shape of each quantity."""
     if isinstance(atoms, Frame):
-        kinds = LABELS
-        return {kind: set() if getattr(atoms, kind) is None else {kind} for kind in kinds}
-    found: dict[str, set[str]] = {"energy": set(), "forces": set(), "stress": set()}
+        return {kind: {kind} & atoms.values.keys() for kind in LABELS}
+    found: dict[str, set[str]] = {kind: set() for kind in LABELS}
     for name, value in _named_values(atoms).items():
         if name == "positions" or not _is_numeric(value):
             continue
-        shape, per_atom = np.shape(value), name in atoms.arrays
-        if shape == (len(atoms), 3):
-            found["forces"].add(name)
-        elif shape == ():
-            found["energy"].add(name)
-        elif shape in ((6,), (9,), (3, 3)) and not per_atom:
-            found["stress"].add(name)
+        fitting = [q for q in BY_INTEREST if q.fits(np.shape(value), len(atoms))]
+        if name in atoms.arrays or any(q.per_atom for q in fitting):  # three vectors look like a tensor
+            fitting = [q for q in fitting if q.per_atom]
+        for quantity in fitting:
+            found[quantity.name].add(name)
     return found
 
 
@@ -199,56 +193,38 @@ def _check_finite(frame: Frame, name: str, value: NDArray) -> None:
 def _with_labels(frame: Frame, atoms: ase.Atoms, labels: LabelsConfig) -> Frame:
     values = _named_values(atoms)
     found = {}
-    for kind, read in (("energy", _energy), ("forces", _forces), ("stress", _stress)):
+    for kind, quantity in QUANTITIES.items():
         name = getattr(labels, kind)
         if name is not None and values.get(name) is not None:
-            found[kind] = read(frame, name, values[name])
-    return replace(frame, **found)
+            found[kind] = _label(frame, quantity, name, values[name])
+    return replace(frame, values=found)
 
 
-def _energy(frame: Frame, name: str, value) -> float:
-    array = _numeric(frame, name, value, "one number")
-    if array.size != 1:
-        raise DataError(f"{frame.where}: energy '{name}' must be one number, but has shape {array.shape}.")
-    return float(array.reshape(()))
-
-
-def _forces(frame: Frame, name: str, value) -> NDArray:
-    expected = (frame.num_atoms, 3)
-    array = _numeric(frame, name, value, f"numbers of shape {expected}")
-    if array.shape != expected:
+def _label(frame: Frame, quantity: Quantity, name: str, value) -> NDArray | float:
+    expected = quantity.expected(frame.num_atoms)
+    array = _numeric(frame, name, value, expected)
+    if quantity.needs_volume and not frame.pbc.all():
         raise DataError(
-            f"{frame.where}: forces '{name}' must have shape {expected}, one row per atom, "
-            f"but have {array.shape}."
+            f"{frame.where}: {quantity.name} '{name}' is given, but pbc is {_pbc_text(frame)}; it "
+            "needs a cell that is periodic in all three directions. Remove it there, or set "
+            f"data.labels.{quantity.name} to null."
         )
-    return array
-
-
-def _stress(frame: Frame, name: str, value) -> NDArray:
-    array = _numeric(frame, name, value, "6 or 9 numbers")
-    if array.shape not in ((6,), (9,), (3, 3)):
+    try:
+        found = quantity.read(array, frame.num_atoms)
+    except DataError as error:
+        raise DataError(f"{frame.where}: {quantity.name} '{name}' is {error}") from None
+    if found is None:
         raise DataError(
-            f"{frame.where}: stress '{name}' must be 6 numbers (xx yy zz yz xz xy) or 3x3, "
-            f"but has shape {array.shape}."
+            f"{frame.where}: {quantity.name} '{name}' must {expected}, but has shape {array.shape}."
         )
-    if not frame.pbc.all():
-        raise DataError(
-            f"{frame.where}: stress '{name}' is given, but pbc is {_pbc_text(frame)}; a stress needs a cell "
-            "that is periodic in all three directions. Remove it there, or set data.labels.stress to null."
-        )
-    if array.size == 6:
-        return voigt_to_stress(array)
-    array = array.reshape(3, 3)
-    if np.abs(array - array.T).max() > _ASYMMETRY_TOLERANCE * np.abs(array).max():
-        raise DataError(f"{frame.where}: stress '{name}' is not symmetric: {array.tolist()}.")
-    return 0.5 * (array + array.T)
+    return found
 
 
 def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
     value = None if name is None else _named_values(atoms).get(name)
     if value is None:
         return 1.0
-    array = _numeric(frame, name, value, "one number ≥ 0")
+    array = _numeric(frame, name, value, "be one number ≥ 0")
     if array.size != 1 or array.item() < 0:
         raise DataError(
             f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {value!r}. Correct it, or "
@@ -259,24 +235,15 @@ def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
 
 def _numeric(frame: Frame, name: str, value, expected: str) -> NDArray:
     if not _is_numeric(value):
-        raise DataError(f"{frame.where}: '{name}' must be {expected}, but is {value!r}.")
+        raise DataError(f"{frame.where}: '{name}' must {expected}, but is {value!r}.")
     array = np.array(value, dtype=np.float64)
     _check_finite(frame, name, array)
     return array
 
 
 def _converted(frame: Frame, energy: float, length: float) -> Frame:
-    def scaled(value, factor):
-        return None if value is None else value * factor
-
-    return replace(
-        frame,
-        positions=frame.positions * length,
-        cell=frame.cell * length,
-        energy=scaled(frame.energy, energy),
-        forces=scaled(frame.forces, energy / length),
-        stress=scaled(frame.stress, energy / length**3),
-    )
+    values = {name: value * QUANTITIES[name].factor(energy, length) for name, value in frame.values.items()}
+    return replace(frame, positions=frame.positions * length, cell=frame.cell * length, values=values)
 
 
 def _pbc_text(frame: Frame) -> str:

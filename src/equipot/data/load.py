@@ -26,9 +26,9 @@ logger = logging.getLogger("equipot")
 class Datasets:
     """The data of a run."""
 
-    train: GraphDataset | LazyDataset
-    validation: GraphDataset | LazyDataset
-    test: GraphDataset | LazyDataset | None
+    train: GraphDataset
+    validation: GraphDataset
+    test: GraphDataset | None
     species: list[str]
     levels: list[str]  # names of the levels of theory; none if they have no names
     statistics: Statistics  # of ``train``
@@ -114,9 +114,7 @@ def _places(ids: Sequence[FrameId]) -> dict[FrameId, int]:
     return {identity: place for place, identity in enumerate(ids)}
 
 
-def _dataset(
-    pool: Pool, species: Sequence[str], cutoff: float, levels: Sequence[str]
-) -> GraphDataset | LazyDataset:
+def _dataset(pool: Pool, species: Sequence[str], cutoff: float, levels: Sequence[str]) -> GraphDataset:
     """Read from stores as needed if these have the neighbor lists; otherwise kept in memory."""
     num_edges = pool.num_edges(cutoff)
     if num_edges is not None:

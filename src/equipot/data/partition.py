@@ -7,19 +7,22 @@ from pathlib import Path
 import ase
 import ase.io
 import numpy as np
+from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.digests import file_digest
+from equipot.data.formats.base import add_value
 from equipot.data.frames import Frame
 from equipot.data.pool import Pool
 from equipot.data.progress import track
-from equipot.data.readers import check_labels, expand_paths, read_source
+from equipot.data.readers import KEY_ADVICE, check_labels, expand_paths, read_source
 from equipot.data.splits import Split
-from equipot.data.text import KEY_ADVICE, counted
+from equipot.data.text import counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
+from equipot.quantities import QUANTITIES
 from equipot.units import stress_to_voigt
 
 logger = logging.getLogger("equipot")
@@ -102,7 +105,8 @@ def draw_sets(
     clusters = [rows[part] for part in _equal(fingerprint[rows])]
     clusters = [clusters[i] for i in random.permutation(len(clusters))]
     if len(set(groups[rows].tolist())) > 1:
-        clusters = _interleaved(clusters, groups)
+        # Group by group: cuts in proportion along this order take from each its share.
+        clusters.sort(key=lambda cluster: str(groups[cluster[0]]))
     chosen: dict[str, list[int]] = {name: [] for name in numbers}
     due = dict.fromkeys(numbers, 0.0)
     total = max(sum(numbers.values()), len(rows))
@@ -121,11 +125,6 @@ def _equal(values: NDArray) -> list[NDArray[np.int64]]:
     """Places of equal values."""
     order = np.argsort(values, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(values[order])) + 1) if len(values) else []
-
-
-def _interleaved(clusters: Sequence[NDArray], groups: NDArray) -> list[NDArray]:
-    """The clusters group by group; cuts in proportion along this order take from each group its share."""
-    return sorted(clusters, key=lambda cluster: str(groups[cluster[0]]))
 
 
 def _numbers(sizes: Mapping[str, str], available: int) -> dict[str, int]:
@@ -172,14 +171,12 @@ def _write(path: Path, pool: Pool, rows: Iterable[int], name: str) -> None:
 def labelled_atoms(frame: Frame) -> ase.Atoms:
     """The frame for ASE, its labels in a calculator under ASE's names."""
     atoms = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
-    labels = {
-        "energy": frame.energy,
-        "forces": frame.forces,
-        "stress": None if frame.stress is None else stress_to_voigt(frame.stress),
-    }
-    known = {name: value for name, value in labels.items() if value is not None}
-    if known:
-        atoms.calc = SinglePointCalculator(atoms, **known)
+    known = {n: stress_to_voigt(v) if QUANTITIES[n].symmetric else v for n, v in frame.values.items()}
+    results = {name: known.pop(name) for name in list(known) if name in all_properties}
+    if results:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    for name, value in known.items():
+        add_value(atoms, name, value)
     if frame.weight != 1:
         atoms.info["config_weight"] = frame.weight
     if frame.config_type is not None:

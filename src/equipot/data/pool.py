@@ -7,12 +7,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.config.data import Source
 from equipot.data.columns import Columns, columns_of, join
 from equipot.data.frames import Frame, frame_of
 from equipot.data.splits import FrameId
 from equipot.data.store.file import Store
+from equipot.quantities import LABELS
 
 T = TypeVar("T")
 
@@ -63,7 +63,8 @@ class StorePart:
         columns = store.columns()
         own = columns.weight if source.labels.weight is not None else np.ones(len(columns))
         columns = columns.without(kind for kind in LABELS if getattr(source.labels, kind) is None)
-        self.columns = columns.weighted(source.weight * own).at_level(source.level)
+        level = np.full(len(own), source.level or "")
+        self.columns = replace(columns, weight=source.weight * own, level=level)
 
     def __getitem__(self, number: int) -> Frame:
         ((file, index),) = self.ids(np.array([number]))
@@ -105,7 +106,7 @@ class Pool(Sequence[Frame]):
         starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         columns = join([p.columns for p in parts]).take(starts[part] + number)
         self._factor = np.ones(len(number)) if factor is None else factor
-        self.columns = columns.weighted(columns.weight * self._factor)
+        self.columns = replace(columns, weight=columns.weight * self._factor)
 
     @classmethod
     def of(cls, frames: Sequence[Frame]) -> "Pool":

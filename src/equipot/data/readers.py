@@ -3,13 +3,12 @@
 import difflib
 import glob
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from equipot.config import LABELS
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
@@ -17,15 +16,22 @@ from equipot.data.pool import MemoryPart, Part, Pool, StorePart
 from equipot.data.progress import track
 from equipot.data.store.file import Store
 from equipot.errors import DataError
+from equipot.quantities import LABELS, QUANTITIES, USUAL
 
 logger = logging.getLogger("equipot")
 
-_SHAPES = {"energy": "single numbers", "forces": "one vector per atom", "stress": "6 or 9 numbers"}
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
+KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."  # to a command line
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
 
 Paths = str | Path | Sequence[str | Path]
+
+
+def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABELS) -> LabelsConfig:
+    """Names given as words, ``none`` for a label that is not to be read; those not given as in ``others``."""
+    given = {kind: None if name == "none" else name for kind, name in names.items()}
+    return LabelsConfig(**{**others.model_dump(), **given})
 
 
 def read_frames(
@@ -33,7 +39,7 @@ def read_frames(
     labels: LabelsConfig = _DEFAULT_LABELS,
     units: UnitsConfig = _DEFAULT_UNITS,
     *,
-    required: Iterable[str] = ("energy", "forces"),
+    required: Iterable[str] = USUAL,
     need_any: bool = False,
     advice: str = _ADVICE,
 ) -> list[Frame]:
@@ -45,8 +51,7 @@ def read_frames(
 
     Args:
         paths: a file, a pattern such as ``data/*.xyz``, or a list of these; folders where a format is one.
-        labels: the names of energy, forces and stress in the files (``data.labels``); a name of None is not
-            read.
+        labels: the names of the quantities in the files (``data.labels``); a name of None is not read.
         units: energy and length units of the files (``data.units``).
         required: the labels that at least one frame must have.
         need_any: at least one frame must have at least one label.
@@ -82,7 +87,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
 
 
 def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
-    """All frames, and the names of what could be energies, forces, stresses in them; stores stay on disk.
+    """All frames, and the names of what could be each quantity in them; stores stay on disk.
 
     Raises:
         DataError: a missing or unreadable file, an unusable frame, a file that names other units.
@@ -94,9 +99,8 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         check_units(path, contents.units, source.units)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
-            present = parts[-1].columns.has.any(axis=0)
-            for kind in np.array(LABELS)[present].tolist():
-                candidates[kind].add(kind)
+            for kind in LABELS:
+                candidates[kind] |= {kind} if parts[-1].columns.known(kind).any() else set()
             continue
         frames = []
         for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
@@ -184,7 +188,7 @@ def check_labels(
     source: Source,
     pool: Pool,
     candidates: dict[str, set[str]],
-    required: Iterable[str] = ("energy", "forces"),
+    required: Iterable[str] = USUAL,
     need_any: bool = False,
     advice: str = _ADVICE,
 ) -> None:
@@ -198,21 +202,23 @@ def check_labels(
 
 
 def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], required: bool, advice: str) -> None:
-    files, columns = pool.files, pool.columns
+    files, columns, quantity = pool.files, pool.columns, QUANTITIES[kind]
     molecules = ~columns.isolated if not columns.isolated.all() else np.ones(len(pool), dtype=bool)
-    lacking = molecules & ~columns.has[:, LABELS.index(kind)]
+    lacking = molecules & ~columns.known(kind)
     if kind != "energy" and columns.isolated.all():
         return  # their energies are all that is wanted of them
     if lacking.sum() == molecules.sum():
         if required or name != getattr(_DEFAULT_LABELS, kind):
-            raise DataError(_label_not_found(kind, name, files, candidates, advice))
-        if kind == "stress" and not columns.periodic[molecules].any():
-            return  # nothing there could have a stress
-        verb = "are" if kind == "forces" else "is"
+            missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
+            raise DataError(f"{missing} {_found(kind, name, candidates)} {advice.format(kind=kind)}")
+        periodic = columns.periodic[molecules].any()
+        if not (periodic if quantity.needs_volume else quantity.usual or candidates):
+            return  # nothing there could have it
         found = f" {_found(kind, name, candidates)} {advice.format(kind=kind)}" if candidates else ""
         logger.info(
-            "%s: no frame has a label '%s', so no %s %s read.%s", ", ".join(files), name, kind, verb, found
-        )
+            "%s: no frame has a label '%s', so no %s %s read.%s",
+            ", ".join(files), name, kind, "is" if kind == quantity.singular else "are", found,
+        )  # fmt: skip
     elif lacking.any():
         first, counts = pool[int(lacking.argmax())], (lacking.sum(), molecules.sum())
         logger.warning(
@@ -220,12 +226,6 @@ def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], require
             files[0] if len(files) == 1 else f"{len(files)} files", *counts, kind, name,
             f"frame {first.index}, counted from 0" if len(files) == 1 else first.where,
         )  # fmt: skip
-
-
-def _label_not_found(kind: str, name: str, files: list[str], candidates: set[str], advice: str) -> str:
-    found = _found(kind, name, candidates)
-    missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
-    return f"{missing} {found} {advice.format(kind=kind)}"
 
 
 def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, advice: str) -> str:
@@ -242,5 +242,5 @@ def _found(kind: str, name: str, candidates: set[str]) -> str:
     """The names that could be meant, and the nearest of them."""
     near = difflib.get_close_matches(name.lower(), [c.lower() for c in candidates], n=1, cutoff=0.5)
     nearest = next((c for c in sorted(candidates) if near and c.lower() == near[0]), None)
-    found = f"Names with {_SHAPES[kind]} there: {', '.join(sorted(candidates)) or 'none'}."
+    found = f"Names with {QUANTITIES[kind].looks_like} there: {', '.join(sorted(candidates)) or 'none'}."
     return found + (f" Did you mean '{nearest}'?" if nearest else "")

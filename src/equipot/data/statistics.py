@@ -4,15 +4,15 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.columns import Columns
+from equipot.data.dataset import GraphDataset
 from equipot.data.frames import Frame
 from equipot.errors import DataError
+from equipot.quantities import QUANTITIES
 
 logger = logging.getLogger("equipot")
 
@@ -44,9 +44,7 @@ class Statistics:
     num_frames: int
     num_atoms: int
     atoms_per_species: list[int]
-    num_energies: int  # frames with an energy
-    num_forces: int  # atoms with forces
-    num_stresses: int  # frames with a stress
+    num_labels: dict[str, int]  # frames or atoms with a label, of each quantity that has any
     levels: dict[str, LevelStatistics] = field(default_factory=dict)  # empty unless there are several
 
     def to_dict(self) -> dict:
@@ -62,6 +60,10 @@ class Statistics:
         """
         names = {field.name for field in dataclasses.fields(Statistics)}
         values = {"levels": {}, **values}  # which the first checkpoints do not have
+        former = {"energy": "num_energies", "forces": "num_forces", "stress": "num_stresses"}
+        if former["energy"] in values:
+            values["num_labels"] = {name: values[key] for name, key in former.items() if values.get(key)}
+            values = {key: value for key, value in values.items() if key not in former.values()}
         if set(values) != names:
             raise DataError(
                 f"These are not equipot statistics: missing {sorted(names - set(values))}, "
@@ -71,20 +73,8 @@ class Statistics:
         return Statistics(**{**values, "levels": levels})
 
 
-class SizedFrames(Protocol):
-    """A data set: what it knows of its F frames without reading one."""
-
-    columns: Columns
-    num_edges: NDArray[np.int64]  # (F,)
-    species: list[str]
-    levels: list[str]
-    cutoff: float  # Å
-
-    def __len__(self) -> int: ...
-
-
 def compute_statistics(
-    dataset: SizedFrames,
+    dataset: GraphDataset,
     isolated_frames: Sequence[Frame] = (),
     mode: str | Mapping[str, float] = "auto",
 ) -> Statistics:
@@ -118,7 +108,7 @@ def compute_statistics(
         for level in (dataset.levels if several else [""])
     }
     first = next(iter(levels.values()))
-    known = columns.label_counts.sum(axis=0)
+    known = zip(QUANTITIES.values(), columns.label_counts.sum(axis=0).tolist(), strict=True)
     return Statistics(
         species=list(dataset.species),
         atomic_energies=first.atomic_energies,
@@ -129,15 +119,13 @@ def compute_statistics(
         num_frames=len(dataset),
         num_atoms=num_atoms,
         atoms_per_species=[int(count) for count in counts.sum(axis=0)],
-        num_energies=int(known[0]),
-        num_forces=int(known[1]) // 3,
-        num_stresses=int(known[2]) // 9,
+        num_labels={quantity.name: count // quantity.components for quantity, count in known if count},
         levels=levels if several else {},
     )
 
 
 def _level_statistics(
-    dataset: SizedFrames,
+    dataset: GraphDataset,
     counts: NDArray,
     isolated_frames: Sequence[Frame],
     mode: str | Mapping[str, float],
@@ -146,7 +134,7 @@ def _level_statistics(
     """Of the frames of one of several levels, or of all frames for None."""
     columns = dataset.columns
     of_level = np.full(len(dataset), True) if level is None else columns.level == level
-    labelled = of_level & columns.has[:, 0]
+    labelled = of_level & columns.known("energy")
     energies = columns.energy[labelled]
     isolated = [frame for frame in isolated_frames if level is None or frame.level == level]
     if level is not None:

@@ -12,7 +12,8 @@ import numpy as np
 from ase.data import atomic_numbers as number_of
 from ase.data import covalent_radii
 
-from equipot.deploy.structure import Evaluation, Structure, evaluate, make_structure
+from equipot.deploy.structure import ModelRows, Structure, evaluate, make_structure
+from equipot.quantities import CONTRACT, ENERGY, FORCES, STRESS
 
 # Relative to the largest reference value (at least 1 eV, 1 eV/Å). float32 carries 6e-8 per operation and
 # a few hundred operations deep sums reach about 1e-6..1e-5; another device or thread count moves results
@@ -25,7 +26,7 @@ class Reference:
     """A structure and the right answer for it."""
 
     structure: Structure
-    result: Evaluation
+    result: ModelRows
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Capsule:
 class Deviation:
     """The largest deviation from a capsule, over all its structures, and what is tolerated."""
 
-    quantity: str  # "energy", "forces" or "virials"
+    quantity: str  # "energy", "forces", "virials", ...
     unit: str
     value: float
     tolerance: float
@@ -77,27 +78,24 @@ def make_capsule(module, structures: Sequence[Structure], source: str) -> Capsul
 
 
 def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies, device="cpu") -> list[Deviation]:
-    """Re-evaluate the capsule: deviation of atom energies, forces and virials, worst structure each.
+    """Re-evaluate the capsule: deviation of each quantity, worst structure each.
 
     ``atomic_energies`` (T,) in eV are taken off before the scale of an energy is judged: a reference
     energy of thousands of eV must not hide an error in the interaction.
     """
     relative = RELATIVE_TOLERANCE[dtype]
-    names = {"energy": "atom_energies", "forces": "forces", "virials": "atom_virials"}
-    worst = dict.fromkeys(names, (-1.0, 0.0, 0.0))  # ratio, deviation, tolerance
+    worst: dict[str, tuple[float, float, float]] = {}  # ratio, deviation, tolerance
     offsets = np.asarray(atomic_energies)
     for reference in capsule.references:
-        found = evaluate(module, reference.structure, device)
-        for quantity, name in names.items():
-            right = getattr(reference.result, name)
-            deviation = float(np.abs(getattr(found, name) - right).max())
-            if quantity == "energy":
+        found = evaluate(module, reference.structure, device).rows
+        for name, right in reference.result.rows.items():
+            deviation = float(np.abs(found[name] - right).max())
+            if name == ENERGY.rows.name:
                 right = right - offsets[reference.structure.atom_types]
             tolerance = relative * max(1.0, float(np.abs(right).max()))
             ratio = deviation / tolerance if np.isfinite(deviation) else np.inf
-            worst[quantity] = max(worst[quantity], (ratio, deviation, tolerance))
-    units = {"energy": "eV/atom", "forces": "eV/Å", "virials": "eV/atom"}
-    return [Deviation(q, units[q], deviation, tolerance) for q, (_, deviation, tolerance) in worst.items()]
+            worst[name] = max(worst.get(name, (-1.0, 0.0, 0.0)), (ratio, deviation, tolerance))
+    return [Deviation(CONTRACT[n].called, CONTRACT[n].unit, *found) for n, (_, *found) in worst.items()]
 
 
 def synthetic_structures(species: Sequence[str], cutoff: float) -> list[Structure]:
@@ -123,17 +121,21 @@ def synthetic_structures(species: Sequence[str], cutoff: float) -> list[Structur
 def _reference_to_dict(reference: Reference) -> dict:
     structure, result = reference.structure, reference.result
     arrays = {name: getattr(structure, name).tolist() for name in _STRUCTURE_ARRAYS}
-    results = {name: getattr(result, name).tolist() for name in _RESULT_ARRAYS}
+    results = {name: rows.tolist() for name, rows in result.rows.items()}
     return {"name": structure.name, **arrays, **results}
 
 
 def _reference_from_dict(entry: dict) -> Reference:
     arrays = {
         name: np.array(entry[name], dtype=dtype).reshape(shape)
-        for name, (dtype, shape) in (_STRUCTURE_ARRAYS | _RESULT_ARRAYS).items()
+        for name, (dtype, shape) in _STRUCTURE_ARRAYS.items()
     }
-    structure = Structure(entry["name"], **{name: arrays[name] for name in _STRUCTURE_ARRAYS})
-    return Reference(structure, Evaluation(**{name: arrays[name] for name in _RESULT_ARRAYS}))
+    rows = {
+        name: np.array(entry[name], dtype=np.float64).reshape(-1, *rows.shape)
+        for name, rows in CONTRACT.items()
+        if name in entry or rows in (ENERGY.rows, FORCES.rows, STRESS.rows)  # which every model has
+    }
+    return Reference(Structure(entry["name"], **arrays), ModelRows(rows))
 
 
 # Shapes are given because an empty list has lost its own (a lone atom has no edges).
@@ -144,9 +146,4 @@ _STRUCTURE_ARRAYS = {
     "atom_types": (np.int64, (-1,)),
     "edge_index": (np.int64, (2, -1)),
     "edge_shift": (np.int64, (-1, 3)),
-}
-_RESULT_ARRAYS = {
-    "atom_energies": (np.float64, (-1,)),
-    "forces": (np.float64, (-1, 3)),
-    "atom_virials": (np.float64, (-1, 3, 3)),
 }

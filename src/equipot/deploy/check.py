@@ -14,7 +14,7 @@ from rich.text import Text
 
 from equipot.deploy.capsule import Capsule
 from equipot.deploy.load import DeployedModel, load_deployed
-from equipot.deploy.structure import Evaluation, Structure, evaluate, evaluate_edges
+from equipot.deploy.structure import ModelRows, Structure, evaluate, evaluate_edges
 from equipot.deploy.torchscript import weights_digest
 from equipot.errors import EquipotError
 
@@ -185,8 +185,14 @@ def _transformation_error(model: DeployedModel, structure: Structure, matrix: np
     after = evaluate_edges(
         model, structure.edge_vec @ matrix.T, structure.edge_index, structure.atom_types, model.device
     )
-    forces, virials = before.forces @ matrix.T, matrix @ before.atom_virials @ matrix.T
-    return _difference(after, Evaluation(before.atom_energies, forces, virials))
+    return _difference(after, {name: _transformed(rows, matrix) for name, rows in before.rows.items()})
+
+
+def _transformed(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(N, 3, 3, ...) Cartesian tensors under an orthogonal transformation of space."""
+    for axis in range(1, rows.ndim):
+        rows = np.moveaxis(np.moveaxis(rows, axis, -1) @ matrix.T, -1, axis)
+    return rows
 
 
 def _permutation_error(model: DeployedModel, structure: Structure) -> float:
@@ -201,18 +207,16 @@ def _permutation_error(model: DeployedModel, structure: Structure) -> float:
         structure.atom_types[order],
         model.device,
     )
-    expected = Evaluation(before.atom_energies[order], before.forces[order], before.atom_virials[order])
-    return _difference(after, expected)
+    return _difference(after, {name: rows[order] for name, rows in before.rows.items()})
 
 
-def _difference(found: Evaluation, expected: Evaluation) -> float:
-    """Largest difference of atom energies, forces or virials, in units of the largest force or virial.
+def _difference(found: ModelRows, expected: dict[str, np.ndarray]) -> float:
+    """Largest difference of any row, in units of the largest force or virial.
 
     Forces set the scale: energies contain reference energies, which say nothing of the interaction.
     """
-    scale = max(1.0, float(np.abs(expected.forces).max()), float(np.abs(expected.atom_virials).max()))
-    pairs = [(getattr(found, name), getattr(expected, name)) for name in vars(expected)]
-    return max(float(np.abs(a - b).max()) for a, b in pairs) / scale
+    scale = max(1.0, *(float(np.abs(rows).max()) for rows in expected.values() if rows.ndim > 1))
+    return max(float(np.abs(found.rows[name] - rows).max()) for name, rows in expected.items()) / scale
 
 
 def _cutoff_jump(model: DeployedModel, structure: Structure) -> tuple[float, float] | None:
@@ -233,12 +237,12 @@ def _cutoff_jump(model: DeployedModel, structure: Structure) -> tuple[float, flo
         model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types, model.device
     )
     scale = max(1.0, float(np.abs(full.forces).max()))
-    energy = float(np.abs(full.atom_energies - less.atom_energies).max())
+    energy = float(np.abs(full.rows["atom_energies"] - less.rows["atom_energies"]).max())
     return energy / scale, float(np.abs(full.forces - less.forces).max()) / scale
 
 
 def _nve_energies(
-    model: DeployedModel, structure: Structure, masses, start: Evaluation, timestep: float, steps: int
+    model: DeployedModel, structure: Structure, masses, start: ModelRows, timestep: float, steps: int
 ) -> np.ndarray:
     """(steps + 1,) total energies (eV) of a velocity Verlet run from 300 K, seeded; ASE's units of time."""
     velocities = np.random.default_rng(0).normal(size=structure.positions.shape)

@@ -7,6 +7,7 @@ import torch
 
 from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import neighbor_list
+from equipot.quantities import CONTRACT
 
 
 @dataclass(frozen=True)
@@ -45,28 +46,30 @@ def make_structure(name, positions, cell, pbc, atom_types, cutoff: float) -> Str
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A model's answer, float64."""
+class ModelRows:
+    """A model's answer, float64: the rows per atom of the deployed contract, by their names."""
 
-    atom_energies: np.ndarray  # (N,) eV
-    forces: np.ndarray  # (N, 3) eV/Å
-    atom_virials: np.ndarray  # (N, 3, 3) eV
+    rows: dict[str, np.ndarray]  # (N, ...)
 
     @property
     def energy(self) -> float:
-        return float(self.atom_energies.sum())
+        return float(self.rows["atom_energies"].sum())
+
+    @property
+    def forces(self) -> np.ndarray:
+        return self.rows["forces"]
 
     @property
     def finite(self) -> bool:
-        return all(np.isfinite(x).all() for x in (self.atom_energies, self.forces, self.atom_virials))
+        return all(np.isfinite(x).all() for x in self.rows.values())
 
 
-def evaluate(module, structure: Structure, device="cpu") -> Evaluation:
+def evaluate(module, structure: Structure, device="cpu") -> ModelRows:
     """Evaluate an eager or a deployed potential, in eval mode, on one structure."""
     return evaluate_edges(module, structure.edge_vec, structure.edge_index, structure.atom_types, device)
 
 
-def evaluate_edges(module, edge_vec, edge_index, atom_types, device="cpu") -> Evaluation:
+def evaluate_edges(module, edge_vec, edge_index, atom_types, device="cpu") -> ModelRows:
     """Evaluate on edges that need not come from a structure (rotated, or with some left out).
 
     Shapes: edge_vec (E, 3) Å, edge_index (2, E), atom_types (N,).
@@ -80,4 +83,5 @@ def evaluate_edges(module, edge_vec, edge_index, atom_types, device="cpu") -> Ev
             types,
             torch.ones_like(types, dtype=torch.bool),
         )
-    return Evaluation(*(result.detach().cpu().numpy().astype(np.float64) for result in results))
+    arrays = (result.detach().cpu().numpy().astype(np.float64) for result in results)
+    return ModelRows(dict(zip(CONTRACT, arrays, strict=False)))  # not every model has every quantity

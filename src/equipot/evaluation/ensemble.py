@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from equipot.config import LABELS
 from equipot.data.frames import Frame
 from equipot.deploy.ensemble import deviation, find_members, refuse_strangers
 from equipot.errors import ModelFileError
-from equipot.evaluation.metrics import MEV
 from equipot.evaluation.model import LoadedModel
 from equipot.evaluation.predict import Comparison, predict_frames
 from equipot.files import atomic_write
+from equipot.quantities import MEV
 
 _BINS = 10
 
@@ -86,8 +85,8 @@ def predict_members(
     each = [predict_frames(member, frames, max_edges) for member in members]
     if len(each) == 1:
         return each[0], None
-    values = {name: np.stack([getattr(c, name) for c in each]) for name in LABELS}
-    mean = replace(each[0], **{name: value.mean(axis=0) for name, value in values.items()})
+    values = {name: np.stack([c.values[name] for c in each]) for name in each[0].values}
+    mean = replace(each[0], values={name: value.mean(axis=0) for name, value in values.items()})
     per_atom = values["energy"] / mean.num_atoms
     spread = Disagreement(deviation(per_atom), deviation(values["forces"]), mean.offsets)
     return mean, spread
@@ -174,9 +173,9 @@ def _draw_calibration(axes: Axes, quantity: str, unit: str, deviations: NDArray,
 
 def _quantities(comparison: Comparison, spread: Disagreement) -> list[tuple[str, str, NDArray, NDArray]]:
     """Name, unit, disagreement and absolute error of each quantity, in eV and Å; NaN without a label."""
-    force_errors = np.linalg.norm(comparison.forces_error(), axis=1)
+    force_errors = np.linalg.norm(comparison.error("forces"), axis=1)
     return [
-        ("energy", "meV/atom", spread.energy, np.abs(comparison.energy_error_per_atom())),
+        ("energy", "meV/atom", spread.energy, np.abs(comparison.error("energy"))),
         ("force per atom", "meV/Å", spread.forces, force_errors),
         ("largest force", "meV/Å", spread.largest_force, _largest(force_errors, spread.offsets)),
     ]

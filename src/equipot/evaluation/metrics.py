@@ -1,5 +1,6 @@
 """Errors of predictions against reference labels. Everything here is in eV, Å and their quotients."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,17 +8,14 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from equipot.evaluation.predict import Comparison
-from equipot.units import EV_A3_TO_GPA
-
-MEV = 1e-3  # eV
+from equipot.quantities import MEV, QUANTITIES
 
 
 @dataclass(frozen=True)
 class ErrorRow:
     """Error statistics of one quantity, in ``unit``; None where nothing was labelled.
 
-    ``mae``, ``rmse`` and ``largest`` are over single numbers: frames for the energy per atom, Cartesian
-    components for forces (3 an atom) and stress (9 a frame).
+    ``mae``, ``rmse`` and ``largest`` are over single numbers: Cartesian components, or energies per atom.
     """
 
     quantity: str
@@ -36,53 +34,43 @@ class ErrorRow:
         if labelled.size == 0:
             return cls(quantity, unit, None, None, None, 0, counted)
         absolute = np.abs(labelled)
-        return cls(
-            quantity=quantity,
-            unit=unit,
-            mae=float(absolute.mean()),
-            rmse=float(np.sqrt((labelled**2).mean())),
-            largest=float(absolute.max()),
-            count=len(labelled),
-            counted=counted,
-        )
+        mae, rmse = float(absolute.mean()), float(np.sqrt((labelled**2).mean()))
+        return cls(quantity, unit, mae, rmse, float(absolute.max()), len(labelled), counted)
 
 
 def error_rows(comparison: Comparison) -> list[ErrorRow]:
-    """Energy per atom, forces (all, then by species if there are several), stress: in meV units and GPa."""
-    energy = comparison.energy_error_per_atom() / MEV
-    forces = comparison.forces_error() / MEV
-    stress = comparison.stress_error()
-    rows = [
-        ErrorRow.from_errors("energy", "meV/atom", energy, "frames"),
-        ErrorRow.from_errors("forces", "meV/Å", forces, "atoms"),
-    ]
+    """Each quantity in each of its units; those of atoms then by species, if there are several."""
+    rows = []
     species = np.unique(comparison.atomic_numbers)
-    if len(species) > 1:
-        rows += [
-            ErrorRow.from_errors(
-                f"forces {chemical_symbols[z]}", "meV/Å", forces[comparison.atomic_numbers == z], "atoms"
-            )
-            for z in species
-        ]
-    rows.append(ErrorRow.from_errors("stress", "meV/Å³", stress / MEV, "frames"))
-    rows.append(ErrorRow.from_errors("stress", "GPa", stress * EV_A3_TO_GPA, "frames"))
+    for quantity in (QUANTITIES[name] for name in comparison.values):
+        error, counted = comparison.error(quantity.name), quantity.choose("frames", "atoms")
+        for reported in quantity.reported:
+            values, unit = error / reported.size, reported.unit
+            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted))
+            for z in species if quantity.per_atom and len(species) > 1 else ():
+                of_species = values[comparison.atomic_numbers == z]
+                name = f"{quantity.name} {chemical_symbols[z]}"
+                rows.append(ErrorRow.from_errors(name, unit, of_species, counted))
     return rows
 
 
+def mean_errors(name: str, absolute: float, square: float, count: float) -> dict[str, float]:
+    """The metrics of a quantity from sums over ``count`` numbers: ``energy_mae``, ``energy_rmse``.
+
+    They are in eV and Å, of energies per atom, of others by component.
+    """
+    return {f"{name}_mae": absolute / count, f"{name}_rmse": math.sqrt(square / count)}
+
+
 def summary(comparison: Comparison) -> dict[str, float]:
-    """``energy_mae``, ``energy_rmse`` (eV/atom), ``forces_...`` (eV/Å), ``stress_...`` (eV/Å³)."""
-    errors = {
-        "energy": comparison.energy_error_per_atom(),
-        "forces": comparison.forces_error(),
-        "stress": comparison.stress_error(),
-    }
-    rows = {name: ErrorRow.from_errors(name, "eV, Å", values, "") for name, values in errors.items()}
-    return {
-        f"{name}_{kind}": getattr(row, kind)
-        for name, row in rows.items()
-        if row.count
-        for kind in ("mae", "rmse")
-    }
+    """``mean_errors`` of each quantity that is labelled."""
+    found = {}
+    for name in comparison.values:
+        error = comparison.error(name)
+        error = error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
+        if error.size:
+            found |= mean_errors(name, float(np.abs(error).sum()), float((error**2).sum()), error.size)
+    return found
 
 
 @dataclass(frozen=True)
@@ -127,8 +115,9 @@ class FrameError:
 
 def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[FrameError]]:
     """The ``count`` frames with the largest ``forces`` RMSE and those with the largest ``energy`` error."""
-    energy = np.abs(comparison.energy_error_per_atom())
-    rms = np.sqrt(_mean_of_frames((comparison.forces_error() ** 2).mean(axis=1), comparison))
+    energy = np.abs(comparison.error("energy"))
+    squares = (comparison.error("forces") ** 2).mean(axis=1)
+    rms = np.sqrt(np.add.reduceat(squares, comparison.offsets[:-1]) / comparison.num_atoms)
     worst = {}
     for name, size in (("forces", rms), ("energy", energy)):
         # A NaN, which is a frame without the label, is sorted last.
@@ -137,22 +126,15 @@ def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[Frame
     return worst
 
 
-def _mean_of_frames(values: NDArray, comparison: Comparison) -> NDArray:
-    """(S,) from (N,): the mean over the atoms of each frame."""
-    return np.add.reduceat(values, comparison.offsets[:-1]) / comparison.num_atoms
-
-
 def _frame_error(comparison: Comparison, i: int) -> FrameError:
-    energy = comparison.energy_error_per_atom()[i] / MEV
+    energy = comparison.error("energy")[i] / MEV
     atoms = comparison.atoms_of(i)
-    forces = (comparison.forces[atoms] - comparison.reference_forces[atoms]) / MEV
+    forces = comparison.error("forces")[atoms] / MEV
     known = not np.isnan(forces).any()
     atom = int(np.abs(forces).max(axis=1).argmax())
     source = comparison.sources[i]
     return FrameError(
-        file=source.file,
-        index=source.index,
-        config_type=source.config_type,
+        *source,
         energy=None if np.isnan(energy) else float(energy),
         forces_rmse=float(np.sqrt((forces**2).mean())) if known else None,
         forces_largest=float(np.abs(forces).max()) if known else None,

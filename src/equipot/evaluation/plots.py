@@ -11,9 +11,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from equipot.data.text import counted
-from equipot.evaluation.metrics import MEV, ErrorRow
+from equipot.evaluation.metrics import ErrorRow
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
+from equipot.quantities import QUANTITIES, Reported
 
 MANY_POINTS = 400  # more than this are coloured by their density
 TOO_MANY_POINTS = 20_000  # more than this are counted in cells, which takes the same time for any number
@@ -49,26 +50,26 @@ def plot_parity(comparison: Comparison, path: Path) -> bool:
 
 
 def parity_panels(comparison: Comparison) -> list[Panel]:
-    """Energy per atom, forces and stress, as far as they are labelled."""
-    natoms = comparison.num_atoms
-    energy = comparison.reference_energy / natoms
-    known = ~np.isnan(energy)
-    # Absolute energies per atom are large, and only their differences mean anything.
-    origin = energy[known].mean() if known.any() else 0.0
-    predicted = comparison.energy / natoms
-    forces, stress = comparison.reference_forces, comparison.reference_stress
-    panels = [
-        _panel("Energy", "energy per atom − mean (eV)", energy - origin, predicted - origin, "meV/atom"),
-        _panel("Forces", "force component (eV/Å)", forces, comparison.forces, "meV/Å"),
-        _panel("Stress", "stress component (eV/Å³)", stress, comparison.stress, "meV/Å³"),
-    ]
+    """Each quantity, as far as it is labelled."""
+    panels = []
+    for quantity in (QUANTITIES[name] for name in comparison.values):
+        predicted, reference = comparison.values[quantity.name], comparison.reference[quantity.name]
+        axis = f"{quantity.singular}{' component' if quantity.shape else ''} ({quantity.unit})"
+        if quantity.normalised:
+            predicted, reference = predicted / comparison.num_atoms, reference / comparison.num_atoms
+            known = ~np.isnan(reference)
+            # Absolute energies per atom are large, and only their differences mean anything.
+            origin = reference[known].mean() if known.any() else 0.0
+            predicted, reference = predicted - origin, reference - origin
+            axis = f"{quantity.singular} per atom − mean ({quantity.unit})"
+        panels.append(_panel(quantity.name.capitalize(), axis, reference, predicted, quantity.reported[0]))
     return [panel for panel in panels if panel.error.size]
 
 
-def _panel(title: str, axis: str, reference: NDArray, predicted: NDArray, error_unit: str) -> Panel:
+def _panel(title: str, axis: str, reference: NDArray, predicted: NDArray, reported: Reported) -> Panel:
     known = ~np.isnan(reference) & ~np.isnan(predicted)
     reference, predicted = reference[known], predicted[known]
-    return Panel(title, axis, reference, predicted, (predicted - reference) / MEV, error_unit)
+    return Panel(title, axis, reference, predicted, (predicted - reference) / reported.size, reported.unit)
 
 
 def _draw_parity(axes: Axes, panel: Panel) -> None:

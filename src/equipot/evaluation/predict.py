@@ -1,4 +1,4 @@
-"""Predict energies, forces and stress of frames, in batches, and keep them beside their labels."""
+"""Predict frames in batches, and keep the predictions beside the labels."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +19,7 @@ from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
 from equipot.graph import AtomicGraph, Label, collate
 from equipot.models.potential import Prediction
+from equipot.quantities import QUANTITIES, Named
 
 logger = logging.getLogger("equipot")
 
@@ -26,35 +27,26 @@ logger = logging.getLogger("equipot")
 MAX_EDGES = {"cpu": 2**14, "cuda": 2**18}
 
 
-class Source(NamedTuple):
+class FrameOrigin(NamedTuple):
     """Where a frame comes from."""
 
     file: str
     index: int  # position in the file, from 0
     config_type: str | None = None
 
-    @property
-    def where(self) -> str:
-        """How messages name this frame."""
-        return f"{self.file}, frame {self.index} (the first is 0)"
-
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Named):
     """Predictions for S frames with N atoms in all, and their labels: plain arrays, no graphs.
 
-    Missing labels are NaN, and so is the predicted stress of a frame that is not periodic in all directions.
+    Missing labels are NaN, and so is a predicted stress of a frame that is not periodic in all directions.
     """
 
-    sources: list[Source]
+    sources: list[FrameOrigin]
     num_atoms: NDArray  # (S,) atoms in each frame
     atomic_numbers: NDArray  # (N,)
-    energy: NDArray  # (S,) predicted, eV
-    forces: NDArray  # (N, 3) predicted, eV/Å
-    stress: NDArray  # (S, 3, 3) predicted, eV/Å³, positive under tension
-    reference_energy: NDArray  # (S,)
-    reference_forces: NDArray  # (N, 3)
-    reference_stress: NDArray  # (S, 3, 3)
+    values: dict[str, NDArray]  # predicted, of each quantity that the model has: (S, ...) or (N, ...)
+    reference: dict[str, NDArray]  # labels of the same quantities
 
     @property
     def num_frames(self) -> int:
@@ -68,39 +60,26 @@ class Comparison:
     @property
     def has_labels(self) -> bool:
         """Whether any frame has any label."""
-        references = (self.reference_energy, self.reference_forces, self.reference_stress)
-        return any(not np.isnan(reference).all() for reference in references)
+        return any(not np.isnan(reference).all() for reference in self.reference.values())
 
     def atoms_of(self, i: int) -> slice:
         """The rows of frame ``i`` in arrays over atoms."""
         return slice(self.offsets[i], self.offsets[i + 1])
 
-    def energy_error_per_atom(self) -> NDArray:
-        """(S,) eV/atom, predicted - reference."""
-        return (self.energy - self.reference_energy) / self.num_atoms
-
-    def forces_error(self) -> NDArray:
-        """(N, 3) eV/Å."""
-        return self.forces - self.reference_forces
-
-    def stress_error(self) -> NDArray:
-        """(S, 3, 3) eV/Å³."""
-        return self.stress - self.reference_stress
+    def error(self, name: str) -> NDArray:
+        """(S, ...) or (N, ...), predicted − reference; of energies per atom."""
+        return QUANTITIES[name].error(self.values[name], self.reference[name], self.num_atoms)
 
     def select(self, chosen: NDArray) -> "Comparison":
         """The same for the frames where ``chosen`` (S,) is true."""
         atoms = np.repeat(chosen, self.num_atoms)
-        return Comparison(
-            sources=[source for source, wanted in zip(self.sources, chosen, strict=True) if wanted],
-            num_atoms=self.num_atoms[chosen],
-            atomic_numbers=self.atomic_numbers[atoms],
-            energy=self.energy[chosen],
-            forces=self.forces[atoms],
-            stress=self.stress[chosen],
-            reference_energy=self.reference_energy[chosen],
-            reference_forces=self.reference_forces[atoms],
-            reference_stress=self.reference_stress[chosen],
-        )
+
+        def rows(values: dict[str, NDArray]) -> dict[str, NDArray]:
+            return {name: value[QUANTITIES[name].choose(chosen, atoms)] for name, value in values.items()}
+
+        sources = [source for source, wanted in zip(self.sources, chosen, strict=True) if wanted]
+        own = self.num_atoms[chosen], self.atomic_numbers[atoms]
+        return Comparison(sources, *own, rows(self.values), rows(self.reference))
 
 
 def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int | None = None) -> Comparison:
@@ -115,7 +94,7 @@ def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int |
     return compare(
         model.predict,
         (to_graph(frame, model.species, model.cutoff) for frame in frames),
-        [Source(frame.file, frame.index, frame.config_type) for frame in frames],
+        [FrameOrigin(frame.file, frame.index, frame.config_type) for frame in frames],
         model.species,
         model.device,
         max_edges,
@@ -125,7 +104,7 @@ def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int |
 def compare(
     predict: Callable[[AtomicGraph], Prediction],
     graphs: Iterable[AtomicGraph],
-    sources: Sequence[Source],
+    sources: Sequence[FrameOrigin],
     species: Sequence[str],
     device: torch.device,
     max_edges: int | None = None,
@@ -144,21 +123,27 @@ def compare(
         EvaluationError: a prediction is not finite.
     """
 
-    def predicted(graph: AtomicGraph) -> tuple[NDArray, ...]:
-        return _columns(predict(graph.to(device)), graph)
+    def predicted(graph: AtomicGraph) -> tuple[Prediction, AtomicGraph]:
+        return predict(graph.to(device)), graph
 
-    columns: list[tuple[NDArray, ...]] = []
+    numbers = np.array([number_of[symbol] for symbol in species])
+    parts: list[Comparison] = []
     done = 0
     tracked = track(graphs, "evaluating", len(sources))
     for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
-        for part in by_halves(predicted, collate(batch), _warn_of_halving):
-            _refuse_non_finite(part, sources[done:])
-            columns.append(part)
-            done += len(part[0])
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    num_atoms, types, *values = joined
-    numbers = np.array([number_of[symbol] for symbol in species])[types]
-    return Comparison(list(sources), num_atoms, numbers, *values)
+        for prediction, graph in by_halves(predicted, collate(batch), _warn_of_halving):
+            origins = list(sources[done : done + graph.num_structures])
+            parts.append(_compared(prediction, graph, origins, numbers))
+            _refuse_non_finite(parts[-1])
+            done += graph.num_structures
+
+    def joined(field: str) -> dict[str, NDArray]:
+        columns = [getattr(part, field) for part in parts]
+        return {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+
+    num_atoms = np.concatenate([part.num_atoms for part in parts])
+    atomic_numbers = np.concatenate([part.atomic_numbers for part in parts])
+    return Comparison(list(sources), num_atoms, atomic_numbers, joined("values"), joined("reference"))
 
 
 def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[AtomicGraph]]:
@@ -182,37 +167,36 @@ def _warn_of_halving(graph: AtomicGraph, error: Exception) -> None:
     )
 
 
-def _columns(prediction: Prediction, graph: AtomicGraph) -> tuple[NDArray, ...]:
-    """The fields of a Comparison after its sources, with types in place of numbers."""
-    num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
-    labels = graph.labels
-    predicted = (prediction.energy, prediction.forces, prediction.stress)
-    return (
-        num_atoms.numpy(),
-        graph.atom_types.numpy(),
-        *(value.detach().cpu().numpy().astype(float) for value in predicted),
-        *(
-            _reference(label, value)
-            for label, value in zip((labels.energy, labels.forces, labels.stress), predicted, strict=True)
-        ),
-    )
+def _compared(
+    prediction: Prediction, graph: AtomicGraph, sources: list[FrameOrigin], numbers: NDArray
+) -> Comparison:
+    num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures).numpy()
+    predicted = {name: getattr(prediction, name, None) for name in QUANTITIES}
+    known = {name: value for name, value in predicted.items() if value is not None}
+    values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
+    reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}
+    return Comparison(sources, num_atoms, numbers[graph.atom_types.numpy()], values, reference)
 
 
-def _reference(label: Label | None, predicted: torch.Tensor) -> NDArray:
+def _reference(label: Label | None, predicted: NDArray) -> NDArray:
     if label is None:
-        return np.full(tuple(predicted.shape), np.nan)
+        return np.full(predicted.shape, np.nan)
     mask = label.mask.view(-1, *(1,) * (label.value.dim() - 1))
     return torch.where(mask, label.value, torch.nan).numpy().astype(float)
 
 
-def _refuse_non_finite(columns: tuple[NDArray, ...], sources: Sequence[Source]) -> None:
+def _refuse_non_finite(part: Comparison) -> None:
     """A NaN would otherwise pass for a missing label. The stress of a molecule is one."""
-    num_atoms, _, energy, forces, *_ = columns
-    of_atom = np.repeat(np.arange(len(num_atoms)), num_atoms)
-    wrong = ~np.isfinite(energy)
-    wrong[of_atom[~np.isfinite(forces).all(axis=1)]] = True
+    frames = np.arange(part.num_frames)
+    wrong = np.zeros(part.num_frames, dtype=bool)
+    for name, value in part.values.items():
+        quantity = QUANTITIES[name]
+        if not quantity.needs_volume:
+            rows = ~np.isfinite(value.reshape(len(value), -1)).all(axis=1)
+            wrong[quantity.choose(frames, np.repeat(frames, part.num_atoms))[rows]] = True
     if wrong.any():
+        file, index, _ = part.sources[int(wrong.argmax())]
         raise EvaluationError(
-            f"The model's energy or forces are not finite for {sources[int(wrong.argmax())].where}: is it a "
+            f"The model's results are not finite for {file}, frame {index} (the first is 0): is it a "
             "structure like those of the training, in the same units? If so, the model is not usable."
         )

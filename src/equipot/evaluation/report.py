@@ -16,10 +16,11 @@ from equipot.evaluation.metrics import ErrorRow, FrameError, Group, error_groups
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
+from equipot.quantities import QUANTITIES
 
 ERRORS = "errors.json"
 PARITY = "parity.png"
-GROUP_COLUMNS = ("energy", "meV/atom"), ("forces", "meV/Å"), ("stress", "GPa")
+GROUP_COLUMNS = tuple((q.name, q.reported[-1].unit) for q in QUANTITIES.values())
 MAX_GROUPS = 20  # lines of a table; errors.json has all of them
 _WORST = 10
 
@@ -32,7 +33,7 @@ def print_report(comparison: Comparison, console: Console) -> None:
 
 def error_tables(comparison: Comparison, title: str) -> list[Table]:
     """Errors of all frames, then by file and by config_type where there are several."""
-    count = f"{counted(comparison.num_frames, 'frame')}, {counted(len(comparison.forces), 'atom')}"
+    count = f"{counted(comparison.num_frames, 'frame')}, {counted(len(comparison.atomic_numbers), 'atom')}"
     tables = [error_table(error_rows(comparison), f"{title} {count}")]
     groups = error_groups(comparison)
     for kind in ("file", "config_type"):
@@ -67,7 +68,7 @@ def group_table(groups: list[Group]) -> Table:
     """One line per group of one kind: MAE / RMSE of the quantities that are labelled anywhere."""
     kind = groups[0].kind
     columns = {
-        key: [next(row for row in group.rows if (row.quantity, row.unit) == key) for group in groups]
+        key: [row for group in groups for row in group.rows if (row.quantity, row.unit) == key]
         for key in GROUP_COLUMNS
     }
     columns = {key: rows for key, rows in columns.items() if any(row.count for row in rows)}
@@ -140,7 +141,7 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
     return {
         "model": str(model),
         "frames": comparison.num_frames,
-        "atoms": len(comparison.forces),
+        "atoms": len(comparison.atomic_numbers),
         "errors": _rows_as_dict(error_rows(comparison)),
         "groups": groups,
         "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},
@@ -149,21 +150,18 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
 
 def _rows_as_dict(rows: list[ErrorRow]) -> dict[str, dict[str, Any]]:
     return {
-        _key(row): {
-            "unit": row.unit,
-            "mae": row.mae,
-            "rmse": row.rmse,
-            "largest": row.largest,
+        key_of(row.quantity, row.unit): {
+            **{name: getattr(row, name) for name in ("unit", "mae", "rmse", "largest")},
             row.counted: row.count,
         }
         for row in rows
     }
 
 
-def _key(row: ErrorRow) -> str:
+def key_of(quantity: str, unit: str) -> str:
     """``forces H`` -> ``forces_H``; stress in GPa -> ``stress_GPa``: one key for each quantity and unit."""
-    key = row.quantity.replace(" ", "_")
-    return f"{key}_GPa" if row.unit == "GPa" else key
+    is_first = unit == QUANTITIES[quantity.split()[0]].reported[0].unit
+    return quantity.replace(" ", "_") + ("" if is_first else f"_{unit}")
 
 
 def write_evaluation(comparison: Comparison, model: Path, folder: Path) -> list[Path]:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from equipot.config import LabelsConfig
-from equipot.data.readers import read_frames
-from equipot.data.text import KEY_ADVICE
+from equipot.data.readers import KEY_ADVICE, named_labels, read_frames
 from equipot.errors import DataError
 from equipot.evaluation.ensemble import (
     Disagreement,
@@ -27,7 +25,6 @@ from equipot.evaluation.write import write_predictions
 
 logger = logging.getLogger("equipot")
 
-NOT_READ = "none"  # as a label name: do not read this label
 _LARGE_OFFSET = 1.0  # eV/atom: more than a model of the same level of theory is ever wrong on average
 
 
@@ -61,7 +58,7 @@ def evaluate(
         output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
             ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
-        label_names: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: do not read that one.
+        label_names: names of quantities in the files; ``none``: do not read that one.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -76,7 +73,7 @@ def evaluate(
     _check_targets(output, predictions)
     members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
-    labels = choose_labels(loaded.labels, label_names or {})
+    labels = named_labels(label_names or {}, loaded.labels)
     frames = read_frames(
         list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=KEY_ADVICE
     )
@@ -101,7 +98,7 @@ def evaluate(
 
 def warn_about_offset(comparison: Comparison) -> None:
     """One line when the energies are off by so much on average that they cannot be of the same kind."""
-    errors = comparison.energy_error_per_atom()
+    errors = comparison.error("energy")
     errors = errors[~np.isnan(errors)]
     if errors.size and abs(errors.mean()) > _LARGE_OFFSET:
         logger.warning(
@@ -116,9 +113,3 @@ def _check_targets(output: Path | None, predictions: Path | None) -> None:
         raise DataError(f"--output {output} is a file; give the name of a folder, which is made if needed.")
     if predictions is not None and predictions.is_dir():
         raise DataError(f"--predictions {predictions} is a folder; give the name of a file in it.")
-
-
-def choose_labels(stored: LabelsConfig, names: dict[str, str]) -> LabelsConfig:
-    """``stored`` with the given names in place of its own."""
-    given = {key: None if name == NOT_READ else name for key, name in names.items()}
-    return LabelsConfig(**{**stored.model_dump(), **given})

@@ -10,6 +10,7 @@ from ase import Atoms
 from equipot.data.frames import Frame
 from equipot.evaluation.predict import Comparison
 from equipot.files import atomic_write
+from equipot.quantities import QUANTITIES
 
 
 def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Path) -> None:
@@ -29,17 +30,12 @@ def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Pat
 def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Atoms:
     atoms = Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
     rows = comparison.atoms_of(i)
-    values = {
-        "predicted": (comparison.energy[i], comparison.forces[rows], comparison.stress[i]),
-        "reference": (frame.energy, frame.forces, frame.stress),
-    }
-    for prefix, (energy, forces, stress) in values.items():
-        if energy is not None:
-            atoms.info[f"{prefix}_energy"] = float(energy)
-        if forces is not None:
-            atoms.arrays[f"{prefix}_forces"] = np.asarray(forces)
-        if stress is not None and np.isfinite(stress).all():
-            atoms.info[f"{prefix}_stress"] = np.asarray(stress)
+    predicted = {name: value[QUANTITIES[name].choose(i, rows)] for name, value in comparison.values.items()}
+    for prefix, values in (("predicted", predicted), ("reference", frame.values)):
+        for name, value in values.items():
+            if np.isfinite(value).all():
+                where = QUANTITIES[name].choose(atoms.info, atoms.arrays)
+                where[f"{prefix}_{name}"] = float(value) if np.ndim(value) == 0 else np.asarray(value)
     atoms.info["source_file"] = str(frame.file)
     atoms.info["source_index"] = frame.index
     if frame.config_type:

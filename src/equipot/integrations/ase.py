@@ -15,6 +15,7 @@ from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.verlet import VerletList
+from equipot.quantities import QUANTITIES
 from equipot.units import stress_to_voigt
 
 _STRESSES = {"stress", "stresses"}
@@ -101,10 +102,12 @@ class EquipotCalculator(Calculator):
         owned = torch.ones_like(types, dtype=torch.bool)
         each = [member(edge_vec, edge_index, types, owned) for member in self.members]
         of_members = [_per_atom(torch.stack(column), order) for column in zip(*each, strict=True)]
-        energies, forces, virials = (values.mean(axis=0) for values in of_members)
-        _check_finite(energies, forces, virials)
+        energies, forces, virials, *others = (values.mean(axis=0) for values in of_members)
+        _check_finite(energies, forces, virials, *others)
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
+        for quantity, rows in zip(list(QUANTITIES.values())[3:], others, strict=False):
+            self.results[quantity.name] = quantity.choose(rows.sum(axis=0), rows)
         if len(self.members) > 1:
             total = of_members[0].sum(axis=1, keepdims=True)
             self.results |= {"energy_std": float(deviation(total)[0]), "forces_std": deviation(of_members[1])}
@@ -140,8 +143,8 @@ def _check_distances(edge_vec: torch.Tensor, edge_index: torch.Tensor, order: np
         )
 
 
-def _check_finite(energies: np.ndarray, forces: np.ndarray, virials: np.ndarray) -> None:
-    finite = np.isfinite(np.column_stack([energies, forces, virials.reshape(-1, 9)])).all(axis=1)
+def _check_finite(*rows: np.ndarray) -> None:
+    finite = np.isfinite(np.column_stack([values.reshape(len(values), -1) for values in rows])).all(axis=1)
     if not finite.all():
         wrong = np.flatnonzero(~finite)
         named = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")

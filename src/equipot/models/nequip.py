@@ -75,7 +75,7 @@ class NequIPLayer(nn.Module):
         sent = self.mix_channels(x)
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
-        kept = self.self_connection(x[:owned], atom_types[:owned])
+        kept = self.self_connection(x[:owned], atom_types)
         if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]

@@ -81,7 +81,10 @@ class SpeciesLinear(_Blocks):
         return torch.cat(flat, dim=1) * self.scales
 
     def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
-        """(N, irreps_in.dim), (N,) → (N, irreps_out.dim)."""
+        """(N, irreps_in.dim), (N or more,) → (N, irreps_out.dim).
+
+        On a GPU the order of the species is kept as long as the tensor of types; a slice would be a new one.
+        """
         return torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out)
 
 

@@ -83,10 +83,11 @@ def tabulated_convolution(
 def linear(
     x: Tensor, weights: Tensor, blocks: Tensor, types: Tensor, dim: int, transpose: bool = False
 ) -> Tensor:
-    """``equipot::linear``: x (N, dims), weights (species, W), types (N,) → (N, dim).
+    """``equipot::linear``: x (N, dims), weights (species, W), types (N or more) → (N, dim).
 
     For one species ``types`` is not used.
     """
+    types = types[: len(x)]
     columns, parts, start = [], [], 0
     for rows, n_in, n_out, first_in, first_out in blocks.tolist():
         matrices = weights[:, start : start + n_in * n_out].reshape(len(weights), n_in, n_out)

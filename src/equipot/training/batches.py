@@ -5,14 +5,8 @@ from torch.utils.data import DataLoader
 
 from equipot.config import TrainingConfig
 from equipot.config.training import BatchLimit
-from equipot.data.batching import (
-    BatchSampler,
-    Budget,
-    SizedGraphs,
-    StepSampler,
-    batch_loader,
-    step_loader,
-)
+from equipot.data.batching import BatchSampler, Budget, StepSampler, batch_loader, step_loader
+from equipot.data.dataset import GraphDataset
 
 
 def budget_of(size: int | BatchLimit) -> Budget:
@@ -34,8 +28,8 @@ class Batches(L.LightningDataModule):
 
     def __init__(
         self,
-        train: SizedGraphs,
-        validation: SizedGraphs,
+        train: GraphDataset,
+        validation: GraphDataset,
         training: TrainingConfig,
         seed: int,
         workers: int = 0,

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from equipot import __version__
-from equipot.config import LABELS
 from equipot.deploy.checkpoint import metric_of_level
 from equipot.files import atomic_write, write_json, write_text
 from equipot.machine import available_cores, processor_name
+from equipot.quantities import BY_INTEREST, LABELS
 
 _METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))
 COLUMNS = (
@@ -35,7 +35,7 @@ Row = dict[str, float]
 
 
 class History:
-    """The rows of metrics.csv, one per epoch; errors in eV/atom, eV/Å, eV/Å³, empty without a label.
+    """The rows of metrics.csv, one per epoch; errors in eV and Å, energies per atom, empty without a label.
 
     Training errors are collected while the weights change, validation errors are of the averaged weights;
     those of each of several ``levels`` of theory come last.
@@ -87,8 +87,9 @@ def plot_learning_curve(rows: list[Row], path: Path, best_epoch: float | None) -
 
 def learning_curve(rows: list[Row], best_epoch: float | None) -> Figure:
     """Training and validation errors and learning rate over epochs, on logarithmic scales."""
-    panels = [("forces_mae", "force MAE (meV/Å)", 1e3), ("energy_mae", "energy MAE (meV/atom)", 1e3)]
-    panels += [("stress_mae", "stress MAE (meV/Å³)", 1e3), ("loss", "loss", 1.0)]
+    reported = [(q, *q.reported[0]) for q in BY_INTEREST]
+    panels = [(f"{q.name}_mae", f"{q.singular} MAE ({unit})", size) for q, unit, size in reported]
+    panels.append(("loss", "loss", 1.0))
     panels = [panel for panel in panels if any(f"train_{panel[0]}" in row for row in rows)]
     columns = (len(panels) + 2) // 2  # in two rows, with the learning rate
     figure = Figure(figsize=(4.2 * columns, 6.4), layout="constrained")
@@ -96,9 +97,9 @@ def learning_curve(rows: list[Row], best_epoch: float | None) -> Figure:
     for unused in axes[len(panels) + 1 :]:
         unused.remove()
     axes = axes[: len(panels) + 1]
-    for axis, (metric, title, factor) in zip(axes, panels, strict=False):
+    for axis, (metric, title, unit) in zip(axes, panels, strict=False):
         for part, color in (("train", "tab:blue"), ("validation", "tab:orange")):
-            _curve(axis, rows, f"{part}_{metric}", factor, label=part, color=color)
+            _curve(axis, rows, f"{part}_{metric}", unit, label=part, color=color)
         axis.set_ylabel(title)
         if best_epoch is not None:
             axis.axvline(best_epoch, color="0.6", linewidth=0.8, linestyle="--", label="best")
@@ -126,8 +127,8 @@ def _logarithmic(axis) -> None:
     axis.grid(linewidth=0.3, alpha=0.5)
 
 
-def _curve(axis, rows: list[Row], column: str, factor: float, **style) -> None:
-    points = [(row["epoch"], factor * row[column]) for row in rows if row.get(column, 0) > 0]
+def _curve(axis, rows: list[Row], column: str, unit: float, **style) -> None:
+    points = [(row["epoch"], row[column] / unit) for row in rows if row.get(column, 0) > 0]
     if points:
         # A single epoch is a point, which a line would not show.
         axis.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else None, **style)

@@ -20,8 +20,9 @@ from equipot import __version__
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
-from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, number, short_names
+from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, key_of, number, short_names
 from equipot.files import atomic_write
+from equipot.quantities import BY_INTEREST, QUANTITIES
 from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
 from equipot.training.history import History, Row, learning_curve, read_sessions
@@ -78,6 +79,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
     split = Split.load(directory.split)
     history = History(directory.history)
     history.read()
+    columns = {column for row in history.rows for column in row}
     metrics = _read_json(directory.metrics) if directory.metrics.is_file() else {}
     sessions = read_sessions(directory.sessions)
     outdated = bool(metrics and history.rows) and metrics["epochs"] < history.rows[-1]["epoch"]
@@ -94,12 +96,13 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "rows": history.rows,
         "best_epoch": best_epoch,
         "best": next((row for row in history.rows if row["epoch"] == best_epoch), None),
-        "labels": [label for label in ("forces", "energy", "stress") if _has(history.rows, label)],
+        "labels": [q for q in BY_INTEREST if {f"train_{q.name}_mae", f"validation_{q.name}_mae"} & columns],
         "curve": _svg(history.rows, best_epoch) if history.rows else None,
         "outdated": outdated,
         "evaluations": evaluations,
         "statistics": statistics,
         "levels": _levels(statistics),
+        "quantities": QUANTITIES,
         "species": _species(statistics, evaluations),
         "sets": _sets(split),
         "digests": split.file_digests,
@@ -157,10 +160,6 @@ def _lowest(rows: list[Row]) -> float | None:
     return min(rows, key=lambda row: row["validation_loss"])["epoch"] if rows else None
 
 
-def _has(rows: list[Row], label: str) -> bool:
-    return any(f"validation_{label}_mae" in row or f"train_{label}_mae" in row for row in rows)
-
-
 def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
     folder = directory.evaluation / name
     if not (folder / ERRORS).is_file():
@@ -179,16 +178,15 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
 
 def _groups(kind: str, groups: dict[str, dict]) -> dict[str, Any]:
     names = short_names(groups) if kind == "file" else {name: name or "(none)" for name in groups}
-    keys = [f"{quantity}_GPa" if unit == "GPa" else quantity for quantity, unit in GROUP_COLUMNS]
-    units = [unit for _, unit in GROUP_COLUMNS]
-    shown = [any(group["errors"][key]["mae"] is not None for group in groups.values()) for key in keys]
+    rows = {c: [group["errors"].get(key_of(*c)) for group in groups.values()] for c in GROUP_COLUMNS}
+    columns = [c for c, found in rows.items() if any(row and row["mae"] is not None for row in found)]
     return {
-        "columns": [(q, u) for (q, u), wanted in zip(GROUP_COLUMNS, shown, strict=True) if wanted],
+        "columns": columns,
         "rows": [
             {
                 "name": names[name],
                 "frames": group["frames"],
-                "errors": [group["errors"][k] for k, _, w in zip(keys, units, shown, strict=True) if w],
+                "errors": [group["errors"][key_of(*column)] for column in columns],
             }
             for name, group in list(groups.items())[:MAX_GROUPS]
         ],

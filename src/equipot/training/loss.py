@@ -1,4 +1,4 @@
-"""The loss: a weighted sum of means over structures (energy per atom), force and stress components.
+"""The loss: a weighted sum of means over the components of each quantity (of energies, per atom).
 
 A structure's weight multiplies its terms. The mean is over the number of terms, not over the sum of their
 weights: in a batch of one, the weight would otherwise cancel.
@@ -10,42 +10,43 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
-from equipot.config import LABELS, LossConfig
-from equipot.graph import AtomicGraph, Label
+from equipot.config import LossConfig
+from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction
+from equipot.quantities import LABELS, QUANTITIES
 
 
 @dataclass(frozen=True)
 class LabelError:
     """Prediction minus reference where the label is known, zero elsewhere."""
 
-    error: Tensor  # energy: (S,) eV/atom; forces: (N, 3) eV/Å; stress: (S, 3, 3) eV/Å³
+    error: Tensor  # (S, ...) or (N, ...), of energies per atom
     count: Tensor  # () float64, how many components are known
     weight: Tensor | None = None  # (S,) or (N,) float64, of each row in the loss; None: 1
 
 
-def label_errors(prediction: Prediction, graph: AtomicGraph) -> dict[str, LabelError]:
-    """Errors of every label that the graph has, by name; labels it does not have are left out."""
-    labels = graph.labels
-    weight = labels.weight
+def label_errors(
+    prediction: Prediction, graph: AtomicGraph, chosen: Tensor | None = None
+) -> dict[str, LabelError]:
+    """Errors of what is both labelled and predicted, by name; only of the structures ``chosen`` (S,)."""
+    num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
+    weight = graph.labels.weight
+    weights = (None, None) if weight is None else (weight, weight[graph.structure])
     errors = {}
-    if labels.energy is not None:
-        num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
-        per_atom = (prediction.energy - labels.energy.value) / num_atoms
-        errors["energy"] = _masked(per_atom, labels.energy, weight)
-    if labels.forces is not None:
-        of_atom = None if weight is None else weight[graph.structure]
-        errors["forces"] = _masked(prediction.forces - labels.forces.value, labels.forces, of_atom)
-    if labels.stress is not None:
-        errors["stress"] = _masked(prediction.stress - labels.stress.value, labels.stress, weight)
+    for name, quantity in QUANTITIES.items():
+        label, predicted = graph.labels.values.get(name), getattr(prediction, name, None)
+        if label is not None and predicted is not None:
+            of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
+            error = quantity.error(predicted, label.value, num_atoms)
+            errors[name] = _masked(error, label.mask & of_level, quantity.choose(*weights))
     return errors
 
 
-def _masked(error: Tensor, label: Label, weight: Tensor | None) -> LabelError:
+def _masked(error: Tensor, known: Tensor, weight: Tensor | None) -> LabelError:
     components = error[0].numel() if error.shape[0] else 1
-    mask = label.mask.view(-1, *(1,) * (error.dim() - 1))
+    mask = known.view(-1, *(1,) * (error.dim() - 1))
     # Not a product with the mask: the predicted stress of a molecule is NaN, and 0 * NaN is NaN.
-    return LabelError(torch.where(mask, error, 0.0), label.mask.sum().double() * components, weight)
+    return LabelError(torch.where(mask, error, 0.0), known.sum().double() * components, weight)
 
 
 class Loss:
@@ -81,7 +82,7 @@ class Loss:
 
         Args:
             sums: of the frames at hand.
-            counts: (3,) known components of each of ``LABELS`` in the whole step, of which these frames may
+            counts: (Q,) known components of each of ``LABELS`` in the whole step, of which these frames may
                 be a part: totals of parts then add up to that of the step.
             prediction: of these frames.
             weights: as from ``weights_at``; None: ``self.weights``.

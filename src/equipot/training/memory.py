@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from equipot.data.batching import Budget, SizedGraphs
+from equipot.data.batching import Budget
+from equipot.data.dataset import GraphDataset
 from equipot.graph import AtomicGraph, collate
 from equipot.machine import available_memory
 from equipot.models.potential import predict
@@ -60,7 +61,7 @@ class MemoryForecast:
 
 
 def forecast_memory(
-    potential: nn.Module, dataset: SizedGraphs, budget: Budget, num_parts: int
+    potential: nn.Module, dataset: GraphDataset, budget: Budget, num_parts: int
 ) -> MemoryForecast:
     """How much a step takes that is dealt out to ``num_parts`` parts.
 
@@ -79,7 +80,7 @@ def forecast_memory(
     return MemoryForecast(int(memory + _COPIES_OF_WEIGHTS * weights), edges)
 
 
-def _largest_part(dataset: SizedGraphs, budget: Budget, num_parts: int) -> int:
+def _largest_part(dataset: GraphDataset, budget: Budget, num_parts: int) -> int:
     """Edges of the largest part of any step."""
     _, edges = budget.largest(dataset)
     largest = int(dataset.num_edges.max())

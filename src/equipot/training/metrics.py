@@ -1,13 +1,17 @@
-"""Errors over a whole epoch as exact sums over all known components, on one process or on many."""
+"""Errors over a whole epoch as exact sums over all known components, on one process or on many, by level."""
 
-import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
-from equipot.config import LABELS
-from equipot.training.loss import LabelError
+from equipot.deploy.checkpoint import metric_of_level
+from equipot.evaluation.metrics import mean_errors
+from equipot.graph import AtomicGraph
+from equipot.models.potential import Prediction
+from equipot.quantities import LABELS
+from equipot.training.loss import LabelError, Loss, label_errors
 
 _COLUMNS = ("absolute", "square", "loss", "count")
 
@@ -19,7 +23,7 @@ class ErrorSums(Metric):
     """
 
     full_state_update = False
-    sums: Tensor  # (3, 4): rows energy, forces, stress; columns |error|, error², loss, count
+    sums: Tensor  # (Q, 4): a row for each quantity; columns |error|, error², loss, count
 
     def __init__(self):
         super().__init__()
@@ -34,7 +38,7 @@ class ErrorSums(Metric):
             self.sums[LABELS.index(name)] += torch.stack(row)
 
     def compute(self) -> Tensor:
-        """The sums (3, 4)."""
+        """The sums (Q, 4)."""
         return self.sums
 
 
@@ -42,16 +46,40 @@ def summarize(sums: Tensor, weights: dict[str, float]) -> dict[str, float]:
     """Named errors from the sums of ``ErrorSums``.
 
     Returns:
-        ``loss`` (the weighted sum of means over everything summed), and for each label that occurred
-        ``energy_mae``, ``energy_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, per component),
-        ``stress_mae``, ``stress_rmse`` (eV/Å³, per component).
+        ``loss`` (the weighted sum of means over everything summed), and ``mean_errors`` of each label that
+        occurred.
     """
     metrics = {"loss": 0.0}
-    for name, row in zip(LABELS, sums.tolist(), strict=True):
-        absolute, square, loss, count = row
-        if count == 0:
-            continue
-        metrics["loss"] += weights[name] * loss / count
-        metrics[f"{name}_mae"] = absolute / count
-        metrics[f"{name}_rmse"] = math.sqrt(square / count)
+    for name, (absolute, square, loss, count) in zip(LABELS, sums.tolist(), strict=True):
+        if count:
+            metrics["loss"] += weights[name] * loss / count
+            metrics |= mean_errors(name, absolute, square, count)
     return metrics
+
+
+class LevelErrors(nn.ModuleList):
+    """``ErrorSums`` for each of several ``levels``, to add to those of all; of one level none."""
+
+    def __init__(self, levels: Sequence[str]):
+        self.names = list(levels) if len(levels) > 1 else []
+        super().__init__(ErrorSums() for _ in self.names)
+
+    def reset(self) -> None:
+        """Forget all errors."""
+        for sums in self:
+            sums.reset()
+
+    def update(self, prediction: Prediction, graph: AtomicGraph, loss: Loss) -> None:
+        """Add one batch."""
+        for index, sums in enumerate(self):
+            errors = label_errors(prediction, graph, graph.level == index)
+            sums.update(errors, loss.sums(errors))
+
+    def metrics(self, weights: dict[str, float]) -> dict[str, float]:
+        """What ``summarize`` gives but the loss, by names such as ``forces_mae[pbe0]``."""
+        return {
+            metric_of_level(metric, name): value
+            for name, sums in zip(self.names, self, strict=True)
+            for metric, value in summarize(sums.compute(), weights).items()
+            if metric != "loss"
+        }

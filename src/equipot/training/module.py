@@ -19,9 +19,8 @@ from equipot.models.potential import Prediction, predict
 from equipot.training.devices import sum_over_processes
 from equipot.training.ema import make_average
 from equipot.training.learning_rate import LearningRateSchedule
-from equipot.training.levels import LevelErrors
 from equipot.training.loss import LabelError, Loss, label_errors
-from equipot.training.metrics import ErrorSums
+from equipot.training.metrics import ErrorSums, LevelErrors
 from equipot.training.optimizers import make_optimizer
 
 logger = logging.getLogger("equipot")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from equipot.config import LABELS, Config, RunConfig
+from equipot.config import Config, RunConfig
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
+from equipot.quantities import LABELS
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture

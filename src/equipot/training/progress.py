@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipot.data.text import counted
-from equipot.training.report import Report, describe_epoch, describe_errors
+from equipot.quantities import BY_INTEREST
+from equipot.training.report import RunLog, describe_epoch, describe_errors
 
 _SECONDS_BETWEEN_UPDATES = 0.25
 _WIDE = 105  # columns that hold the numbers and a bar
@@ -21,7 +22,7 @@ class ProgressDisplay:
         epochs: of the whole training.
     """
 
-    def __init__(self, console: Console | None, report: Report, epochs: int):
+    def __init__(self, console: Console | None, report: RunLog, epochs: int):
         self._report = report
         self._epochs = epochs
         self._live = console is not None and console.is_terminal
@@ -81,4 +82,4 @@ class ProgressDisplay:
 
     @staticmethod
     def _errors(row: dict[str, float]) -> str:
-        return "  ".join(text for label in ("forces", "energy") if (text := describe_errors(row, label)))
+        return "  ".join(text for q in BY_INTEREST if q.usual and (text := describe_errors(row, q)))

@@ -9,17 +9,16 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import LABELS, Config, TrainingConfig, WeightSchedule
+from equipot.config import Config, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
+from equipot.quantities import BY_INTEREST, LABELS, Quantity
 
 WARNING = "Warning: "  # how warnings start in log.txt
 
-_UNITS = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("meV/Å³", 1e3)}
 
-
-class Report(logging.Handler):
+class RunLog(logging.Handler):
     """Prints lines on the console and keeps them in the log file, with the records of the logger ``equipot``.
 
     Lines that come before ``open`` are kept back: a run directory is made only for a training that can start.
@@ -36,7 +35,7 @@ class Report(logging.Handler):
         self._path: Path | None = None
         self._waiting: list[str] = []
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "RunLog":
         logging.getLogger("equipot").addHandler(self)
         return self
 
@@ -164,32 +163,29 @@ def describe_products() -> str:
 def describe_epoch(row: dict[str, float], epochs: int, is_best: bool) -> str:
     """One line: errors of training / validation, learning rate, time."""
     parts = [f"epoch {row['epoch']:>{len(str(epochs))}g}/{epochs}"]
-    for label in ("forces", "energy", "stress"):
-        text = describe_errors(row, label)
-        if text:
-            parts.append(text)
+    parts += [text for quantity in BY_INTEREST if (text := describe_errors(row, quantity))]
     parts.append(f"lr {row['learning_rate']:.1e}")
     parts.append(f"{row['epoch_s']:.1f} s" + ("  best" if is_best else ""))
     return "  ".join(parts)
 
 
-def describe_errors(row: dict[str, float], label: str) -> str:
+def describe_errors(row: dict[str, float], quantity: Quantity) -> str:
     """Such as ``forces 12.3 / 15.1 meV/Å`` (MAE of training / validation); empty without such errors."""
-    unit, factor = _UNITS[label]
-    values = [row.get(f"{part}_{label}_mae") for part in ("train", "validation")]
+    values = [row.get(f"{part}_{quantity.name}_mae") for part in ("train", "validation")]
     if all(value is None for value in values):
         return ""
-    shown = ["-" if value is None else _three_digits(factor * value) for value in values]
-    return f"{label} {shown[0]:>5} / {shown[1]:>5} {unit}"
+    reported = quantity.reported[0]
+    shown = ["-" if value is None else _three_digits(value / reported.size) for value in values]
+    return f"{quantity.name} {shown[0]:>5} / {shown[1]:>5} {reported.unit}"
 
 
 def describe_metrics(metrics: dict[str, float]) -> str:
     """MAE and RMSE of each label on one data set."""
     parts = []
-    for label, (unit, factor) in _UNITS.items():
-        if f"{label}_mae" in metrics:
-            mae, rmse = (_three_digits(factor * metrics[f"{label}_{kind}"]) for kind in ("mae", "rmse"))
-            parts.append(f"{label} MAE {mae}, RMSE {rmse} {unit}")
+    for name, reported in ((quantity.name, quantity.reported[0]) for quantity in BY_INTEREST):
+        if f"{name}_mae" in metrics:
+            mae, rmse = (_three_digits(metrics[f"{name}_{kind}"] / reported.size) for kind in ("mae", "rmse"))
+            parts.append(f"{name} MAE {mae}, RMSE {rmse} {reported.unit}")
     return "; ".join(parts)
 
 

@@ -18,7 +18,7 @@ from equipot.data.text import counted
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metric_of_level, metrics_of_level
 from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
-from equipot.evaluation.predict import Comparison, Source, compare
+from equipot.evaluation.predict import Comparison, FrameOrigin, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
 from equipot.files import write_json
 from equipot.models.potential import predict
@@ -28,7 +28,7 @@ from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.preparation import Preparation
-from equipot.training.report import WARNING, Report, describe_failure, describe_metrics
+from equipot.training.report import WARNING, RunLog, describe_failure, describe_metrics
 
 _WIDTH = 110
 _WHY = {
@@ -54,7 +54,7 @@ def is_finished(directory: RunDirectory, epochs: int) -> bool:
 
 
 def finish(
-    prepared: Preparation, directory: RunDirectory, monitor: TrainingMonitor, stopped: str, report: Report
+    prepared: Preparation, directory: RunDirectory, monitor: TrainingMonitor, stopped: str, report: RunLog
 ) -> dict[str, Any]:
     """Plot, evaluate the best weights, write the report, say what came out; the content of metrics.json."""
     config, datasets = prepared.config, prepared.datasets
@@ -87,7 +87,7 @@ def finish(
 
 
 def evaluate_sets(
-    best: Checkpoint, datasets: Datasets, device: torch.device, directory: RunDirectory, report: Report
+    best: Checkpoint, datasets: Datasets, device: torch.device, directory: RunDirectory, report: RunLog
 ) -> dict[str, dict[str, float]]:
     """Evaluate, write ``errors.json`` and ``parity.png`` of each set, report the tables.
 
@@ -124,7 +124,7 @@ def compare_dataset(
     Raises:
         EvaluationError: a prediction is not finite.
     """
-    sources = [Source(*of, group) for of, group in zip(ids, dataset.config_types, strict=True)]
+    sources = [FrameOrigin(*of, group) for of, group in zip(ids, dataset.config_types, strict=True)]
     graphs = (dataset[i] for i in range(len(dataset)))
     potential = best.potential.to(device).eval()
     return compare(partial(predict, potential), graphs, sources, potential.species, device)
@@ -142,7 +142,7 @@ def _of_levels(comparison: Comparison, dataset: GraphDataset) -> dict[str, float
     }
 
 
-def _lines(tables: list[Table], report: Report) -> list[str]:
+def _lines(tables: list[Table], report: RunLog) -> list[str]:
     width = _WIDTH if report.console is None else min(_WIDTH, report.console.width)
     console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(*tables)

@@ -33,7 +33,7 @@ from equipot.training.preparation import Preparation, prepare
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
-    Report,
+    RunLog,
     describe_device,
     describe_session,
     describe_start,
@@ -96,7 +96,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         # So that the files are read, and neighbors searched, by one process and not by each.
         cached = config.data.model_copy(update={"cache": directory.data})
         config = config.model_copy(update={"data": cached})
-    with _quiet_lightning(), Report(console) as report:
+    with _quiet_lightning(), RunLog(console) as report:
         if configured.resolve() != directory.root.resolve():
             report.line(f"Resuming in {directory.root}; run.directory ({configured}) is ignored.")
         try:
@@ -112,7 +112,7 @@ def _train(
     directory: RunDirectory,
     checkpoint: Path | None,
     overwrite: bool,
-    report: Report,
+    report: RunLog,
     first_process: bool,
 ) -> TrainResult:
     prepared = prepare(config, checkpoint, directory.split)
@@ -244,7 +244,7 @@ def _open_directory(directory: RunDirectory, prepared: Preparation, overwrite: b
     prepared.datasets.split.save(directory.split)
 
 
-def _announce(prepared: Preparation, batches: Batches, report: Report, first_process: bool) -> None:
+def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_process: bool) -> None:
     """What the user reads before the first epoch."""
     config, datasets, start = prepared.config, prepared.datasets, prepared.start
     sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}

@@ -12,8 +12,10 @@ from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
 from equipot.data import GraphDataset, LazyDataset, load_datasets, read_frames
 from equipot.data import dataset as dataset_module
 from equipot.data.convert import convert
+from equipot.data.store import file
 from equipot.data.store.file import Store, read_header
 from equipot.errors import DataError, UnknownSpeciesError
+from equipot.quantities import FORCES
 
 LABELS = LabelsConfig(energy="my_energy", forces="my_forces")
 EV = UnitsConfig()
@@ -184,6 +186,12 @@ def test_one_changed_byte_of_a_frame_is_noticed_when_it_is_read(store):
 def test_truncated(store, failing, length):
     store.write_bytes(store.read_bytes()[:length])
     assert "cut off" in failing(store) or "not a store" in failing(store)
+
+
+def test_store_with_labels_that_are_not_known(store, failing, monkeypatch):
+    """Written where one more quantity is declared, here: one fewer, so that a flag has no meaning."""
+    monkeypatch.setattr(file, "FLAGS", file.FLAGS & ~FORCES.flag)
+    assert "holds labels that this version of equipot does not know" in failing(store)
 
 
 def test_store_of_another_version(mixed, store, failing):

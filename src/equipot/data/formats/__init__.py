@@ -30,8 +30,8 @@ FORMATS: tuple[Format, ...] = (
 __all__ = [
     "FORMATS",
     "Contents",
+    "FilePart",
     "Format",
-    "Part",
     "find_format",
     "open_contents",
     "open_parts",
@@ -67,7 +67,7 @@ def open_contents(path: Path, name: str | None = None) -> Contents:
 
 
 @dataclass(frozen=True)
-class Part:
+class FilePart:
     """Consecutive structures of a file, perhaps still as text, for another process to work on."""
 
     path: Path
@@ -82,16 +82,16 @@ class Part:
         return _guarded(self.path, find_format(self.path, self.format), self.content.parse(), self.first)
 
 
-def open_parts(path: Path, name: str | None = None) -> tuple[Contents, Iterator[Part]]:
+def open_parts(path: Path, name: str | None = None) -> tuple[Contents, Iterator[FilePart]]:
     """A file and its structures in parts, the same parts every time. Raises as ``open_contents``."""
     contents = open_contents(path, name)
     return contents, _parts(path, find_format(path, name).name, contents)
 
 
-def _parts(path: Path, name: str, contents: Contents) -> Iterator[Part]:
+def _parts(path: Path, name: str, contents: Contents) -> Iterator[FilePart]:
     first = 0
     for text in contents.texts or ():
-        yield Part(path, name, first, text)
+        yield FilePart(path, name, first, text)
         first += text.num_frames
     if contents.texts is not None:
         if first == 0:
@@ -102,11 +102,11 @@ def _parts(path: Path, name: str, contents: Contents) -> Iterator[Part]:
     for structure in contents.structures:
         size = structure.num_atoms if isinstance(structure, Frame) else len(structure)
         if len(collected) == PART_FRAMES or (collected and atoms + size > PART_ATOMS):
-            yield Part(path, name, first, collected)
+            yield FilePart(path, name, first, collected)
             first, collected, atoms = first + len(collected), [], 0
         collected.append(structure)
         atoms += size
-    yield Part(path, name, first, collected)
+    yield FilePart(path, name, first, collected)
 
 
 def _guarded(

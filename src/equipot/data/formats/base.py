@@ -12,6 +12,7 @@ import numpy as np
 
 from equipot.data.frames import Frame
 from equipot.errors import DataError
+from equipot.quantities import QUANTITIES
 
 # A part of a file that is parsed and stored at once has at most this many frames, and atoms (but one frame).
 PART_FRAMES, PART_ATOMS = 1000, 20_000
@@ -31,7 +32,7 @@ class Contents:
 
     A structure carries its labels and whatever else the file says about it in ``info`` (per structure), in
     ``arrays`` (per atom) or in a calculator, under the names the file uses; formats whose layout fixes the
-    meaning of a value use ``energy``, ``forces``, ``stress``.
+    meaning of a value use the names of ``equipot.quantities``.
     """
 
     structures: Iterator[ase.Atoms | Frame]  # frames: where a format holds what equipot itself has checked
@@ -88,7 +89,8 @@ def add_value(atoms: ase.Atoms, name: str, value: Any) -> None:
     if value is None:
         return
     shape = np.shape(value) if isinstance(value, np.ndarray | list | tuple | np.generic) else ()
-    if len(shape) == 2 and shape == (len(atoms), 3) and name not in ("positions", "numbers", "stress"):
+    elsewhere = ("positions", "numbers", *(q.name for q in QUANTITIES.values() if not q.per_atom))
+    if len(shape) == 2 and shape == (len(atoms), 3) and name not in elsewhere:
         atoms.arrays[name] = np.asarray(value)
     elif isinstance(value, np.ndarray) and value.size == 1:
         atoms.info[name] = value.reshape(()).item()  # an energy stored as an array of one number

@@ -13,7 +13,7 @@ import numpy as np
 
 from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.errors import DataError
-from equipot.units import ENERGY_UNITS, LENGTH_UNITS
+from equipot.units import ENERGY_UNITS, LENGTH_UNITS, known_unit
 
 _ROLES = {
     "numbers": ("nuclear_charges", "z", "atomic_numbers", "numbers"),
@@ -103,8 +103,7 @@ def _units(arrays: dict[str, np.ndarray]) -> dict[str, str]:
     found = {}
     for kind, key, units in (("energy", "e_unit", ENERGY_UNITS), ("length", "r_unit", LENGTH_UNITS)):
         text = arrays[key].item() if key in arrays and arrays[key].size == 1 else ""
-        text = text.decode() if isinstance(text, bytes) else str(text)
-        known = next((unit for unit in units if unit.lower() == text.lower()), None)
+        known = known_unit(text.decode() if isinstance(text, bytes) else text, units)
         if known is not None:
             found[kind] = known
     return found

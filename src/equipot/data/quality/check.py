@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-from equipot.config import LABELS
 from equipot.config.data import LabelsConfig
-from equipot.data.frames import Frame
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
-from equipot.data.quality.findings import SEVERITIES, Finding, Report
+from equipot.data.quality.findings import SEVERITIES, Finding, Findings
 from equipot.data.quality.labels import (
     check_energies,
     check_energy_levels,
@@ -19,6 +17,7 @@ from equipot.data.quality.labels import (
 from equipot.data.quality.pair_model import check_stress_against_forces
 from equipot.data.quality.structures import check_copied_labels, check_distances, check_duplicates
 from equipot.data.text import counted
+from equipot.quantities import QUANTITIES
 
 # Each is about one file: files may come from different levels of theory.
 _CHECKS = (
@@ -34,7 +33,7 @@ _CHECKS = (
 )
 
 
-def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Report:
+def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Findings:
     """Run every check on files that were read with ``labels``."""
     every = [frame for file in files for frame in file.frames]
     findings = []
@@ -45,7 +44,7 @@ def check_collected(files: Sequence[Collected], labels: LabelsConfig) -> Report:
         findings += [_in_file(finding, file, len(files)) for finding in found]
     findings += [*check_duplicates(every), *check_isolated_atoms(every), *check_energy_levels(every)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return Report(findings, {str(file.path): len(file.frames) for file in files})
+    return Findings(findings, {str(file.path): len(file.frames) for file in files})
 
 
 def _in_file(finding: Finding, file: Collected, num_files: int) -> Finding:
@@ -58,22 +57,19 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
     """Labels that no frame or only some frames have, and what else could be meant."""
     findings = []
     molecules = [frame for frame in file.frames if not frame.is_isolated_atom]
-    for kind in LABELS:
+    for kind, quantity in QUANTITIES.items():
         name = getattr(labels, kind)
-        have = sum(getattr(frame, kind) is not None for frame in molecules)
-        if name is None or have == len(molecules) or (kind == "stress" and not _any_periodic(molecules)):
+        have = sum(kind in frame.values for frame in molecules)
+        possible = not quantity.needs_volume or any(frame.pbc.all() for frame in molecules)
+        if name is None or have == len(molecules) or not possible:
             continue
         if have:
             message = f"{have} of {counted(len(molecules), 'frame')} have {kind} ('{name}')."
         else:
-            if kind == "stress" and not file.names[kind]:
+            if not quantity.usual and not file.names[kind]:
                 continue
             names = ", ".join(sorted(file.names[kind])) or "none"
             message = f"No frame has {kind} under the name '{name}'; names that could be meant: {names}."
-        severity = "warning" if have == 0 and kind != "stress" else "note"
+        severity = "warning" if have == 0 and quantity.usual else "note"
         findings.append(Finding(severity, "labels", message))
     return findings
-
-
-def _any_periodic(frames: Sequence[Frame]) -> bool:
-    return any(frame.pbc.all() for frame in frames)

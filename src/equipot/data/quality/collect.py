@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from equipot.config import LABELS
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import Frame, frame_of, label_candidates
@@ -15,6 +14,7 @@ from equipot.data.readers import expand_paths
 from equipot.data.store.file import Store
 from equipot.data.text import counted
 from equipot.errors import DataError
+from equipot.quantities import LABELS
 
 
 @dataclass

@@ -24,7 +24,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class Findings:
     """All findings on some files."""
 
     findings: list[Finding]

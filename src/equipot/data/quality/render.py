@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from equipot.data.quality.findings import Report
+from equipot.data.quality.findings import Findings
 from equipot.data.quality.summary import Summary
 from equipot.data.text import counted
 
@@ -15,7 +15,7 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 24
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Findings, console: Console) -> None:
     """One row for each finding, the gravest first, and a last line that counts them."""
     table = Table(show_lines=True)
     for column in ("", "check", "finding", "frames"):

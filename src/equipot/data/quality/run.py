@@ -7,12 +7,11 @@ from equipot.config.data import FORMATS, LabelsConfig, UnitsConfig
 from equipot.config.nearest import did_you_mean
 from equipot.data.quality.check import check_collected
 from equipot.data.quality.collect import Collected, collect
-from equipot.data.quality.findings import Report
+from equipot.data.quality.findings import Findings
 from equipot.data.quality.summary import Summary, summarize
+from equipot.data.readers import named_labels
 from equipot.errors import DataError
 from equipot.units import energy_factor, length_factor
-
-_NOT_READ = "none"
 
 
 def inspect_files(
@@ -33,12 +32,12 @@ def check_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
-) -> Report:
+) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
     Args:
         paths: files, patterns, folders of a format.
-        keys: names of ``energy``, ``forces``, ``stress`` in the files; ``none``: not read.
+        keys: names of quantities in the files; ``none``: not read.
         energy_unit, length_unit: as in ``data.units``.
         format_name: one of the formats; None: by name and content.
 
@@ -55,13 +54,8 @@ def _collected(
     if format_name is not None and format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
-    labels = label_names(keys)
+    labels = named_labels(keys)
     return collect(paths, labels, unit_names(energy, length), format_name), labels
-
-
-def label_names(keys: Mapping[str, str]) -> LabelsConfig:
-    """Names given as words, ``none`` for those not to be read."""
-    return LabelsConfig(**{kind: None if name == _NOT_READ else name for kind, name in keys.items()})
 
 
 def unit_names(energy: str, length: str) -> UnitsConfig:

@@ -58,7 +58,7 @@ def summarize(file: Collected) -> Summary:
         periodicity=dict(Counter(" ".join("FT"[int(p)] for p in frame.pbc) for frame in frames)),
         groups=dict(Counter(frame.config_type for frame in frames if frame.config_type is not None)),
         names={kind: dict(found.most_common()) for kind, found in file.names.items()},
-        labelled={kind: sum(getattr(f, kind) is not None for f in frames) for kind in file.names},
+        labelled={kind: sum(kind in f.values for f in frames) for kind in file.names},
         values=_values(file),
         suspicions=implausibilities(frames) if frames else [],
         problems=[problem.message for problem in file.problems],

@@ -18,10 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config import LABELS
 from equipot.config.data import Source
 from equipot.data.digests import identity
-from equipot.data.formats import Part, open_parts
+from equipot.data.formats import FilePart, open_parts
 from equipot.data.frames import frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.readers import check_units
@@ -32,6 +31,7 @@ from equipot.data.workers import map_in_order
 from equipot.errors import DataError
 from equipot.files import naming_errors
 from equipot.machine import available_cores
+from equipot.quantities import LABELS
 
 logger = logging.getLogger("equipot")
 
@@ -43,7 +43,7 @@ _ALIGNMENT = 64
 class _Task:
     """What a worker gets."""
 
-    part: Part
+    part: FilePart
     source: Source
     cutoff: float | None
 

@@ -20,17 +20,9 @@ from numpy.typing import NDArray
 
 from equipot.data.columns import Columns
 from equipot.data.frames import Frame
-from equipot.data.store.layout import (
-    ENERGY,
-    FORCES,
-    ISOLATED,
-    PBC,
-    ROW,
-    STRESS,
-    read_record,
-    record_length,
-)
+from equipot.data.store.layout import FLAGS, ISOLATED, PBC, ROW, read_record, record_length
 from equipot.errors import DataError
+from equipot.quantities import ENERGY, QUANTITIES
 
 SUFFIX = ".equipot"
 MAGIC = b"EQUIPOT2"
@@ -52,12 +44,14 @@ class Store:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.header, self.digest = _read_header(self.path)
+        self.header, self.digest = header_and_digest(self.path)
         with self.path.open("rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.cutoff: float | None = self.header["cutoff"]
         self.groups: list[str] = self.header["groups"]
         self.rows = self._index("rows", ROW, (self.header["num_frames"],))
+        if np.any(self.rows["flags"] & ~np.uint32(FLAGS)):
+            raise OtherVersionError(f"{self.path} holds labels that this version of equipot does not know.")
         shape = (len(self), len(self.header["elements"]))
         self._composition = self._index("composition", np.dtype("<i4"), shape)
 
@@ -93,11 +87,11 @@ class Store:
     def columns(self) -> Columns:
         """What the index says of every frame."""
         flags = self.rows["flags"]
-        has = np.stack([(flags & bit) > 0 for bit in (ENERGY, FORCES, STRESS)], axis=1)
+        has = np.stack([(flags & quantity.flag) > 0 for quantity in QUANTITIES.values()], axis=1)
         return Columns(
             elements=np.array(self.header["elements"], dtype=np.int64),
             composition=np.asarray(self._composition),
-            energy=np.where(has[:, 0], self.rows["energy"], np.nan),
+            energy=np.where(flags & ENERGY.flag, self.rows["energy"], np.nan),
             has=has,
             force_squares=self.rows["force_squares"].copy(),
             weight=self.rows["weight"].copy(),
@@ -137,15 +131,11 @@ def is_store(path: Path) -> bool:
 
 def read_header(path: Path) -> dict[str, Any]:
     """What a store says of itself. Raises as ``Store``."""
-    return _read_header(path)[0]
+    return header_and_digest(path)[0]
 
 
-def header_digest(path: Path) -> str:
-    """SHA-256 of the header, which holds the checksums of everything else. Raises as ``Store``."""
-    return _read_header(path)[1]
-
-
-def _read_header(path: Path) -> tuple[dict[str, Any], str]:
+def header_and_digest(path: Path) -> tuple[dict[str, Any], str]:
+    """The header, and its SHA-256: it holds the checksums of everything else. Raises as ``Store``."""
     with path.open("rb") as stream:
         preamble = stream.read(PREAMBLE)
         magic = preamble[: len(MAGIC)]

@@ -1,7 +1,8 @@
 """The bytes of a store: a record for each frame, and chunks of records with what is known of their frames.
 
 A record holds the arrays of one frame one after the other, those with the longest numbers first:
-positions, forces*, stress*, cell*, edge shifts*, edge index, elements (* where the row says so).
+positions, labels*, cell*, edge shifts*, edge index, elements (* where the row says so). Labels stand in the
+order of their flags, those of atoms first; the energy is in the row.
 """
 
 import json
@@ -16,6 +17,7 @@ from equipot.data.columns import columns_of
 from equipot.data.frames import Edges, Frame, check_distances
 from equipot.data.neighbors import neighbor_list
 from equipot.errors import DataError
+from equipot.quantities import ENERGY, QUANTITIES
 
 # One for each frame. In a chunk `offset` counts from the first record, in the index from the file's start.
 ROW = np.dtype(
@@ -34,7 +36,10 @@ ROW = np.dtype(
         ("shift_size", "<u2"),  # bytes of a number in the edge shifts; 0: all are zero
     ]
 )
-ENERGY, FORCES, STRESS, CELL, ISOLATED, PBC = 1, 2, 4, 8, 16, (32, 64, 128)
+CELL, ISOLATED, PBC = 8, 16, (32, 64, 128)  # and those of the quantities
+FLAGS = sum(q.flag for q in QUANTITIES.values()) | CELL | ISOLATED | sum(PBC)
+_IN_RECORD = [q for q in QUANTITIES.values() if q is not ENERGY]
+_IN_RECORD.sort(key=lambda q: (not q.per_atom, q.flag))
 _UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4"}
 _SIGNED = {1: "i1", 2: "<i2", 4: "<i4"}
 CHUNK_PREAMBLE = 16  # length of the rest (8 bytes), its CRC-32 (4), length of the JSON text in it (4)
@@ -72,7 +77,7 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
         offset += len(record)
     for name in ("force_squares", "weight", "fingerprint", "num_atoms"):
         rows[name] = getattr(columns, name)
-    rows["energy"] = np.where(columns.has[:, 0], columns.energy, 0.0)
+    rows["energy"] = np.nan_to_num(columns.energy)
     rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
     meta |= {"groups": groups, "names": names}
@@ -110,12 +115,13 @@ def decode(content: bytes) -> Chunk | None:
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
-    flags = sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
+    flags = sum(QUANTITIES[name].flag for name in frame.values)
+    flags |= sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
     arrays = [frame.positions.astype("<f8")]
-    for bit, value in ((FORCES, frame.forces), (STRESS, frame.stress), (CELL, frame.cell)):
-        if value is not None and (bit != CELL or value.any()):
-            flags |= bit
-            arrays.append(np.asarray(value).astype("<f8"))
+    arrays += [np.asarray(frame.values[q.name]).astype("<f8") for q in _IN_RECORD if q.name in frame.values]
+    if frame.cell.any():
+        flags |= CELL
+        arrays.append(frame.cell.astype("<f8"))
     if cutoff is not None:
         index, shift = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
         check_distances(frame, index, shift)
@@ -126,7 +132,7 @@ def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
             arrays.append(shift.astype(_SIGNED[int(row["shift_size"])]))
         arrays.append(index.astype(_UNSIGNED[int(row["index_size"])]))
     arrays.append(frame.atomic_numbers.astype("u1"))
-    row["flags"] = flags | (ENERGY if frame.energy is not None else 0)
+    row["flags"] = flags
     return b"".join(array.tobytes() for array in arrays)
 
 
@@ -142,7 +148,8 @@ def _size(frame: Frame, values: NDArray, types: dict[int, str]) -> int:
 def record_length(row: NDArray) -> int:
     """Bytes of the record that ``row`` describes."""
     atoms, edges, flags = int(row["num_atoms"]), int(row["num_edges"]), int(row["flags"])
-    numbers = 3 * atoms * (1 + bool(flags & FORCES)) + 9 * (bool(flags & STRESS) + bool(flags & CELL))
+    numbers = 3 * atoms + 9 * bool(flags & CELL)
+    numbers += sum(q.components * q.choose(1, atoms) for q in _IN_RECORD if flags & q.flag)
     return 8 * numbers + edges * (3 * int(row["shift_size"]) + 2 * int(row["index_size"])) + atoms
 
 
@@ -158,8 +165,11 @@ def read_record(record: bytes, row: NDArray, group: str | None, cutoff: float | 
         return found
 
     positions = array("<f8", atoms, 3).copy()
-    forces = array("<f8", atoms, 3).copy() if flags & FORCES else None
-    stress = array("<f8", 3, 3).copy() if flags & STRESS else None
+    values = {ENERGY.name: float(row["energy"])} if flags & ENERGY.flag else {}
+    for quantity in _IN_RECORD:
+        if flags & quantity.flag:
+            shape = quantity.choose(quantity.shape, (atoms, *quantity.shape))
+            values[quantity.name] = array("<f8", *shape).copy()
     cell = array("<f8", 3, 3).copy() if flags & CELL else np.zeros((3, 3))
     found = None
     if cutoff is not None:
@@ -171,9 +181,7 @@ def read_record(record: bytes, row: NDArray, group: str | None, cutoff: float | 
         cell=cell,
         pbc=np.array([bool(flags & bit) for bit in PBC]),
         atomic_numbers=array("u1", atoms).astype(np.int64),
-        energy=float(row["energy"]) if flags & ENERGY else None,
-        forces=forces,
-        stress=stress,
+        values=values,
         config_type=group,
         weight=float(row["weight"]),
         edges=found,

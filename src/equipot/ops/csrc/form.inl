@@ -11,6 +11,7 @@
 
 #include "form.h"
 #include "lanes.h"
+#include "splines.h"
 
 namespace equipot {
 namespace {
@@ -239,44 +240,12 @@ constexpr int span = 6;  // splines that are not zero in an interval
 
 // Where in the table an edge lies, and the splines there: values and first and second derivatives by the distance.
 template <class T>
-struct Knot {
-  int64_t row;
-  T value[span], slope[span], curvature[span];
-};
-
-template <class T>
 Knot<T> locate(const RadialTable<T>& table, T length) {
   const T position = length / table.cutoff * T(table.intervals);
   const bool inside = position < T(table.intervals);
-  Knot<T> knot{};
-  if (!inside) return knot;  // all zero
-  knot.row = std::max<int64_t>(int64_t(position), 0);
-  const T u = position - T(knot.row), v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2, u5 = u4 * u;
-  const T value[] = {v * v * v * v * v,
-                     26 - 50 * u + 20 * (u2 + u3 - u4) + 5 * u5,
-                     66 - 60 * u2 + 30 * u4 - 10 * u5,
-                     26 + 50 * u + 20 * (u2 - u3 - u4) + 10 * u5,
-                     1 + 5 * (u + u4 - u5) + 10 * (u2 + u3),
-                     u5};
-  const T slope[] = {-5 * v * v * v * v,
-                     -50 + 40 * u + 60 * u2 - 80 * u3 + 25 * u4,
-                     -120 * u + 120 * u3 - 50 * u4,
-                     50 + 40 * u - 60 * u2 - 80 * u3 + 50 * u4,
-                     5 + 20 * (u + u3) + 30 * u2 - 25 * u4,
-                     5 * u4};
-  const T curvature[] = {20 * v * v * v,
-                         40 + 120 * u - 240 * u2 + 100 * u3,
-                         -120 + 360 * u2 - 200 * u3,
-                         40 - 120 * u - 240 * u2 + 200 * u3,
-                         20 + 60 * (u + u2) - 100 * u3,
-                         20 * u3};
-  const T steps = T(table.intervals) / table.cutoff;
-  for (int b = 0; b < span; ++b) {
-    knot.value[b] = value[b] / 120;
-    knot.slope[b] = slope[b] * steps / 120;
-    knot.curvature[b] = curvature[b] * steps * steps / 120;
-  }
-  return knot;
+  if (!inside) return {};  // all zero
+  const int64_t row = std::max<int64_t>(int64_t(position), 0);
+  return splines_at(position - T(row), row, T(table.intervals) / table.cutoff, T(1));
 }
 
 // Calls tile(V{}, c) for whole vectors, then for single numbers.

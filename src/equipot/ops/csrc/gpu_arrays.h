@@ -1,9 +1,7 @@
 // What the GPU kernels are given, once for the host and, as text, once for the device.
 #pragma once
 
-#define EQUIPOT_DECLARE_AND_QUOTE(name, ...) \
-  __VA_ARGS__                                \
-  constexpr const char* name = #__VA_ARGS__;
+#include "quote.h"
 
 namespace equipot {
 

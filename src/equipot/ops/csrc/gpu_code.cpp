@@ -9,6 +9,7 @@
 
 #include "gpu_arrays.h"
 #include "gpu_device.h"
+#include "splines.h"
 
 namespace equipot {
 namespace {
@@ -329,7 +330,7 @@ void Writer::begin_edges() {
     line("const Index in_row = load(a.neighbor + edge) * ", plan_.dim_in, ";");
   if (form_.pass != GpuPass::center) line("const Index out_row = load(a.center + edge) * ", plan_.dim_out, ";");
   if (!form_.tabulated) return line("const Index weight_row = edge * ", plan_.num_weights, ";");
-  line("const Knot knot = locate(a, edge", by_table ? ", item);" : ");");
+  line("const Knot<T> knot = locate(a, edge", by_table ? ", item);" : ");");
   if (!by_table) line("const Index weight_row = knot.row * ", plan_.num_weights, ";");
   if (form_.mixed)
     line("const T length_cotangent = a.length_cotangent == nullptr ? T(0) : load(a.length_cotangent + edge);");
@@ -417,7 +418,8 @@ GpuCode Writer::write() {
   line("// ", names[int(form_.pass)], " pass", form_.mixed ? ", mixed" : "", form_.tabulated ? ", tabulated" : "",
        form_.geometry ? "" : ", features only", ", ", groups_.size(), " groups");
   text_ << "typedef " << (form_.single ? "float" : "double") << " T;\n" << gpu_common_text << gpu_arrays_text << '\n';
-  if (form_.tabulated) text_ << "constexpr Index num_weights = " << plan_.num_weights << ";\n" << gpu_spline_text;
+  if (form_.tabulated) text_ << "constexpr Index num_weights = " << plan_.num_weights
+                               << ";\n#define EQUIPOT_DEVICE __device__ __forceinline__\n" << splines_text << gpu_spline_text;
   std::string cases;
   for (size_t n = 0; n < groups_.size(); ++n) {
     begin_group(groups_[n], n);

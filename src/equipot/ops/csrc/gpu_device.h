@@ -31,38 +31,9 @@ __device__ __forceinline__ T warp_sums(T* values, int lane) {
 }
 )";
 
+// After splines_text.
 constexpr const char* gpu_spline_text = R"(
-// As in form.inl: where in the table an edge lies, and the splines there.
-struct Knot {
-  Index row;
-  T value[6], slope[6], curvature[6];
-};
-
-__device__ __forceinline__ Knot splines_at(T u, Index row, T steps, T inside) {
-  const T v = 1 - u, u2 = u * u, u3 = u2 * u, u4 = u2 * u2, u5 = u4 * u;
-  const T scale = inside / 120, first = scale * steps, second = first * steps;
-  return {row,
-          {scale * (v * v * v * v * v),
-           scale * (26 - 50 * u + 20 * (u2 + u3 - u4) + 5 * u5),
-           scale * (66 - 60 * u2 + 30 * u4 - 10 * u5),
-           scale * (26 + 50 * u + 20 * (u2 - u3 - u4) + 10 * u5),
-           scale * (1 + 5 * (u + u4 - u5) + 10 * (u2 + u3)),
-           scale * u5},
-          {first * (-5 * v * v * v * v),
-           first * (-50 + 40 * u + 60 * u2 - 80 * u3 + 25 * u4),
-           first * (-120 * u + 120 * u3 - 50 * u4),
-           first * (50 + 40 * u - 60 * u2 - 80 * u3 + 50 * u4),
-           first * (5 + 20 * (u + u3) + 30 * u2 - 25 * u4),
-           first * (5 * u4)},
-          {second * (20 * v * v * v),
-           second * (40 + 120 * u - 240 * u2 + 100 * u3),
-           second * (-120 + 360 * u2 - 200 * u3),
-           second * (40 - 120 * u - 240 * u2 + 200 * u3),
-           second * (20 + 60 * (u + u2) - 100 * u3),
-           second * (20 * u3)}};
-}
-
-__device__ __forceinline__ Knot locate(const GpuArrays<T>& a, Index edge) {
+__device__ __forceinline__ Knot<T> locate(const GpuArrays<T>& a, Index edge) {
   const T position = load(a.length + edge) / T(a.cutoff) * T(a.intervals);
   const bool inside = position < T(a.intervals);  // beyond, all splines are zero
   const Index row = inside && position > 0 ? Index(position) : 0;
@@ -70,7 +41,7 @@ __device__ __forceinline__ Knot locate(const GpuArrays<T>& a, Index edge) {
 }
 
 // In an interval that the host has chosen, whose rounding may differ.
-__device__ __forceinline__ Knot locate(const GpuArrays<T>& a, Index edge, Index row) {
+__device__ __forceinline__ Knot<T> locate(const GpuArrays<T>& a, Index edge, Index row) {
   const T position = load(a.length + edge) / T(a.cutoff) * T(a.intervals);
   return splines_at(position - T(row), row, T(a.intervals) / T(a.cutoff), T(1));
 }

@@ -54,22 +54,22 @@ void apply(const LinearMap& map, const Tensor& weights, const Tensor& x, const T
   });
 }
 
-// Atoms ordered by species.
+// The first atoms ordered by species.
 struct SpeciesOrder {
   Tensor order, place;  // row n of the ordered ones is atom order[n]; atom i is row place[i]
   std::vector<int64_t> start;
 };
 
-std::shared_ptr<const SpeciesOrder> order_species(const Tensor& types, int64_t num_species) {
+std::shared_ptr<const SpeciesOrder> order_species(const Tensor& types, int64_t num_atoms, int64_t num_species) {
   // Never destroyed: when the process ends, the GPU's memory may be gone before.
   static auto* known = new TensorCache<SpeciesOrder>(4, false);
-  return known->get({types}, {num_species}, [&] {
-    auto [sorted, order] = at::sort(types, std::optional<bool>(true), 0, false);
+  return known->get({types}, {num_atoms, num_species}, [&] {
+    auto [sorted, order] = at::sort(types.narrow(0, 0, num_atoms), std::optional<bool>(true), 0, false);
     const Tensor bounds = at::searchsorted(sorted, at::arange(num_species + 1, types.options())).cpu();
     SpeciesOrder result{order, at::empty_like(order), {}};
-    result.place.index_copy_(0, order, at::arange(types.size(0), types.options()));
+    result.place.index_copy_(0, order, at::arange(num_atoms, types.options()));
     result.start.assign(bounds.const_data_ptr<int64_t>(), bounds.const_data_ptr<int64_t>() + num_species + 1);
-    TORCH_CHECK_INDEX(result.start.front() == 0 && result.start.back() == types.size(0),
+    TORCH_CHECK_INDEX(result.start.front() == 0 && result.start.back() == num_atoms,
                       "equipot::linear: types must be from 0 to ", num_species - 1);
     return result;
   });
@@ -100,7 +100,7 @@ Tensor linear_gpu(const LinearMap& map, const Tensor& x, const Tensor& weights, 
     apply(map, weights.select(0, 0), x, y, true, transpose);
     return y;
   }
-  const auto species = order_species(types, weights.size(0));
+  const auto species = order_species(types, x.size(0), weights.size(0));
   const Tensor ordered = x.index_select(0, species->order);
   for (int64_t type = 0; type < weights.size(0); ++type) {
     const int64_t first = species->start[type], count = species->start[type + 1] - first;
@@ -126,7 +126,7 @@ Tensor linear_outer_sum_gpu(const LinearMap& map, const Tensor& x, const Tensor&
     add(x, g, sums.select(0, 0));
     return sums;
   }
-  const auto species = order_species(types, num_species);
+  const auto species = order_species(types, x.size(0), num_species);
   const Tensor left = x.index_select(0, species->order), right = g.index_select(0, species->order);
   for (int64_t type = 0; type < num_species; ++type) {
     const int64_t first = species->start[type], count = species->start[type + 1] - first;

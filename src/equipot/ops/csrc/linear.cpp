@@ -21,8 +21,8 @@ constexpr int64_t rows_at_once = 48;  // a multiple of the tiles in matmul.h; wh
 
 void check_rows(const Tensor& x, const Tensor& weights, const Tensor& types) {
   TORCH_CHECK(x.dim() == 2 && weights.dim() == 2 && types.dim() == 1 && types.scalar_type() == at::kLong &&
-                  (weights.size(0) == 1 || types.size(0) == x.size(0)),
-              "equipot::linear: expected x (N, dim), weights (species, W) and types (N,) int64, found ", x.sizes(), ", ",
+                  (weights.size(0) == 1 || types.size(0) >= x.size(0)),
+              "equipot::linear: expected x (N, dim), weights (species, W) and types (N or more) int64, found ", x.sizes(), ", ",
               weights.sizes(), " and ", types.sizes());
   TORCH_CHECK(x.scalar_type() == weights.scalar_type(), "equipot::linear: x and weights must have one dtype, found ",
               x.scalar_type(), " and ", weights.scalar_type());
