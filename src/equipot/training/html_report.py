@@ -134,7 +134,7 @@ def _require_run(directory: RunDirectory) -> None:
     if not missing:
         return
     root = directory.root
-    runs = sorted(p.parent for p in root.glob("*/config.yaml")) if root.is_dir() else []
+    runs = sorted(p.parent for p in root.glob(f"*/{directory.config.name}")) if root.is_dir() else []
     hint = f" Runs in it: {', '.join(map(str, runs))}." if runs else ""
     found = f"has no {', '.join(missing)}" if root.is_dir() else "is not a folder"
     raise TrainingError(f"'{root}' is not the run directory of a training: it {found}.{hint}")
