@@ -16,6 +16,7 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from equipot import cli
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
 from equipot.models.potential import predict
@@ -40,13 +41,13 @@ TIMES = ("time_s", "epoch_s")
 pytestmark = pytest.mark.usefixtures("no_plot")
 
 
-def interrupt_after(monkeypatch, step: int) -> None:
-    """Send this process a SIGTERM once ``step`` optimizer steps are done, as a batch system would."""
+def interrupt_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Send this process a signal once ``step`` optimizer steps are done, as a batch system would."""
     original = TrainingMonitor.on_train_batch_end
 
     def with_signal(self, trainer, *arguments):
         if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         original(self, trainer, *arguments)
 
     monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", with_signal)
@@ -112,6 +113,19 @@ def test_interrupted_and_resumed_equals_uninterrupted(make_config, monkeypatch, 
     assert_same(resumed.best_checkpoint, uninterrupted.best_checkpoint)
     assert history(resumed.directory) == history(uninterrupted.directory)
     assert resumed.metrics["best_epoch"] == uninterrupted.metrics["best_epoch"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_signals_save_and_the_command_exits_with_130(make_config, monkeypatch, tmp_path, number):
+    config = make_config("broken", training=EVERYTHING)
+    file = tmp_path / "config.yaml"
+    file.write_text(config.to_yaml())
+    interrupt_after(monkeypatch, 3, number)
+    monkeypatch.setattr("sys.argv", ["equipot", "train", str(file)])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 130
+    assert content(config.run.directory / "checkpoints" / "last.ckpt")["global_step"] == 3
 
 
 def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrupted):
@@ -258,6 +272,7 @@ def test_other_optimizers_go_on_exactly(make_config, monkeypatch, optimizer):
 KILL = """
 import os, signal, sys
 from pathlib import Path
+from equipot import cli
 from equipot.config import load_config
 from equipot.training import checkpoints, run
 from equipot.training.monitor import TrainingMonitor

@@ -2,8 +2,12 @@
 
 import json
 
+import ase.io
 import pytest
 import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.figure import Figure
 
@@ -287,6 +291,15 @@ def test_early_stopping(make_config, no_plot):
     assert [row["epoch"] for row in rows_of(result.directory)] == [1, 2, 3]
 
 
+def test_early_stopping_counts_from_the_last_stage(make_config, no_plot):
+    """While a weight of the loss changes nothing counts: the fifth epoch is the first, two more use it up."""
+    settings = {"epochs": 9, "early_stopping": {"patience": 2, "min_delta": 1e9}}
+    settings["loss"] = {"energy": {"start": 1.0, "end": 5.0, "from_epoch": 4}}
+    result = train(make_config(training=settings))
+    assert result.stopped == stopping.NO_PROGRESS
+    assert rows_of(result.directory)[-1]["epoch"] == 7
+
+
 def test_time_budget_ends_the_training(make_config, no_plot):
     result = train(make_config(training={"epochs": 1000, "max_minutes": 0.01}))
     assert result.stopped == stopping.OUT_OF_TIME
@@ -310,6 +323,29 @@ def test_optional_parts_run_together(make_config, no_plot):
     assert "Loss: weight of energy goes from 1 to 5 after epoch 1; the best epoch is judged with the" in log
     assert "Weights: averaged with equal shares after epoch 1, learning rate 0.0001; that average" in log
     assert list((result.directory / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_stress_that_is_not_trained_on_is_said_once(weight, make_config, tmp_path, no_plot):
+    """It is in the data, and the default weight leaves it out."""
+    crystals = []
+    for seed in range(8):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_stress()
+        atoms.calc = SinglePointCalculator(atoms, **atoms.calc.results)
+        crystals.append(atoms)
+    ase.io.write(tmp_path / "crystals.xyz", crystals)
+    data = {"train": str(tmp_path / "crystals.xyz"), "validation": 2}
+    result = train(make_config(data=data, training={"epochs": 1, "loss": {"stress": weight}}))
+    lines = (result.directory / "log.txt").read_text().splitlines()
+    said = [line for line in lines if line.startswith("Loss:")]
+    expected = (
+        "Loss: labels with a weight of 0 in training.loss are not trained on: stress of 6 frames; crystals, "
+        "and dynamics at constant pressure, need the stress"
+    )
+    assert said == ([] if weight else [expected])
 
 
 def test_wandb_logger_follows_the_configuration(make_config, tmp_path):

@@ -22,6 +22,7 @@ from equipot.graph import collate
 from equipot.models.build import build_potential
 from equipot.models.potential import Potential, predict
 from equipot.ops.build import kernels_available
+from equipot.quantities import QUANTITIES
 from equipot.training.loss import Loss, label_errors
 
 
@@ -63,7 +64,11 @@ def training_step(potential: Potential, request: dict) -> tuple[float, Callable[
         optimizer.zero_grad(set_to_none=True)
         prediction = predict(potential, graph := next(queue))
         errors = label_errors(prediction, graph)
-        total = loss.total(errors, loss.sums(errors), prediction)
+        rows = [q.components * q.choose(graph.num_structures, graph.num_atoms) for q in QUANTITIES.values()]
+        counts = torch.tensor(
+            rows, dtype=torch.float64
+        )  # of known components, as in LABELS
+        total = loss.total(loss.sums(errors), counts, prediction)
         total.backward()
         optimizer.step()
         if not total.isfinite():

@@ -16,8 +16,8 @@ LabelName = Annotated[str, Field(min_length=1)]
 # No blanks: deployed files list levels separated by them, and columns of metrics are named by them.
 LevelName = Annotated[str, Field(pattern=r"^\S+$")]
 
-# The formats that `equipot.data.formats` reads; a test compares the two lists.
-FORMATS = ("xyz", "ase", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store")
+# The formats that `equipot.data.formats` reads, in the order in which they are tried.
+FORMATS = ("xyz", "ase_db", "lmdb_pickle", "hdf5", "npz", "deepmd", "vasp", "store", "ase")
 
 
 GroupWeights = Annotated[

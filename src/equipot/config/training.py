@@ -71,6 +71,8 @@ class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUA
 
     The mean runs over frames for the energy (per atom) and over components for forces and stress.
     A weight is a number, or changes during training: `{start: 1.0, end: 100.0, from_epoch: 150}`.
+    The stress is not trained on unless it is given a weight, which models of crystals, and those for
+    dynamics at constant pressure, need: 100, say, as its errors in eV/Å³ are small numbers.
     """
 
     @model_validator(mode="after")

@@ -10,9 +10,10 @@ from pathlib import Path
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.pool import Pool, StorePart
-from equipot.data.readers import KEY_ADVICE, check_labels, expand_paths
+from equipot.data.readers import check_labels, expand_paths
 from equipot.data.store.build import build_store
 from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
+from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")

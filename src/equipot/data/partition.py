@@ -17,9 +17,9 @@ from equipot.data.formats.base import add_value
 from equipot.data.frames import Frame
 from equipot.data.pool import Pool
 from equipot.data.progress import track
-from equipot.data.readers import KEY_ADVICE, check_labels, expand_paths, read_source
+from equipot.data.readers import check_labels, expand_paths, read_source
 from equipot.data.splits import Split
-from equipot.data.text import counted
+from equipot.data.text import KEY_ADVICE, counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
 from equipot.quantities import QUANTITIES

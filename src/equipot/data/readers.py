@@ -21,7 +21,6 @@ from equipot.quantities import LABELS, QUANTITIES, USUAL
 logger = logging.getLogger("equipot")
 
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
-KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."  # to a command line
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
 

@@ -1,5 +1,8 @@
 """Wording of messages."""
 
+# For labels that a command reads: what ``check_labels`` says where one is missing.
+KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
+
 
 def counted(number: float, noun: str) -> str:
     """Such as ``1 frame``, ``2 frames`` or ``1.25 epochs``."""

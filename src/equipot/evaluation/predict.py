@@ -122,20 +122,20 @@ def compare(
     Raises:
         EvaluationError: a prediction is not finite.
     """
-
-    def predicted(graph: AtomicGraph) -> tuple[Prediction, AtomicGraph]:
-        return predict(graph.to(device)), graph
-
     numbers = np.array([number_of[symbol] for symbol in species])
     parts: list[Comparison] = []
     done = 0
+
+    def compared(graph: AtomicGraph) -> Comparison:
+        origins = list(sources[done : done + graph.num_structures])
+        return _compared(predict(graph.to(device)), graph, origins, numbers)
+
     tracked = track(graphs, "evaluating", len(sources))
     for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
-        for prediction, graph in by_halves(predicted, collate(batch), _warn_of_halving):
-            origins = list(sources[done : done + graph.num_structures])
-            parts.append(_compared(prediction, graph, origins, numbers))
-            _refuse_non_finite(parts[-1])
-            done += graph.num_structures
+        for part in by_halves(compared, collate(batch), _warn_of_halving):
+            _refuse_non_finite(part)
+            parts.append(part)
+            done += len(part.num_atoms)
 
     def joined(field: str) -> dict[str, NDArray]:
         columns = [getattr(part, field) for part in parts]

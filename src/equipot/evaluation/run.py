@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from equipot.data.readers import KEY_ADVICE, named_labels, read_frames
+from equipot.data.readers import named_labels, read_frames
+from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 from equipot.evaluation.ensemble import (
     Disagreement,

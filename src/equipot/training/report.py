@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import Config, TrainingConfig, WeightSchedule
+from equipot.config import Config, LossConfig, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
@@ -117,6 +117,19 @@ def describe_stages(training: TrainingConfig) -> list[str]:
             "that average is then validated and kept"
         )
     return lines
+
+
+def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
+    """One line if training frames (``labelled``: how many for each label) have labels that nobody trains on.
+
+    That of the stress is 0 by default, and a model that never saw a stress gives wrong pressures.
+    """
+    unused = [name for name in LABELS if labelled[name] and not loss.trains(name)]
+    if not unused:
+        return []
+    found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)
+    hint = "; crystals, and dynamics at constant pressure, need the stress" if "stress" in unused else ""
+    return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
 
 
 def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[str, Any]:

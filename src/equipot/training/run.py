@@ -29,7 +29,7 @@ from equipot.training.loggers import log_results, open_loggers
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
-from equipot.training.preparation import Preparation, prepare
+from equipot.training.preparation import Preparation, count_labels, prepare
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
@@ -37,6 +37,7 @@ from equipot.training.report import (
     describe_device,
     describe_session,
     describe_start,
+    describe_unused,
 )
 from equipot.training.results import finish, is_finished, read_metrics
 
@@ -250,6 +251,7 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
     sizes = {name: len(getattr(datasets, name) or ()) for name in ("train", "validation", "test")}
     device = describe_device(config, prepared.device)
     lines = describe_start(config, sizes, start.statistics, start.potential, batches.steps_per_epoch, device)
+    lines += describe_unused(config.training.loss, count_labels(datasets.train))
     for line in lines + start.lines:
         report.line(line)
     if first_process:

@@ -10,12 +10,15 @@ import pytest
 from equipot.config.data import FORMATS as NAMES
 from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
 from equipot.data import load_datasets, read_frame, read_sources
-from equipot.data.formats import FORMATS, base, find_format, open_contents
+from equipot.data.formats import _FOUND, FORMATS, base, find_format, open_contents
 from equipot.errors import DataError
 
 
 def test_configuration_offers_the_formats_there_are():
-    assert {format.name for format in FORMATS} == set(NAMES)
+    """Every module with a format is named there; one that is not would never be tried."""
+    assert {format.name for format in _FOUND.values()} == set(NAMES)
+    assert [format.name for format in FORMATS] == list(NAMES)
+    assert NAMES[-1] == "ase"  # which takes every file
 
 
 @pytest.mark.parametrize(

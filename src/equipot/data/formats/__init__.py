@@ -1,31 +1,24 @@
-"""File formats: one module each, listed here. A new format gets a module and a line in ``FORMATS``.
+"""File formats: one module each, in this folder; ``config.data.FORMATS`` says in which order they are tried.
 
-The first format that matches a path reads it; ``ase`` matches every file and is the last. A new name also
-goes into ``equipot.config.data.FORMATS``, from where the YAML and its reference page take it.
+The first format of that list that matches a path reads it; ``ase`` matches every file and is the last.
 """
 
+import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import ase
 
-from equipot.data.formats import ase_db, ase_file, deepmd, hdf5, lmdb_pickle, npz, store_file, vasp, xyz
+from equipot.config.data import FORMATS as NAMES
 from equipot.data.formats.base import PART_ATOMS, PART_FRAMES, Contents, Format, Text
 from equipot.data.frames import Frame
 from equipot.errors import DataError
 
-FORMATS: tuple[Format, ...] = (
-    xyz.FORMAT,
-    ase_db.FORMAT,
-    lmdb_pickle.FORMAT,
-    hdf5.FORMAT,
-    npz.FORMAT,
-    deepmd.FORMAT,
-    vasp.FORMAT,
-    store_file.FORMAT,
-    ase_file.FORMAT,
-)
+_MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
+_FOUND = {module.FORMAT.name: module.FORMAT for module in _MODULES if hasattr(module, "FORMAT")}
+FORMATS: tuple[Format, ...] = tuple(_FOUND[name] for name in NAMES)
 
 __all__ = [
     "FORMATS",

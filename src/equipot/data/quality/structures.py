@@ -12,6 +12,7 @@ from equipot.data.frames import MIN_DISTANCE, Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids
 from equipot.data.text import counted
+from equipot.quantities import QUANTITIES
 
 # Shares of the sum of covalent radii. Hot liquids and molecules stay above 0.75, solids at 100 GPa above
 # 0.65.
@@ -50,12 +51,12 @@ def check_duplicates(frames: Sequence[Frame]) -> list[Finding]:
 
 
 def check_copied_labels(frames: Sequence[Frame]) -> list[Finding]:
-    """The very same forces or stress in frames with different structures."""
+    """The very same vectors or tensors, such as forces, in frames with different structures."""
     findings = []
-    for kind in ("forces", "stress"):
+    for kind in (name for name, quantity in QUANTITIES.items() if quantity.shape):
 
         def key(frame: Frame, kind=kind) -> Hashable:
-            value = getattr(frame, kind)
+            value = frame.values.get(kind)
             # Zeros by symmetry, and a few equal digits of small cells, are no sign of copying.
             return None if value is None or np.abs(value).max() < 1e-3 else value.round(9).tobytes()
 
