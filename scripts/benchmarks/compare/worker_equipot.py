@@ -65,9 +65,7 @@ def training_step(potential: Potential, request: dict) -> tuple[float, Callable[
         prediction = predict(potential, graph := next(queue))
         errors = label_errors(prediction, graph)
         rows = [q.components * q.choose(graph.num_structures, graph.num_atoms) for q in QUANTITIES.values()]
-        counts = torch.tensor(
-            rows, dtype=torch.float64
-        )  # of known components, as in LABELS
+        counts = torch.tensor(rows, dtype=torch.float64)  # of known components, as in LABELS
         total = loss.total(loss.sums(errors), counts, prediction)
         total.backward()
         optimizer.step()
