@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipot import machine
 from equipot.data.store.layout import CELL, FLAGS, ISOLATED, PBC
 from equipot.errors import ConfigError
 from equipot.files import atomic_write
@@ -113,3 +114,33 @@ def test_collate_masks_missing_labels():
     assert joined.labels.forces is None
     assert joined.edge_index.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
     assert joined.structure.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "flags", "kinds"),
+    [
+        (
+            "model\t\t: 85\nmodel name\t: Xeon\nflags\t\t: fma  avx2\n\nmodel\t\t: 85\nmodel name\t: Xeon\n",
+            "Xeon",
+            "fma  avx2",
+            "flags : fma avx2; model : 85",
+        ),
+        (
+            "Features\t: fp asimd\nCPU part\t: 0xd0c\n",
+            None,
+            "fp asimd",
+            "CPU part : 0xd0c; Features : fp asimd",
+        ),
+    ],
+)
+def test_the_processor_is_read_on_x86_and_arm(monkeypatch, text, name, flags, kinds):
+    monkeypatch.setattr(machine, "_lines", lambda file: text.splitlines())
+    assert machine.processor_flags() == flags and machine.processor_kinds() == kinds
+    assert machine.processor_name() == (name or machine.platform.processor() or machine.platform.machine())
+
+
+def test_memory_that_is_free(monkeypatch):
+    monkeypatch.setattr(machine, "_lines", lambda file: ["MemTotal: 9 kB", "MemAvailable:     2048 kB"])
+    assert machine.available_memory() == 2 * 2**20
+    monkeypatch.setattr(machine, "_lines", lambda file: [])
+    assert machine.available_memory() is None

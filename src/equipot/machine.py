@@ -32,7 +32,7 @@ def processor_kinds() -> str:
     """All that tells kinds of processors apart, of every core; elsewhere the processor's name."""
     kinds = ("flags", "Features", "cpu family", "model\t", "CPU part")  # x86 and ARM names
     lines = [" ".join(line.split()) for line in _lines("/proc/cpuinfo") if line.startswith(kinds)]
-    return "; ".join(sorted(set(lines))) if Path("/proc/cpuinfo").exists() else platform.processor()
+    return "; ".join(sorted(set(lines))) or platform.processor()
 
 
 def _values(file: str, *keys: str) -> list[str]:

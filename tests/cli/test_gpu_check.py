@@ -215,3 +215,28 @@ def test_the_check_needs_nothing_else(prepare, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=1900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert {part["status"] for part in parts_of(tmp_path / "out").values()} == {"done"}
+
+
+def test_what_holds_no_results_is_named(tmp_path):
+    for content in ("[]", '{"machine": {}', '{"machine": {}, "parts": [1]}'):
+        (tmp_path / "bad.json").write_text(content)
+        done = check(tmp_path, "--replot", str(tmp_path / "bad.json"))
+        assert done.returncode == 1
+        assert "bad.json holds no results" in done.stderr and "Traceback" not in done.stderr
+    done = check(tmp_path, "--replot", str(tmp_path / "none.json"))
+    assert done.returncode == 1 and "No such file" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_results_of_another_run_are_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "log.txt").write_text("of another run")
+    done = check(tmp_path / "out", "--only", "nothing")
+    assert done.returncode == 1 and "no part nothing; there are ceilings, operators" in done.stderr
+    assert (tmp_path / "out" / "log.txt").read_text() == "of another run"
+    assert (tmp_path / "out-2" / "log.txt").is_file()
+
+
+@pytest.mark.parametrize("limit", ["nan", "inf", "-5", "3"])
+def test_limits_that_make_no_sense_are_refused(tmp_path, limit):
+    done = check(tmp_path / "out", f"--limit={limit}")
+    assert done.returncode == 2 and "at least 10 seconds" in done.stderr

@@ -147,7 +147,7 @@ time.sleep(0.3)
 
 
 def test_first_failure_ends_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "_jobs_at_once", lambda: 2)
+    monkeypatch.setattr(kernels, "jobs_at_once", lambda: 2)
     slow = [sys.executable, "-c", f"import time; time.sleep(60); open({str(tmp_path / 'a')!r}, 'w')"]
     start = time.monotonic()
     with pytest.raises(KernelBuildError, match=r"(?s)the compiler failed: .*first words.*second words"):

@@ -17,11 +17,11 @@ WHOLE = 480  # s, which the shares of parts add up to
 
 
 class WorkerError(Exception):
-    """A request failed. ``usable``: whether the worker can go on."""
+    """A request failed. ``usable``: whether the worker can go on; ``late``: it took longer than it might."""
 
-    def __init__(self, message: str, usable: bool):
+    def __init__(self, message: str, usable: bool, late: bool = False):
         super().__init__(message)
-        self.usable = usable
+        self.usable, self.late = usable, late
 
 
 class Worker:
@@ -51,7 +51,7 @@ class Worker:
         while b"\n" not in self._pending:
             ready, _, _ = select.select([self._answers], [], [], max(end - time.monotonic(), 0))
             if not ready:
-                raise WorkerError(f"did not end within {seconds:.0f} s and was stopped", usable=False)
+                raise WorkerError(f"did not end within {seconds:.0f} s and was stopped", False, late=True)
             read = os.read(self._answers, 1 << 16)
             if not read:
                 raise WorkerError(self._how_it_ended(), usable=False)
@@ -97,6 +97,7 @@ class Check:
         self._end, self._limit = time.monotonic() + limit, limit
         self._worker: Worker | None = None
         self._known: dict = {}
+        self._start_takes = 0.0  # s, of a worker
         self.machine: dict = {}
         self.parts: list[dict] = []  # all of them, as dictionaries without their cases
 
@@ -132,25 +133,38 @@ class Check:
     def _run_part(self, result: dict, seconds: float, longest: float) -> None:
         end = time.monotonic() + seconds
         self._say(f"{result['title']}: at most {seconds:.0f} s")
+        if seconds < self._needs():
+            self._no_time(result, ["all of it"])
+            return
         try:
             names = self._ask({"do": "cases", "part": result["part"]}, end)["cases"]
         except WorkerError as error:
             self._failed(result, "all", error)
             return
         for number, name in enumerate(names):
-            if end - time.monotonic() < 1:
-                result["status"] = "failed" if result["status"] == "failed" else "cut short"
-                result["note"] = f"no time was left for: {'; '.join(names[number:])}"
-                self._say(f"  {result['note']}")
-                return
             start = time.monotonic()
+            if end - start < self._needs():
+                self._no_time(result, names[number:])
+                return
             try:
                 request = {"do": "run", "part": result["part"], "case": name}
                 rows = self._ask(request, end, longest)["rows"]
             except WorkerError as error:
+                if error.late and time.monotonic() - start < 0.9 * longest:
+                    self._no_time(result, names[number:])  # the part's time was short, not the case too long
+                    return
                 self._failed(result, name, error)
                 continue
             self._found(result, name, rows, time.monotonic() - start)
+
+    def _needs(self) -> float:
+        """Seconds without which the next request need not be made."""
+        return 1 + (1.5 * self._start_takes if self._worker is None else 0)
+
+    def _no_time(self, result: dict, names: Sequence[str]) -> None:
+        result["status"] = "failed" if result["status"] == "failed" else "cut short"
+        result["note"] = f"no time was left for: {'; '.join(names)}"
+        self._say(f"  {result['note']}")
 
     def _found(self, result: dict, case: str, rows: list[dict], seconds: float) -> None:
         for row in rows:
@@ -179,14 +193,17 @@ class Check:
             raise
 
     def _start(self, end: float) -> None:
-        seconds = max(min(START_SECONDS, end - time.monotonic()), 0.1)
+        begun = time.monotonic()
+        seconds = max(min(START_SECONDS, end - begun), 0.1)
         self._worker = Worker(self._parts, self._log)
         try:
             request = self._base | {"do": "hello", "seconds": seconds, "known": {}}
             answer = self._worker.ask(request, seconds)
         except WorkerError as error:
             self.close()
-            raise WorkerError(f"no worker could be started: {error}", usable=False) from None
+            hint = "; give it more time by --limit" if error.late and not self.parts else ""
+            raise WorkerError(f"no worker could be started: {error}{hint}", usable=False) from None
+        self._start_takes = time.monotonic() - begun
         self.machine, self.parts = answer["machine"], answer["parts"]
 
 

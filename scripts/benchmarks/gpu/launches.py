@@ -30,8 +30,26 @@ WAITING = {
 }
 
 
+# They compute nothing.
+VIEWS = {
+    *(
+        "alias",
+        "as_strided",
+        "detach",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "expand",
+        "narrow",
+        "new_empty",
+    ),
+    *("num_owned", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t"),
+    *("transpose", "unbind", "unsqueeze", "_unsafe_view", "view"),
+}
+
+
 class Counting(TorchDispatchMode):
-    """Counts operators, those that wait, and copies between devices."""
+    """Counts operators that compute something, and those that wait."""
 
     def __init__(self):
         super().__init__()
@@ -39,8 +57,8 @@ class Counting(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         name = function.name().split("::")[-1].split(".")[0]
-        namespace = function.namespace
-        self.operators[namespace] += 1
+        if name not in VIEWS:
+            self.operators[function.namespace] += 1
         if name in WAITING or (name == "index" and _has_mask(arguments)):
             self.waiting[name] += 1
         return function(*arguments, **(keywords or {}))
@@ -95,14 +113,12 @@ def _count(name: str, call: Callable, num_atoms: int, context: Context) -> Rows:
     with Counting() as counted:
         call()
     aten, own = counted.operators["aten"], counted.operators["equipot"]
-    waiting = sum(counted.waiting.values())
     row = {"evaluation": name, "atoms": num_atoms, "aten operators": aten, "equipot operators": own}
-    row["operators that wait"] = waiting
-    if context.gpu:
-        row |= _profiled(call)
+    if not context.gpu:  # kernels for CPUs look at numbers where those for GPUs do not
+        return [row]
+    row |= {"operators that wait": sum(counted.waiting.values())} | _profiled(call)
     notes = [f"{count} × {operator}" for operator, count in counted.waiting.items()]
-    notes += _waiting_lines(call) if context.gpu else []
-    return [row | {"note": "; ".join(notes)}]
+    return [row | {"note": "; ".join(notes + _waiting_lines(call))}]
 
 
 def _profiled(call: Callable) -> dict:

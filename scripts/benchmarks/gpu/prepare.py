@@ -66,6 +66,7 @@ def prepare(folder: Path, python: str | None, constraints: Path, peers: bool = F
     print(f"{folder}: {megabytes:.1f} MB, for Python {python} on Linux, x86-64, with torch, NumPy and g++.")
     print("Copy the folder there, and run in it:\n")
     print("    OUT=gpu-results bash run.sh\n")
+    print("Options of the check may follow. NumPy has to be 2.0 or newer.")
     return 0
 
 

@@ -12,10 +12,30 @@ if [[ "$found" != "@PYTHON@" ]]; then
   echo "Error: prepared for Python @PYTHON@, but $python is $found: prepare again with --python $found" >&2
   exit 2
 fi
-if [[ ! -f "$installed/complete" ]]; then
+"$python" -c '
+import sys
+try:
+    import numpy, torch
+except ImportError as error:
+    sys.exit(f"Error: {error}; the check brings neither torch nor NumPy")
+if int(numpy.__version__.split(".")[0]) < 2:
+    sys.exit(f"Error: NumPy {numpy.__version__} is here, and 2.0 or newer is needed")
+' || exit 2
+read -r compiler _ <<< "${CXX:-g++}"
+if ! command -v "$compiler" > /dev/null; then
+  echo "Error: no C++ compiler ($compiler); install g++ 10 or newer, or set CXX" >&2
+  exit 2
+fi
+if ! mkdir -p "$installed"; then
+  echo "Error: cannot write beside this folder; set INSTALLED to a folder that can be written" >&2
+  exit 2
+fi
+# What is installed is what lies here now: the folder may have been prepared again.
+wheels="$(cd "$here" && ls */*.whl)"
+if [[ ! -f "$installed/complete" || "$(cat "$installed/complete")" != "$wheels" ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
     --target "$installed" "$here"/*/*.whl
-  touch "$installed/complete"
+  echo "$wheels" > "$installed/complete"
 fi
 export PATH="$installed/bin:$PATH" # ninja, where a peer compiles itself
 export PYTHONPATH="$here/equipot/src:$installed${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,6 +1,5 @@
 """Ensembles evaluated: their mean, how much the members disagree, and how well that foretells the error."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from equipot.deploy.ensemble import deviation, find_members, refuse_strangers
 from equipot.errors import ModelFileError
 from equipot.evaluation.model import LoadedModel
 from equipot.evaluation.predict import Comparison, predict_frames
-from equipot.files import atomic_write
+from equipot.files import atomic_write, write_json
 from equipot.quantities import MEV
+from equipot.run_directory import RunDirectory
 
 _BINS = 10
 
@@ -62,7 +62,7 @@ def member_paths(path: str | Path) -> list[Path]:
         ModelFileError: a member is missing or has not been trained yet.
     """
     members = find_members(path)
-    untrained = [m.name for m in members if m.is_dir() and not any(m.glob("checkpoints/best.ckpt"))]
+    untrained = [m.name for m in members if m.is_dir() and not RunDirectory(m).best.is_file()]
     if untrained:
         raise ModelFileError(
             f"'{path}' is an ensemble of {len(members)}, of which {', '.join(untrained)} "
@@ -134,8 +134,7 @@ def write_disagreement(
         "frames": _frame_rows(comparison, spread, frames),
     }
     files = [folder / "disagreement.json"]
-    with atomic_write(files[0]) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(files[0], content)
     if plot_calibration(comparison, spread, folder / "calibration.png"):
         files.append(folder / "calibration.png")
     return files

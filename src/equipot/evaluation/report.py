@@ -1,6 +1,5 @@
 """Evaluation results: tables for people, JSON for programs, plots."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from equipot.data.text import counted
 from equipot.evaluation.metrics import ErrorRow, FrameError, Group, error_groups, error_rows, worst_frames
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
-from equipot.files import atomic_write
+from equipot.files import write_json
 from equipot.quantities import QUANTITIES
 
 ERRORS = "errors.json"
@@ -167,9 +166,7 @@ def key_of(quantity: str, unit: str) -> str:
 def write_evaluation(comparison: Comparison, model: Path, folder: Path) -> list[Path]:
     """Write ``as_dict`` and, if anything is labelled, the parity plots into ``folder``; the files written."""
     files = [folder / ERRORS]
-    with atomic_write(folder / ERRORS) as temporary:
-        text = json.dumps(as_dict(comparison, model), indent=2, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(folder / ERRORS, as_dict(comparison, model))
     if plot_parity(comparison, folder / PARITY):
         files.append(folder / PARITY)
     return files

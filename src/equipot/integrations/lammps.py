@@ -20,7 +20,7 @@ from equipot import __version__
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
 from equipot.machine import processor_flags
-from equipot.ops.build import LIBRARY, build, cache_directory, locked, make_private
+from equipot.ops.build import LIBRARY, build, cache_directory, jobs_at_once, locked, make_private
 
 SOURCES = Path(__file__).parents[1] / "lammps"
 PLUGIN = "equipotplugin.so"
@@ -199,7 +199,7 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         built = Path(scratch) / "installed"
         prefix = f"-DCMAKE_INSTALL_PREFIX={built}"
         _run(cmake, "-S", str(SOURCES), "-B", scratch, *generator, prefix, *defined)
-        _run(cmake, "--build", scratch, "--parallel", "4")
+        _run(cmake, "--build", scratch, "--parallel", str(jobs_at_once()))
         _run(cmake, "--install", scratch)
         with atomic_write(directory / LIBRARY) as library:
             shutil.copyfile(built / LIBRARY, library)

@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from equipot.errors import ConfigError, DataError, SimulationError
-from equipot.files import atomic_write, naming_errors
+from equipot.files import atomic_write, naming_errors, write_json
 from equipot.integrations.ase import EquipotCalculator
-from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize, write_summary
+from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize
 from equipot.integrations.md_settings import MDSettings
 from equipot.integrations.signals import StopRequest, stop_requests
 
@@ -101,7 +101,7 @@ def run_md(
     seconds, builds = time.perf_counter() - start, calculator.neighbors.builds - builds
     rows = _plot(output)
     summary = summarize(rows, settings, steps, len(atoms), seconds, builds)
-    write_summary(output / "summary.json", summary)
+    write_json(output / "summary.json", summary)
     if stop.signal is not None:
         message = f"Stopped at step {steps} of {settings.steps}; what was done is in {output}."
         console.print(message, markup=False, highlight=False, soft_wrap=True)

@@ -1,13 +1,11 @@
 """The log of a simulation: its columns, its plot, its summary."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from equipot.files import atomic_write
 from equipot.integrations.md_settings import MDSettings
 
 COLUMNS = (
@@ -96,12 +94,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
         label = _LABELS.get(name, name.replace("_", " "))
         table.add_row(label, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table
-
-
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """As JSON."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def plot_log(log: dict[str, np.ndarray], path: Path) -> None:

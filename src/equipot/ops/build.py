@@ -213,7 +213,7 @@ def _compile(directory: Path) -> None:
             _run_all([[*command, *link]])
 
 
-def _jobs_at_once() -> int:
+def jobs_at_once() -> int:
     """As many as there are cores, and as have room in the memory that is free; one at least."""
     memory = available_memory()
     room = available_cores() if memory is None else memory // _MEMORY_OF_A_COMPILER
@@ -221,11 +221,11 @@ def _jobs_at_once() -> int:
 
 
 def _run_all(commands: list[list[str]]) -> None:
-    """Run commands, ``_jobs_at_once`` at the same time.
+    """Run commands, ``jobs_at_once`` at the same time.
 
     Raises :class:`KernelBuildError` with the messages of the first that fails; the others are then stopped.
     """
-    waiting, running, limit = commands[::-1], [], _jobs_at_once()
+    waiting, running, limit = commands[::-1], [], jobs_at_once()
     with contextlib.ExitStack() as stack:
         while waiting or running:
             while waiting and len(running) < limit:

@@ -14,7 +14,7 @@ A training, in the order in which it comes about
 
 What a step takes
     loss           errors and their weighted sum
-    metrics        errors over an epoch; levels: those of each level of theory
+    metrics        errors over an epoch, also those of each level of theory
     optimizers     Adam, AdamW, Muon; which weights decay
     learning_rate  its schedule, and the search for one
     ema            averages of the weights

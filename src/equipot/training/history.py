@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from equipot import __version__
 from equipot.deploy.checkpoint import metric_of_level
-from equipot.files import atomic_write, write_json, write_text
+from equipot.files import atomic_write, read_json, write_json, write_text
 from equipot.machine import available_cores, processor_name
 from equipot.quantities import BY_INTEREST, LABELS
 
@@ -167,7 +166,7 @@ class SessionRecord(L.Callback):
 
 def read_sessions(path: Path) -> list[dict[str, Any]]:
     """The entries, oldest first; none without the file."""
-    return json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.is_file() else []
+    return read_json(path)["sessions"] if path.is_file() else []
 
 
 def _new_session(facts: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ nothing but itself: styles are inside, plots are data URIs, and there are no scr
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +20,7 @@ from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
 from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, key_of, number, short_names
-from equipot.files import atomic_write
+from equipot.files import read_json, write_text
 from equipot.quantities import BY_INTEREST, QUANTITIES
 from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
@@ -57,8 +56,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise TrainingError(
             f"'{directory.root}' has a file that cannot be read, damaged or of another version: {error!r}."
         ) from error
-    with atomic_write(output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(output, text)
     return output
 
 
@@ -75,12 +73,12 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
     """What the template shows, from the files of the run directory."""
     config_text = directory.config.read_text(encoding="utf-8")
     config = yaml.safe_load(config_text)
-    statistics = Statistics.from_dict(_read_json(directory.statistics))
+    statistics = Statistics.from_dict(read_json(directory.statistics))
     split = Split.load(directory.split)
     history = History(directory.history)
     history.read()
     columns = {column for row in history.rows for column in row}
-    metrics = _read_json(directory.metrics) if directory.metrics.is_file() else {}
+    metrics = read_json(directory.metrics) if directory.metrics.is_file() else {}
     sessions = read_sessions(directory.sessions)
     outdated = bool(metrics and history.rows) and metrics["epochs"] < history.rows[-1]["epoch"]
     best_epoch = _lowest(history.rows) if outdated or not metrics else metrics["best_epoch"]
@@ -136,14 +134,10 @@ def _require_run(directory: RunDirectory) -> None:
     if not missing:
         return
     root = directory.root
-    runs = sorted(p.parent for p in root.glob("*/config.yaml")) if root.is_dir() else []
+    runs = sorted(p.parent for p in root.glob(f"*/{directory.config.name}")) if root.is_dir() else []
     hint = f" Runs in it: {', '.join(map(str, runs))}." if runs else ""
     found = f"has no {', '.join(missing)}" if root.is_dir() else "is not a folder"
     raise TrainingError(f"'{root}' is not the run directory of a training: it {found}.{hint}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _status(sessions: list[dict], metrics: dict, rows: list[Row]) -> dict[str, Any]:
@@ -164,7 +158,7 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
     folder = directory.evaluation / name
     if not (folder / ERRORS).is_file():
         return None
-    content = _read_json(folder / ERRORS)
+    content = read_json(folder / ERRORS)
     parity = folder / PARITY
     files = [frame["file"] for frames in content["worst_frames"].values() for frame in frames]
     return {

@@ -1,7 +1,6 @@
 """The end of a training: plots, errors of the best weights, as of ``equipot evaluate``, and the summary."""
 
 import io
-import json
 import math
 from collections.abc import Iterable
 from functools import partial
@@ -20,7 +19,7 @@ from equipot.errors import EvaluationError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, FrameOrigin, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
-from equipot.files import write_json
+from equipot.files import read_json, write_json
 from equipot.models.potential import predict
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
@@ -41,9 +40,7 @@ _WHY = {
 
 def read_metrics(directory: RunDirectory) -> dict[str, Any]:
     """Content of metrics.json; empty if there is none."""
-    if not directory.metrics.is_file():
-        return {}
-    return json.loads(directory.metrics.read_text(encoding="utf-8"))
+    return read_json(directory.metrics) if directory.metrics.is_file() else {}
 
 
 def is_finished(directory: RunDirectory, epochs: int) -> bool:
