@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from equipot.machine import processor_name
+
 _COLORS = {"equipot": "#2a6fbb", "nequip": "#e08a2e", "mace": "#6aa84f"}
 # Column, and how it is written; nothing for what a worker did not say.
 _COLUMNS = {
@@ -50,7 +52,7 @@ def write_json(path: Path, settings: dict, results: dict[str, list[Result]]) -> 
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
         },
@@ -91,12 +93,3 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from equipot.machine import processor_name
+
 
 def describe(device: str) -> dict:
     """Name, driver, versions and memory of the card, and of the host. Raises RuntimeError without a GPU."""
     host = {
-        "host": f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "host": f"{processor_name()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
@@ -59,11 +61,3 @@ def _nvrtc() -> str:
         with contextlib.suppress(PackageNotFoundError):
             return f"{version(package)} ({package})"
     return "not found beside torch"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
