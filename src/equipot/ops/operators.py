@@ -9,39 +9,19 @@ import torch
 from equipot.ops import reference
 from equipot.ops.build import kernels_available, operators_registered
 
-CONVOLUTION_SCHEMA = (
-    "(Tensor x, Tensor sh, Tensor weights, Tensor edge_index, Tensor paths, Tensor coefficients, int dim_out)"
-    " -> Tensor"
-)
-TABULATED_SCHEMA = (
-    "(Tensor x, Tensor sh, Tensor edge_length, Tensor table, Tensor edge_index, Tensor paths,"
-    " Tensor coefficients, float cutoff, int dim_out) -> Tensor"
-)
-ATOM_PRODUCT_SCHEMA = "(Tensor matrices, Tensor x, Tensor center, bool transposed=False) -> Tensor"
-LINEAR_SCHEMA = (
-    "(Tensor x, Tensor weights, Tensor blocks, Tensor types, int dim, bool transpose=False) -> Tensor"
-)
-INTERACTION_SCHEMA = (
-    "(Tensor sent, Tensor residual, Tensor sh, Tensor edge_length, Tensor table, Tensor edge_index,"
-    " Tensor paths, Tensor coefficients, float cutoff, int dim_messages, Tensor mixing, Tensor blocks,"
-    " int num_even, int num_odd, float even_factor, float odd_factor) -> (Tensor, Tensor)"
-)
-SEGMENT_SUM_SCHEMA = "(Tensor values, Tensor index, int row, int num_segments) -> Tensor"
-NUM_OWNED_SCHEMA = "(Tensor atom_types) -> int"
-GHOST_EXCHANGE_SCHEMA = "(Tensor features, int num_atoms) -> Tensor"
-
-
-# Each operator's schema, and what it computes. In Python every atom is owned; a parallel MD code brings the
-# compiled operators.
+# In Python every atom is owned; a parallel MD code brings the compiled operators.
 PLAIN = {
-    "convolution": (CONVOLUTION_SCHEMA, reference.convolution),
-    "tabulated_convolution": (TABULATED_SCHEMA, reference.tabulated_convolution),
-    "atom_product": (ATOM_PRODUCT_SCHEMA, reference.atom_product),
-    "linear": (LINEAR_SCHEMA, reference.linear),
-    "interaction": (INTERACTION_SCHEMA, reference.interaction),
-    "segment_sum": (SEGMENT_SUM_SCHEMA, reference.segment_sum),
-    "num_owned": (NUM_OWNED_SCHEMA, lambda atom_types: atom_types.shape[0]),
-    "ghost_exchange": (GHOST_EXCHANGE_SCHEMA, lambda features, num_atoms: torch.ops.aten.alias(features)),
+    function.__name__: function
+    for function in (
+        reference.convolution,
+        reference.tabulated_convolution,
+        reference.atom_product,
+        reference.linear,
+        reference.interaction,
+        reference.segment_sum,
+        reference.num_owned,
+        reference.ghost_exchange,
+    )
 }
 
 
@@ -54,7 +34,9 @@ def load_operators() -> bool:
     """
     if kernels_available() or operators_registered():
         return True
-    for name, (schema, function) in PLAIN.items():
+    for name, function in PLAIN.items():
+        # The kernels' schemas have plain integers.
+        schema = torch.library.infer_schema(function, mutates_args=()).replace("SymInt", "int")
         torch.library.define(f"equipot::{name}", schema)
         torch.library.impl(f"equipot::{name}", "CompositeImplicitAutograd", function)
     return False
@@ -66,7 +48,7 @@ def plain_operators() -> Iterator[None]:
     load_operators()
     compiled = {name: getattr(torch.ops.equipot, name) for name in PLAIN}
     try:
-        for name, (_, function) in PLAIN.items():
+        for name, function in PLAIN.items():
             setattr(torch.ops.equipot, name, function)
         yield
     finally:

@@ -168,3 +168,13 @@ def atom_product(matrices: Tensor, x: Tensor, center: Tensor, transposed: bool =
 def segment_sum(values: Tensor, index: Tensor, row: int, num_segments: int) -> Tensor:
     """``equipot::segment_sum``: values (E, K) summed by ``index[row]`` → (num_segments, K)."""
     return values.new_zeros(num_segments, values.shape[1]).index_add(0, index[row], values)
+
+
+def num_owned(atom_types: Tensor) -> int:
+    """``equipot::num_owned``: how many atoms are owned, which are the first."""
+    return atom_types.shape[0]
+
+
+def ghost_exchange(features: Tensor, num_atoms: int) -> Tensor:
+    """``equipot::ghost_exchange``: rows of owned atoms → rows of all ``num_atoms``."""
+    return torch.ops.aten.alias(features)
