@@ -52,19 +52,20 @@ class Capsule:
 
 @dataclass(frozen=True)
 class Deviation:
-    """The largest deviation from a capsule, over all its structures, and what is tolerated."""
+    """How far something is off, at most, and what is tolerated."""
 
-    quantity: str  # "energy", "forces", "virials", ...
+    name: str  # of a capsule's quantity ("energy", "forces", "virials", ...), or of a check
     unit: str
     value: float
     tolerance: float
+    note: str = ""
 
     @property
     def passed(self) -> bool:
         return self.value <= self.tolerance  # False for NaN
 
     def __str__(self) -> str:
-        return f"{self.quantity} off by {self.value:.3g} {self.unit} (tolerance {self.tolerance:.1g})"
+        return f"{self.name} off by {self.value:.3g} {self.unit} (tolerance {self.tolerance:.1g})"
 
 
 def make_capsule(module, structures: Sequence[Structure], source: str) -> Capsule:
@@ -77,7 +78,7 @@ def make_capsule(module, structures: Sequence[Structure], source: str) -> Capsul
     return Capsule(source, references)
 
 
-def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies, device="cpu") -> list[Deviation]:
+def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies) -> list[Deviation]:
     """Re-evaluate the capsule: deviation of each quantity, worst structure each.
 
     ``atomic_energies`` (T,) in eV are taken off before the scale of an energy is judged: a reference
@@ -87,7 +88,7 @@ def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies, devic
     worst: dict[str, tuple[float, float, float]] = {}  # ratio, deviation, tolerance
     offsets = np.asarray(atomic_energies)
     for reference in capsule.references:
-        found = evaluate(module, reference.structure, device).rows
+        found = evaluate(module, reference.structure).rows
         for name, right in reference.result.rows.items():
             deviation = float(np.abs(found[name] - right).max())
             if name == ENERGY.rows.name:

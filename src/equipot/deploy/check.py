@@ -1,7 +1,7 @@
 """Is a deployed model right here? Reference structures, symmetries, smoothness, energy conservation."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,10 @@ import ase.units
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 from rich.box import SIMPLE
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from equipot.deploy.capsule import Capsule
+from equipot.deploy.capsule import Capsule, Deviation
 from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.structure import ModelRows, Structure, evaluate, evaluate_edges
 from equipot.deploy.torchscript import weights_digest
@@ -30,26 +30,11 @@ _CONSERVATION = 0.1
 
 
 @dataclass(frozen=True)
-class CheckItem:
-    """One check: what was found, and what is tolerated."""
-
-    name: str
-    value: float
-    tolerance: float
-    unit: str
-    note: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.value <= self.tolerance  # False for NaN
-
-
-@dataclass(frozen=True)
 class CheckReport:
     """All checks of one file; ``error`` says why none or not all of them could run."""
 
     path: Path
-    items: list[CheckItem] = field(default_factory=list)
+    items: list[Deviation] = field(default_factory=list)
     error: str | None = None
 
     @property
@@ -63,12 +48,10 @@ class CheckReport:
 
     def table(self) -> Table:
         """A rich table with one line per check."""
-        table = Table(
-            title=f"{self.path}: {'passed' if self.passed else 'FAILED'}", box=SIMPLE, padding=(0, 1, 0, 0)
-        )
-        for name, justify in (("check", "left"), ("found", "right"), ("tolerated", "right"), ("", "left")):
-            table.add_column(name, justify=justify, no_wrap=True)
-        table.add_column("remark")
+        sides = {"check": "left", "found": "right", "tolerated": "right", "": "left"}
+        columns = [Column(name, justify=side, no_wrap=True) for name, side in sides.items()]
+        title = f"{self.path}: {'passed' if self.passed else 'FAILED'}"
+        table = Table(*columns, "remark", title=title, box=SIMPLE, padding=(0, 1, 0, 0))
         for item in self.items:
             verdict = Text("passed", "green") if item.passed else Text("FAILED", "bold red")
             numbers = [f"{number:.2g} {item.unit}".rstrip() for number in (item.value, item.tolerance)]
@@ -101,19 +84,18 @@ def check(
     return CheckReport(path, items)
 
 
-def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
     """The weights are those that were deployed, and the capsule's structures give the stored results."""
     changed = weights_digest(model.module) != model.metadata.weights_sha256
-    yield CheckItem("weights changed", float(changed), 0.0, "", "SHA-256")
+    yield Deviation("weights changed", "", float(changed), 0.0, "SHA-256")
     note = f"{len(structures)} structures"
     for deviation in model.check_capsule():
-        name = f"reference {deviation.quantity}"
-        yield CheckItem(name, deviation.value, deviation.tolerance, deviation.unit, note)
+        yield replace(deviation, name=f"reference {deviation.name}", note=note)
     differing = sum(not _same_edges(structure, model.metadata.cutoff) for structure in structures)
-    yield CheckItem("neighbor lists changed", differing, 0, "", note)
+    yield Deviation("neighbor lists changed", "", differing, 0, note)
 
 
-def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
     """Forces and virials turn with the structure, energies stay; renumbering atoms renumbers results."""
     relative = _SYMMETRY[model.metadata.dtype]
     rotation = _random_rotation(np.random.default_rng(0))
@@ -123,22 +105,22 @@ def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Itera
         ("permutation", lambda s: _permutation_error(model, s)),
     ):
         worst = max(error(structure) for structure in structures)
-        yield CheckItem(name, worst, relative, "", "relative")
+        yield Deviation(name, "", worst, relative, "relative")
 
 
-def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Iterator[CheckItem]:
+def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
     """An edge that is about to pass the cutoff changes neither energy nor forces."""
     jumps = [jump for structure in structures if (jump := _cutoff_jump(model, structure)) is not None]
     tolerance = _SMOOTHNESS[model.metadata.dtype]
     note = f"{_EDGE_MARGIN:g} Å inside"
     for column, quantity in enumerate(("energy", "forces")):
         worst = max((jump[column] for jump in jumps), default=np.nan)
-        yield CheckItem(f"{quantity} at the cutoff", worst, tolerance, "", note)
+        yield Deviation(f"{quantity} at the cutoff", "", worst, tolerance, note)
 
 
 def check_conservation(
     model: DeployedModel, structures: list[Structure], duration: float = 20.0
-) -> Iterator[CheckItem]:
+) -> Iterator[Deviation]:
     """A short NVE run (fs) keeps its total energy.
 
     Velocity Verlet's own error is b·dt² at each time t, so runs with dt and dt/2 are extrapolated to
@@ -148,7 +130,7 @@ def check_conservation(
     if structure is None:
         return
     masses = _masses(model, structure)
-    start = evaluate(model, structure, model.device)
+    start = evaluate(model, structure)
     # Bad models have huge forces; moving at most 0.01 Å by force in a step keeps the series convergent.
     acceleration = float((np.abs(start.forces) / masses).max())
     timestep = min(0.5 * ase.units.fs, np.sqrt(0.02 / max(acceleration, 1e-12)))
@@ -161,7 +143,8 @@ def check_conservation(
     step = timestep / ase.units.fs
     note = f"NVE, {steps * step:.0f} fs"
     # A tenth of the integrator's error is about what its next order, dt⁴, leaves in a violent run.
-    yield CheckItem("energy conservation", left, max(_CONSERVATION, 0.1 * raw), "meV/atom", note)
+    tolerated = max(_CONSERVATION, 0.1 * raw)
+    yield Deviation("energy conservation", "meV/atom", left, tolerated, note)
 
 
 _GROUPS = {
@@ -181,10 +164,8 @@ def _same_edges(structure: Structure, cutoff: float) -> bool:
 
 def _transformation_error(model: DeployedModel, structure: Structure, matrix: np.ndarray) -> float:
     """Compare f(R x) with R f(x) for an orthogonal matrix R."""
-    before = evaluate(model, structure, model.device)
-    after = evaluate_edges(
-        model, structure.edge_vec @ matrix.T, structure.edge_index, structure.atom_types, model.device
-    )
+    before = evaluate(model, structure)
+    after = evaluate_edges(model, structure.edge_vec @ matrix.T, structure.edge_index, structure.atom_types)
     return _difference(after, {name: _transformed(rows, matrix) for name, rows in before.rows.items()})
 
 
@@ -199,14 +180,9 @@ def _permutation_error(model: DeployedModel, structure: Structure) -> float:
     order = np.random.default_rng(0).permutation(structure.num_atoms)  # new atom a is old atom order[a]
     renumbered = np.argsort(order)[structure.edge_index]
     by_center = np.argsort(renumbered[0], kind="stable")
-    before = evaluate(model, structure, model.device)
-    after = evaluate_edges(
-        model,
-        structure.edge_vec[by_center],
-        renumbered[:, by_center],
-        structure.atom_types[order],
-        model.device,
-    )
+    before = evaluate(model, structure)
+    edges, types = structure.edge_vec[by_center], structure.atom_types[order]
+    after = evaluate_edges(model, edges, renumbered[:, by_center], types)
     return _difference(after, {name: rows[order] for name, rows in before.rows.items()})
 
 
@@ -231,11 +207,9 @@ def _cutoff_jump(model: DeployedModel, structure: Structure) -> tuple[float, flo
     longest = np.linalg.norm(structure.edge_vec, axis=1).max()
     stretch = (cutoff - _EDGE_MARGIN) / longest
     edge_vec = structure.edge_vec * stretch
-    full = evaluate_edges(model, edge_vec, structure.edge_index, structure.atom_types, model.device)
+    full = evaluate_edges(model, edge_vec, structure.edge_index, structure.atom_types)
     kept = np.linalg.norm(edge_vec, axis=1) < cutoff - 2 * _EDGE_MARGIN
-    less = evaluate_edges(
-        model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types, model.device
-    )
+    less = evaluate_edges(model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types)
     scale = max(1.0, float(np.abs(full.forces).max()))
     energy = float(np.abs(full.rows["atom_energies"] - less.rows["atom_energies"]).max())
     return energy / scale, float(np.abs(full.forces - less.forces).max()) / scale
@@ -253,7 +227,7 @@ def _nve_energies(
         velocities = velocities + 0.5 * timestep * result.forces / masses
         positions = structure.positions + timestep * velocities
         structure = structure.moved(positions, model.metadata.cutoff)
-        result = evaluate(model, structure, model.device)
+        result = evaluate(model, structure)
         velocities = velocities + 0.5 * timestep * result.forces / masses
         energies.append(result.energy + 0.5 * float((masses * velocities**2).sum()))
     return np.array(energies)

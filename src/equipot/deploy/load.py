@@ -53,7 +53,7 @@ class DeployedModel:
         """Re-evaluate the reference structures in the file, here and on this device."""
         capsule = Capsule.from_json(self.metadata.capsule)
         metadata = self.metadata
-        return compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies, self.device)
+        return compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
 
     def require_capsule(self) -> None:
         """Raises ModelFileError if the model does not reproduce its reference structures here."""

@@ -64,16 +64,17 @@ class ModelRows:
         return all(np.isfinite(x).all() for x in self.rows.values())
 
 
-def evaluate(module, structure: Structure, device="cpu") -> ModelRows:
+def evaluate(module, structure: Structure) -> ModelRows:
     """Evaluate an eager or a deployed potential, in eval mode, on one structure."""
-    return evaluate_edges(module, structure.edge_vec, structure.edge_index, structure.atom_types, device)
+    return evaluate_edges(module, structure.edge_vec, structure.edge_index, structure.atom_types)
 
 
-def evaluate_edges(module, edge_vec, edge_index, atom_types, device="cpu") -> ModelRows:
+def evaluate_edges(module, edge_vec, edge_index, atom_types) -> ModelRows:
     """Evaluate on edges that need not come from a structure (rotated, or with some left out).
 
     Shapes: edge_vec (E, 3) Å, edge_index (2, E), atom_types (N,).
     """
+    device = getattr(module, "device", "cpu")  # of a deployed model
     # Forces are gradients even where the caller has switched gradients off.
     with torch.inference_mode(False), torch.enable_grad():
         types = torch.as_tensor(atom_types, dtype=torch.int64, device=device)
