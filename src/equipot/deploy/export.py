@@ -75,7 +75,7 @@ def deploy(
         config=loaded.config.to_yaml(),
         tables=tables,
         level=next(iter(loaded.levels), ""),
-        levels=whole.levels,
+        levels=tuple(whole.levels),
         training_state=training_state(loaded),
     )
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from rich.console import Group
 from rich.syntax import Syntax
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from equipot.data.text import counted
 from equipot.deploy.capsule import Capsule
 from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.deploy.tables import describe_tables
@@ -45,9 +46,8 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "file": f"format {metadata.format_version}, {path.stat().st_size / 1e6:.2f} MB",
         "weights SHA-256": metadata.weights_sha256,
     }
-    table = Table(show_header=False, box=None)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
+    columns = Column(style="cyan", no_wrap=True), Column(overflow="fold")
+    table = Table(*columns, show_header=False, box=None)
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
@@ -63,7 +63,7 @@ def _exchanges(metadata: Metadata) -> str:
     if metadata.num_exchanges == 0:
         return "strictly local"
     widest = f" of up to {metadata.widest_exchange} numbers per atom" if metadata.widest_exchange else ""
-    return f"message passing, {metadata.num_exchanges} exchange{'s' * (metadata.num_exchanges != 1)}{widest}"
+    return f"message passing, {counted(metadata.num_exchanges, 'exchange')}{widest}"
 
 
 def _capsule(path: Path, metadata: Metadata) -> str:
@@ -73,14 +73,11 @@ def _capsule(path: Path, metadata: Metadata) -> str:
         raise ModelFileError(
             f"{path}: the self-check capsule is damaged ({error}). Deploy it again."
         ) from None
-    count = len(capsule.references)
-    return f"{count} reference structure{'s' * (count != 1)}, {capsule.source}"
+    return f"{counted(len(capsule.references), 'reference structure')}, {capsule.source}"
 
 
 def _species(metadata: Metadata) -> Table:
-    table = Table(box=None)
-    for symbol in metadata.species:
-        table.add_column(symbol, justify="right", style="default")
+    table = Table(*(Column(symbol, justify="right") for symbol in metadata.species), box=None)
     table.add_row(*(f"{energy:.6f}" for energy in metadata.atomic_energies))
     return table
 

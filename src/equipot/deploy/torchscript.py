@@ -8,8 +8,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,28 +31,24 @@ def write_torchscript(
     structures: Sequence[Structure],
     *,
     source: str,
-    model_type: str,
     atomic_energies: Sequence[float],
-    weights: str,
-    validation: Mapping[str, float],
-    config: str,
     tables: bool = True,
-    level: str = "",
-    levels: Sequence[str] = (),
     training_state: bytes | None = None,
+    **facts: Any,
 ) -> Metadata:
     """Write ``potential`` to ``output`` and verify the file before it gets that name.
 
     ``structures`` become the self-check capsule, ``source`` says where they come from; ``tables``: see
-    :func:`equipot.deploy.tables.tabulate`; ``training_state``: what a training can start from; the other
-    arguments are copied into the `Metadata`. The file is loaded in a fresh process and must reproduce the
-    eager model, without tables, there. On any error nothing is left behind and an older ``output`` stays as
-    it was.
+    :func:`equipot.deploy.tables.tabulate`; ``training_state``: what a training can start from;
+    ``atomic_energies`` (eV) and ``facts``: fields of the `Metadata`. The file is loaded in a fresh process
+    and must reproduce the eager model, without tables, there. On any error nothing is left behind and an
+    older ``output`` stays as it was.
 
     Raises ModelFileError.
     """
     output = Path(output)
-    _check_output(output)
+    if output.is_dir():
+        raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/model.pt.")
     # A copy on the CPU: scripting must not touch the caller's model. Constant parameters leave nothing but
     # edge_vec to differentiate by.
     potential = copy.deepcopy(potential).cpu().eval().requires_grad_(False)
@@ -59,19 +56,8 @@ def write_torchscript(
         capsule = make_capsule(potential, structures, source)
     except ValueError as error:
         raise ModelFileError(f"Not deployed: {error}. The training may have diverged.") from None
-    table_facts = tabulate(potential, structures) if tables else {}
-    metadata = _describe(
-        potential,
-        capsule,
-        tables=table_facts,
-        model_type=model_type,
-        atomic_energies=tuple(float(energy) for energy in atomic_energies),
-        weights=weights,
-        validation={name: float(value) for name, value in validation.items()},
-        config=config,
-        level=level,
-        levels=tuple(levels),
-    )
+    facts["tables"] = tabulate(potential, structures) if tables else {}
+    metadata = _describe(potential, capsule, atomic_energies=tuple(atomic_energies), **facts)
     with quiet_jit(), atomic_write(output) as temporary:
         module = torch.jit.script(potential)
         with steady_execution():
@@ -121,11 +107,6 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
         torch_version=torch.__version__,
         **given,
     )
-
-
-def _check_output(output: Path) -> None:
-    if output.is_dir():
-        raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/model.pt.")
 
 
 def _deviations_in_fresh_process(path: Path) -> list[Deviation]:

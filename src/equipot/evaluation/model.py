@@ -49,16 +49,8 @@ def load_model(path: str | Path, device: str = "auto", level: str | None = None)
 def _load_checkpoint(path: Path, device: torch.device, level: str | None) -> LoadedModel:
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
-    data = checkpoint.config.data
-    return LoadedModel(
-        path=path,
-        species=list(potential.species),
-        cutoff=potential.cutoff,
-        device=device,
-        labels=data.labels,
-        units=data.units,
-        predict=partial(predict, potential),
-    )
+    data, run = checkpoint.config.data, partial(predict, potential)
+    return LoadedModel(path, list(potential.species), potential.cutoff, device, data.labels, data.units, run)
 
 
 def _load_deployed(path: Path, device: torch.device, level: str | None) -> LoadedModel:
@@ -69,12 +61,6 @@ def _load_deployed(path: Path, device: torch.device, level: str | None) -> Loade
         raise ModelFileError(f"{path}: deployed for {found}, not for '{level}'.")
     # Only what is needed, so that a file stays usable when other parts of the schema change.
     data = yaml.safe_load(metadata.config)["data"]
-    return LoadedModel(
-        path=path,
-        species=list(metadata.species),
-        cutoff=metadata.cutoff,
-        device=device,
-        labels=LabelsConfig(**data["labels"]),
-        units=UnitsConfig(**data["units"]),
-        predict=partial(predict, deployed),
-    )
+    labels, units = LabelsConfig(**data["labels"]), UnitsConfig(**data["units"])
+    species, run = list(metadata.species), partial(predict, deployed)
+    return LoadedModel(path, species, metadata.cutoff, device, labels, units, run)
