@@ -17,6 +17,7 @@ from equipot.deploy.ensemble import deviation, find_members, refuse_strangers
 from equipot.errors import ModelFileError
 from equipot.evaluation.model import LoadedModel
 from equipot.evaluation.predict import Comparison, predict_frames
+from equipot.evaluation.report import numeric
 from equipot.files import atomic_write, write_json
 from equipot.quantities import MEV
 from equipot.run_directory import RunDirectory
@@ -109,13 +110,9 @@ def calibration(deviations: NDArray, errors: NDArray) -> tuple[NDArray, NDArray]
 
 def print_disagreement(rows: Sequence[DisagreementRow], num_members: int, console: Console) -> None:
     """Print ``disagreement_rows`` as a table."""
-    table = Table(title=f"Disagreement of {num_members} members", title_justify="left")
-    table.add_column("quantity")
-    for name in ("mean", "largest"):
-        table.add_column(name, justify="right")
-    table.add_column("unit")
-    for name in ("rank corr.\nwith error", "error /\ndisagr.", "over"):
-        table.add_column(name, justify="right")
+    statistics = numeric("rank corr.\nwith error", "error /\ndisagr.", "over")
+    columns = "quantity", *numeric("mean", "largest"), "unit", *statistics
+    table = Table(*columns, title=f"Disagreement of {num_members} members", title_justify="left")
     for row in rows:
         numbers = ("–" if v is None else f"{v:.2f}" for v in (row.spearman, row.error_ratio))
         amounts = (f"{row.mean:.3g}", f"{row.largest:.3g}")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from equipot.data.text import counted
-from equipot.evaluation.metrics import ErrorRow, FrameError, Group, error_groups, error_rows, worst_frames
+from equipot.evaluation.metrics import ErrorRow, FrameError, error_groups, error_rows, worst_frames
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
 from equipot.files import write_json
@@ -33,13 +33,9 @@ def print_report(comparison: Comparison, console: Console) -> None:
 def error_tables(comparison: Comparison, title: str) -> list[Table]:
     """Errors of all frames, then by file and by config_type where there are several."""
     count = f"{counted(comparison.num_frames, 'frame')}, {counted(len(comparison.atomic_numbers), 'atom')}"
-    tables = [error_table(error_rows(comparison), f"{title} {count}")]
-    groups = error_groups(comparison)
-    for kind in ("file", "config_type"):
-        of_kind = [group for group in groups if group.kind == kind]
-        if of_kind:
-            tables.append(group_table(of_kind))
-    return tables
+    groups = _groups_as_dict(comparison)
+    by_group = [group_table(kind, of_kind) for kind, of_kind in groups.items()]
+    return [error_table(error_rows(comparison), f"{title} {count}"), *by_group]
 
 
 def worst_tables(comparison: Comparison) -> list[Table]:
@@ -51,65 +47,60 @@ def worst_tables(comparison: Comparison) -> list[Table]:
 
 def error_table(rows: list[ErrorRow], title: str) -> Table:
     """One line per quantity: MAE, RMSE, largest error, and over how many labelled frames or atoms."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("quantity")
-    for name in ("MAE", "RMSE", "largest"):
-        table.add_column(name, justify="right")
-    table.add_column("unit")
-    table.add_column("over", justify="right")
+    columns = "quantity", *numeric("MAE", "RMSE", "largest"), "unit", *numeric("over")
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         over = counted(row.count, row.counted.removesuffix("s")) if row.count else "no labels"
         table.add_row(row.quantity, *map(number, (row.mae, row.rmse, row.largest)), row.unit, over)
     return table
 
 
-def group_table(groups: list[Group]) -> Table:
+def group_rows(kind: str, groups: dict[str, dict]) -> dict[str, Any]:
+    """What is shown of the groups of one kind in ``as_dict``: what is labelled anywhere, of the first few."""
+    names = short_names(groups) if kind == "file" else {name: name or "(none)" for name in groups}
+    found = {c: [group["errors"].get(key_of(*c)) for group in groups.values()] for c in GROUP_COLUMNS}
+    columns = [c for c, rows in found.items() if any(row and row["mae"] is not None for row in rows)]
+    shown = list(groups.items())[:MAX_GROUPS]
+    rows = [
+        {"name": names[n], "frames": g["frames"], "errors": [g["errors"][key_of(*c)] for c in columns]}
+        for n, g in shown
+    ]
+    return {"columns": columns, "rows": rows, "more": len(groups) - len(shown)}
+
+
+def group_table(kind: str, groups: dict[str, dict]) -> Table:
     """One line per group of one kind: MAE / RMSE of the quantities that are labelled anywhere."""
-    kind = groups[0].kind
-    columns = {
-        key: [row for group in groups for row in group.rows if (row.quantity, row.unit) == key]
-        for key in GROUP_COLUMNS
-    }
-    columns = {key: rows for key, rows in columns.items() if any(row.count for row in rows)}
-    table = Table(title=f"By {kind}: MAE / RMSE", title_justify="left")
-    table.add_column(kind, overflow="fold")
-    table.add_column("frames", justify="right")
-    for quantity, unit in columns:
-        table.add_column(f"{quantity}\n{unit}", justify="right")
-    names = group_names(groups)
-    for i, group in enumerate(groups[:MAX_GROUPS]):
-        cells = [f"{number(rows[i].mae)} / {number(rows[i].rmse)}" for rows in columns.values()]
-        table.add_row(Text(names[i]), str(group.num_frames), *cells)
-    if len(groups) > MAX_GROUPS:
-        table.caption = f"and {len(groups) - MAX_GROUPS} more, all in {ERRORS} (equipot evaluate --output)"
+    shown = group_rows(kind, groups)
+    columns = numeric("frames", *(f"{quantity}\n{unit}" for quantity, unit in shown["columns"]))
+    title = f"By {kind}: MAE / RMSE"
+    table = Table(Column(kind, overflow="fold"), *columns, title=title, title_justify="left")
+    for row in shown["rows"]:
+        cells = [f"{number(error['mae'])} / {number(error['rmse'])}" for error in row["errors"]]
+        table.add_row(Text(row["name"]), str(row["frames"]), *cells)
+    if shown["more"]:
+        table.caption = f"and {shown['more']} more, all in {ERRORS} (equipot evaluate --output)"
     return table
-
-
-def group_names(groups: list[Group]) -> list[str]:
-    """How tables name groups of one kind: files without the folders they share."""
-    if groups[0].kind == "file":
-        return list(short_names(group.name for group in groups).values())
-    return ["(none)" if group.name is None else group.name for group in groups]
 
 
 def worst_table(frames: list[FrameError], quantity: str, names: dict[str, str]) -> Table:
     """The frames with the largest errors of ``quantity``, and where to find them."""
     table = Table(
+        *(Column("file", overflow="fold"), *numeric("frame"), Column("config_type", overflow="fold")),
+        *numeric("energy\nmeV/atom", "forces\nmeV/Å", "largest\nmeV/Å", "atom"),
         title=f"Worst frames by {quantity}: errors of energy, forces (RMSE, largest component)",
         title_justify="left",
     )
-    table.add_column("file", overflow="fold")
-    table.add_column("frame", justify="right")
-    table.add_column("config_type", overflow="fold")
-    for name in ("energy\nmeV/atom", "forces\nmeV/Å", "largest\nmeV/Å"):
-        table.add_column(name, justify="right")
-    table.add_column("atom", justify="right")
     for frame in frames:
         numbers = (frame.energy, frame.forces_rmse, frame.forces_largest)
         atom = "–" if frame.worst_atom is None else f"{frame.worst_atom} ({frame.worst_species})"
         name, group = Text(names[frame.file]), Text(frame.config_type or "")
         table.add_row(name, str(frame.index), group, *map(number, numbers), atom)
     return table
+
+
+def numeric(*names: str) -> list[Column]:
+    """Columns of numbers."""
+    return [Column(name, justify="right") for name in names]
 
 
 def number(value: float | None) -> str:
@@ -132,19 +123,23 @@ def short_names(files: Iterable[str]) -> dict[str, str]:
 
 def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
     """Everything the tables show, as plain numbers: ``errors`` by quantity, each with its unit."""
-    groups: dict[str, dict[str, Any]] = {}
-    for group in error_groups(comparison):
-        errors = {"frames": group.num_frames, "errors": _rows_as_dict(group.rows)}
-        groups.setdefault(group.kind, {})[group.name or ""] = errors
     worst = worst_frames(comparison, _WORST)
     return {
         "model": str(model),
         "frames": comparison.num_frames,
         "atoms": len(comparison.atomic_numbers),
         "errors": _rows_as_dict(error_rows(comparison)),
-        "groups": groups,
+        "groups": _groups_as_dict(comparison),
         "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},
     }
+
+
+def _groups_as_dict(comparison: Comparison) -> dict[str, dict[str, Any]]:
+    groups: dict[str, dict[str, Any]] = {}
+    for group in error_groups(comparison):
+        errors = {"frames": group.num_frames, "errors": _rows_as_dict(group.rows)}
+        groups.setdefault(group.kind, {})[group.name or ""] = errors
+    return groups
 
 
 def _rows_as_dict(rows: list[ErrorRow]) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from equipot import __version__
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
-from equipot.evaluation.report import ERRORS, GROUP_COLUMNS, MAX_GROUPS, PARITY, key_of, number, short_names
+from equipot.evaluation.report import ERRORS, PARITY, group_rows, number, short_names
 from equipot.files import read_json, write_text
 from equipot.quantities import BY_INTEREST, QUANTITIES
 from equipot.run_directory import EVALUATED, RunDirectory
@@ -164,27 +164,9 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
     return {
         "name": name,
         "content": content,
-        "groups": {kind: _groups(kind, groups) for kind, groups in content["groups"].items()},
+        "groups": {kind: group_rows(kind, groups) for kind, groups in content["groups"].items()},
         "files": short_names(files),
         "parity": _data_uri(parity.read_bytes(), "image/png") if parity.is_file() else None,
-    }
-
-
-def _groups(kind: str, groups: dict[str, dict]) -> dict[str, Any]:
-    names = short_names(groups) if kind == "file" else {name: name or "(none)" for name in groups}
-    rows = {c: [group["errors"].get(key_of(*c)) for group in groups.values()] for c in GROUP_COLUMNS}
-    columns = [c for c, found in rows.items() if any(row and row["mae"] is not None for row in found)]
-    return {
-        "columns": columns,
-        "rows": [
-            {
-                "name": names[name],
-                "frames": group["frames"],
-                "errors": [group["errors"][key_of(*column)] for column in columns],
-            }
-            for name, group in list(groups.items())[:MAX_GROUPS]
-        ],
-        "more": max(0, len(groups) - MAX_GROUPS),
     }
 
 
