@@ -35,22 +35,12 @@ Level = Annotated[
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
-class _StderrHandler(logging.StreamHandler):
-    """Writes to whatever ``sys.stderr`` is at the time: a progress bar puts lines above itself through it."""
-
-    @property
-    def stream(self):
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _) -> None:
-        pass
-
-
 def main() -> None:
     """Entry point. What a user can mend is printed as one message, with exit code 1; usage errors give 2."""
     debug = "--debug" in sys.argv  # before or after the command
-    messages = _StderrHandler()
+    # Writes to whatever sys.stderr is at the time: a progress bar puts lines above itself through it.
+    messages = logging.lastResort
+    messages.setLevel(logging.INFO)
     logger = logging.getLogger("equipot")
     logger.setLevel(logging.INFO)
     logger.addHandler(messages)
