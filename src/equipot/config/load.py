@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from equipot.config.nearest import did_you_mean
 from equipot.config.problems import Problem, find_problems, place_text
 from equipot.config.schema import Config
 from equipot.config.strict_yaml import Place, parse_yaml
+from equipot.config.suggest import did_you_mean
 from equipot.errors import ConfigError
 
 _PATH_KEYS = ("train", "validation", "test", "cache")

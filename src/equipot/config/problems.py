@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from equipot.config.describe import Node, choices, describe, node_at
-from equipot.config.nearest import did_you_mean, nearest
 from equipot.config.strict_yaml import Place
-from equipot.config.suggest import suggest_key
+from equipot.config.suggest import did_you_mean, nearest, suggest_key
 
 _MODEL_TYPE = ("model", "type")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from ase.data import chemical_symbols
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model
 
-from equipot.config.nearest import did_you_mean
+from equipot.config.suggest import did_you_mean
 
 ELEMENTS = tuple(chemical_symbols[1:])  # chemical_symbols[0] is ASE's placeholder 'X'
 

@@ -1,9 +1,9 @@
-"""What to write instead of a key that does not exist."""
+"""What to write instead of a word or a key that does not exist."""
 
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterable
 
-from equipot.config.describe import Node, join_or, sections
-from equipot.config.nearest import similarity
+from equipot.config.describe import Node, SectionSchema, join_or, sections
 
 # Names of our keys in other programs, too different for a comparison of letters.
 _OTHER_NAMES = {
@@ -21,11 +21,25 @@ _NEAR = 0.7  # similarity that counts as a misspelling: 'cutof' has 0.92, unrela
 _HOME_BONUS = 0.1  # of two equally similar keys, the one in the same section is meant
 
 
-@dataclass(frozen=True)
-class _Key:
-    name: str
-    section: tuple[str, ...]
-    model_type: str | None
+def similarity(word: str, other: str) -> float:
+    """1 for equal words, 0 for words without a common letter; case and - versus _ do not count."""
+    return difflib.SequenceMatcher(None, _plain(word), _plain(other)).ratio()
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The choice most similar to ``word``; None if none reaches a similarity of ``cutoff``."""
+    best = max(choices, key=lambda choice: similarity(word, choice), default=None)
+    return best if best is not None and similarity(word, best) >= cutoff else None
+
+
+def did_you_mean(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """A sentence to append to an error message, with its leading space; empty if nothing is near."""
+    found = nearest(word, choices, cutoff)
+    return f" Did you mean '{found}'?" if found else ""
+
+
+def _plain(word: str) -> str:
+    return word.lower().replace("-", "_")
 
 
 def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type: str | None) -> str:
@@ -38,39 +52,33 @@ def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type
         model_type: ``type`` of the configuration's model, None if it has none.
     """
     section = tuple(part for part in section if isinstance(part, str))  # an item of a list has its keys
-    known = [_Key(name, s.place, s.model_type) for s in sections(root) for name in s.properties]
-    home = [k for k in known if k.section == section and k.model_type in (None, model_type)]
-    scores = {k: _score(key, k, k in home) for k in known}
-    best = max(scores.values())
-    near = [k for k in known if scores[k] == best]
-    at_home = [k for k in near if k in home]
+    scores, home = {}, []
+    for s in sections(root):
+        at_home = s.place == section and s.model_type in (None, model_type)
+        home += s.properties if at_home else ()
+        for name in s.properties:
+            same = _OTHER_NAMES.get(key.lower()) == name
+            score = (1.0 if same else similarity(key, name)) + (_HOME_BONUS if at_home else 0.0)
+            scores.setdefault(score, []).append((name, s, at_home))
+    best = max(scores)
     if best < _NEAR:
-        return f"Valid here: {', '.join(k.name for k in home)}."
-    if at_home:
-        return f"Did you mean '{at_home[0].name}'?"
-    places = join_or(_section_names(near))
-    if near[0].name == key:
-        return f"'{key}' belongs {places}."
-    return f"Did you mean '{near[0].name}' {places}?"
+        return f"Valid here: {', '.join(home)}."
+    near = scores[best]
+    name = next((name for name, _, at_home in near if at_home), None)
+    if name is not None:
+        return f"Did you mean '{name}'?"
+    name, places = near[0][0], join_or(_section_names([s for _, s, _ in near]))
+    return f"'{key}' belongs {places}." if name == key else f"Did you mean '{name}' {places}?"
 
 
-def _score(key: str, candidate: _Key, at_home: bool) -> float:
-    same = _OTHER_NAMES.get(key.lower()) == candidate.name
-    return (1.0 if same else similarity(key, candidate.name)) + (_HOME_BONUS if at_home else 0.0)
-
-
-def _section_names(keys: list[_Key]) -> list[str]:
+def _section_names(found: list[SectionSchema]) -> list[str]:
     """'under training', 'at the top level'; the model type where a key is not for all types."""
     types: dict[tuple[str, ...], set[str | None]] = {}
-    for key in keys:
-        types.setdefault(key.section, set()).add(key.model_type)
+    for section in found:
+        types.setdefault(section.place, set()).add(section.model_type)
     names = []
-    for section, model_types in types.items():
-        name = f"under '{'.'.join(section)}'" if section else "at the top level"
-        only = (
-            f" with type: {model_types.copy().pop()}"
-            if len(model_types) == 1 and None not in model_types
-            else ""
-        )
-        names.append(name + only)
+    for place, model_types in types.items():
+        name = f"under '{'.'.join(place)}'" if place else "at the top level"
+        only = model_types.copy().pop() if len(model_types) == 1 else None
+        names.append(f"{name} with type: {only}" if only else name)
     return names

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from equipot.config.data import FORMATS, LabelsConfig, UnitsConfig
-from equipot.config.nearest import did_you_mean
+from equipot.config.suggest import did_you_mean
 from equipot.data.quality.check import check_collected
 from equipot.data.quality.collect import Collected, collect
 from equipot.data.quality.findings import Findings
