@@ -30,7 +30,7 @@ from equipot.evaluation.plots import (
 )
 from equipot.evaluation.predict import predict_frames
 from equipot.evaluation.report import MAX_GROUPS, as_dict, print_report, short_names, write_evaluation
-from equipot.evaluation.write import write_predictions
+from equipot.evaluation.run import write_predictions
 from equipot.quantities import STRESS
 from equipot.units import energy_factor, length_factor
 

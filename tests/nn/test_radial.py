@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from equipot.nn.activation import SILU_FACTOR, TANH_FACTOR
-from equipot.nn.mlp import MLP
+from equipot.nn.mlp import MLP, SILU_FACTOR, TANH_FACTOR
 from equipot.nn.radial import BesselBasis, PolynomialCutoff
 
 

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ase.io
 import numpy as np
+from ase import Atoms
 from rich.console import Console
 
+from equipot.data.frames import Frame
 from equipot.data.readers import named_labels, read_frames
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
@@ -22,7 +25,8 @@ from equipot.evaluation.ensemble import (
 from equipot.evaluation.model import load_model
 from equipot.evaluation.predict import Comparison
 from equipot.evaluation.report import print_report, write_evaluation
-from equipot.evaluation.write import write_predictions
+from equipot.files import atomic_write
+from equipot.quantities import QUANTITIES
 
 logger = logging.getLogger("equipot")
 
@@ -114,3 +118,30 @@ def _check_targets(output: Path | None, predictions: Path | None) -> None:
         raise DataError(f"--output {output} is a file; give the name of a folder, which is made if needed.")
     if predictions is not None and predictions.is_dir():
         raise DataError(f"--predictions {predictions} is a folder; give the name of a file in it.")
+
+
+def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Path) -> None:
+    """Write every frame with predicted and reference values, in eV and Å whatever the units of the data.
+
+    Names: ``predicted_energy``, ``predicted_forces``, ``predicted_stress`` and ``reference_*``; a missing
+    reference, and the stress of a frame that is not periodic in all directions, are left out.
+    """
+    with atomic_write(path) as temporary:
+        found = [_frame_with_predictions(comparison, frame, i) for i, frame in enumerate(frames)]
+        ase.io.write(temporary, found, format="extxyz")
+
+
+def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Atoms:
+    atoms = Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    rows = comparison.atoms_of(i)
+    predicted = {name: value[QUANTITIES[name].choose(i, rows)] for name, value in comparison.values.items()}
+    for prefix, values in (("predicted", predicted), ("reference", frame.values)):
+        for name, value in values.items():
+            if np.isfinite(value).all():
+                where = QUANTITIES[name].choose(atoms.info, atoms.arrays)
+                where[f"{prefix}_{name}"] = float(value) if np.ndim(value) == 0 else np.asarray(value)
+    atoms.info["source_file"] = str(frame.file)
+    atoms.info["source_index"] = frame.index
+    if frame.config_type:
+        atoms.info["config_type"] = frame.config_type
+    return atoms

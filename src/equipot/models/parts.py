@@ -27,14 +27,15 @@ def parts_of(potential: nn.Module) -> dict[str, list[str]]:
     return {part: found for part, found in parts.items() if found}
 
 
-def check_parts(potential: nn.Module, parts: Iterable[str], key: str) -> None:
-    """Raise ConfigError if one of ``parts``, which the configuration's ``key`` names, does not exist."""
+def _known_parts(potential: nn.Module, parts: Iterable[str], key: str) -> dict[str, list[str]]:
+    """`parts_of`; raises ConfigError if it lacks one of ``parts``, which the setting ``key`` names."""
     known = parts_of(potential)
     unknown = [part for part in parts if part not in known]
     if unknown:
         raise ConfigError(
             f"{key}: this model has no part '{unknown[0]}'. Its parts are: {', '.join(sorted(known))}."
         )
+    return known
 
 
 def freeze(potential: nn.Module, parts: Iterable[str]) -> None:
@@ -44,8 +45,7 @@ def freeze(potential: nn.Module, parts: Iterable[str]) -> None:
         ConfigError: a part does not exist, or nothing would be left to train.
     """
     parts = list(parts)
-    check_parts(potential, parts, "fine_tune.freeze")
-    known = parts_of(potential)
+    known = _known_parts(potential, parts, "fine_tune.freeze")
     frozen = {name for part in parts for name in known[part]}
     for name, weight in potential.named_parameters():
         if name in frozen:
@@ -60,8 +60,7 @@ def learning_rate_factors(potential: nn.Module, factors: dict[str, float]) -> di
     Raises:
         ConfigError: a part does not exist, or none of its weights is trained.
     """
-    check_parts(potential, factors, "fine_tune.learning_rate_factors")
-    known = parts_of(potential)
+    known = _known_parts(potential, factors, "fine_tune.learning_rate_factors")
     trained = {name for name, weight in potential.named_parameters() if weight.requires_grad}
     idle = [part for part in factors if trained.isdisjoint(known[part])]
     if idle:

@@ -4,7 +4,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from equipot.nn.activation import SILU_FACTOR, TANH_FACTOR
+from equipot.nn.mlp import SILU_FACTOR, TANH_FACTOR
 
 
 class Gate(nn.Module):

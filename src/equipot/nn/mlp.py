@@ -1,12 +1,22 @@
-"""Multilayer perceptron without biases."""
+"""Multilayer perceptron without biases, and what keeps its nonlinearity at unit variance."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from equipot.nn.activation import SILU_FACTOR
+
+def _second_moment_factor(function) -> float:
+    """1/√E[f(z)²] for z ~ N(0, 1), by Gauss–Hermite quadrature: keeps the second moment of z."""
+    points, weights = np.polynomial.hermite_e.hermegauss(100)
+    values = function(torch.from_numpy(points)).numpy()
+    return float((weights @ values**2 / weights.sum()) ** -0.5)
+
+
+SILU_FACTOR = _second_moment_factor(nn.functional.silu)
+TANH_FACTOR = _second_moment_factor(torch.tanh)
 
 
 class Dense(nn.Module):
