@@ -176,8 +176,7 @@ def clock(monkeypatch):
         original(*arguments)
 
     monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", tick)
-    for module in (monitor, stopping):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

@@ -57,11 +57,10 @@ class TrainingMonitor(L.Callback):
         self.epochs_done: float = 0
         self._early_stopping = stopping.EarlyStopping(training.early_stopping)
         self._signals = stopping.StopSignals()
-        self._budget = stopping.TimeBudget(training.max_minutes)
         self._seconds_before = 0.0
         self._cut_epoch_short = False
         self._validation_seconds = 0.0
-        self._validation_start = self._epoch_start = self._last_save = time.monotonic()
+        self._start = self._validation_start = self._epoch_start = self._last_save = time.monotonic()
         # Of an epoch that is interrupted: what a checkpoint must know to go on within it.
         self._batches_done = 0
         self._train_sums: Tensor | None = None
@@ -72,8 +71,7 @@ class TrainingMonitor(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
         self._signals.install()
-        self._budget = stopping.TimeBudget(self.training.max_minutes)
-        self._epoch_start = self._last_save = time.monotonic()
+        self._start = self._epoch_start = self._last_save = time.monotonic()
         if trainer.is_global_zero:
             self.history.start(math.floor(self.epochs_done))
         if self._restored is not None:
@@ -209,12 +207,14 @@ class TrainingMonitor(L.Callback):
     # Steps of the hooks.
 
     def _seconds(self) -> float:
-        return self._seconds_before + self._budget.elapsed()
+        """Of training so far, without interruptions."""
+        return self._seconds_before + time.monotonic() - self._start
 
     def _reason_to_stop(self) -> str | None:
         if self._signals.received:
             return stopping.INTERRUPTED
-        if self._budget.used_up(reserve=self._validation_seconds):
+        used = time.monotonic() - self._start + self._validation_seconds
+        if self.training.max_minutes is not None and used >= 60 * self.training.max_minutes:
             return stopping.OUT_OF_TIME
         return stopping.SAVE if time.monotonic() - self._last_save > self.checkpoint_seconds else None
 

@@ -1,9 +1,8 @@
-"""Reasons to stop before the last epoch: a signal, the time budget, no more progress."""
+"""Reasons to stop before the last epoch: a signal, no more progress; what processes agree on."""
 
 import math
 import signal
 import threading
-import time
 from types import FrameType
 
 import torch
@@ -51,26 +50,6 @@ class StopSignals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class TimeBudget:
-    """Wall-clock time of this invocation.
-
-    Args:
-        minutes: None for no limit.
-    """
-
-    def __init__(self, minutes: float | None):
-        self.seconds = math.inf if minutes is None else 60 * minutes
-        self._start = time.monotonic()
-
-    def elapsed(self) -> float:
-        """Seconds since the object was made."""
-        return time.monotonic() - self._start
-
-    def used_up(self, reserve: float = 0.0) -> bool:
-        """Whether fewer than ``reserve`` seconds are left."""
-        return self.elapsed() + reserve >= self.seconds
 
 
 class EarlyStopping:
