@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 
 from equipot import __version__
+from equipot.compile import cache_directory, jobs_at_once, locked, make_private
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
 from equipot.machine import processor_flags
-from equipot.ops.build import LIBRARY, build, cache_directory, jobs_at_once, locked, make_private
+from equipot.ops.build import LIBRARY, build
 
 SOURCES = Path(__file__).parents[1] / "lammps"
 PLUGIN = "equipotplugin.so"
@@ -56,7 +57,7 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     """The plugin's path; compiles it into the cache if it is not there, or if ``force``.
 
     Several processes may call this at once. Raises :class:`LammpsBuildError`, or
-    :class:`equipot.ops.build.KernelBuildError`.
+    :class:`equipot.compile.KernelBuildError`.
     """
     operators = build()
     facts = {

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
+
 State = dict[str, Tensor]
 
 
@@ -25,6 +27,11 @@ class Network(nn.Module):
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,) → (N, irreps_out.dim) in the network's dtype, unscaled."""
+        raise NotImplementedError
+
+    @torch.jit.unused
+    def steps(self, program: Program) -> str:
+        """Add what `forward` does to a program; the name of the array that it returns, of computed atoms."""
         raise NotImplementedError
 
     @staticmethod
