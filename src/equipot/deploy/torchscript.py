@@ -79,7 +79,8 @@ def write_torchscript(
             deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
         _require(deviations, "TorchScript")
         state = {} if training_state is None else {TRAINING_STATE: training_state}
-        _save(module, metadata.to_strings() | state, potential.program().files(), temporary)
+        program = potential.program()
+        _save(module, metadata.to_strings() | state, program.files() if program else {}, temporary)
         _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
     return metadata
 

@@ -74,23 +74,26 @@ class Evaluation:
 
 
 class Engine:
-    """A deployed model, evaluated without torch, on a CPU.
-
-    One thread at a time may use it; each thread can have its own.
+    """A deployed model, evaluated without torch, on a CPU; threads may share it.
 
     Args:
         path: a file written by ``equipot deploy``.
+        content: its bytes, if they have been read already; ``path`` then stands in messages only.
 
     Raises:
         ModelFileError: missing, damaged, or deployed before there was an engine.
         KernelBuildError: the library is not there and cannot be compiled.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, content: bytes | None = None):
         self.path = Path(path)
         self._library = load_library()
         self._model = ctypes.c_void_p()
-        self._call("equipot_open", str(path).encode(), ctypes.byref(self._model))
+        name, model = str(path).encode(), ctypes.byref(self._model)
+        if content is None:
+            self._call("equipot_open", name, model)
+        else:
+            self._call("equipot_open_memory", name, content, ctypes.c_size_t(len(content)), model)
         found = _Description()
         self._call("equipot_describe", self._model, ctypes.byref(found))
         self.species = tuple(found.species[n].decode() for n in range(found.num_species))

@@ -30,9 +30,12 @@ class Network(nn.Module):
         raise NotImplementedError
 
     @torch.jit.unused
-    def steps(self, program: Program) -> str:
-        """Add what `forward` does to a program; the name of the array that it returns, of computed atoms."""
-        raise NotImplementedError
+    def steps(self, program: Program) -> str | None:
+        """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
+
+        None: it cannot be written as the engine's steps; deployed files then run by TorchScript only.
+        """
+        return None
 
     @staticmethod
     def parts() -> dict[str, tuple[str, ...]]:

@@ -56,8 +56,8 @@ class Potential(nn.Module):
         return next(self.network.parameters()).dtype
 
     @torch.jit.unused
-    def program(self) -> Program:
-        """What an evaluation does, for the engine; of a potential with one level."""
+    def program(self) -> Program | None:
+        """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -66,7 +66,8 @@ class Potential(nn.Module):
             "num_exchanges": self.num_exchanges,
             "widest_exchange": self.widest_exchange,
         }
-        self.network.steps(program)
+        if self.network.steps(program) is None:
+            return None
         program.stored("scale", self.scale_shift.scale)
         program.stored("shift", self.scale_shift.shift.reshape(-1))
         if self.zbl is not None:

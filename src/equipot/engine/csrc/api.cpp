@@ -98,12 +98,17 @@ std::string text_of(const Archive& archive, const std::string& name) {
   return found == nullptr ? "" : std::string(*found);
 }
 
-void open(const char* path, equipot_model& model) {
-  model.path = path;
+Archive read_file(const char* path) {
   if (!std::filesystem::is_regular_file(path))
-    throw BadFile(model.path + ": no such file. Expected a model written by 'equipot deploy'.");
+    throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
+  return Archive(path);
+}
+
+std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
+  auto opened = std::make_unique<equipot_model>();
+  equipot_model& model = *opened;
+  model.path = path;
   try {
-    Archive archive(path);
     archive.require_checksums();
     if (text_of(archive, "format_version").empty())
       throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
@@ -135,6 +140,7 @@ void open(const char* path, equipot_model& model) {
   } catch (const std::exception& error) {
     throw BadFile(error.what());
   }
+  return opened;
 }
 
 void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results) {
@@ -191,9 +197,15 @@ EXPORT equipot_status equipot_open(const char* path, equipot_model** model) {
   return guarded([&] {
     require(path, "path"), require(model, "model");
     *model = nullptr;
-    auto opened = std::make_unique<equipot_model>();
-    open(path, *opened);
-    *model = opened.release();
+    *model = open(path, read_file(path)).release();
+  });
+}
+
+EXPORT equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model) {
+  return guarded([&] {
+    require(name, "name"), require(bytes, "bytes"), require(model, "model");
+    *model = nullptr;
+    *model = open(name, Archive(name, std::string(static_cast<const char*>(bytes), size))).release();
   });
 }
 

@@ -14,12 +14,16 @@ namespace equipot {
 
 class Archive {
  public:
-  explicit Archive(const std::string& path) : path_(path) {
+  explicit Archive(const std::string& path) : Archive(path, "") {
     if (std::FILE* file = std::fopen(path.c_str(), "rb")) {
       char part[1 << 16];
       for (size_t count; (count = std::fread(part, 1, sizeof part, file)) > 0;) bytes_.append(part, count);
       std::fclose(file);
     }
+  }
+
+  // From bytes; `path` stands in messages.
+  Archive(const std::string& path, std::string bytes) : path_(path), bytes_(std::move(bytes)) {
     for (uint32_t i = 0; i < 256; ++i) {
       uint32_t value = i;
       for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xEDB88320u ^ (value >> 1) : value >> 1;

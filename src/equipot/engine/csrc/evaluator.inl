@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <optional>
 
 #include "evaluator.h"
@@ -188,7 +189,10 @@ class NetworkEvaluator : public Evaluator {
                       std::vector<double>& energies, std::vector<double>& gradient) {
     const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
     Context<T> c;
-    c.pool = &pool_, c.exchange = given.exchange;
+    // Another thread may be evaluating, too.
+    Pool<T> own;
+    const std::unique_lock memory(in_use_, std::try_to_lock);
+    c.pool = memory ? &pool_ : &own, c.exchange = given.exchange;
     c.num_atoms = given.num_atoms, c.num_computed = computed, c.num_edges = num_edges, c.dim_sh = dim;
     c.types = given.types, c.center = edges.center, c.neighbor = edges.neighbor, c.first_edge = edges.first.data();
     c.by_neighbor = &by_neighbor;
@@ -213,7 +217,7 @@ class NetworkEvaluator : public Evaluator {
       harmonics_.backward(edges.vec, first, first + count, grad_length.data(), grad_sh.data(), gradient.data());
     });
     for (Array<T>* array : {&length, &sh, &grad_length, &grad_sh}) c.release(*array);
-    pool_.trim(64);
+    c.pool->trim(64);
   }
 
   // What a thread needs for some atoms with all their edges.
@@ -305,6 +309,7 @@ class NetworkEvaluator : public Evaluator {
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;
   Pool<T> pool_;
+  std::mutex in_use_;  // pool_
 };
 
 }  // namespace equipot

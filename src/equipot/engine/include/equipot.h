@@ -1,8 +1,8 @@
 /* equipot's engine: energies, forces and virials of a deployed model, without torch and without Python.
  *
  * Units: eV, Å. Arrays are row-major and belong to the caller. No function throws; each says by its status whether
- * it worked, and equipot_message() what went wrong. A model may be used by one thread at a time; different models
- * by different threads.
+ * it worked, and equipot_message() what went wrong. Threads may share a model: an evaluation that begins while
+ * another one runs does all of its work in its own thread.
  */
 #ifndef EQUIPOT_H
 #define EQUIPOT_H
@@ -36,6 +36,9 @@ const char* equipot_message(void);
 /* Reads a file written by `equipot deploy`. On success *model must be given to equipot_close. */
 equipot_status equipot_open(const char* path, equipot_model** model);
 void equipot_close(equipot_model* model); /* null is allowed */
+
+/* The same from the bytes of a file, which are not needed afterwards; `name` stands in messages. */
+equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model);
 
 typedef struct {
   int32_t num_species;

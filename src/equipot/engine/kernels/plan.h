@@ -96,7 +96,9 @@ Plan<T> make_plan(const PathRow* rows, int64_t num_paths, const double* c, int64
     plan.widest_block = std::max(plan.widest_block, in * row.channels);
     weights_used += row.channels;
   }
-  require(weights_used == num_weights, num_paths, "is the end, and weights are left over");
+  if (weights_used != num_weights)
+    throw std::runtime_error("equipot::convolution: paths use " + std::to_string(weights_used) + " weights of " +
+                             std::to_string(num_weights));
   return plan;
 }
 
