@@ -246,6 +246,9 @@ def test_files_that_are_no_models_are_refused(file, tmp_path):
     (tmp_path / "text.pt").write_text("energy")
     with pytest.raises(ModelFileError, match="truncated, or not a model"):
         Engine(tmp_path / "text.pt")
+    write(tmp_path / "newer.pt", {}, version="2")
+    with pytest.raises(ModelFileError, match="written in model format 2"):
+        Engine(tmp_path / "newer.pt")
     write(tmp_path / "old.pt", {})
     with pytest.raises(ModelFileError, match=r"without an engine.*Run 'equipot deploy' again"):
         Engine(tmp_path / "old.pt")

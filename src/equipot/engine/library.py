@@ -36,6 +36,8 @@ class _Description(ctypes.Structure):
         ("num_exchanges", ctypes.c_int32),
         ("widest_exchange", ctypes.c_int64),
         ("bytes_per_number", ctypes.c_int32),
+        ("model_type", ctypes.c_char_p),
+        ("equipot_version", ctypes.c_char_p),
     )
 
 

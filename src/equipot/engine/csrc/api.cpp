@@ -2,6 +2,7 @@
 #include "equipot.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -24,7 +25,7 @@ struct equipot_model {
   std::vector<std::string> species;
   std::vector<const char*> symbols;
   std::vector<double> reference_energies;
-  std::string capsule;
+  std::string capsule, model_type, equipot_version;
   equipot_description description{};
 };
 
@@ -32,6 +33,7 @@ namespace {
 
 thread_local std::string message;
 
+constexpr int format_version = 1;  // FORMAT_VERSION of equipot/deploy/metadata.py
 constexpr double shortest_distance = 0.1;  // MIN_DISTANCE of equipot/data/frames.py
 
 struct BadFile : std::runtime_error {
@@ -110,8 +112,12 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
   model.path = path;
   try {
     archive.require_checksums();
-    if (text_of(archive, "format_version").empty())
-      throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
+    const std::string format = text_of(archive, "format_version");
+    if (format.empty()) throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
+    if (std::atoi(format.c_str()) > format_version)
+      throw std::runtime_error(model.path + ": written in model format " + format + " by equipot " +
+                               text_of(archive, "equipot_version") + "; this engine reads formats up to " +
+                               std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
     const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
     if (program == nullptr || weights == nullptr)
       throw std::runtime_error(model.path + ": deployed by an equipot without an engine (" +
@@ -123,6 +129,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
       throw std::runtime_error(model.path + ": " + error.what() + ".");
     }
     model.capsule = text_of(archive, "capsule");
+    model.model_type = text_of(archive, "model_type"), model.equipot_version = text_of(archive, "equipot_version");
     const Json& json = model.program->json;
     for (const Json& symbol : json["species"].items) model.species.push_back(symbol.text);
     for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
@@ -133,7 +140,9 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .cutoff = json["cutoff"].number,
                          .num_exchanges = int32_t(json["num_exchanges"].number),
                          .widest_exchange = int64_t(json["widest_exchange"].number),
-                         .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8};
+                         .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
+                         .model_type = model.model_type.c_str(),
+                         .equipot_version = model.equipot_version.c_str()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
     throw;
@@ -277,5 +286,7 @@ EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t 
 }
 
 EXPORT void equipot_set_threads(int num_threads) { Threads::pool().set_count(num_threads); }
+
+EXPORT int equipot_threads(void) { return Threads::pool().count(); }
 
 }  // extern "C"

@@ -48,6 +48,8 @@ typedef struct {
   int32_t num_exchanges;            /* of features with other domains in one evaluation; 0: strictly local */
   int64_t widest_exchange;          /* numbers per atom in the widest of them */
   int32_t bytes_per_number;         /* of a feature: 4 or 8 */
+  const char* model_type;           /* "nequip", "allegro", ... */
+  const char* equipot_version;      /* that wrote the file */
 } equipot_description;
 
 /* Pointers in *description are valid as long as the model. */
@@ -102,6 +104,7 @@ equipot_status equipot_check(equipot_model* model, char* summary, size_t size);
 /* Threads that evaluations use; 0: as the environment variable OMP_NUM_THREADS says, or as many as there
  * are cores. */
 void equipot_set_threads(int num_threads);
+int equipot_threads(void);
 
 #ifdef __cplusplus
 }
