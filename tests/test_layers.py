@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "equipot"
 # Each part of the package and the parts it may import. A part may always import itself.
 BOTTOM = {
     *("errors", "files", "units", "quantities", "graph", "config", "devices", "machine", "run_directory"),
+    *("compile", "engine"),
 }
 ALLOWED = {
     "errors": set(),
@@ -20,9 +21,11 @@ ALLOWED = {
     "config": {"errors", "files", "units", "quantities"},
     "devices": {"errors", "graph"},
     "machine": set(),
+    "compile": {"errors", "files", "machine"},
+    "engine": {"compile", "errors"},
     "run_directory": {"errors"},
-    "ops": {"errors", "files", "machine"},
-    "nn": {"ops", "errors"},  # tensors only: never a graph, a config or a file
+    "ops": {"engine", "compile", "errors"},
+    "nn": {"ops", "engine", "errors"},  # tensors only: never a graph, a config or a file
     "data": BOTTOM,
     "models": {"nn", "ops", *BOTTOM},
     "deploy": {"models", "data", "nn", "ops", *BOTTOM},

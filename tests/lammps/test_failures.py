@@ -100,9 +100,9 @@ def test_truncated_file(lammps, model_file, tmp_path, atoms_file):
 
 
 def test_changed_byte(lammps, model_file, tmp_path, atoms_file):
-    """torch itself would read it without a word."""
+    """In the weights: they would be read without a word."""
     content = bytearray(model_file("allegro").read_bytes())
-    content[len(content) // 2] ^= 1
+    content[content.index(b"engine/weights") + 5000] ^= 1
     (tmp_path / "flipped.pt").write_bytes(content)
     result = lammps(setup(tmp_path / "flipped.pt") + "run 0\n", 2, expect=None)
     assert "damaged (wrong checksum of '" in " ".join(result.output.split())
@@ -122,12 +122,11 @@ def test_wrong_weights_do_not_run(lammps, model_file, tmp_path, atoms_file):
     """All checksums are right; the self-check says that the weights are not."""
 
     with zipfile.ZipFile(model_file("nequip")) as archive:
-        weights = [info for info in archive.infolist() if "/data/" in info.filename]
-        largest = max(weights, key=lambda info: info.file_size).filename
+        weights = next(name for name in archive.namelist() if name.endswith("weights.safetensors"))
     zeroed = rewrite(
         model_file("nequip"),
         tmp_path / "zeroed.pt",
-        lambda name, old: bytes(len(old)) if name == largest else None,
+        lambda name, old: old[:-4000] + bytes(4000) if name == weights else None,
     )
     result = lammps(setup(zeroed) + "run 0\n", 2, expect=None)
     assert "does not reproduce its reference structures" in " ".join(result.output.split())
@@ -170,7 +169,7 @@ def test_one_rank_that_fails_stops_all(plugin, model_file, tmp_path):
 
 def test_another_lammps_is_refused(plugin, tmp_path):
     """The version is baked in; here into a plugin whose baked version is changed."""
-    for name in ("equipotplugin.so", "libequipot_ops.so"):
+    for name in ("equipotplugin.so", "libequipot.so"):
         (tmp_path / name).write_bytes((plugin / name).read_bytes())
     content = (tmp_path / "equipotplugin.so").read_bytes()
     baked = (20250722).to_bytes(4, "little")

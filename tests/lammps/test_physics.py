@@ -169,7 +169,7 @@ def test_atoms_removed_added_and_renumbered(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     script = setup(model_file("nequip"))
     script += "group gone id 3 17 40\ndelete_atoms group gone compress no\nrun 0\n"
-    script += "create_atoms 1 single 0.2 0.1 0.3\ncreate_atoms 2 single 2.5 0.1 0.3\n"
+    script += "create_atoms 1 single 1.2 1.1 1.3\ncreate_atoms 2 single 3.5 1.1 1.3\n"
     script += "velocity all create 300 1 loop geom\nfix 1 all nve\nrun 20\nwrite_data end.data\n"
     one, two = (lammps(script, ranks).thermo for ranks in (1, 2))
     assert relative(two[:, 1:], one[:, 1:]) < 1e-9

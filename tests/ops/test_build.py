@@ -7,9 +7,10 @@ import time
 
 import pytest
 
+from equipot import compile as compilation
+from equipot.compile import KernelBuildError, Library
 from equipot.errors import ConfigError
 from equipot.ops import build as kernels
-from equipot.ops.build import KernelBuildError
 
 
 @pytest.fixture
@@ -19,12 +20,12 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("EQUIPOT_KERNELS", raising=False)
     compiled = []
 
-    def compile_word(directory):
+    def compile_word(self, directory):
         compiled.append(directory)
         (directory / kernels.LIBRARY).write_text("library")
 
-    monkeypatch.setattr(kernels, "_compile", compile_word)
-    monkeypatch.setattr(kernels, "_find_compiler", lambda: "compiler 1.0")
+    monkeypatch.setattr(Library, "compile", compile_word)
+    monkeypatch.setattr(compilation, "find_compiler", lambda: "compiler 1.0")
     # As in a process that has not loaded them: other tests may have.
     monkeypatch.setattr(kernels, "operators_registered", lambda: False)
     kernels.kernels_available.cache_clear()
@@ -68,23 +69,23 @@ def test_rebuilds_what_is_damaged_or_foreign(cache, damage):
 @pytest.mark.parametrize("part, value", [("torch", "other"), ("processor", "other"), ("sources", {})])
 def test_another_torch_processor_or_source_gets_another_entry(cache, monkeypatch, part, value):
     first = kernels.build()
-    identity = kernels._identity()
-    monkeypatch.setattr(kernels, "_identity", lambda: {**identity, part: value})
+    wanted = kernels.library().wanted()
+    monkeypatch.setattr(Library, "wanted", lambda self: {**wanted, part: value})
     assert kernels.build() != first and len(cache) == 2
 
 
 def test_another_compiler_rebuilds_but_none_does_not(cache, monkeypatch):
     kernels.build()
-    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    monkeypatch.setattr(compilation, "find_compiler", lambda: None)
     kernels.build()
     assert len(cache) == 1
-    monkeypatch.setattr(kernels, "_find_compiler", lambda: "compiler 2.0")
+    monkeypatch.setattr(compilation, "find_compiler", lambda: "compiler 2.0")
     kernels.build()
     assert len(cache) == 2
 
 
 def test_no_compiler_falls_back_and_says_how_to_change_that(cache, monkeypatch, caplog):
-    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    monkeypatch.setattr(compilation, "find_compiler", lambda: None)
     assert kernels.kernels_available() is False
     assert len(caplog.records) == 1
     assert "reference" in caplog.text and "slower" in caplog.text and "install g++" in caplog.text
@@ -92,7 +93,7 @@ def test_no_compiler_falls_back_and_says_how_to_change_that(cache, monkeypatch, 
 
 def test_on_is_an_error_without_compiler(cache, monkeypatch):
     monkeypatch.setenv("EQUIPOT_KERNELS", "on")
-    monkeypatch.setattr(kernels, "_find_compiler", lambda: None)
+    monkeypatch.setattr(compilation, "find_compiler", lambda: None)
     with pytest.raises(KernelBuildError, match="EQUIPOT_KERNELS=on"):
         kernels.kernels_available()
 
@@ -119,14 +120,14 @@ def test_compiler_messages_are_passed_on(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "python -c raise(SystemExit('cannot_compile'))")
     (tmp_path / "a.cpp").write_text("")
     with pytest.raises(KernelBuildError, match="cannot_compile"):
-        kernels._compile(tmp_path)
+        kernels.library().compile(tmp_path)
 
 
 @pytest.mark.parametrize(("cores", "gigabytes", "jobs"), [(3, 16, 3), (8, 2.5, 2), (4, 0.1, 1), (2, None, 2)])
 def test_compiles_as_many_at_once_as_cores_and_memory_allow(tmp_path, monkeypatch, cores, gigabytes, jobs):
     memory = None if gigabytes is None else int(gigabytes * 2**30)
-    monkeypatch.setattr(kernels, "available_cores", lambda: cores)
-    monkeypatch.setattr(kernels, "available_memory", lambda: memory)
+    monkeypatch.setattr(compilation, "available_cores", lambda: cores)
+    monkeypatch.setattr(compilation, "available_memory", lambda: memory)
     # Each job waits until as many have started as may run together, then leaves how many do run.
     script = """
 import pathlib, sys, time
@@ -141,17 +142,17 @@ time.sleep(0.3)
 time.sleep(0.3)
 (folder / f"{name}.running").unlink()
 """
-    kernels._run_all([[sys.executable, "-c", script, str(tmp_path), str(i), str(jobs)] for i in range(6)])
+    compilation.run_all([[sys.executable, "-c", script, str(tmp_path), str(i), str(jobs)] for i in range(6)])
     seen = [int(file.read_text()) for file in tmp_path.glob("*.seen")]
     assert len(seen) == 6 and max(seen) == jobs
 
 
 def test_first_failure_ends_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(kernels, "jobs_at_once", lambda: 2)
+    monkeypatch.setattr(compilation, "jobs_at_once", lambda: 2)
     slow = [sys.executable, "-c", f"import time; time.sleep(60); open({str(tmp_path / 'a')!r}, 'w')"]
     start = time.monotonic()
     with pytest.raises(KernelBuildError, match=r"(?s)the compiler failed: .*first words.*second words"):
-        kernels._run_all(
+        compilation.run_all(
             [slow, [sys.executable, "-c", "raise SystemExit('first words\\nsecond words')"], slow]
         )
     assert time.monotonic() - start < 30

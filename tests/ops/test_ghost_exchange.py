@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from equipot.compile import compiler_command
 from equipot.ops import build
 
 pytestmark = pytest.mark.usefixtures("kernels")
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("kernels")
 def library(kernels, tmp_path_factory):
     path = tmp_path_factory.mktemp("exchange") / "exchange.so"
     source = Path(__file__).with_name("exchange.cpp")
-    options = ["-shared", "-fPIC", "-std=gnu++20", f"-I{build.SOURCES}"]
-    subprocess.run([*build._compiler_command(), *options, str(source), "-o", str(path)], check=True)
+    options = ["-shared", "-fPIC", "-std=gnu++20", f"-I{build.KERNELS}"]
+    subprocess.run([*compiler_command(), *options, str(source), "-o", str(path)], check=True)
     library = ctypes.CDLL(str(path))
     library.images.argtypes, library.images.restype = [ctypes.c_int64], ctypes.c_void_p
     library.called_by_this_thread.argtypes = [ctypes.c_void_p]

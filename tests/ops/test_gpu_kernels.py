@@ -24,6 +24,7 @@ from derivatives import relative_errors, value_and_gradients
 from test_edge_product import random_product
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equipot.compile import compiler_command
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.graph import edge_vectors
@@ -46,9 +47,16 @@ class Emulator:
         self.directory = directory
         self.equipot = ctypes.CDLL(str(build.build()))
         self.equipot.equipot_set_gpu_launcher.argtypes = [ctypes.c_void_p]
-        compiler = [*build._compiler_command(), "-shared", "-fPIC", "-O1", "-w", "-fno-strict-aliasing"]
+        compiler = [*compiler_command(), "-shared", "-fPIC", "-O1", "-w", "-fno-strict-aliasing"]
         library = directory / "emulator.so"
-        command = [*compiler, "-std=gnu++20", f"-I{build.SOURCES}", str(HERE / "emulator.cpp"), "-ldl"]
+        command = [
+            *compiler,
+            "-std=gnu++20",
+            f"-I{build.SOURCES}",
+            f"-I{build.KERNELS}",
+            str(HERE / "emulator.cpp"),
+            "-ldl",
+        ]
         subprocess.run([*command, "-o", str(library)], check=True)
         self.library = ctypes.CDLL(str(library))
         self.library.launches.argtypes, self.library.launches.restype = [ctypes.c_void_p], ctypes.c_int64

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,26 @@ def write_torchscript(
             deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
         _require(deviations, "TorchScript")
         state = {} if training_state is None else {TRAINING_STATE: training_state}
-        _save(module, metadata.to_strings() | state, temporary)
+        program = potential.program()
+        _save(module, metadata.to_strings() | state, program.files() if program else {}, temporary)
         _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
     return metadata
 
 
-def _save(module: torch.jit.ScriptModule, extra_files: dict[str, str | bytes], path: Path) -> None:
+def _save(
+    module: torch.jit.ScriptModule,
+    extra_files: dict[str, str | bytes],
+    engine_files: dict[str, bytes],
+    path: Path,
+) -> None:
     # By way of memory: torch names the archive's folder after the (temporary) file, and does not say plainly
     # that the disk is full.
     buffer = io.BytesIO()
     torch.jit.save(module, buffer, _extra_files=extra_files)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        folder = archive.namelist()[0].partition("/")[0]
+        for name, content in engine_files.items():
+            archive.writestr(f"{folder}/{name}", content)
     path.write_bytes(buffer.getbuffer())
 
 

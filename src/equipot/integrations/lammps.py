@@ -1,4 +1,7 @@
-"""Builds the LAMMPS plugin (its sources: ``equipot/lammps``) for the LAMMPS, MPI and torch installed here."""
+"""Builds the LAMMPS plugin (its sources: ``equipot/lammps``) for the LAMMPS and MPI installed here.
+
+It links the engine, and no torch. Where the torch installed here has CUDA, a library for GPUs comes with it.
+"""
 
 import ast
 import hashlib
@@ -12,18 +15,19 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from equipot import __version__
+from equipot.compile import cache_directory, jobs_at_once, locked, make_private
+from equipot.engine.library import LIBRARY as ENGINE
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
 from equipot.machine import processor_flags
-from equipot.ops.build import LIBRARY, build, cache_directory, jobs_at_once, locked, make_private
 
 SOURCES = Path(__file__).parents[1] / "lammps"
 PLUGIN = "equipotplugin.so"
+FOR_GPUS = ("libequipot_ops.so", "equipottorch.so")
 
 logger = logging.getLogger("equipot")
 
@@ -56,13 +60,13 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     """The plugin's path; compiles it into the cache if it is not there, or if ``force``.
 
     Several processes may call this at once. Raises :class:`LammpsBuildError`, or
-    :class:`equipot.ops.build.KernelBuildError`.
+    :class:`equipot.compile.KernelBuildError`.
     """
-    operators = build()
+    engine, torch = ENGINE.build(), _torch_with_cuda()
     facts = {
         "lammps": asdict(lammps),
-        "torch": [torch.__version__, torch.compiled_with_cxx11_abi(), str(Path(torch.__file__).parent)],
-        "operators": operators.parent.name,
+        "torch": torch,
+        "engine": engine.parent.name,
         "sources": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir())
         },
@@ -74,7 +78,7 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
         if force or not (directory / PLUGIN).is_file():
             start = time.monotonic()
             logger.info("compiling the LAMMPS plugin into %s (less than a minute, once)", directory)
-            _compile(lammps, operators, directory)
+            _compile(lammps, engine, torch, directory)
             logger.info("plugin compiled in %.0f s", time.monotonic() - start)
     return directory / PLUGIN
 
@@ -173,23 +177,36 @@ def _version_number(text: str) -> int:
     return int(year) * 10000 + (_MONTHS.index(month[:3]) + 1) * 100 + int(day)
 
 
-def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
+def _torch_with_cuda() -> dict[str, str]:
+    """Definitions for the part that runs on GPUs; none where this torch has no CUDA, or there is no torch."""
+    if find_spec("torch") is None:
+        return {}
+    import torch
+
+    from equipot.ops.build import build
+
+    if torch.version.cuda is None:
+        return {}
+    root, abi = Path(torch.__file__).parent, int(torch.compiled_with_cxx11_abi())
+    return {"TORCH_ROOT": str(root), "CXX11_ABI": str(abi), "EQUIPOT_OPS": str(build())}
+
+
+def _compile(lammps: Lammps, engine: Path, torch: dict[str, str], directory: Path) -> None:
     """Configure, build and install with CMake; the plugin gets its name last."""
     cmake, ninja = _program("cmake"), _program("ninja")
     if cmake is None:
         raise LammpsBuildError("There is no cmake. Install it with: pip install 'equipot[lammps]'")
     generator = [] if ninja is None else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     definitions = {
-        "TORCH_ROOT": Path(torch.__file__).parent,
-        "CXX11_ABI": int(torch.compiled_with_cxx11_abi()),
         "LAMMPS_HEADERS": lammps.headers,
         "LAMMPS_VERSION": lammps.version,
         "LAMMPS_VERSION_TEXT": lammps.version_text,
         "LAMMPS_SIZES": lammps.integers,
         "MPI_HEADERS": lammps.mpi_headers,
-        "EQUIPOT_OPS": operators,
+        "EQUIPOT_ENGINE": engine,
         "EQUIPOT_VERSION": __version__,
         "PROCESSOR_FLAGS": processor_flags(),
+        **torch,
     }
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     with (
@@ -201,8 +218,9 @@ def _compile(lammps: Lammps, operators: Path, directory: Path) -> None:
         _run(cmake, "-S", str(SOURCES), "-B", scratch, *generator, prefix, *defined)
         _run(cmake, "--build", scratch, "--parallel", str(jobs_at_once()))
         _run(cmake, "--install", scratch)
-        with atomic_write(directory / LIBRARY) as library:
-            shutil.copyfile(built / LIBRARY, library)
+        for name in (ENGINE.name, *(FOR_GPUS if torch else ())):
+            with atomic_write(directory / name) as library:
+                shutil.copyfile(built / name, library)
         shutil.copyfile(built / PLUGIN, plugin)
 
 

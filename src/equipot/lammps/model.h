@@ -1,6 +1,6 @@
-// A deployed model for an MD code: loads the file, checks itself, evaluates. Knows libtorch, and no MD code.
+// A deployed model for an MD code: opens the file, checks itself, evaluates. Knows no MD code.
 //
-// Nothing of torch is visible here, so that an MD code's headers and torch's never meet.
+// On a CPU the engine evaluates it. On a GPU torch does, by a library beside this one that is loaded only then.
 #pragma once
 
 #include <cstdint>
@@ -8,21 +8,20 @@
 #include <string>
 #include <vector>
 
+#include "ghost_exchange.h"
+
 namespace equipot {
 
-class GhostExchange;
-
-// What the file says of itself; see equipot/deploy/metadata.py. Energies in eV, lengths in Å.
+// What the file says of itself. Energies in eV, lengths in Å.
 struct ModelFacts {
-  std::string model_type, dtype, equipot_version, torch_version;
+  std::string model_type, equipot_version;
   std::vector<std::string> species;  // position = atom type of the model
-  std::vector<double> atomic_energies;
   double cutoff = 0;
-  double interaction_range = 0;
   int num_exchanges = 0;  // of features with other domains, per evaluation
   int64_t widest_exchange = 0;  // numbers per atom
+  int64_t bytes_per_number = 0;  // of a feature
 
-  int64_t bytes_per_number() const { return dtype == "float32" ? 4 : 8; }
+  double interaction_range() const { return cutoff * (1 + num_exchanges); }
 };
 
 // One evaluation's input: atoms with the owned ones in front, and directed edges.
@@ -45,35 +44,30 @@ struct Evaluation {
 
 class Model {
  public:
-  // `device`: "cpu", "cuda" or "cuda:N". Throws std::runtime_error with a message for the user.
-  Model(const std::string& path, const std::string& device);
-  ~Model();
+  virtual ~Model() = default;
 
   const ModelFacts& facts() const { return facts_; }
 
   // Evaluates the reference structures inside the file; returns what was found, throws if it is wrong.
-  std::string check();
+  virtual std::string check() = 0;
 
   // All processes with an exchange must call this together, with atoms or without. Throws std::runtime_error.
-  Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr);
+  virtual Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr) = 0;
 
- private:
-  struct Torch;
-  std::string path_;
+ protected:
   ModelFacts facts_;
-  std::string capsule_;
-  std::unique_ptr<Torch> torch_;
 };
 
-// Loads the operators that model files call, if this process does not have them yet: the library beside this one.
-void load_operators();
+// `device`: "cpu", "cuda" or "cuda:N". Throws std::runtime_error with a message for the user.
+std::unique_ptr<Model> open_model(const std::string& path, const std::string& device);
 
 // "auto" becomes this rank's GPU, or the CPU where there is none. `local_rank` counts the processes of one node.
 std::string choose_device(const std::string& wanted, int local_rank);
 
-// A line about a GPU that is here and that this torch cannot use; empty if there is none.
+// A line about a GPU that is here and cannot be used; empty if there is none.
 std::string unused_gpu();
 
-int num_threads();
+// Of the engine, in each process.
+void set_num_threads(int count);
 
 }  // namespace equipot

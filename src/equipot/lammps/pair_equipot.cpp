@@ -98,7 +98,6 @@ void PairEquipot::settings(int narg, char **arg)
                  word);
     }
   }
-  require_on_all_ranks(failure_of([&] { equipot::load_operators(); }));
 }
 
 void PairEquipot::coeff(int narg, char **arg)
@@ -114,10 +113,11 @@ void PairEquipot::coeff(int narg, char **arg)
   std::string check = "skipped (skip_check)";
   require_on_all_ranks(failure_of([&] {
     device = equipot::choose_device(wanted_device, local_rank);
-    model = std::make_unique<equipot::Model>(arg[2], device);
+    model = equipot::open_model(arg[2], device);
+    equipot::set_num_threads(comm->nthreads);
     if (!skip_check) check = model->check();
   }));
-  single_precision = model->facts().dtype == "float32";
+  single_precision = model->facts().bytes_per_number == 4;
   allocate();
   read_element_names(arg + 3);
   print_summary(check);
@@ -175,9 +175,8 @@ void PairEquipot::read_element_names(char **names)
 void PairEquipot::print_summary(const std::string &check)
 {
   const auto &facts = model->facts();
-  std::string text = fmt::format("equipot: {} model, {}, cutoff {:g} A, written by equipot {} with torch {}\n",
-                                 facts.model_type, facts.dtype, facts.cutoff, facts.equipot_version,
-                                 facts.torch_version);
+  std::string text = fmt::format("equipot: {} model, {}, cutoff {:g} A, written by equipot {}\n", facts.model_type,
+                                 single_precision ? "float32" : "float64", facts.cutoff, facts.equipot_version);
   text += facts.num_exchanges == 0
       ? "  strictly local: no messages between ranks\n"
       : fmt::format("  message passing: {} exchange{} of up to {} numbers per atom between ranks, in each direction\n",
@@ -189,7 +188,7 @@ void PairEquipot::print_summary(const std::string &check)
   text += fmt::format("  self-check: {}\n", check);
 
   // Who runs where, one line per device.
-  const int threads = equipot::num_threads(), cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads = comm->nthreads, cores = static_cast<int>(std::thread::hardware_concurrency());
   std::vector<char> names(static_cast<size_t>(comm->nprocs) * 16, '\0');
   char mine[16] = {};
   device.copy(mine, sizeof(mine) - 1);
@@ -238,7 +237,7 @@ void PairEquipot::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
   const auto &facts = model->facts();
-  const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number();
+  const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number;
   comm_width = static_cast<int>((bytes_per_row + sizeof(double) - 1) / sizeof(double));
   if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
   // LAMMPS sizes its buffers by these; a hybrid style has taken them over before now.

@@ -9,6 +9,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.models.network import Network, State, columns_of, rows_of
 from equipot.nn.mlp import MLP, Dense
 from equipot.nn.radial import BesselBasis, PolynomialCutoff
@@ -16,6 +17,12 @@ from equipot.nn.spherical import SphericalHarmonics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
 from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
+
+
+def _perceptron(program: Program, network: MLP | Dense, widths: dict[str, int], types: bool = False) -> str:
+    """Add a perceptron of the first numbers of arrays side by side."""
+    layers, taken = network.packed(), list(widths.values())
+    return program.add("edge_perceptron", list(widths), layers=layers, widths=taken, types=types)
 
 
 class WeightedHarmonics(nn.Module):
@@ -54,6 +61,14 @@ class Environment(nn.Module):
         self.weight = Dense(scalar_channels, self.convolution.num_weights, avg_num_neighbors**-0.5)
         self.channels, self.rows = channels, irreps_sh.dim
 
+    @torch.jit.unused
+    def steps(self, program: Program, scalars: str) -> str:
+        """As `Network.steps`."""
+        weights = _perceptron(program, self.weight, {scalars: self.weight.weight.shape[0]})
+        tables = {"paths": self.convolution.paths, "coefficients": self.convolution.coefficients}
+        sizes = {"dim_out": self.convolution.dim_out, "num_weights": self.convolution.num_weights}
+        return program.add("environment", [weights], channels=self.channels, **tables, **sizes)
+
     def forward(self, scalars: Tensor, sh: Tensor, edge_index: Tensor, num_atoms: int) -> Tensor:
         """scalars (E, scalar_channels), sh (E, J) → (N, J, channels)."""
         ones = torch.ones(num_atoms, self.channels, dtype=sh.dtype, device=sh.device)
@@ -86,6 +101,14 @@ class AllegroLayer(nn.Module):
         self.product = EdgeProduct(paths)
         self.latent = MLP([scalar_channels + channels, *latent_hidden, scalar_channels])
         self.irreps_out = o3.Irreps([(channels, ir) for _, ir in paths.irreps_out])
+
+    @torch.jit.unused
+    def steps(self, program: Program, scalars: str, tensors: str, envelope: str) -> tuple[str, str]:
+        """As `Network.steps`."""
+        tensors = self.product.steps(program, tensors, self.environment.steps(program, scalars))
+        width = self.latent.layers[-1].weight.shape[1]
+        latent = _perceptron(program, self.latent, {scalars: width, tensors: self.product.channels})
+        return program.add("blend", [envelope, latent, scalars], factor=0.5**0.5), tensors
 
     def forward(
         self,
@@ -165,6 +188,23 @@ class Allegro(Network):
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
         return torch.ops.equipot.segment_sum(self.readout(scalars), edge_index, 0, num_atoms) * self.norm
+
+    @torch.jit.unused
+    def steps(self, program: Program) -> str:
+        """As `Network.steps`."""
+        program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
+        envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)
+        basis = program.add("bessel", basis=self.basis.facts())
+        scalars = _perceptron(program, self.two_body, {basis: self.basis.frequencies.shape[0]}, types=True)
+        scalars = program.add("blend", [envelope, scalars], factor=1.0)
+        width = {scalars: self.two_body.layers[-1].weight.shape[1]}
+        weights = _perceptron(program, self.first_tensors.weight, width)
+        degrees, channels = self.first_tensors.num_degrees, self.first_tensors.channels
+        tensors = program.add("weighted_harmonics", [weights], degrees=degrees, channels=channels)
+        for layer in self.layers:
+            scalars, tensors = layer.steps(program, scalars, tensors, envelope)
+        pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
+        return program.add("sum_over_edges", [pairs], factor=self.norm)
 
     @staticmethod
     def parts() -> dict[str, tuple[str, ...]]:

@@ -11,6 +11,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.models.network import Network, State, columns_of, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
@@ -80,6 +81,20 @@ class NequIPLayer(nn.Module):
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
         return self.gate(self.mix_paths(messages) + kept)
+
+    @torch.jit.unused
+    def steps(self, program: Program, x: str) -> str:
+        """As `Network.steps`."""
+        sent = self.mix_channels.steps(program, x)
+        if self.exchanges:
+            sent = program.add("exchange", [sent])
+        kept = self.self_connection.steps(program, x)
+        gate = {"num_even": self.gate.num_even, "num_odd": self.gate.num_odd}
+        gate |= {"even_factor": self.gate.silu_factor, "odd_factor": self.gate.tanh_factor}
+        mixing = {"mixing": self.mix_paths.packed(), "blocks": self.mix_paths.table}
+        dims = {"dim_in": self.irreps_in.dim, "dim_gate": self.gate.irreps_in.dim}
+        facts = self.convolution.facts()
+        return program.add("interaction", [sent, kept], **facts, **mixing, **gate, **dims)
 
     def _interact(
         self, sent: Tensor, kept: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor
@@ -174,6 +189,15 @@ class NequIP(Network):
             x = layer(x, sh, edge_length, edge_index, atom_types, owned)
         # Nothing is computed of atoms that other processes own.
         return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
+
+    @torch.jit.unused
+    def steps(self, program: Program) -> str:
+        """As `Network.steps`."""
+        program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
+        x = program.add("embedding", weights=self.embedding)
+        for layer in self.layers:
+            x = layer.steps(program, x)
+        return self.readout.steps(program, x)
 
     @staticmethod
     def parts() -> dict[str, tuple[str, ...]]:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
+
 State = dict[str, Tensor]
 
 
@@ -26,6 +28,14 @@ class Network(nn.Module):
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,) → (N, irreps_out.dim) in the network's dtype, unscaled."""
         raise NotImplementedError
+
+    @torch.jit.unused
+    def steps(self, program: Program) -> str | None:
+        """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
+
+        None: it cannot be written as the engine's steps; deployed files then run by TorchScript only.
+        """
+        return None
 
     @staticmethod
     def parts() -> dict[str, tuple[str, ...]]:

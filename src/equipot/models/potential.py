@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.terms import ZBL, SpeciesScaleShift
 from equipot.ops.operators import load_operators
@@ -53,6 +54,25 @@ class Potential(nn.Module):
     def dtype(self) -> torch.dtype:
         """The network's floating-point type; geometry and energies are always float64."""
         return next(self.network.parameters()).dtype
+
+    @torch.jit.unused
+    def program(self) -> Program | None:
+        """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
+        program = Program()
+        program.facts |= {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "species": self.species,
+            "cutoff": self.cutoff,
+            "num_exchanges": self.num_exchanges,
+            "widest_exchange": self.widest_exchange,
+        }
+        if self.network.steps(program) is None:
+            return None
+        program.stored("scale", self.scale_shift.scale)
+        program.stored("shift", self.scale_shift.shift.reshape(-1))
+        if self.zbl is not None:
+            program.facts["zbl"] = self.zbl.facts()
+        return program
 
     def atom_energies(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None

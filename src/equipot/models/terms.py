@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import ase.data
 import ase.units
@@ -50,6 +51,18 @@ class ZBL(nn.Module):
         self.register_buffer("decay", decay, persistent=False)
         self.envelope = PolynomialCutoff(6)
         self.coulomb = ase.units._e / (4.0 * math.pi * ase.units._eps0) * 1e10  # eV Å
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        tables = {name: tensor.tolist() for name, tensor in self.named_buffers()}
+        return {
+            **tables,
+            "coulomb": self.coulomb,
+            "radius": 0.46850,
+            "exponent": 0.23,
+            "power": self.envelope.p,
+        }
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,) → (N,) eV."""

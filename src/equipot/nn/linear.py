@@ -4,6 +4,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.ops.operators import load_operators
 from equipot.ops.paths import block_offsets
 
@@ -54,6 +55,11 @@ class EquivariantLinear(_Blocks):
             flat.append(weight.view(-1))
         return (torch.cat(flat) * self.scales).unsqueeze(0)
 
+    @torch.jit.unused
+    def steps(self, program: Program, x: str) -> str:
+        """As `Network.steps`."""
+        return _linear_step(self, program, x, False)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, irreps_in.dim) → (N, irreps_out.dim)."""
         types = self.table[:0, 0]  # one set of weights for all
@@ -80,12 +86,22 @@ class SpeciesLinear(_Blocks):
             flat.append(block.weight.flatten(1))
         return torch.cat(flat, dim=1) * self.scales
 
+    @torch.jit.unused
+    def steps(self, program: Program, x: str) -> str:
+        """As `Network.steps`."""
+        return _linear_step(self, program, x, True)
+
     def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
         """(N, irreps_in.dim), (N or more,) → (N, irreps_out.dim).
 
         On a GPU the order of the species is kept as long as the tensor of types; a slice would be a new one.
         """
         return torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out)
+
+
+def _linear_step(linear: _Blocks, program: Program, x: str, by_type: bool) -> str:
+    dims = {"dim_in": linear.irreps_in.dim, "dim_out": linear.dim_out}
+    return program.add("linear", [x], weights=linear.packed(), blocks=linear.table, by_type=by_type, **dims)
 
 
 class _Weights(nn.Module):

@@ -27,6 +27,11 @@ class Dense(nn.Module):
         self.weight = nn.Parameter(torch.randn(n_in, n_out, dtype=torch.float64))
         self.factor = factor / n_in**0.5
 
+    @torch.jit.unused
+    def packed(self) -> list[Tensor]:
+        """One matrix (n_in, n_out), scaled."""
+        return [self.weight * self.factor]
+
     def forward(self, x: Tensor) -> Tensor:
         return torch.mm(x, self.weight * self.factor)
 
@@ -46,6 +51,11 @@ class MLP(nn.Module):
             for i, (n_in, n_out) in enumerate(pairwise(dims))
         )
 
+    @torch.jit.unused
+    def packed(self) -> list[Tensor]:
+        """The matrices of the layers, scaled."""
+        return [layer.packed()[0] for layer in self.layers]
+
     def forward(self, x: Tensor) -> Tensor:
         """(rows, dims[0]) → (rows, dims[-1])."""
         for i, layer in enumerate(self.layers):
@@ -62,6 +72,11 @@ class Perceptron(nn.Module):
         super().__init__()
         self.hidden = MLP(dims[:-1])
         self.linear = Dense(dims[-2], dims[-1], SILU_FACTOR)
+
+    @torch.jit.unused
+    def packed(self) -> list[Tensor]:
+        """The matrices of the layers, scaled."""
+        return self.hidden.packed() + self.linear.packed()
 
     def features(self, x: Tensor) -> Tensor:
         """(rows, dims[0]) → (rows, dims[-2])."""

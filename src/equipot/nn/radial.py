@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,16 @@ class BesselBasis(nn.Module):
         self.envelope = PolynomialCutoff(polynomial_cutoff)
         frequencies = math.pi * torch.arange(1, num_bessel + 1, dtype=torch.float64)
         self.register_buffer("frequencies", frequencies, persistent=False)
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        return {
+            "frequencies": self.frequencies,
+            "cutoff": self.cutoff,
+            "factor": 0.2,
+            "power": self.envelope.p,
+        }
 
     def forward(self, edge_length: Tensor) -> Tensor:
         """(E, 1) Å → (E, num_bessel)."""

@@ -1,5 +1,7 @@
 """Real spherical harmonics as polynomials of the edge direction."""
 
+from typing import Any
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -55,6 +57,19 @@ class SphericalHarmonics(nn.Module):
             assert (squares.sqrt() - solution.abs()).abs().max() < 1e-6  # the root of a rounded zero
             blocks.append(solution.sign() * squares.sqrt() + 0.0)  # no negative zeros
         return torch.block_diag(*blocks)
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of them: the powers of x, y and z in each monomial, and the coefficients."""
+        # The powers of three primes can be told apart.
+        primes = torch.tensor([[2.0, 3.0, 5.0]], dtype=torch.float64)
+        powers = []
+        for monomial in torch.cat(self._monomials(primes), dim=1)[0].round().long().tolist():
+            found = []
+            for prime in (2, 3, 5):
+                found.append(next(n for n in range(9) if monomial % prime ** (n + 1)))
+            powers.append(found)
+        return {"powers": powers, "coefficients": self.coefficients}
 
     def forward(self, unit_vec: Tensor) -> Tensor:
         """(E, 3) unit vectors → (E, (l_max + 1)²)."""

@@ -1,5 +1,7 @@
 """The equivariant convolution of message passing."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -57,12 +59,24 @@ class Convolution(nn.Module):
         )
 
 
+def _steps_facts(convolution: Convolution, radial: dict[str, Any]) -> dict[str, Any]:
+    """What a program says of a convolution."""
+    tables = {"paths": convolution.paths, "coefficients": convolution.coefficients}
+    return {"radial": radial, **tables, "dim_messages": convolution.dim_out}
+
+
 class RadialConvolution(nn.Module):
     """A :class:`Convolution` whose weights are a function of the distance, evaluated at every edge."""
 
     def __init__(self, convolution: Convolution, radial: nn.Module):
         super().__init__()
         self.convolution, self.radial = convolution, radial
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        basis, network = self.radial.basis.facts(), self.radial.network.packed()
+        return _steps_facts(self.convolution, {"basis": basis, "layers": network})
 
     def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
@@ -84,6 +98,11 @@ class TabulatedConvolution(nn.Module):
     def __init__(self, convolution: Convolution, radial: nn.Module, cutoff: float):
         super().__init__()
         self.convolution, self.radial, self.cutoff = convolution, radial, cutoff
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        return _steps_facts(self.convolution, {"table": self.radial.table(), "cutoff": self.cutoff})
 
     def forward(self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor) -> Tensor:
         """x (N, irreps_in.dim), sh (E, irreps_sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""

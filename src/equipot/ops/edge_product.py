@@ -13,6 +13,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.ops.operators import load_operators
 from equipot.ops.paths import PathTable, block_offsets
 
@@ -44,13 +45,23 @@ class EdgeProduct(nn.Module):
         self.register_buffer("path", path, persistent=False)
         self.register_buffer("coefficients", coefficients, persistent=False)
 
+    def coupling(self) -> Tensor:
+        """T of the module's docstring: (K·I, J, C)."""
+        weighted = self.weight.index_select(0, self.path) * self.coefficients
+        return weighted.view(self.rows * self.columns, self.environment_rows, self.channels)
+
+    @torch.jit.unused
+    def steps(self, program: Program, tensors: str, environment: str) -> str:
+        """As `Network.steps`."""
+        sizes = {"rows": self.rows, "columns": self.columns, "environment_rows": self.environment_rows}
+        inputs = [tensors, environment]
+        return program.add("edge_product", inputs, weights=self.coupling(), channels=self.channels, **sizes)
+
     def forward(self, tensors: Tensor, environment: Tensor, center: Tensor) -> Tensor:
         """tensors (E, I, C), environment (N, J, C), center (E,) int64 → (E, K, C)."""
         num_atoms = environment.shape[0]
-        weighted = self.weight.index_select(0, self.path) * self.coefficients
-        coupling = weighted.view(1, self.rows * self.columns, self.environment_rows, self.channels)
         everyone = torch.zeros(num_atoms, dtype=torch.int64, device=center.device)
-        matrices = torch.ops.equipot.atom_product(coupling, environment, everyone)
+        matrices = torch.ops.equipot.atom_product(self.coupling().unsqueeze(0), environment, everyone)
         matrices = matrices.view(num_atoms, self.rows, self.columns, self.channels)
         return torch.ops.equipot.atom_product(matrices, tensors, center)
 

@@ -6,7 +6,7 @@
 #include <torch/library.h>
 
 #include "atom_product.h"
-#include "edges.h"
+#include "parallel.h"
 #include "gpu_passes.h"
 
 namespace equipot {

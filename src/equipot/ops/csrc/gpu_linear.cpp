@@ -78,10 +78,16 @@ std::shared_ptr<const SpeciesOrder> order_species(const Tensor& types, int64_t n
 }  // namespace
 
 LinearMap linear_map_of(const Tensor& blocks, int64_t dim_in, int64_t dim_out, int64_t num_weights) {
-  if (blocks.is_cpu()) return make_linear_map(blocks, dim_in, dim_out, num_weights);
+  const auto map_of = [&](const Tensor& on_cpu) {
+    TORCH_CHECK(on_cpu.dim() == 2 && on_cpu.size(1) == 5 && on_cpu.scalar_type() == at::kLong,
+                "equipot::linear: expected blocks (B, 5) int64, found ", on_cpu.sizes());
+    const Tensor table = on_cpu.contiguous();
+    return make_linear_map(reinterpret_cast<const LinearBlock*>(table.const_data_ptr<int64_t>()), table.size(0), dim_in,
+                           dim_out, num_weights);
+  };
+  if (blocks.is_cpu()) return map_of(blocks);
   static TensorCache<LinearMap> known(4096, true);
-  return *known.get({blocks}, {dim_in, dim_out, num_weights},
-                    [&] { return make_linear_map(blocks.cpu(), dim_in, dim_out, num_weights); });
+  return *known.get({blocks}, {dim_in, dim_out, num_weights}, [&] { return map_of(blocks.cpu()); });
 }
 
 void add_linear_gpu(const LinearMap& map, const Tensor& weights, const Tensor& x, const Tensor& y, bool fresh) {

@@ -2,11 +2,13 @@
 // the numbers of atoms of each species: once for a tensor of types.
 #pragma once
 
+#include <torch/library.h>
+
 #include "linear.h"
 
 namespace equipot {
 
-// As make_linear_map, from `blocks` on any device; on a GPU they are fetched once.
+// As make_linear_map, from the operators' `blocks` (B, 5) on any device; on a GPU they are fetched once.
 LinearMap linear_map_of(const at::Tensor& blocks, int64_t dim_in, int64_t dim_out, int64_t num_weights);
 
 // y += map(x), or for `fresh` y = map(x); x (N, dim_in), y (N, dim_out) with contiguous rows, weights (W).

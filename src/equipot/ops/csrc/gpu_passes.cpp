@@ -11,7 +11,7 @@
 #include "gpu_cache.h"
 #include "gpu_code.h"
 #include "gpu_launcher.h"
-#include "plan.h"
+#include "tensor_plan.h"
 
 namespace equipot {
 namespace {

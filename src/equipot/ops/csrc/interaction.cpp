@@ -32,22 +32,8 @@ struct Block {
   double even_factor, odd_factor;
 };
 
-// The gate is fed what the map gives: even scalars with gates, odd scalars if there are any, then gated irreps.
 GateShape make_gate(const LinearMap& map, const Block& block) {
-  GateShape gate{.num_even = block.num_even, .num_gates = 0, .num_odd = block.num_odd,
-                 .even_factor = block.even_factor, .odd_factor = block.odd_factor, .gated = {},
-                 .dim_in = map.dim_out, .dim_out = block.num_even + block.num_odd};
-  for (size_t n = block.num_odd > 0 ? 2 : 1; n < map.blocks.size(); ++n) {
-    const LinearBlock& b = map.blocks[n];
-    gate.gated.push_back({b.components, b.channels_out, b.out_offset, gate.dim_out, gate.num_even + gate.num_gates});
-    gate.num_gates += b.channels_out;
-    gate.dim_out += b.components * b.channels_out;
-  }
-  TORCH_CHECK(!map.blocks.empty() && map.blocks[0].channels_out == gate.num_sigmoid() &&
-                  map.dim_out == gate.dim_out + gate.num_gates,
-              "equipot::interaction: the map gives ", map.dim_out, " numbers, the gate needs ",
-              gate.dim_out + gate.num_gates);
-  return gate;
+  return make_gate(map, block.num_even, block.num_odd, block.even_factor, block.odd_factor);
 }
 
 // Calls work(first, count) for a few of the atoms at a time; threads get as many edges each as atoms allow.

@@ -5,7 +5,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include "edges.h"
+#include "parallel.h"
 #include "gpu_linear.h"
 #include "gpu_passes.h"
 

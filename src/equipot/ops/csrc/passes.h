@@ -4,11 +4,11 @@
 #include <ATen/Dispatch.h>
 #include <torch/library.h>
 
-#include "edges.h"
+#include "parallel.h"
 #include "form.h"
 #include "gpu_passes.h"
 #include "inputs.h"
-#include "plan.h"
+#include "tensor_plan.h"
 
 namespace equipot {
 

@@ -4,18 +4,26 @@
 
 #include <array>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
+#include <cstdio>
+#include <map>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace equipot {
 
 class Archive {
  public:
-  explicit Archive(const std::string& path) : path_(path) {
-    std::ifstream stream(path, std::ios::binary);
-    bytes_.assign(std::istreambuf_iterator<char>(stream), {});
+  explicit Archive(const std::string& path) : Archive(path, "") {
+    if (std::FILE* file = std::fopen(path.c_str(), "rb")) {
+      char part[1 << 16];
+      for (size_t count; (count = std::fread(part, 1, sizeof part, file)) > 0;) bytes_.append(part, count);
+      std::fclose(file);
+    }
+  }
+
+  // From bytes; `path` stands in messages.
+  Archive(const std::string& path, std::string bytes) : path_(path), bytes_(std::move(bytes)) {
     for (uint32_t i = 0; i < 256; ++i) {
       uint32_t value = i;
       for (int bit = 0; bit < 8; ++bit) value = value & 1 ? 0xEDB88320u ^ (value >> 1) : value >> 1;
@@ -24,7 +32,7 @@ class Archive {
   }
 
   // Throws std::runtime_error if the file is cut short or a byte of an entry has changed.
-  void require_checksums() const {
+  void require_checksums() {
     size_t end = bytes_.size() < 22 ? 0 : bytes_.size() - 22;  // of central directory, without a comment
     while (end > 0 && number(end, 4) != 0x06054b50) --end;
     if (end == 0) fail("truncated, or not a model written by 'equipot deploy'");
@@ -33,11 +41,21 @@ class Archive {
       if (number(entry, 4) != 0x02014b50) fail("damaged (its table of contents)");
       const uint32_t method = number(entry + 10, 2), expected = number(entry + 16, 4), size = number(entry + 20, 4);
       const uint32_t name_length = number(entry + 28, 2), local = number(entry + 42, 4);
-      const size_t first = local + 30 + number(local + 26, 2) + number(local + 28, 2);
+      if (entry + 46 + name_length > bytes_.size()) fail("damaged (its table of contents)");
+      const std::string name(bytes_, entry + 46, name_length);
+      const size_t first = size_t(local) + 30 + number(local + 26, 2) + number(local + 28, 2);
       if (first + size > bytes_.size() || (method == 0 && checksum(first, size) != expected))
-        fail("damaged (wrong checksum of '" + std::string(bytes_, entry + 46, name_length) + "')");
+        fail("damaged (wrong checksum of '" + name + "')");
+      // Without the name of the archive, which is that of the file when it was written.
+      if (method == 0) stored_[name.substr(name.find('/') + 1)] = std::string_view(bytes_).substr(first, size);
       entry += 46 + name_length + number(entry + 30, 2) + number(entry + 32, 2);
     }
+  }
+
+  // The bytes of an entry that is not compressed, or nullptr; after require_checksums, as long as this lives.
+  const std::string_view* find(const std::string& name) const {
+    const auto found = stored_.find(name);
+    return found == stored_.end() ? nullptr : &found->second;
   }
 
  private:
@@ -60,6 +78,7 @@ class Archive {
   }
 
   std::string path_, bytes_;
+  std::map<std::string, std::string_view> stored_;
   std::array<uint32_t, 256> table_{};
 };
 

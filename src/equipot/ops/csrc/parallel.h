@@ -1,40 +1,16 @@
-// Edges grouped by an atom they touch, and shared out among threads.
+// Edges shared out among torch's threads.
 #pragma once
 
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <vector>
+
+#include "edges.h"
 
 namespace equipot {
 
 // Below this, waking threads costs more than it saves.
 constexpr int64_t edges_per_thread = 64;
-
-inline void check_range(const int64_t* atom_of_edge, int64_t num_edges, int64_t num_atoms) {
-  for (int64_t e = 0; e < num_edges; ++e)
-    TORCH_CHECK_INDEX(atom_of_edge[e] >= 0 && atom_of_edge[e] < num_atoms, "equipot: edge ", e,
-                      " refers to atom ", atom_of_edge[e], " of ", num_atoms);
-}
-
-// Edges ordered by one of their atoms; edges of atom a are edges[start[a]] ... edges[start[a + 1] - 1], in
-// their original order. A counting sort: its cost is small beside one pass, so nothing is cached.
-struct EdgeGroups {
-  std::vector<int64_t> start;
-  std::vector<int64_t> edges;
-};
-
-inline EdgeGroups group_edges(const int64_t* atom_of_edge, int64_t num_edges, int64_t num_atoms) {
-  check_range(atom_of_edge, num_edges, num_atoms);
-  EdgeGroups groups{std::vector<int64_t>(num_atoms + 1, 0), std::vector<int64_t>(num_edges)};
-  for (int64_t e = 0; e < num_edges; ++e) ++groups.start[atom_of_edge[e] + 1];
-  for (int64_t a = 0; a < num_atoms; ++a) groups.start[a + 1] += groups.start[a];
-  std::vector<int64_t> next(groups.start.begin(), groups.start.end() - 1);
-  for (int64_t e = 0; e < num_edges; ++e) groups.edges[next[atom_of_edge[e]]++] = e;
-  return groups;
-}
 
 // Into how many parts for_edge_ranges cuts the edges.
 inline int64_t num_parts(int64_t num_edges) {

@@ -303,7 +303,7 @@ void pull_back(const Arrays<T>& a, const Knot<T>& knot, int64_t edge, int64_t nu
       if constexpr (mixed) product += load<V>(radial.plain_grad + c) * load<V>(radial.cotangent_slope + c);
       add_to_lanes(sum, product);
     });
-    a.grad_length[edge] = sum_lanes<T>(sum);
+    a.grad_length[edge] = sum_lanes<T>(sum) + (a.add_geometry ? a.grad_length[edge] : T(0));
   }
   if (a.grad_table == nullptr) return;
   T* rows = a.grad_table + knot.row * num_weights;
@@ -398,7 +398,10 @@ void run_couplings(const Plan<T>& plan, const Arrays<T>& a, const std::vector<Pa
     }
   }
   if (!want_sh) return;
-  for (int64_t j = 0; j < plan.dim_sh; ++j) a.grad_sh[edge * plan.dim_sh + j] = sum_lanes<T>(grad_sh[j]);
+  for (int64_t j = 0; j < plan.dim_sh; ++j) {
+    T& to = a.grad_sh[edge * plan.dim_sh + j];
+    to = sum_lanes<T>(grad_sh[j]) + (a.add_geometry ? to : T(0));
+  }
 }
 
 template <class T, Pass pass, bool mixed>

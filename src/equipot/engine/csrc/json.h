@@ -26,6 +26,8 @@ class Json {
     return found->second;
   }
 
+  bool has(const std::string& key) const { return members.count(key) != 0; }
+
   // All numbers below this value, in order: an array of any shape, flattened. True is 1, false 0.
   template <class T>
   std::vector<T> numbers() const {
@@ -50,6 +52,7 @@ class Json {
   struct Reader {
     const char* at;
     const char* end;
+    int depth = 0;
 
     [[noreturn]] void fail(const std::string& expected) const { throw std::runtime_error("JSON: expected " + expected); }
 
@@ -71,6 +74,13 @@ class Json {
     }
 
     Json value() {
+      if (++depth > 64) fail("fewer levels");
+      Json json = value_here();
+      --depth;
+      return json;
+    }
+
+    Json value_here() {
       blanks();
       if (at == end) fail("a value");
       if (*at == '{') return object();

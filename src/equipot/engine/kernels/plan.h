@@ -1,12 +1,12 @@
-// From the operator's `paths` and `coefficients` tensors to a Plan.
+// From a table of paths and their coefficients to a Plan.
 #pragma once
-
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "form.h"
@@ -54,36 +54,34 @@ void add_terms(Plan<T>& plan, Coupling& coupling, const PathRow& row, const doub
   plan.num_elements += elements;
 }
 
+// The plan of P paths. `tolerance`: coefficients that are smaller are zeros with round-off.
+// Throws std::runtime_error if a path does not fit the arrays.
 template <class T>
-Plan<T> make_plan(const at::Tensor& paths, const at::Tensor& coefficients, int64_t dim_in, int64_t dim_sh,
-                  int64_t dim_out, int64_t num_weights) {
-  TORCH_CHECK(paths.dim() == 2 && paths.size(1) == 9 && paths.scalar_type() == at::kLong && paths.is_cpu(),
-              "equipot::convolution: expected paths (P, 9) int64 on the CPU, found ", paths.sizes());
-  TORCH_CHECK(coefficients.dim() == 1 && coefficients.is_cpu(),
-              "equipot::convolution: expected flat coefficients on the CPU, found ", coefficients.sizes());
-  const at::Tensor table = paths.contiguous();
-  const at::Tensor values = coefficients.to(at::kDouble).contiguous();
-  const auto* rows = reinterpret_cast<const PathRow*>(table.const_data_ptr<int64_t>());
-  const double* c = values.const_data_ptr<double>();
-  // Zeros of the coefficients carry round-off, of single precision if the module was ever converted to it.
-  const double tolerance = coefficients.scalar_type() == at::kDouble ? 1e-13 : 1e-6;
-
+Plan<T> make_plan(const PathRow* rows, int64_t num_paths, const double* c, int64_t num_coefficients, double tolerance,
+                  int64_t dim_in, int64_t dim_sh, int64_t dim_out, int64_t num_weights) {
+  const auto require = [&](bool right, int64_t path, const char* what) {
+    if (!right)
+      throw std::runtime_error("equipot::convolution: path " + std::to_string(path) + " " + what + ": features (" +
+                                  std::to_string(dim_in) + "), harmonics (" + std::to_string(dim_sh) + "), weights (" +
+                                  std::to_string(num_weights) + "), output (" + std::to_string(dim_out) +
+                                  "), degrees up to " + std::to_string(max_degree));
+  };
   Plan<T> plan;
   plan.dim_in = dim_in, plan.dim_sh = dim_sh, plan.dim_out = dim_out, plan.num_weights = num_weights;
   int64_t weights_used = 0;
   std::map<int64_t, size_t> known;  // coefficient offset -> coupling: both parities share one
-  for (int64_t p = 0; p < table.size(0); ++p) {
+  for (int64_t p = 0; p < num_paths; ++p) {
     const PathRow& row = rows[p];
+    const auto [least, most] = std::minmax({row.l_in, row.l_sh, row.l_out, row.in_offset, row.weight_offset,
+                                            row.out_offset, row.coefficient_offset, row.channels - 1, row.out_stride});
+    require(least >= 0 && most < INT32_MAX && std::max(row.l_in, row.l_out) <= max_degree && row.l_sh < 64, p,
+            "has a negative number or a degree that is too high");
     const int64_t in = 2 * row.l_in + 1, out = 2 * row.l_out + 1, sh = 2 * row.l_sh + 1;
-    TORCH_CHECK(std::min({row.l_in, row.l_sh, row.l_out, row.in_offset, row.weight_offset, row.out_offset,
-                          row.coefficient_offset, row.channels - 1}) >= 0 &&
-                    std::max(row.l_in, row.l_out) <= max_degree && row.out_stride >= row.channels &&
-                    row.in_offset + in * row.channels <= dim_in && (row.l_sh + 1) * (row.l_sh + 1) <= dim_sh &&
-                    row.weight_offset + row.channels <= num_weights &&
-                    row.out_offset + (out - 1) * row.out_stride + row.channels <= dim_out &&
-                    row.coefficient_offset + in * out * sh <= values.numel(),
-                "equipot::convolution: path ", p, " does not fit features (", dim_in, "), harmonics (", dim_sh,
-                "), weights (", num_weights, "), output (", dim_out, ") or a degree exceeds ", max_degree);
+    require(row.out_stride >= row.channels && row.in_offset + in * row.channels <= dim_in &&
+                (row.l_sh + 1) * (row.l_sh + 1) <= dim_sh && row.weight_offset + row.channels <= num_weights &&
+                row.out_offset + (out - 1) * row.out_stride + row.channels <= dim_out &&
+                row.coefficient_offset + in * out * sh <= num_coefficients,
+            p, "does not fit");
     const auto [at, is_new] = known.try_emplace(row.coefficient_offset, plan.couplings.size());
     if (is_new) {
       Coupling coupling{};
@@ -93,14 +91,14 @@ Plan<T> make_plan(const at::Tensor& paths, const at::Tensor& coefficients, int64
       plan.couplings.push_back(std::move(coupling));
     }
     Coupling& coupling = plan.couplings[at->second];
-    TORCH_CHECK(coupling.l_in == row.l_in && coupling.l_out == row.l_out,
-                "equipot::convolution: path ", p, " shares coefficients with a path of other degrees");
+    require(coupling.l_in == row.l_in && coupling.l_out == row.l_out, p, "shares coefficients with one of other degrees");
     coupling.paths.push_back({row.channels, row.in_offset, row.weight_offset, row.out_offset, row.out_stride});
     plan.widest_block = std::max(plan.widest_block, in * row.channels);
     weights_used += row.channels;
   }
-  TORCH_CHECK(weights_used == num_weights, "equipot::convolution: paths use ", weights_used, " weights of ",
-              num_weights);
+  if (weights_used != num_weights)
+    throw std::runtime_error("equipot::convolution: paths use " + std::to_string(weights_used) + " weights of " +
+                             std::to_string(num_weights));
   return plan;
 }
 

@@ -3,7 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
+
+#include "linear.h"
 
 namespace equipot {
 
@@ -21,6 +25,25 @@ struct GateShape {
 
   int64_t num_sigmoid() const { return num_even + num_gates; }
 };
+
+// The gate of what a linear map gives: even scalars with gates, odd scalars if there are any, then gated irreps.
+// Throws std::runtime_error if they do not fit together.
+inline GateShape make_gate(const LinearMap& map, int64_t num_even, int64_t num_odd, double even_factor,
+                           double odd_factor) {
+  GateShape gate{.num_even = num_even, .num_gates = 0, .num_odd = num_odd, .even_factor = even_factor,
+                 .odd_factor = odd_factor, .gated = {}, .dim_in = map.dim_out, .dim_out = num_even + num_odd};
+  for (size_t n = num_odd > 0 ? 2 : 1; n < map.blocks.size(); ++n) {
+    const LinearBlock& b = map.blocks[n];
+    gate.gated.push_back({b.components, b.channels_out, b.out_offset, gate.dim_out, gate.num_even + gate.num_gates});
+    gate.num_gates += b.channels_out;
+    gate.dim_out += b.components * b.channels_out;
+  }
+  if (map.blocks.empty() || map.blocks[0].channels_out != gate.num_sigmoid() ||
+      map.dim_out != gate.dim_out + gate.num_gates)
+    throw std::runtime_error("equipot::interaction: the map gives " + std::to_string(map.dim_out) +
+                                " numbers, the gate needs " + std::to_string(gate.dim_out + gate.num_gates));
+  return gate;
+}
 
 // Rows of one array, `dim` apart.
 template <class T>

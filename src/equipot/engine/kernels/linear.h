@@ -5,9 +5,10 @@
 // F is linear in each argument: dF/dg is the map, dF/dx the transposed map, dF/dW the outer sum.
 #pragma once
 
-#include <torch/library.h>
-
 #include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "matmul.h"
@@ -26,22 +27,21 @@ struct LinearMap {
   int64_t dim_in = 0, dim_out = 0, num_weights = 0;
 };
 
-// From the operators' `blocks` (B, 5), a column for each member of LinearBlock.
-inline LinearMap make_linear_map(const at::Tensor& blocks, int64_t dim_in, int64_t dim_out, int64_t num_weights) {
-  TORCH_CHECK(blocks.dim() == 2 && blocks.size(1) == 5 && blocks.scalar_type() == at::kLong && blocks.is_cpu(),
-              "equipot::linear: expected blocks (B, 5) int64 on the CPU, found ", blocks.sizes());
-  const at::Tensor table = blocks.contiguous();
-  const auto* rows = reinterpret_cast<const LinearBlock*>(table.const_data_ptr<int64_t>());
-  LinearMap map{{rows, rows + table.size(0)}, dim_in, dim_out, 0};
+// From B blocks. Throws std::runtime_error if one does not fit the rows, or the weights are of another number.
+inline LinearMap make_linear_map(const LinearBlock* rows, int64_t count, int64_t dim_in, int64_t dim_out,
+                                 int64_t num_weights) {
+  LinearMap map{{rows, rows + count}, dim_in, dim_out, 0};
   for (const LinearBlock& b : map.blocks) {
-    TORCH_CHECK(std::min({b.components, b.channels_in, b.channels_out, b.in_offset, b.out_offset}) >= 0 &&
-                    b.in_offset + b.components * b.channels_in <= dim_in &&
-                    b.out_offset + b.components * b.channels_out <= dim_out,
-                "equipot::linear: a block does not fit features of ", dim_in, " and ", dim_out, " numbers");
+    const auto [least, most] = std::minmax({b.components, b.channels_in, b.channels_out, b.in_offset, b.out_offset});
+    if (least < 0 || most > INT32_MAX || b.in_offset + b.components * b.channels_in > dim_in ||
+        b.out_offset + b.components * b.channels_out > dim_out)
+      throw std::runtime_error("equipot::linear: a block does not fit features of " + std::to_string(dim_in) + " and " +
+                                  std::to_string(dim_out) + " numbers");
     map.num_weights += b.channels_in * b.channels_out;
   }
-  TORCH_CHECK(map.num_weights == num_weights, "equipot::linear: blocks use ", map.num_weights, " weights of ",
-              num_weights);
+  if (map.num_weights != num_weights)
+    throw std::runtime_error("equipot::linear: blocks use " + std::to_string(map.num_weights) + " weights of " +
+                                std::to_string(num_weights));
   return map;
 }
 

@@ -90,6 +90,7 @@ struct Arrays {
   T* grad_g = nullptr;  // center pass; zeroed by the caller
   int64_t first_center = 0;  // whose row grad_g begins with
   T* grad_x = nullptr;  // neighbor pass; zeroed by the caller
+  bool add_geometry = false;  // grad_sh and grad_length are added to, not written
   T* grad_sh = nullptr;  // neighbor pass; every row visited is written
   T* grad_w = nullptr;  // neighbor pass; every row visited is written
   RadialTable<T> table;

@@ -1,0 +1,292 @@
+// The functions of equipot.h: arguments are checked here, exceptions end here.
+#include "equipot.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "archive.h"
+#include "capsule.h"
+#include "evaluator.h"
+#include "neighbors.h"
+#include "threads.h"
+
+using namespace equipot;
+
+// Everything of an open file.
+struct equipot_model {
+  std::string path;
+  std::unique_ptr<Program> program;
+  std::unique_ptr<Evaluator> evaluator;
+  std::vector<std::string> species;
+  std::vector<const char*> symbols;
+  std::vector<double> reference_energies;
+  std::string capsule, model_type, equipot_version;
+  equipot_description description{};
+};
+
+namespace {
+
+thread_local std::string message;
+
+constexpr int format_version = 1;  // FORMAT_VERSION of equipot/deploy/metadata.py
+constexpr double shortest_distance = 0.1;  // MIN_DISTANCE of equipot/data/frames.py
+
+struct BadFile : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+struct BadStructure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+struct WrongResult : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+template <class F>
+equipot_status guarded(const F& work) {
+  try {
+    work();
+    return EQUIPOT_OK;
+  } catch (const BadFile& error) {
+    message = error.what();
+    return EQUIPOT_BAD_FILE;
+  } catch (const BadStructure& error) {
+    message = error.what();
+    return EQUIPOT_BAD_STRUCTURE;
+  } catch (const WrongResult& error) {
+    message = error.what();
+    return EQUIPOT_WRONG_RESULT;
+  } catch (const std::logic_error& error) {  // invalid_argument, out_of_range, domain_error
+    message = error.what();
+    return dynamic_cast<const std::domain_error*>(&error) ? EQUIPOT_BAD_STRUCTURE : EQUIPOT_BAD_ARGUMENT;
+  } catch (const std::bad_alloc&) {
+    message = "not enough memory";
+  } catch (const std::exception& error) {
+    message = error.what();
+  } catch (...) {
+    message = "unknown error";
+  }
+  return EQUIPOT_FAILED;
+}
+
+void require(const void* pointer, const char* name) {
+  if (pointer == nullptr) throw std::invalid_argument(std::string(name) + " is null");
+}
+
+class Exchange : public GhostExchange {
+ public:
+  explicit Exchange(const equipot_exchange& functions) : functions_(functions) {
+    if (functions.copy_to_ghosts == nullptr || functions.add_to_owners == nullptr || functions.num_owned < 0)
+      throw std::invalid_argument("the exchange lacks a function, or owns fewer than no atoms");
+  }
+  int64_t num_owned() const override { return functions_.num_owned; }
+  void copy_to_ghosts(float* rows, int64_t n, int64_t width) override { copy(rows, n, width); }
+  void copy_to_ghosts(double* rows, int64_t n, int64_t width) override { copy(rows, n, width); }
+  void add_to_owners(float* rows, int64_t n, int64_t width) override { add(rows, n, width); }
+  void add_to_owners(double* rows, int64_t n, int64_t width) override { add(rows, n, width); }
+
+ private:
+  void copy(void* rows, int64_t n, int64_t width) { functions_.copy_to_ghosts(functions_.context, rows, n, width); }
+  void add(void* rows, int64_t n, int64_t width) { functions_.add_to_owners(functions_.context, rows, n, width); }
+  equipot_exchange functions_;
+};
+
+std::string text_of(const Archive& archive, const std::string& name) {
+  const std::string_view* found = archive.find("extra/" + name);
+  return found == nullptr ? "" : std::string(*found);
+}
+
+Archive read_file(const char* path) {
+  if (!std::filesystem::is_regular_file(path))
+    throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
+  return Archive(path);
+}
+
+std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
+  auto opened = std::make_unique<equipot_model>();
+  equipot_model& model = *opened;
+  model.path = path;
+  try {
+    archive.require_checksums();
+    const std::string format = text_of(archive, "format_version");
+    if (format.empty()) throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
+    if (std::atoi(format.c_str()) > format_version)
+      throw std::runtime_error(model.path + ": written in model format " + format + " by equipot " +
+                               text_of(archive, "equipot_version") + "; this engine reads formats up to " +
+                               std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
+    const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
+    if (program == nullptr || weights == nullptr)
+      throw std::runtime_error(model.path + ": deployed by an equipot without an engine (" +
+                               text_of(archive, "equipot_version") + "). Run 'equipot deploy' again.");
+    model.program = std::make_unique<Program>(model.path, *program, *weights);
+    try {
+      model.evaluator = make_evaluator(*model.program);
+    } catch (const std::exception& error) {
+      throw std::runtime_error(model.path + ": " + error.what() + ".");
+    }
+    model.capsule = text_of(archive, "capsule");
+    model.model_type = text_of(archive, "model_type"), model.equipot_version = text_of(archive, "equipot_version");
+    const Json& json = model.program->json;
+    for (const Json& symbol : json["species"].items) model.species.push_back(symbol.text);
+    for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
+    model.reference_energies = model.program->values<double>("shift");
+    model.description = {.num_species = int32_t(model.species.size()),
+                         .species = model.symbols.data(),
+                         .reference_energies = model.reference_energies.data(),
+                         .cutoff = json["cutoff"].number,
+                         .num_exchanges = int32_t(json["num_exchanges"].number),
+                         .widest_exchange = int64_t(json["widest_exchange"].number),
+                         .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
+                         .model_type = model.model_type.c_str(),
+                         .equipot_version = model.equipot_version.c_str()};
+    model.program->weights.clear();  // the evaluator has its own; the archive goes
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& error) {
+    throw BadFile(error.what());
+  }
+  return opened;
+}
+
+void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results) {
+  for (int64_t e = 0; e < edges.num_edges; ++e) {
+    const double* v = edges.edge_vec + 3 * e;
+    const double squared = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
+    if (squared >= shortest_distance * shortest_distance && squared < 1e12) continue;
+    throw BadStructure("atoms " + std::to_string(edges.center[e]) + " and " + std::to_string(edges.neighbor[e]) + " are " +
+                       short_text(std::sqrt(squared)) + " A apart; expected at least " + short_text(shortest_distance));
+  }
+  std::vector<double> energies, virials;
+  Results to{results.atom_energies, results.forces, results.atom_virials};
+  if (results.energy != nullptr && to.atom_energies == nullptr) {
+    energies.resize(size_t(edges.num_atoms));
+    to.atom_energies = energies.data();
+  }
+  if (results.virial != nullptr && to.atom_virials == nullptr) {
+    virials.resize(size_t(9 * edges.num_atoms));
+    to.atom_virials = virials.data();
+  }
+  model.evaluator->evaluate(edges, to);
+  double energy = 0, virial[9] = {};
+  for (int64_t i = 0; i < edges.num_atoms; ++i) {
+    if (to.atom_energies != nullptr) energy += to.atom_energies[i];
+    if (results.virial != nullptr)
+      for (int k = 0; k < 9; ++k) virial[k] += to.atom_virials[9 * i + k];
+    const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
+    if (!std::isfinite(energy) || !std::isfinite(force))
+      throw WrongResult("the model's results are not finite for atom " + std::to_string(i) +
+                        ": the structure is far from what the model was trained on, or the model is broken");
+  }
+  if (results.energy != nullptr) *results.energy = energy;
+  if (results.virial != nullptr) std::copy_n(virial, 9, results.virial);
+}
+
+void require_edges(const equipot_edges& given) {
+  if (given.num_atoms < 0 || given.num_edges < 0) throw std::invalid_argument("num_atoms or num_edges is negative");
+  if (given.num_atoms > 0) require(given.types, "types");
+  if (given.num_edges > 0)
+    require(given.center, "center"), require(given.neighbor, "neighbor"), require(given.edge_vec, "edge_vec");
+}
+
+}  // namespace
+
+extern "C" {
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT int equipot_abi(void) { return EQUIPOT_ABI; }
+
+EXPORT const char* equipot_message(void) { return message.c_str(); }
+
+EXPORT equipot_status equipot_open(const char* path, equipot_model** model) {
+  return guarded([&] {
+    require(path, "path"), require(model, "model");
+    *model = nullptr;
+    *model = open(path, read_file(path)).release();
+  });
+}
+
+EXPORT equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model) {
+  return guarded([&] {
+    require(name, "name"), require(bytes, "bytes"), require(model, "model");
+    *model = nullptr;
+    *model = open(name, Archive(name, std::string(static_cast<const char*>(bytes), size))).release();
+  });
+}
+
+EXPORT void equipot_close(equipot_model* model) { delete model; }
+
+EXPORT equipot_status equipot_describe(const equipot_model* model, equipot_description* description) {
+  return guarded([&] {
+    require(model, "model"), require(description, "description");
+    *description = model->description;
+  });
+}
+
+EXPORT equipot_status equipot_evaluate_edges(equipot_model* model, const equipot_edges* edges,
+                                             const equipot_results* results) {
+  return guarded([&] {
+    require(model, "model"), require(edges, "edges"), require(results, "results");
+    require_edges(*edges);
+    std::unique_ptr<Exchange> exchange;
+    if (edges->exchange != nullptr) exchange = std::make_unique<Exchange>(*edges->exchange);
+    evaluate(*model, {edges->num_atoms, edges->num_edges, edges->types, edges->owned, edges->center, edges->neighbor,
+                      edges->edge_vec, exchange.get()},
+             *results);
+  });
+}
+
+EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_structure* structure,
+                                       const equipot_results* results) {
+  return guarded([&] {
+    require(model, "model"), require(structure, "structure"), require(results, "results");
+    if (structure->num_atoms < 0) throw std::invalid_argument("num_atoms is negative");
+    if (structure->num_atoms > 0) require(structure->types, "types"), require(structure->positions, "positions");
+    const int32_t* periodic = structure->periodic;
+    if (periodic[0] || periodic[1] || periodic[2]) require(structure->cell, "cell");
+    const NeighborList list = find_neighbors(structure->num_atoms, structure->positions, structure->cell, periodic,
+                                             model->description.cutoff);
+    evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),
+                      list.neighbor.data(), list.edge_vec.data(), nullptr},
+             *results);
+  });
+}
+
+EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t size) {
+  return guarded([&] {
+    require(model, "model");
+    bool right = false;
+    std::string found;
+    try {
+      found = check_capsule(
+          model->capsule, model->description.bytes_per_number == 4, model->reference_energies,
+          [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
+              std::vector<double>& virials) {
+            const auto n = int64_t(s.types.size());
+            energies.resize(n), forces.resize(3 * n), virials.resize(9 * n);
+            model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
+                                        s.neighbor.data(), s.edge_vec.data(), nullptr},
+                                       {energies.data(), forces.data(), virials.data()});
+          },
+          right);
+    } catch (const std::exception& error) {
+      throw BadFile(model->path + ": the self-check capsule is damaged (" + error.what() + "). Run 'equipot deploy' again.");
+    }
+    if (summary != nullptr && size > 0) {
+      const size_t length = std::min(size - 1, found.size());
+      std::memcpy(summary, found.data(), length);
+      summary[length] = 0;
+    }
+    if (!right) throw WrongResult(model->path + ": the model does not reproduce its reference structures here: " + found);
+  });
+}
+
+EXPORT void equipot_set_threads(int num_threads) { Threads::pool().set_count(num_threads); }
+
+EXPORT int equipot_threads(void) { return Threads::pool().count(); }
+
+}  // extern "C"

@@ -1,0 +1,40 @@
+// Evaluates the program of a model: energies, forces and virials of atoms, from edge vectors.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "ghost_exchange.h"
+#include "program.h"
+
+namespace equipot {
+
+// Directed edges in any order; those that begin at one atom need not lie together, but then they are sorted first.
+struct Edges {
+  int64_t num_atoms = 0, num_edges = 0;
+  const int64_t* types = nullptr;  // (num_atoms)
+  const uint8_t* owned = nullptr;  // (num_atoms) whose energy counts; null: all
+  const int64_t* center = nullptr;  // (num_edges)
+  const int64_t* neighbor = nullptr;  // (num_edges)
+  const double* edge_vec = nullptr;  // (num_edges, 3) Å, from the center to the neighbor
+  GhostExchange* exchange = nullptr;  // of a domain whose owned atoms come first; null: none
+};
+
+// Written for all atoms; null: not wanted.
+struct Results {
+  double* atom_energies = nullptr;  // (num_atoms) eV, zero where not owned
+  double* forces = nullptr;  // (num_atoms, 3) eV/Å
+  double* atom_virials = nullptr;  // (num_atoms, 3, 3) eV, counted at the neighbor
+};
+
+class Evaluator {
+ public:
+  virtual ~Evaluator() = default;
+  // Throws std::invalid_argument for a type or an atom that is not there.
+  virtual void evaluate(const Edges& edges, const Results& results) = 0;
+};
+
+// Throws std::runtime_error or std::invalid_argument if the program is damaged.
+std::unique_ptr<Evaluator> make_evaluator(const Program& program);
+
+}  // namespace equipot

@@ -1,0 +1,315 @@
+// Implementation of evaluator.h, for networks in float and in double.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+#include "evaluator.h"
+#include "geometry.h"
+#include "message_passing.h"
+#include "strictly_local.h"
+#include "zbl.h"
+
+namespace equipot {
+
+template <class T>
+std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64_t num_types, int64_t dim_sh) {
+  const std::string& kind = json["do"].text;
+  if (kind == "embedding") return std::make_unique<Embedding<T>>(reader, json, num_types);
+  if (kind == "linear") return std::make_unique<Linear<T>>(reader, json, num_types);
+  if (kind == "exchange") return std::make_unique<Exchange<T>>();
+  if (kind == "interaction") return std::make_unique<Interaction<T>>(reader, json, dim_sh);
+  if (kind == "bessel") return std::make_unique<BesselStep<T>>(reader, json);
+  if (kind == "envelope") return std::make_unique<Envelope<T>>(reader, json);
+  if (kind == "edge_perceptron") return std::make_unique<EdgePerceptron<T>>(reader, json, num_types);
+  if (kind == "blend") return std::make_unique<Blend<T>>(reader, json);
+  if (kind == "weighted_harmonics") return std::make_unique<WeightedHarmonics<T>>(reader, json, dim_sh);
+  if (kind == "environment") return std::make_unique<Environment<T>>(reader, json, dim_sh);
+  if (kind == "edge_product") return std::make_unique<EdgeProduct<T>>(reader, json);
+  if (kind == "sum_over_edges") return std::make_unique<SumOverEdges<T>>(reader, json);
+  throw std::runtime_error("it has a step '" + kind + "', which this engine does not know. Upgrade equipot");
+}
+
+template <class T>
+class NetworkEvaluator : public Evaluator {
+ public:
+  explicit NetworkEvaluator(const Program& program)
+      : harmonics_(program), scale_(program.values<double>("scale")), shift_(program.values<double>("shift")),
+        message_passing_(program.json["num_exchanges"].number > 0) {
+    const auto num_types = int64_t(program.json["species"].items.size());
+    if (num_types < 1 || int64_t(scale_.size()) != num_types || int64_t(shift_.size()) != num_types)
+      throw std::runtime_error("it does not have one scale and one shift for each species");
+    if (program.json.has("zbl")) zbl_.emplace(program.json["zbl"], num_types);
+    Reader reader{program, {}};
+    std::vector<Shape> shapes;
+    std::vector<int> used, untouchable;  // by the steps so far; no more by later ones
+    for (const Json& json : program.json["steps"].items) {
+      auto step = make_step<T>(reader, json, num_types, harmonics_.dim);
+      std::vector<Shape> inputs;
+      bool varies = false;
+      for (const Json& name : json["inputs"].items) {
+        step->inputs.push_back(reader.find(name.text));
+        if (std::count(untouchable.begin(), untouchable.end(), step->inputs.back()) > 0)
+          throw std::runtime_error("'" + name.text + "' is gone when a step reads it");
+        inputs.push_back(shapes[step->inputs.back()]);
+        varies = varies || steps_[step->inputs.back()]->differentiable;
+      }
+      if (json["do"].text == "linear" || json["do"].text == "exchange") step->differentiable = varies;
+      step->number = step->output = int(steps_.size());
+      shapes.push_back(step->shape(inputs));
+      if (shapes.back().width < 1)
+        throw std::runtime_error("step " + std::to_string(steps_.size()) + " (" + json["do"].text +
+                                 ") does not fit what it is given");
+      for (const int taken : step->takes()) {
+        if (std::count(used.begin(), used.end(), taken) > 0)
+          throw std::runtime_error("step " + std::to_string(steps_.size()) + " takes an array that is used elsewhere");
+        untouchable.push_back(taken);
+      }
+      for (const int input : step->inputs) used.push_back(input);
+      message_passing_ = message_passing_ || json["do"].text == "interaction";
+      reader.names.push_back(json["out"].text);
+      steps_.push_back(std::move(step));
+    }
+    if (steps_.empty() || !shapes.back().of_atoms || shapes.back().width != 1 || !steps_.back()->differentiable)
+      throw std::runtime_error("its steps do not end with one number for each atom");
+    find_uses();
+  }
+
+  void evaluate(const Edges& given, const Results& results) override {
+    check(given);
+    const Sorted edges(given);
+    const int64_t computed = num_computed(given);
+    const int64_t num_edges = edges.first[computed];  // those of other centers lead to no energy
+    std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient(size_t(3 * num_edges), 0.0);
+    const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
+    if (message_passing_)
+      evaluate_whole(given, edges, by_neighbor, computed, energies, gradient);
+    else
+      evaluate_in_parts(given, edges, computed, energies, gradient);
+    if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
+    write(given, edges, computed, by_neighbor, energies, gradient, results);
+  }
+
+ private:
+  // Edges by center: as they were given, or sorted copies.
+  struct Sorted {
+    const int64_t *center, *neighbor;
+    const double* vec;
+    std::vector<int64_t> first;  // of each center
+    std::vector<int64_t> centers, neighbors;
+    std::vector<double> vectors;
+
+    explicit Sorted(const Edges& given) : center(given.center), neighbor(given.neighbor), vec(given.edge_vec) {
+      const int64_t n = given.num_edges;
+      if (std::is_sorted(center, center + n)) {
+        first.assign(size_t(given.num_atoms + 1), 0);
+        for (int64_t e = 0; e < n; ++e) ++first[center[e] + 1];
+        for (int64_t i = 0; i < given.num_atoms; ++i) first[i + 1] += first[i];
+        return;
+      }
+      EdgeGroups groups = group_edges(center, n, given.num_atoms);
+      centers.resize(n), neighbors.resize(n), vectors.resize(3 * n);
+      for (int64_t k = 0; k < n; ++k) {
+        const int64_t e = groups.edges[k];
+        centers[k] = center[e], neighbors[k] = neighbor[e];
+        std::copy_n(vec + 3 * e, 3, vectors.data() + 3 * k);
+      }
+      first = std::move(groups.start);
+      center = centers.data(), neighbor = neighbors.data(), vec = vectors.data();
+    }
+  };
+
+  void check(const Edges& given) const {
+    check_range(given.center, given.num_edges, given.num_atoms);
+    check_range(given.neighbor, given.num_edges, given.num_atoms);
+    for (int64_t i = 0; i < given.num_atoms; ++i)
+      if (given.types[i] < 0 || given.types[i] >= int64_t(scale_.size()))
+        throw std::invalid_argument("atom " + std::to_string(i) + " has type " + std::to_string(given.types[i]) +
+                                    ", the model knows types 0 to " + std::to_string(scale_.size() - 1));
+    if (given.exchange != nullptr && given.exchange->num_owned() > given.num_atoms)
+      throw std::invalid_argument("more atoms are owned than there are");
+  }
+
+  // The first atoms, of which energies must be known.
+  int64_t num_computed(const Edges& given) const {
+    if (given.exchange != nullptr && message_passing_) return given.exchange->num_owned();
+    int64_t last = given.num_atoms;
+    if (!message_passing_ && given.owned != nullptr)
+      while (last > 0 && !given.owned[last - 1]) --last;
+    return last;
+  }
+
+  // Which step reads each array last, and which arrays are needed on the way back.
+  void find_uses() {
+    last_use_.assign(steps_.size(), 0);
+    read_back_.assign(steps_.size(), false);
+    for (size_t s = 0; s < steps_.size(); ++s) {
+      last_use_[s] = std::max(last_use_[s], s);
+      for (const int input : steps_[s]->inputs) last_use_[input] = s;
+      for (const int read : steps_[s]->read_back()) read_back_[read] = true;
+    }
+    last_use_.back() = steps_.size();
+  }
+
+  void run_forward(Context<T>& c) const {
+    c.values.resize(steps_.size()), c.grads.resize(steps_.size()), c.kept.resize(steps_.size());
+    c.values_rows.resize(steps_.size()), c.values_width.resize(steps_.size());
+    for (size_t s = 0; s < steps_.size(); ++s) {
+      steps_[s]->forward(c);
+      for (const int input : steps_[s]->inputs)
+        if (last_use_[input] == s && !read_back_[input]) c.release(c.values[input]);
+    }
+  }
+
+  void run_backward(Context<T>& c) const {
+    for (size_t s = steps_.size(); s-- > 0;) {
+      if (steps_[s]->differentiable && c.grads[s].exists()) steps_[s]->backward(c);
+      c.release(c.grads[s]), c.release(c.values[s]);
+      for (Array<T>& array : c.kept[s]) c.release(array);
+      c.kept[s].clear();
+    }
+  }
+
+  // Energies of the atoms first ... of the program's last array, and the gradient that backward starts from.
+  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies) const {
+    const int output = int(steps_.size()) - 1;
+    const Array<T>& rows = c.values[output];
+    const Array<T>& grad = c.grad(output);
+    for (int64_t i = 0; i < c.num_computed; ++i) {
+      const bool owned = given.owned == nullptr || given.owned[first + i];
+      const int64_t type = given.types[first + i];
+      energies[first + i] = owned ? scale_[type] * double(rows[i][0]) + shift_[type] : 0.0;
+      grad[i][0] = owned ? T(scale_[type]) : T(0);
+    }
+  }
+
+  void evaluate_whole(const Edges& given, const Sorted& edges, const EdgeGroups& by_neighbor, int64_t computed,
+                      std::vector<double>& energies, std::vector<double>& gradient) {
+    const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
+    Context<T> c;
+    // Another thread may be evaluating, too.
+    Pool<T> own;
+    const std::unique_lock memory(in_use_, std::try_to_lock);
+    c.pool = memory ? &pool_ : &own, c.exchange = given.exchange;
+    c.num_atoms = given.num_atoms, c.num_computed = computed, c.num_edges = num_edges, c.dim_sh = dim;
+    c.types = given.types, c.center = edges.center, c.neighbor = edges.neighbor, c.first_edge = edges.first.data();
+    c.by_neighbor = &by_neighbor;
+    std::optional<EdgeGroups> by_type;
+    if (scale_.size() > 1) {
+      by_type = group_edges(given.types, computed, int64_t(scale_.size()));
+      c.by_type = &*by_type;
+    }
+    Array<T> length = c.make(num_edges, 1), sh = c.make(num_edges, dim);
+    constexpr int64_t step = 4096;  // a multiple of every vector
+    for_rows(num_edges, step, [&](int64_t first, int64_t count) {
+      harmonics_.forward(edges.vec, first, first + count, length.data(), sh.data());
+    });
+    c.length = length.data(), c.sh = sh.data();
+    run_forward(c);
+    finish(c, given, 0, energies.data());
+    Array<T> grad_length = c.make(num_edges, 1), grad_sh = c.make(num_edges, dim);
+    std::fill_n(grad_length.data(), num_edges, T(0)), std::fill_n(grad_sh.data(), num_edges * dim, T(0));
+    c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
+    run_backward(c);
+    for_rows(num_edges, step, [&](int64_t first, int64_t count) {
+      harmonics_.backward(edges.vec, first, first + count, grad_length.data(), grad_sh.data(), gradient.data());
+    });
+    for (Array<T>* array : {&length, &sh, &grad_length, &grad_sh}) c.release(*array);
+    c.pool->trim(64);
+  }
+
+  // What a thread needs for some atoms with all their edges.
+  struct Part {
+    Pool<T> pool;
+    std::vector<T> length, sh, grad_length, grad_sh;
+    std::vector<int64_t> center, neighbor_type, first_edge;
+  };
+
+  void evaluate_in_parts(const Edges& given, const Sorted& edges, int64_t computed, std::vector<double>& energies,
+                         std::vector<double>& gradient) const {
+    constexpr int64_t edges_in_part = 256, atoms_in_part = 256;
+    std::vector<int64_t> bounds{0};
+    for (int64_t i = 1; i <= computed; ++i)
+      if (i == computed || edges.first[i + 1] - edges.first[bounds.back()] > edges_in_part ||
+          i - bounds.back() >= atoms_in_part)
+        bounds.push_back(i);
+    std::vector<Part> of_workers(size_t(Threads::pool().count()));
+    Threads::pool().run(int64_t(bounds.size()) - 1, [&](int64_t part, int worker) {
+      auto& [pool, length, sh, grad_length, grad_sh, center, neighbor_type, first_edge] = of_workers[worker];
+      const int64_t first = bounds[part], count = bounds[part + 1] - first;
+      const int64_t begin = edges.first[first], num_edges = edges.first[first + count] - begin;
+      const int64_t dim = harmonics_.dim;
+      length.resize(num_edges), sh.resize(num_edges * dim);
+      grad_length.assign(num_edges, T(0)), grad_sh.assign(num_edges * dim, T(0));
+      center.resize(num_edges), neighbor_type.resize(num_edges), first_edge.resize(count + 1);
+      for (int64_t e = 0; e < num_edges; ++e) {
+        center[e] = edges.center[begin + e] - first;
+        neighbor_type[e] = given.types[edges.neighbor[begin + e]];
+      }
+      for (int64_t i = 0; i <= count; ++i) first_edge[i] = edges.first[first + i] - begin;
+      Context<T> c;
+      c.pool = &pool, c.dim_sh = dim;
+      c.num_atoms = c.num_computed = count, c.num_edges = num_edges;
+      c.types = given.types + first, c.center = center.data(), c.neighbor_type = neighbor_type.data();
+      c.first_edge = first_edge.data();
+      harmonics_.forward(edges.vec + 3 * begin, 0, num_edges, length.data(), sh.data());
+      c.length = length.data(), c.sh = sh.data(), c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
+      run_forward(c);
+      finish(c, given, first, energies.data());
+      run_backward(c);
+      harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
+                          gradient.data() + 3 * begin);
+    });
+  }
+
+  void add_repulsion(const Edges& given, const Sorted& edges, int64_t num_edges, std::vector<double>& energies,
+                     std::vector<double>& gradient) const {
+    for (int64_t e = 0; e < num_edges; ++e) {
+      const int64_t i = edges.center[e];
+      if (given.owned != nullptr && !given.owned[i]) continue;
+      const double* vec = edges.vec + 3 * e;
+      const double r = std::sqrt(vec[0] * vec[0] + vec[1] * vec[1] + vec[2] * vec[2]);
+      double slope;
+      energies[i] += zbl_->pair(given.types[i], given.types[edges.neighbor[e]], r, slope);
+      for (int a = 0; a < 3; ++a) gradient[3 * e + a] += slope * vec[a] / r;
+    }
+  }
+
+  // With g the gradient by an edge: the force of its center is +g, of its neighbor -g, the virial -edge_vec g there.
+  void write(const Edges& given, const Sorted& edges, int64_t computed, const EdgeGroups& by_neighbor,
+             const std::vector<double>& energies, const std::vector<double>& gradient, const Results& results) const {
+    for_rows(given.num_atoms, 1024, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i) {
+        double force[3] = {}, sent[3] = {}, virial[9] = {};
+        if (i < computed)
+          for (int64_t e = edges.first[i]; e < edges.first[i + 1]; ++e)
+            for (int a = 0; a < 3; ++a) force[a] += gradient[3 * e + a];
+        for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k) {
+          const int64_t e = by_neighbor.edges[k];
+          for (int a = 0; a < 3; ++a) {
+            sent[a] += gradient[3 * e + a];
+            for (int b = 0; b < 3; ++b) virial[3 * a + b] -= edges.vec[3 * e + a] * gradient[3 * e + b];
+          }
+        }
+        if (results.atom_energies != nullptr) results.atom_energies[i] = energies[i];
+        if (results.forces != nullptr)
+          for (int a = 0; a < 3; ++a) results.forces[3 * i + a] = force[a] - sent[a];
+        if (results.atom_virials != nullptr) std::copy_n(virial, 9, results.atom_virials + 9 * i);
+      }
+    });
+  }
+
+  Harmonics<T> harmonics_;
+  std::vector<double> scale_, shift_;  // eV, of each type
+  bool message_passing_;
+  std::optional<Zbl> zbl_;
+  std::vector<std::unique_ptr<Step<T>>> steps_;
+  std::vector<size_t> last_use_;
+  std::vector<bool> read_back_;
+  Pool<T> pool_;
+  std::mutex in_use_;  // pool_
+};
+
+}  // namespace equipot

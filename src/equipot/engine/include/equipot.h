@@ -1,0 +1,113 @@
+/* equipot's engine: energies, forces and virials of a deployed model, without torch and without Python.
+ *
+ * Units: eV, Å. Arrays are row-major and belong to the caller. No function throws; each says by its status whether
+ * it worked, and equipot_message() what went wrong. Threads may share a model: an evaluation that begins while
+ * another one runs does all of its work in its own thread.
+ */
+#ifndef EQUIPOT_H
+#define EQUIPOT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EQUIPOT_ABI 1 /* grows when a struct or a function changes */
+
+typedef enum {
+  EQUIPOT_OK = 0,
+  EQUIPOT_BAD_ARGUMENT = 1,  /* a null pointer, a number out of range, an atom or element that is not there */
+  EQUIPOT_BAD_FILE = 2,      /* missing, damaged, no deployed model, or without a program for this engine */
+  EQUIPOT_BAD_STRUCTURE = 3, /* atoms that coincide, numbers that are not finite, a cell without volume */
+  EQUIPOT_WRONG_RESULT = 4,  /* the model does not reproduce its reference structures, or gives no finite numbers */
+  EQUIPOT_FAILED = 5         /* anything else, such as too little memory */
+} equipot_status;
+
+typedef struct equipot_model equipot_model;
+
+/* The EQUIPOT_ABI that the library was built with. */
+int equipot_abi(void);
+
+/* What the last call of this thread that did not return EQUIPOT_OK found wrong; valid until the next call. */
+const char* equipot_message(void);
+
+/* Reads a file written by `equipot deploy`. On success *model must be given to equipot_close. */
+equipot_status equipot_open(const char* path, equipot_model** model);
+void equipot_close(equipot_model* model); /* null is allowed */
+
+/* The same from the bytes of a file, which are not needed afterwards; `name` stands in messages. */
+equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model);
+
+typedef struct {
+  int32_t num_species;
+  const char* const* species;       /* chemical symbols; the position is the type of an atom */
+  const double* reference_energies; /* eV, of an isolated atom of each species */
+  double cutoff;                    /* Å; the longest edge */
+  int32_t num_exchanges;            /* of features with other domains in one evaluation; 0: strictly local */
+  int64_t widest_exchange;          /* numbers per atom in the widest of them */
+  int32_t bytes_per_number;         /* of a feature: 4 or 8 */
+  const char* model_type;           /* "nequip", "allegro", ... */
+  const char* equipot_version;      /* that wrote the file */
+} equipot_description;
+
+/* Pointers in *description are valid as long as the model. */
+equipot_status equipot_describe(const equipot_model* model, equipot_description* description);
+
+/* For codes that cut space into domains: owned atoms come first, ghosts follow. Rows are (atoms, width) of
+ * bytes_per_number. Called from the thread that evaluates. */
+typedef struct {
+  void* context;
+  int64_t num_owned;
+  void (*copy_to_ghosts)(void* context, void* rows, int64_t num_atoms, int64_t width); /* from their owners */
+  void (*add_to_owners)(void* context, void* rows, int64_t num_atoms, int64_t width);  /* the transpose */
+} equipot_exchange;
+
+typedef struct {
+  int64_t num_atoms, num_edges;
+  const int64_t* types;             /* (num_atoms) index into the species */
+  const uint8_t* owned;             /* (num_atoms) nonzero: its energy counts; null: all */
+  const int64_t* center;            /* (num_edges) */
+  const int64_t* neighbor;          /* (num_edges) */
+  const double* edge_vec;           /* (num_edges, 3) Å, from the center to the neighbor */
+  const equipot_exchange* exchange; /* null: none */
+} equipot_edges;
+
+/* Null: not wanted. */
+typedef struct {
+  double* energy;        /* (1) eV */
+  double* atom_energies; /* (num_atoms) eV, zero where not owned */
+  double* forces;        /* (num_atoms, 3) eV/Å */
+  double* virial;        /* (3, 3) eV; the stress is -virial / volume */
+  double* atom_virials;  /* (num_atoms, 3, 3) eV, counted at the neighbor */
+} equipot_results;
+
+/* From edges that are known. */
+equipot_status equipot_evaluate_edges(equipot_model* model, const equipot_edges* edges, const equipot_results* results);
+
+typedef struct {
+  int64_t num_atoms;
+  const int64_t* types;     /* (num_atoms) index into the species */
+  const double* positions;  /* (num_atoms, 3) Å */
+  const double* cell;       /* (3, 3) Å, rows are lattice vectors; null where nothing is periodic */
+  int32_t periodic[3];      /* nonzero: periodic along this lattice vector */
+} equipot_structure;
+
+/* From positions: neighbors are searched anew at every call. */
+equipot_status equipot_evaluate(equipot_model* model, const equipot_structure* structure,
+                                const equipot_results* results);
+
+/* Evaluates the reference structures in the file. `summary` receives at most `size` bytes; null: not wanted. */
+equipot_status equipot_check(equipot_model* model, char* summary, size_t size);
+
+/* Threads that evaluations use; 0: as the environment variable OMP_NUM_THREADS says, or as many as there
+ * are cores. */
+void equipot_set_threads(int num_threads);
+int equipot_threads(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,196 @@
+"""The engine's library in Python: equipot.h by ctypes, arrays by NumPy. Nothing here needs torch."""
+
+import ctypes
+import functools
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from equipot.compile import Library
+from equipot.errors import DataError, ModelFileError, SimulationError
+
+_FOLDER = Path(__file__).parent
+LIBRARY = Library(
+    "libequipot.so",
+    "the engine",
+    tuple(_FOLDER / name for name in ("csrc", "include", "kernels")),
+    link=("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s", "-pthread"),
+)
+_ABI = 1  # EQUIPOT_ABI
+
+logger = logging.getLogger("equipot")
+
+
+_ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
+
+
+class _Description(ctypes.Structure):
+    _fields_ = (
+        ("num_species", ctypes.c_int32),
+        ("species", ctypes.POINTER(ctypes.c_char_p)),
+        ("reference_energies", ctypes.POINTER(ctypes.c_double)),
+        ("cutoff", ctypes.c_double),
+        ("num_exchanges", ctypes.c_int32),
+        ("widest_exchange", ctypes.c_int64),
+        ("bytes_per_number", ctypes.c_int32),
+        ("model_type", ctypes.c_char_p),
+        ("equipot_version", ctypes.c_char_p),
+    )
+
+
+class _Edges(ctypes.Structure):
+    _fields_ = (
+        ("num_atoms", ctypes.c_int64),
+        ("num_edges", ctypes.c_int64),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange")
+        ),
+    )
+
+
+class _Structure(ctypes.Structure):
+    _fields_ = (
+        ("num_atoms", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("types", "positions", "cell")),
+        ("periodic", ctypes.c_int32 * 3),
+    )
+
+
+class _Results(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("energy", "atom_energies", "forces", "virial", "atom_virials")
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of N atoms; float64."""
+
+    atom_energies: NDArray[np.float64]  # (N,) eV, zero where not owned
+    forces: NDArray[np.float64]  # (N, 3) eV/Å
+    atom_virials: NDArray[np.float64]  # (N, 3, 3) eV, counted at the neighbor
+
+
+class Engine:
+    """A deployed model, evaluated without torch, on a CPU; threads may share it.
+
+    Args:
+        path: a file written by ``equipot deploy``.
+        content: its bytes, if they have been read already; ``path`` then stands in messages only.
+
+    Raises:
+        ModelFileError: missing, damaged, or deployed before there was an engine.
+        KernelBuildError: the library is not there and cannot be compiled.
+    """
+
+    def __init__(self, path: str | Path, content: bytes | None = None):
+        self.path = Path(path)
+        self._library = load_library()
+        self._model = ctypes.c_void_p()
+        name, model = str(path).encode(), ctypes.byref(self._model)
+        if content is None:
+            self._call("equipot_open", name, model)
+        else:
+            self._call("equipot_open_memory", name, content, ctypes.c_size_t(len(content)), model)
+        found = _Description()
+        self._call("equipot_describe", self._model, ctypes.byref(found))
+        self.species = tuple(found.species[n].decode() for n in range(found.num_species))
+        self.cutoff = found.cutoff
+        self.num_exchanges = found.num_exchanges
+
+    def __del__(self):
+        if getattr(self, "_model", None):
+            self._library.equipot_close(self._model)
+
+    def evaluate_edges(
+        self,
+        edge_vec: NDArray[np.float64],
+        edge_index: NDArray[np.int64],
+        atom_types: NDArray[np.int64],
+        owned: NDArray[np.bool_] | None = None,
+    ) -> Evaluation:
+        """The deployed contract: (E, 3) Å, (2, E), (N,), (N,) or None for all.
+
+        Raises:
+            DataError: an atom or a type that is not there; atoms that coincide.
+            SimulationError: the results are not finite.
+        """
+        edge_vec = np.ascontiguousarray(edge_vec, dtype=np.float64)
+        center, neighbor = (np.ascontiguousarray(row, dtype=np.int64) for row in edge_index)
+        types = np.ascontiguousarray(atom_types, dtype=np.int64)
+        if edge_vec.shape != (len(center), 3):
+            raise DataError(
+                f"edge_vec must be ({len(center)}, 3) as edge_index says, but is {edge_vec.shape}."
+            )
+        if owned is not None:
+            owned = np.ascontiguousarray(owned, dtype=np.uint8)
+            if owned.shape != types.shape:
+                raise DataError(f"owned must be {types.shape} as atom_types, but is {owned.shape}.")
+        edges = _Edges(
+            len(types), len(center), *map(_address, (types, owned, center, neighbor, edge_vec, None))
+        )
+        return self._evaluate("equipot_evaluate_edges", edges, len(types))
+
+    def evaluate(
+        self,
+        positions: NDArray[np.float64],
+        cell: NDArray[np.float64],
+        pbc: NDArray[np.bool_],
+        atom_types: NDArray[np.int64],
+    ) -> Evaluation:
+        """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. Raises as above."""
+        positions, cell = (np.ascontiguousarray(array, dtype=np.float64) for array in (positions, cell))
+        types = np.ascontiguousarray(atom_types, dtype=np.int64)
+        if positions.shape != (len(types), 3) or cell.shape != (3, 3):
+            raise DataError(
+                f"positions must be ({len(types)}, 3) and cell (3, 3), but are {positions.shape} and "
+                f"{cell.shape}."
+            )
+        periodic = (ctypes.c_int32 * 3)(*(int(bool(p)) for p in pbc))
+        structure = _Structure(len(types), *map(_address, (types, positions, cell)), periodic)
+        return self._evaluate("equipot_evaluate", structure, len(types))
+
+    def check(self) -> str:
+        """Re-evaluate the reference structures in the file; a line about it.
+
+        Raises:
+            ModelFileError: the model does not reproduce them here.
+        """
+        summary = ctypes.create_string_buffer(1000)
+        self._call("equipot_check", self._model, summary, ctypes.c_size_t(len(summary)))
+        return summary.value.decode()
+
+    def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int) -> Evaluation:
+        found = Evaluation(np.empty(num_atoms), np.empty((num_atoms, 3)), np.empty((num_atoms, 3, 3)))
+        results = _Results(
+            None, _address(found.atom_energies), _address(found.forces), None, _address(found.atom_virials)
+        )
+        self._call(function, self._model, ctypes.byref(structure), ctypes.byref(results))
+        return found
+
+    def _call(self, function: str, *arguments) -> None:
+        status = getattr(self._library, function)(*arguments)
+        if status:
+            message = self._library.equipot_message().decode(errors="replace")
+            kind = ModelFileError if function == "equipot_check" else _ERRORS.get(status, SimulationError)
+            raise kind(message[:1].upper() + message[1:].removesuffix(".") + ".")
+
+
+def _address(array: NDArray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """The library, compiled at its first use. Raises KernelBuildError."""
+    path = LIBRARY.build()
+    library = ctypes.CDLL(str(path))
+    library.equipot_message.restype = ctypes.c_char_p
+    library.equipot_close.argtypes = [ctypes.c_void_p]
+    library.equipot_close.restype = None
+    assert library.equipot_abi() == _ABI  # built from these sources
+    return library
