@@ -25,6 +25,7 @@ _NEQUIP = {"type": "nequip", "cutoff": CUTOFF, "layers": 4, "channels": 4, "radi
 MODELS = {
     "nequip": NequIPConfig(**_NEQUIP, dtype="float64"),
     "nequip-float32": NequIPConfig(**_NEQUIP, dtype="float32"),
+    "nequip-ideal": NequIPConfig(**_NEQUIP, dtype="float64"),  # hardly any interaction
     "nequip-one-layer": NequIPConfig(**_NEQUIP | {"layers": 1}, dtype="float64"),
     "allegro": AllegroConfig(type="allegro", cutoff=CUTOFF, channels=4, scalar_channels=8, dtype="float64"),
 }
@@ -52,7 +53,8 @@ def model_file(tmp_path_factory):
     def make(name: str) -> Path:
         if name not in made:
             torch.manual_seed(0)
-            potential = build_potential(MODELS[name], SPECIES, 20.0, [-4.0, -1.0], 1.0)
+            scale = 1e-6 if name == "nequip-ideal" else 1.0
+            potential = build_potential(MODELS[name], SPECIES, 20.0, [-4.0, -1.0], scale)
             made[name] = folder / f"{name}.pt"
             write_torchscript(
                 potential, made[name], synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",

@@ -32,12 +32,14 @@ class _Description(ctypes.Structure):
         ("num_species", ctypes.c_int32),
         ("species", ctypes.POINTER(ctypes.c_char_p)),
         ("reference_energies", ctypes.POINTER(ctypes.c_double)),
+        ("masses", ctypes.POINTER(ctypes.c_double)),
         ("cutoff", ctypes.c_double),
         ("num_exchanges", ctypes.c_int32),
         ("widest_exchange", ctypes.c_int64),
         ("bytes_per_number", ctypes.c_int32),
         ("model_type", ctypes.c_char_p),
         ("equipot_version", ctypes.c_char_p),
+        ("checksum", ctypes.c_uint64),
     )
 
 

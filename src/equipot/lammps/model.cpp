@@ -22,6 +22,9 @@ class EngineModel : public Model {
     equipot_description about;
     require(equipot_describe(model_, &about));
     facts_.species.assign(about.species, about.species + about.num_species);
+    facts_.reference_energies.assign(about.reference_energies, about.reference_energies + about.num_species);
+    facts_.masses.assign(about.masses, about.masses + about.num_species);
+    facts_.checksum = about.checksum;
     facts_.model_type = about.model_type, facts_.equipot_version = about.equipot_version;
     facts_.cutoff = about.cutoff, facts_.bytes_per_number = about.bytes_per_number;
     facts_.num_exchanges = about.num_exchanges, facts_.widest_exchange = about.widest_exchange;

@@ -16,6 +16,8 @@ namespace equipot {
 struct ModelFacts {
   std::string model_type, equipot_version;
   std::vector<std::string> species;  // position = atom type of the model
+  std::vector<double> reference_energies, masses;  // of an isolated atom; u
+  uint64_t checksum = 0;  // of the file
   double cutoff = 0;
   int num_exchanges = 0;  // of features with other domains, per evaluation
   int64_t widest_exchange = 0;  // numbers per atom

@@ -1,6 +1,7 @@
 #include "pair_equipot.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <numeric>
@@ -12,6 +13,7 @@
 #include "error.h"
 #include "force.h"
 #include "memory.h"
+#include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
 #include "universe.h"
@@ -57,7 +59,7 @@ std::string joined(const std::vector<std::string> &names)
 }    // namespace
 
 PairEquipot::PairEquipot(LAMMPS *lmp) :
-    Pair(lmp), wanted_device("auto"), skip_check(false), energy_unit(1.0), comm_width(0), bytes(0),
+    Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0), comm_width(0), bytes(0),
     exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
     num_evaluations(0)
 {
@@ -75,6 +77,7 @@ PairEquipot::~PairEquipot()
   if (allocated && !copymode) {
     memory->destroy(setflag);
     memory->destroy(cutsq);
+    memory->destroy(scale);
   }
 }
 
@@ -83,19 +86,24 @@ PairEquipot::~PairEquipot()
 void PairEquipot::settings(int narg, char **arg)
 {
   wanted_device = "auto";
-  skip_check = false;
+  skip_check = relative_to_isolated = false;
   for (int i = 0; i < narg; ++i) {
     const std::string word = arg[i];
     if (word == "skip_check") {
       skip_check = true;
+    } else if (word == "energy" && i + 1 < narg) {
+      const std::string kind = arg[++i];
+      if (kind != "total" && kind != "isolated")
+        error->all(FLERR, "pair_style equipot: expected 'energy total' or 'energy isolated', found 'energy {}'", kind);
+      relative_to_isolated = kind == "isolated";
     } else if (word == "device" && i + 1 < narg) {
       wanted_device = arg[++i];
       if (!names_device(wanted_device))
         error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
                    wanted_device);
     } else {
-      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N' and 'skip_check', found '{}'",
-                 word);
+      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'energy total|isolated' and "
+                 "'skip_check', found '{}'", word);
     }
   }
 }
@@ -116,7 +124,13 @@ void PairEquipot::coeff(int narg, char **arg)
     model = equipot::open_model(arg[2], device);
     equipot::set_num_threads(comm->nthreads);
     if (!skip_check) check = model->check();
+    equipot::Neighborhood alone;    // an atom of each species, and no edges
+    alone.num_owned = static_cast<int64_t>(model->facts().species.size());
+    for (int64_t s = 0; s < alone.num_owned; ++s) alone.atom_types.push_back(s);
+    const double *energies = model->evaluate(alone).atom_energies;
+    isolated_energies.assign(energies, energies + alone.num_owned);
   }));
+  require_one_file();
   single_precision = model->facts().bytes_per_number == 4;
   allocate();
   read_element_names(arg + 3);
@@ -147,6 +161,8 @@ void PairEquipot::allocate()
   if (!allocated) {
     memory->create(setflag, n, n, "pair:setflag");
     memory->create(cutsq, n, n, "pair:cutsq");
+    memory->create(scale, n, n, "pair:scale");
+    std::fill_n(&scale[0][0], n * n, 1.0);
     allocated = 1;
   }
   for (int i = 1; i < n; ++i)
@@ -231,12 +247,16 @@ void PairEquipot::require_on_all_ranks(const std::string &failure)
 void PairEquipot::init_style()
 {
   require_supported_settings();
+  warn_of_masses();
   const std::string units = update->unit_style;
   energy_unit = units == "real" ? kcal_per_mol : 1.0;
 
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
   const auto &facts = model->facts();
+  if (facts.num_exchanges > 0 && comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty())
+    error->warning(FLERR, "equipot: 'compute heat/flux' is exact for strictly local models (Allegro) only; with message "
+                   "passing atomic virials are not its weights");
   const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number;
   comm_width = static_cast<int>((bytes_per_row + sizeof(double) - 1) / sizeof(double));
   if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
@@ -255,7 +275,11 @@ void PairEquipot::require_supported_settings()
   const std::string units = update->unit_style;
   if (units != "metal" && units != "real")
     error->all(FLERR, "pair_style equipot needs 'units metal' or 'units real', found 'units {}'", units);
-  if (neighbor->nex_type || neighbor->nex_group || neighbor->nex_mol)
+  bool all_neighbors = neighbor->nex_type == 0 && neighbor->nex_mol == 0;
+  // A group that is excluded from all is not there, which is how Monte Carlo fixes take atoms out.
+  for (int n = 0; n < neighbor->nex_group; ++n)
+    all_neighbors = all_neighbors && (neighbor->ex1_group[n] == 0 || neighbor->ex2_group[n] == 0);
+  if (!all_neighbors)
     error->all(FLERR, "pair_style equipot: 'neigh_modify exclude' would take neighbors from the model");
   if (neighbor->includegroup)
     error->all(FLERR, "pair_style equipot: 'neigh_modify include' would take neighbors from the model");
@@ -269,8 +293,46 @@ void PairEquipot::require_supported_settings()
     error->all(FLERR, "pair_style equipot does not work with 'run_style respa'");
 }
 
-double PairEquipot::init_one(int, int)
+// Files of one name may differ between nodes.
+void PairEquipot::require_one_file()
 {
+  const uint64_t mine = model->facts().checksum;
+  uint64_t least = 0, most = 0;
+  MPI_Allreduce(&mine, &least, 1, MPI_UINT64_T, MPI_MIN, world);
+  MPI_Allreduce(&mine, &most, 1, MPI_UINT64_T, MPI_MAX, world);
+  if (least != most)
+    error->all(FLERR, "equipot: the ranks have read different files of this name (are there copies on the nodes?)");
+}
+
+// Types in another order than the elements: nothing else would show it.
+void PairEquipot::warn_of_masses() const
+{
+  constexpr double close = 0.2;    // u
+  const auto &facts = model->facts();
+  if (!atom->mass || facts.masses.empty() || comm->me != 0) return;
+  for (int type = 1; type <= atom->ntypes; ++type) {
+    const int named = species_of_type[type];
+    if (named < 0 || std::abs(atom->mass[type] - facts.masses[named]) < close) continue;
+    for (size_t other = 0; other < facts.species.size(); ++other)
+      if (std::abs(atom->mass[type] - facts.masses[other]) < close)
+        error->warning(FLERR, "equipot: atom type {} is {} in pair_coeff, but its mass {:g} is that of {}", type,
+                       facts.species[named], atom->mass[type], facts.species[other]);
+  }
+}
+
+double PairEquipot::common_scale() const
+{
+  for (int i = 1; i <= atom->ntypes; ++i)
+    for (int j = i; j <= atom->ntypes; ++j)
+      if (scale[i][j] != scale[1][1])
+        error->all(FLERR, "equipot: the scale of types {} and {} is another than that of 1 and 1; a model has one: "
+                   "'fix adapt ... pair equipot scale * * v_NAME'", i, j);
+  return scale[1][1];
+}
+
+double PairEquipot::init_one(int i, int j)
+{
+  scale[j][i] = scale[i][j];
   return model->facts().cutoff;
 }
 
@@ -286,21 +348,24 @@ void PairEquipot::compute(int eflag, int vflag)
   time_in_edges += evaluated - start;
 
   // One rank holds every atom itself, and knows the images of an atom by its ID.
+  const double exchanged_before = time_in_exchange;
   const bool exchanges = model->facts().num_exchanges > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
   const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
-  time_in_model += MPI_Wtime() - evaluated;
+  time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations;
 
+  const double unit = energy_unit * common_scale();
   for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
-    const double energy = result.atom_energies[row] * energy_unit;
+    const double isolated = relative_to_isolated ? isolated_energies[neighborhood.atom_types[row]] : 0.0;
+    const double energy = (result.atom_energies[row] - isolated) * unit;
     if (eflag_global) eng_vdwl += energy;
     if (eflag_atom) eatom[slot_of[row]] += energy;
   }
-  add_forces(result);
-  if (vflag_either) add_virials(result);
+  add_forces(result, unit);
+  if (vflag_either) add_virials(result, unit);
 }
 
 // Under hybrid (not hybrid/overlay) a later pair_coeff takes pairs of types out of this style's neighbor lists.
@@ -311,6 +376,16 @@ void PairEquipot::require_all_neighbors()
       if (species_of_type[i] >= 0 && species_of_type[j] >= 0 && list->ijskip[i][j])
         error->all(FLERR, "pair_style equipot: another pair_coeff has taken the neighbors of types {} and {} from the "
                    "model; use NULL for types it shall not see, or 'hybrid/overlay' to add to it", i, j);
+}
+
+// Whether the atom is in a group that `neigh_modify exclude group GROUP all` has taken out.
+bool PairEquipot::excluded(int slot) const
+{
+  for (int n = 0; n < neighbor->nex_group; ++n) {
+    const int bit = neighbor->ex1_group[n] == 0 ? neighbor->ex2_bit[n] : neighbor->ex1_bit[n];
+    if (atom->mask[slot] & bit) return true;
+  }
+  return false;
 }
 
 // Monte Carlo fixes and scripts change types between two builds of the neighbor lists.
@@ -332,7 +407,7 @@ void PairEquipot::assign_rows()
   for (int slot = 0; slot < num_slots; ++slot) {
     if (slot == atom->nlocal) neighborhood.num_owned = neighborhood.num_atoms();
     const int species = species_of_type[atom->type[slot]];
-    if (species < 0) continue;
+    if (species < 0 || excluded(slot)) continue;
     const int64_t next = neighborhood.num_atoms();
     int64_t row = next;
     if (atom->tag_enable) row = row_of_tag.emplace(atom->tag[slot], next).first->second;
@@ -371,17 +446,17 @@ void PairEquipot::find_edges()
 }
 
 // Forces on atoms of other ranks go to their ghosts, from which LAMMPS takes them home, or with newton off we do.
-void PairEquipot::add_forces(const equipot::Evaluation &result)
+void PairEquipot::add_forces(const equipot::Evaluation &result, double unit)
 {
   const int64_t num_rows = neighborhood.num_atoms();
   std::vector<double> forces(result.forces, result.forces + 3 * num_rows);
   if (!force->newton) add_rows(forces.data(), 3);
   const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
   for (int64_t row = 0; row < end; ++row)
-    for (int a = 0; a < 3; ++a) atom->f[slot_of[row]][a] += energy_unit * forces[3 * row + a];
+    for (int a = 0; a < 3; ++a) atom->f[slot_of[row]][a] += unit * forces[3 * row + a];
 }
 
-void PairEquipot::add_virials(const equipot::Evaluation &result)
+void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 {
   // LAMMPS's orders: xx yy zz xy xz yz, and with the full tensor yx zx zy behind.
   constexpr int order[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}, transposed[9] = {0, 4, 8, 3, 6, 7, 1, 2, 5};
@@ -389,15 +464,15 @@ void PairEquipot::add_virials(const equipot::Evaluation &result)
   std::vector<double> virials(result.atom_virials, result.atom_virials + 9 * num_rows);
   for (int64_t row = 0; row < num_rows && vflag_global; ++row)
     for (int k = 0; k < 6; ++k)
-      virial[k] += 0.5 * energy_unit * (virials[9 * row + order[k]] + virials[9 * row + transposed[k]]);
+      virial[k] += 0.5 * unit * (virials[9 * row + order[k]] + virials[9 * row + transposed[k]]);
   if (!vflag_atom && !cvflag_atom) return;
   if (!force->newton) add_rows(virials.data(), 9);
   const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
   for (int64_t row = 0; row < end; ++row) {
     const double *w = &virials[9 * row];
     for (int k = 0; k < 6 && vflag_atom; ++k)
-      vatom[slot_of[row]][k] += 0.5 * energy_unit * (w[order[k]] + w[transposed[k]]);
-    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[slot_of[row]][k] += energy_unit * w[order[k]];
+      vatom[slot_of[row]][k] += 0.5 * unit * (w[order[k]] + w[transposed[k]]);
+    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[slot_of[row]][k] += unit * w[order[k]];
   }
 }
 
@@ -406,12 +481,18 @@ void PairEquipot::add_virials(const equipot::Evaluation &result)
 void PairEquipot::finish()
 {
   if (num_evaluations == 0) return;
-  double mine[3] = {time_in_model - time_in_exchange, time_in_exchange, time_in_edges}, sum[3];
+  double mine[3] = {time_in_model, time_in_exchange, time_in_edges}, sum[3];
   MPI_Reduce(mine, sum, 3, MPI_DOUBLE, MPI_SUM, 0, world);
   if (comm->me != 0) return;
   const double total = std::accumulate(sum, sum + 3, 0.0), evaluations = 1.0 * num_evaluations * comm->nprocs;
   utils::logmesg(lmp, "equipot: {:.3g} ms per step and rank: model {:.1f} %, exchange {:.1f} %, edges {:.1f} %\n",
                  1e3 * total / evaluations, 100 * sum[0] / total, 100 * sum[1] / total, 100 * sum[2] / total);
+}
+
+void *PairEquipot::extract(const char *name, int &dimension)
+{
+  dimension = 2;
+  return std::string(name) == "scale" ? scale : nullptr;
 }
 
 double PairEquipot::memory_usage()

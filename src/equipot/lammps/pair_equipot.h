@@ -30,6 +30,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void compute(int, int) override;
   void finish() override;
   double memory_usage() override;
+  void *extract(const char *, int &) override;
 
   int pack_forward_comm(int, int *, double *, int, int *) override;
   void unpack_forward_comm(int, int, double *) override;
@@ -55,15 +56,21 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void require_on_all_ranks(const std::string &failure);
   void require_supported_settings();
   void require_all_neighbors();
+  void require_one_file();
+  void warn_of_masses() const;
+  double common_scale() const;
+  bool excluded(int slot) const;
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
-  void add_forces(const equipot::Evaluation &);
-  void add_virials(const equipot::Evaluation &);
+  void add_forces(const equipot::Evaluation &, double unit);
+  void add_virials(const equipot::Evaluation &, double unit);
 
   std::unique_ptr<equipot::Model> model;
   std::string wanted_device, device;
-  bool skip_check;
+  bool skip_check, relative_to_isolated;
+  std::vector<double> isolated_energies;  // eV, of one atom of each species alone
+  double **scale;  // of energies, forces and virials, by pairs of types, all equal: for fix adapt
   double energy_unit;  // of LAMMPS, per eV
   std::vector<int> species_of_type;  // by LAMMPS's atom type, counted from 1; -1: none
   int comm_width;  // doubles per atom, of the widest message

@@ -113,7 +113,6 @@ class TorchModel : public Model {
 
  private:
   std::string path_, capsule_;
-  std::vector<double> reference_energies_;
   torch::jit::Module module_;
   torch::Device device_ = torch::kCPU;
   Tensor atom_energies_, forces_, atom_virials_;  // the last result, on the CPU
@@ -143,8 +142,9 @@ TorchModel::TorchModel(const std::string& path, const std::string& device) : pat
     throw std::runtime_error(path + ": not a model written by 'equipot deploy', or by a newer torch: " + cause_of(error));
   }
   facts_ = read_facts(path, extra);
+  facts_.checksum = archive.checksum();
   capsule_ = extra.at("capsule");
-  reference_energies_ = words<double>(extra.at("atomic_energies"));
+  facts_.reference_energies = words<double>(extra.at("atomic_energies"));
   module_.eval();
 }
 
@@ -183,7 +183,7 @@ std::string TorchModel::check() {
   std::string found;
   try {
     found = check_capsule(
-        capsule_, facts_.bytes_per_number == 4, reference_energies_,
+        capsule_, facts_.bytes_per_number == 4, facts_.reference_energies,
         [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
             std::vector<double>& virials) {
           const auto n = int64_t(s.types.size());

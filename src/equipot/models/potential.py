@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from ase.data import atomic_masses, atomic_numbers
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
@@ -62,6 +63,7 @@ class Potential(nn.Module):
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
             "species": self.species,
+            "masses": [float(atomic_masses[atomic_numbers[symbol]]) for symbol in self.species],
             "cutoff": self.cutoff,
             "num_exchanges": self.num_exchanges,
             "widest_exchange": self.widest_exchange,

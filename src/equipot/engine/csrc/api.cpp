@@ -24,7 +24,7 @@ struct equipot_model {
   std::unique_ptr<Evaluator> evaluator;
   std::vector<std::string> species;
   std::vector<const char*> symbols;
-  std::vector<double> reference_energies;
+  std::vector<double> reference_energies, masses;
   std::string capsule, model_type, equipot_version;
   equipot_description description{};
 };
@@ -113,6 +113,9 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
   try {
     archive.require_checksums();
     const std::string format = text_of(archive, "format_version");
+    if (format.empty() && archive.find("data.pkl") != nullptr && archive.find("constants.pkl") == nullptr)
+      throw std::runtime_error(model.path + ": a training checkpoint, not a deployed model. Run 'equipot deploy " +
+                               model.path + "' first.");
     if (format.empty()) throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
     if (std::atoi(format.c_str()) > format_version)
       throw std::runtime_error(model.path + ": written in model format " + format + " by equipot " +
@@ -134,15 +137,19 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     for (const Json& symbol : json["species"].items) model.species.push_back(symbol.text);
     for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
     model.reference_energies = model.program->values<double>("shift");
+    model.masses = json["masses"].numbers<double>();
+    if (model.masses.size() != model.species.size()) throw std::runtime_error(model.path + ": it lacks masses.");
     model.description = {.num_species = int32_t(model.species.size()),
                          .species = model.symbols.data(),
                          .reference_energies = model.reference_energies.data(),
+                         .masses = model.masses.data(),
                          .cutoff = json["cutoff"].number,
                          .num_exchanges = int32_t(json["num_exchanges"].number),
                          .widest_exchange = int64_t(json["widest_exchange"].number),
                          .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
                          .model_type = model.model_type.c_str(),
-                         .equipot_version = model.equipot_version.c_str()};
+                         .equipot_version = model.equipot_version.c_str(),
+                         .checksum = archive.checksum()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
     throw;

@@ -36,7 +36,7 @@ class Archive {
     size_t end = bytes_.size() < 22 ? 0 : bytes_.size() - 22;  // of central directory, without a comment
     while (end > 0 && number(end, 4) != 0x06054b50) --end;
     if (end == 0) fail("truncated, or not a model written by 'equipot deploy'");
-    size_t entry = number(end + 16, 4);
+    size_t entry = contents_ = number(end + 16, 4);
     for (uint32_t count = number(end + 10, 2); count > 0; --count) {
       if (number(entry, 4) != 0x02014b50) fail("damaged (its table of contents)");
       const uint32_t method = number(entry + 10, 2), expected = number(entry + 16, 4), size = number(entry + 20, 4);
@@ -44,12 +44,19 @@ class Archive {
       if (entry + 46 + name_length > bytes_.size()) fail("damaged (its table of contents)");
       const std::string name(bytes_, entry + 46, name_length);
       const size_t first = size_t(local) + 30 + number(local + 26, 2) + number(local + 28, 2);
-      if (first + size > bytes_.size() || (method == 0 && checksum(first, size) != expected))
+      if (first + size > bytes_.size() || (method == 0 && crc32(first, size) != expected))
         fail("damaged (wrong checksum of '" + name + "')");
       // Without the name of the archive, which is that of the file when it was written.
       if (method == 0) stored_[name.substr(name.find('/') + 1)] = std::string_view(bytes_).substr(first, size);
       entry += 46 + name_length + number(entry + 30, 2) + number(entry + 32, 2);
     }
+  }
+
+  // Of the checksums of all entries, with their names and sizes (FNV-1a of the table of contents).
+  uint64_t checksum() const {
+    uint64_t hash = 14695981039346656037u;
+    for (size_t at = contents_; at < bytes_.size(); ++at) hash = (hash ^ (unsigned char)bytes_[at]) * 1099511628211u;
+    return hash;
   }
 
   // The bytes of an entry that is not compressed, or nullptr; after require_checksums, as long as this lives.
@@ -70,7 +77,7 @@ class Archive {
     return value;
   }
 
-  uint32_t checksum(size_t first, size_t size) const {
+  uint32_t crc32(size_t first, size_t size) const {
     uint32_t value = ~0u;
     for (size_t i = first; i < first + size; ++i)
       value = table_[(value ^ static_cast<unsigned char>(bytes_[i])) & 0xFF] ^ (value >> 8);
@@ -78,6 +85,7 @@ class Archive {
   }
 
   std::string path_, bytes_;
+  size_t contents_ = 0;
   std::map<std::string, std::string_view> stored_;
   std::array<uint32_t, 256> table_{};
 };

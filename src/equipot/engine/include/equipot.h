@@ -44,12 +44,14 @@ typedef struct {
   int32_t num_species;
   const char* const* species;       /* chemical symbols; the position is the type of an atom */
   const double* reference_energies; /* eV, of an isolated atom of each species */
+  const double* masses;             /* u, the standard ones */
   double cutoff;                    /* Å; the longest edge */
   int32_t num_exchanges;            /* of features with other domains in one evaluation; 0: strictly local */
   int64_t widest_exchange;          /* numbers per atom in the widest of them */
   int32_t bytes_per_number;         /* of a feature: 4 or 8 */
   const char* model_type;           /* "nequip", "allegro", ... */
   const char* equipot_version;      /* that wrote the file */
+  uint64_t checksum;                /* of the file: to see whether two processes have read the same one */
 } equipot_description;
 
 /* Pointers in *description are valid as long as the model. */
