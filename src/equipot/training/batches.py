@@ -47,11 +47,6 @@ class Batches(L.LightningDataModule):
         """Optimizer steps of the first epoch; with a budget of atoms or edges others may differ a little."""
         return len(StepSampler(self.train, self.budget, self.seed))
 
-    @property
-    def epochs_differ(self) -> bool:
-        """Whether the number of steps changes from epoch to epoch."""
-        return self.budget.unit != "frames"
-
     def resume_within(self, epoch: int, steps: int) -> None:
         """Start ``epoch`` after its first ``steps`` steps."""
         self._interrupted = (epoch, steps)

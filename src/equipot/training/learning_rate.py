@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -220,6 +221,5 @@ def _step(
 
 def _smooth(losses: list[float]) -> float:
     """The last value of the moving average of the logarithms, each weighing ``_SMOOTHING`` of the next."""
-    weights = [_SMOOTHING**age for age in range(len(losses))][::-1]
-    logarithms = [math.log(max(loss, 1e-300)) for loss in losses]
-    return math.exp(sum(w * x for w, x in zip(weights, logarithms, strict=True)) / sum(weights))
+    weights = _SMOOTHING ** np.arange(len(losses))[::-1]
+    return float(np.exp(np.average(np.log(np.maximum(losses, 1e-300)), weights=weights)))

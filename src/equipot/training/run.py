@@ -186,7 +186,7 @@ def _fit(
         num_nodes=config.run.nodes,
         strategy=config.run.strategy,
         max_epochs=config.training.epochs,
-        reload_dataloaders_every_n_epochs=int(batches.epochs_differ),
+        reload_dataloaders_every_n_epochs=int(batches.budget.unit != "frames"),  # the steps may be others
         inference_mode=False,  # forces are a gradient
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
