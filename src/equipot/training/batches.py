@@ -17,13 +17,9 @@ def budget_of(size: int | BatchLimit) -> Budget:
 
 
 class Batches(L.LightningDataModule):
-    """Loaders of the training and validation sets.
+    """Loaders of the training set, in an order that follows from ``seed``, and of the validation set.
 
-    Args:
-        train, validation: data sets.
-        training: section ``training`` of the configuration.
-        seed: of the order of training frames.
-        workers: processes that make graphs ahead of their use; 0: the main process.
+    ``workers`` processes make graphs ahead of their use; 0: the main process does.
     """
 
     def __init__(

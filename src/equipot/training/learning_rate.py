@@ -36,14 +36,9 @@ _MARGIN = 3.0  # the suggestion stays below the rate of the lowest loss by this 
 
 
 class LearningRateSchedule:
-    """Learning rate of each optimizer step.
+    """Learning rate of each optimizer step: ``learning_rate`` is that after warm-up.
 
-    Args:
-        settings: section ``training.schedule`` of the configuration.
-        learning_rate: the rate after warm-up.
-        steps_per_epoch: optimizer steps of one epoch.
-        epochs: epochs of the whole training, at whose end the cosine arrives at its minimum.
-        swa: section ``training.swa``, whose rate takes the place of all others once it begins.
+    The cosine arrives at its minimum after ``epochs``, and the rate of ``swa`` takes the place of all others.
     """
 
     def __init__(

@@ -27,13 +27,8 @@ logger = logging.getLogger("equipot")
 class TrainingMonitor(L.Callback):
     """One callback instead of many, because the order matters: measure, decide, write, stop.
 
-    Args:
-        training: section ``training`` of the configuration.
-        checkpoint_minutes: between checkpoints within a long epoch; None: only at the ends of epochs.
-        batches: told where to go on in an epoch that was interrupted.
-        directory: where checkpoints and the history go.
-        history: the rows of metrics.csv.
-        display: the progress bar.
+    ``checkpoint_minutes`` are those between checkpoints within an epoch; None: only at the ends of epochs.
+    ``batches`` are told where to go on in an epoch that was interrupted.
     """
 
     def __init__(
