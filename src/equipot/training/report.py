@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -127,16 +126,6 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
     found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)
     hint = "; crystals, and dynamics at constant pressure, need the stress" if "stress" in unused else ""
     return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
-
-
-def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[str, Any]:
-    """What sessions.json says beside the machine."""
-    return {
-        "device": device,
-        "resumed": resumed,
-        "parameters": sum(weight.numel() for weight in potential.parameters()),
-        "products": describe_products(),
-    }
 
 
 def _atomic_energies(statistics: Statistics) -> list[str]:

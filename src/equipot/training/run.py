@@ -35,7 +35,7 @@ from equipot.training.report import (
     WARNING,
     RunLog,
     describe_device,
-    describe_session,
+    describe_products,
     describe_start,
     describe_unused,
 )
@@ -139,8 +139,9 @@ def _train(
         report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
     device = describe_device(config, prepared.device)
-    facts = describe_session(start.potential, device, resumed=resumed is not None)
-    session = SessionRecord(directory.sessions, facts)
+    parameters = sum(weight.numel() for weight in start.potential.parameters())
+    facts = {"device": device, "resumed": resumed is not None, "parameters": parameters}
+    session = SessionRecord(directory.sessions, facts | {"products": describe_products()})
     metrics = {}
     with open_loggers(config, directory) as loggers:
         try:
