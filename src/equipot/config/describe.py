@@ -6,15 +6,6 @@ from typing import Any
 
 Node = Mapping[str, Any]
 
-_PLURALS = {
-    "whole number": "whole numbers",
-    "number": "numbers",
-    "path": "paths",
-    "text": "texts",
-    "chemical symbol": "chemical symbols",
-    "mapping with a path": "mappings with a path",
-}
-
 
 @dataclass(frozen=True)
 class SectionSchema:
@@ -102,13 +93,19 @@ def join_or(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
+def _plural(words: str) -> str:
+    """'paths', 'mappings with a path'."""
+    noun, *rest = words.split(" with ", 1)
+    return " with ".join([f"{noun}s", *rest])
+
+
 def _describe_one(root: Node, node: Node, plural: bool = False) -> list[str]:
     if "const" in node:
         return [str(node["const"])]
     if "enum" in node:
         return [str(value) for value in node["enum"]]
     if "words" in node:
-        return [_PLURALS[node["words"]] if plural else node["words"]]
+        return [_plural(node["words"]) if plural else node["words"]]
     if "properties" in node:
         return [f"section with the keys {', '.join(node['properties'])}"]
     kind = node.get("type")
@@ -130,7 +127,7 @@ def _describe_one(root: Node, node: Node, plural: bool = False) -> list[str]:
         word = {"path": "path", "element": "chemical symbol"}.get(node.get("format"), "text")
     else:
         word = {"integer": "whole number", "number": "number"}[kind]
-    return [(_PLURALS[word] if plural else word) + _range(node)]
+    return [(_plural(word) if plural else word) + _range(node)]
 
 
 def _range(node: Node) -> str:

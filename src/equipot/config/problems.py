@@ -39,7 +39,9 @@ def find_problems(schema: type[BaseModel], raw: Mapping[str, Any]) -> list[Probl
         if not _has_deeper(place, by_place)
         for text in _explain(root, raw, place, group)
     ]
-    meant = nearest_model_type(root, raw) if _MODEL_TYPE in by_place else None
+    written = _value_at(raw, _MODEL_TYPE) if _MODEL_TYPE in by_place else None
+    types = choices(root, node_at(root, _MODEL_TYPE, None))
+    meant = nearest(written, types, cutoff=0.4) if isinstance(written, str) else None
     if meant is not None:
         # pydantic stops at a wrong type: look into the rest of the section as what was probably meant.
         as_meant = {**raw, "model": {**raw["model"], "type": meant}}
@@ -51,13 +53,6 @@ def place_text(place: Place) -> str:
     """A place as users write it: ``model.channels[1]``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return text.removeprefix(".")
-
-
-def nearest_model_type(root: Node, raw: Mapping[str, Any]) -> str | None:
-    """The model type nearest to a misspelt one; None if it is absent or like none."""
-    written = _value_at(raw, _MODEL_TYPE)
-    allowed = choices(root, node_at(root, _MODEL_TYPE, None))
-    return nearest(written, allowed, cutoff=0.4) if isinstance(written, str) else None
 
 
 def _has_deeper(place: Place, places: Iterable[Place]) -> bool:

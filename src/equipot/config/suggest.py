@@ -43,13 +43,9 @@ def _plain(word: str) -> str:
 
 
 def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type: str | None) -> str:
-    """A sentence on what was probably meant by an unknown key.
+    """A sentence on what was probably meant by an unknown key in ``section``.
 
-    Args:
-        root: JSON Schema of the configuration.
-        section: place of the section in which the key was found.
-        key: the unknown key.
-        model_type: ``type`` of the configuration's model, None if it has none.
+    ``root`` is the JSON Schema; ``model_type``: ``type`` of the configuration's model, None if it has none.
     """
     section = tuple(part for part in section if isinstance(part, str))  # an item of a list has its keys
     scores, home = {}, []

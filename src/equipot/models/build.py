@@ -1,6 +1,7 @@
 """The one place where a configuration and the data's statistics become a model."""
 
 from collections.abc import Sequence
+from inspect import signature
 
 import ase.data
 import torch
@@ -14,7 +15,7 @@ from equipot.models.terms import ZBL, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro}
-# Every other key of the section ``model`` is an argument of the network, under the same name.
+# Every other key of section ``model`` is an argument of the potential (further outputs) or of the network.
 _OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl"}
 
 
@@ -33,12 +34,14 @@ def build_potential(
     ``levels`` where there are several; ``force_rms`` (eV/Å): becomes the scale, times 1 Å, where the
     configuration asks for ``force_rms``; ``levels``: names of the levels of theory, if they have names.
     """
+    keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
+    outputs = {key: keys.pop(key) for key in signature(Potential).parameters if key in keys}
     network = NETWORKS[config.type](
         num_species=len(species),
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
         num_outputs=max(len(levels), 1),
-        **config.model_dump(exclude=_OUTSIDE_THE_NETWORK),
+        **keys,
     )
     network.to(getattr(torch, config.dtype))
     scale = force_rms if config.scale == "force_rms" else config.scale
@@ -46,4 +49,4 @@ def build_potential(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
     zbl = ZBL([ase.data.atomic_numbers[symbol] for symbol in species]) if config.zbl else None
-    return Potential(network, species, scale_shift, zbl, levels)
+    return Potential(network, species, scale_shift, zbl, levels, **outputs)

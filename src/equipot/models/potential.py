@@ -148,9 +148,8 @@ class Potential(nn.Module):
         order = torch.argsort(edge_index[0], stable=True)
         num_atoms = atom_types.shape[0]
         counts = torch.bincount(edge_index[0], minlength=num_atoms)
-        first_edge = torch.cat(
-            [torch.zeros_like(counts[:1]), counts.cumsum(0)]
-        )  # of each atom, in that order
+        # Of each atom, in that order.
+        first_edge = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
         energies = torch.zeros(num_atoms, dtype=edge_vec.dtype, device=edge_vec.device)
         gradient = torch.zeros_like(edge_vec)
         atom = 0

@@ -17,13 +17,9 @@ def budget_of(size: int | BatchLimit) -> Budget:
 
 
 class Batches(L.LightningDataModule):
-    """Loaders of the training and validation sets.
+    """Loaders of the training set, in an order that follows from ``seed``, and of the validation set.
 
-    Args:
-        train, validation: data sets.
-        training: section ``training`` of the configuration.
-        seed: of the order of training frames.
-        workers: processes that make graphs ahead of their use; 0: the main process.
+    ``workers`` processes make graphs ahead of their use; 0: the main process does.
     """
 
     def __init__(
@@ -46,11 +42,6 @@ class Batches(L.LightningDataModule):
     def steps_per_epoch(self) -> int:
         """Optimizer steps of the first epoch; with a budget of atoms or edges others may differ a little."""
         return len(StepSampler(self.train, self.budget, self.seed))
-
-    @property
-    def epochs_differ(self) -> bool:
-        """Whether the number of steps changes from epoch to epoch."""
-        return self.budget.unit != "frames"
 
     def resume_within(self, epoch: int, steps: int) -> None:
         """Start ``epoch`` after its first ``steps`` steps."""

@@ -1,5 +1,6 @@
 """Ensembles: the same training several times, with another seed for each member."""
 
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -14,6 +15,8 @@ from equipot.training.checkpoints import check_same_training, describe_changes
 from equipot.training.devices import adopt_launcher, find_launcher
 from equipot.training.results import is_finished
 from equipot.training.run import AUTO, train
+
+_say = rank_zero_only(partial(print, flush=True))
 
 
 def train_any(
@@ -105,8 +108,3 @@ def _refuse_if_occupied(root: Path, directories: list[RunDirectory], overwrite: 
         )
     for directory in directories:
         directory.refuse_if_occupied(overwrite)
-
-
-def _say(text: str) -> None:
-    if rank_zero_only.rank == 0:
-        print(text, flush=True)

@@ -136,9 +136,7 @@ def _curve(axis, rows: list[Row], column: str, unit: float, **style) -> None:
 class SessionRecord(L.Callback):
     """Adds an entry when the training starts, and completes it when it ends; a killed one stays incomplete.
 
-    Args:
-        path: the JSON file.
-        facts: what else to say, such as the device; plain values.
+    ``facts``: what else the JSON file says, such as the device; plain values.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any]):

@@ -6,6 +6,7 @@ nothing but itself: styles are inside, plots are data URIs, and there are no scr
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -201,10 +202,8 @@ def _sets(split: Split) -> list[dict[str, Any]]:
     names = short_names(split.file_digests)
     sets = []
     for name in ("train", "validation", "test"):
-        counts: dict[str, int] = {}
-        for file, _ in getattr(split, name):
-            counts[names.get(file, file)] = counts.get(names.get(file, file), 0) + 1
-        sets.append({"name": name, "frames": sum(counts.values()), "files": counts})
+        counts = Counter(names.get(file, file) for file, _ in getattr(split, name))
+        sets.append({"name": name, "frames": counts.total(), "files": counts})
     return sets
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -35,14 +36,9 @@ _MARGIN = 3.0  # the suggestion stays below the rate of the lowest loss by this 
 
 
 class LearningRateSchedule:
-    """Learning rate of each optimizer step.
+    """Learning rate of each optimizer step: ``learning_rate`` is that after warm-up.
 
-    Args:
-        settings: section ``training.schedule`` of the configuration.
-        learning_rate: the rate after warm-up.
-        steps_per_epoch: optimizer steps of one epoch.
-        epochs: epochs of the whole training, at whose end the cosine arrives at its minimum.
-        swa: section ``training.swa``, whose rate takes the place of all others once it begins.
+    The cosine arrives at its minimum after ``epochs``, and the rate of ``swa`` takes the place of all others.
     """
 
     def __init__(
@@ -220,6 +216,5 @@ def _step(
 
 def _smooth(losses: list[float]) -> float:
     """The last value of the moving average of the logarithms, each weighing ``_SMOOTHING`` of the next."""
-    weights = [_SMOOTHING**age for age in range(len(losses))][::-1]
-    logarithms = [math.log(max(loss, 1e-300)) for loss in losses]
-    return math.exp(sum(w * x for w, x in zip(weights, logarithms, strict=True)) / sum(weights))
+    weights = _SMOOTHING ** np.arange(len(losses))[::-1]
+    return float(np.exp(np.average(np.log(np.maximum(losses, 1e-300)), weights=weights)))

@@ -29,13 +29,10 @@ _GPU_CHECK_INTERVAL = 50
 
 
 class PotentialModule(L.LightningModule):
-    """A potential under training.
+    """A potential, with the contract of :class:`equipot.models.potential.Potential`, under training.
 
-    Args:
-        potential: with the contract of :class:`equipot.models.potential.Potential`.
-        training: section ``training`` of the configuration.
-        record: what every checkpoint says about the model under its key ``equipot``.
-        factors: of the learning rate, by the names of weights; 1 for those it does not name.
+    ``record`` is what every checkpoint says about the model under its key ``equipot``; ``factors`` are those
+    of the learning rate, by the names of weights; 1 for those it does not name.
     """
 
     def __init__(

@@ -27,13 +27,8 @@ logger = logging.getLogger("equipot")
 class TrainingMonitor(L.Callback):
     """One callback instead of many, because the order matters: measure, decide, write, stop.
 
-    Args:
-        training: section ``training`` of the configuration.
-        checkpoint_minutes: between checkpoints within a long epoch; None: only at the ends of epochs.
-        batches: told where to go on in an epoch that was interrupted.
-        directory: where checkpoints and the history go.
-        history: the rows of metrics.csv.
-        display: the progress bar.
+    ``checkpoint_minutes`` are those between checkpoints within an epoch; None: only at the ends of epochs.
+    ``batches`` are told where to go on in an epoch that was interrupted.
     """
 
     def __init__(
@@ -123,7 +118,9 @@ class TrainingMonitor(L.Callback):
             module.schedule.observe(row["validation_loss"], trainer.current_epoch)
             if trainer.current_epoch >= self.training.last_stage_epoch:
                 no_progress = self._early_stopping.observe(row["validation_loss"])
-        self._begin_epoch(module)
+        module.train_errors.reset()
+        self._epoch_start = time.monotonic()
+        self._batches_done, self._train_sums = 0, None
         # The row first: a resume drops rows beyond its checkpoint, but could not restore a missing one.
         if trainer.is_global_zero:
             self.history.append(row)
@@ -249,11 +246,6 @@ class TrainingMonitor(L.Callback):
             **{f"validation_{name}": value for name, value in validation.items()},
         }
         return row, improved
-
-    def _begin_epoch(self, module: PotentialModule) -> None:
-        module.train_errors.reset()
-        self._epoch_start = time.monotonic()
-        self._batches_done, self._train_sums = 0, None
 
     def _save(self, trainer: L.Trainer, improved: bool) -> None:
         """Write best, then last: after a kill in between, resuming from last repeats the best epoch."""

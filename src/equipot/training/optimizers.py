@@ -71,11 +71,7 @@ def _is_hidden_matrix(name: str, weight: nn.Parameter) -> bool:
 
 
 class JointOptimizer(Optimizer):
-    """Several optimizers, each for weights of its own, as one: a single state and one list of groups.
-
-    Args:
-        members: whose groups come one after the other in ``param_groups``.
-    """
+    """Several optimizers, each for weights of its own, as one: a single state, groups one after the other."""
 
     def __init__(self, members: list[Optimizer]):
         self.members = members

@@ -14,13 +14,7 @@ _WIDE = 105  # columns that hold the numbers and a bar
 
 
 class ProgressDisplay:
-    """Shows epochs and batches with the force and energy errors of training and validation.
-
-    Args:
-        console: where the bar goes; None or a file shows no bar.
-        report: where the line of each epoch goes.
-        epochs: of the whole training.
-    """
+    """Shows epochs and batches with the force and energy errors; None or a file as ``console``: no bar."""
 
     def __init__(self, console: Console | None, report: RunLog, epochs: int):
         self._report = report

@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,11 +21,8 @@ class RunLog(logging.Handler):
     """Prints lines on the console and keeps them in the log file, with the records of the logger ``equipot``.
 
     Lines that come before ``open`` are kept back: a run directory is made only for a training that can start.
-
-    Used as a context manager, which is when it listens to the logger.
-
-    Args:
-        console: None prints nothing (processes other than the first).
+    Used as a context manager, which is when it listens to the logger. Without a ``console``, as on processes
+    other than the first, it prints nothing.
     """
 
     def __init__(self, console: Console | None):
@@ -132,16 +128,6 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
     return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
 
 
-def describe_session(potential: nn.Module, device: str, resumed: bool) -> dict[str, Any]:
-    """What sessions.json says beside the machine."""
-    return {
-        "device": device,
-        "resumed": resumed,
-        "parameters": sum(weight.numel() for weight in potential.parameters()),
-        "products": describe_products(),
-    }
-
-
 def _atomic_energies(statistics: Statistics) -> list[str]:
     """One line for each level of theory."""
     lines = []
@@ -203,12 +189,9 @@ def describe_metrics(metrics: dict[str, float]) -> str:
 
 
 def describe_failure(validation: dict[str, float], force_rms: float, training: TrainingConfig) -> str:
-    """A warning if the best weights are worse than no model at all; else empty.
+    """A warning if the best weights, by their ``validation`` errors, are worse than no model; else empty.
 
-    Args:
-        validation: errors of the best weights.
-        force_rms: of the validation forces, eV/Å.
-        training: section ``training`` of the configuration.
+    ``force_rms``: of the validation forces, eV/Å.
     """
     error = validation.get("forces_rmse", 0.0)
     # Written so that a NaN warns too. Forces that are not trained on are no sign of anything.

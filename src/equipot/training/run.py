@@ -35,7 +35,7 @@ from equipot.training.report import (
     WARNING,
     RunLog,
     describe_device,
-    describe_session,
+    describe_products,
     describe_start,
     describe_unused,
 )
@@ -139,8 +139,9 @@ def _train(
         report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
     device = describe_device(config, prepared.device)
-    facts = describe_session(start.potential, device, resumed=resumed is not None)
-    session = SessionRecord(directory.sessions, facts)
+    parameters = sum(weight.numel() for weight in start.potential.parameters())
+    facts = {"device": device, "resumed": resumed is not None, "parameters": parameters}
+    session = SessionRecord(directory.sessions, facts | {"products": describe_products()})
     metrics = {}
     with open_loggers(config, directory) as loggers:
         try:
@@ -186,7 +187,7 @@ def _fit(
         num_nodes=config.run.nodes,
         strategy=config.run.strategy,
         max_epochs=config.training.epochs,
-        reload_dataloaders_every_n_epochs=int(batches.epochs_differ),
+        reload_dataloaders_every_n_epochs=int(batches.budget.unit != "frames"),  # the steps may be others
         inference_mode=False,  # forces are a gradient
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

@@ -53,11 +53,7 @@ class StopSignals:
 
 
 class EarlyStopping:
-    """Counts epochs in which the validation loss has not fallen by ``min_delta``.
-
-    Args:
-        settings: section ``training.early_stopping``; None never stops.
-    """
+    """Counts epochs in which the validation loss has not fallen by ``min_delta``; None never stops."""
 
     def __init__(self, settings: EarlyStoppingConfig | None):
         self.settings = settings
