@@ -262,3 +262,11 @@ def test_gz_of_another_compressor(water, write, tmp_path):
     packed = tmp_path / "packed.xyz.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     assert len(read_frames(packed, MY_LABELS)) == 10
+
+
+def test_a_part_of_a_file(tmp_path):
+    """Which is chosen by FILE@N for dynamics, and not here."""
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n")
+    for frames in ("3", "0:100"):
+        with pytest.raises(DataError, match=rf"use a part of .*a\.xyz \('{frames}'\), write it"):
+            expand_paths(tmp_path / f"a.xyz@{frames}")

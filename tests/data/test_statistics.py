@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from equipot.data import GraphDataset, Statistics, compute_statistics
-from equipot.data.statistics import fit_atomic_energies
+from equipot.data.statistics import fit_atomic_energies, shortest_distances
 from equipot.errors import DataError
 from equipot.quantities import LABELS
 
@@ -248,3 +248,11 @@ def test_a_level_without_frames_or_elements(frames, caplog):
 def test_one_named_level_is_as_none(frames, dataset):
     named = compute_statistics(GraphDataset([with_level(f, "low") for f in frames], ["H", "O"], 1.2, ["low"]))
     assert named == compute_statistics(dataset)
+
+
+def test_shortest_distances(frames, make_frame):
+    """Also across cell boundaries; whatever the order of the species; no pair beyond the cutoff."""
+    assert shortest_distances(GraphDataset(frames, ["O", "H"], 1.2)) == {"H-H": 0.7, "H-O": 1.0}
+    far = make_frame("OC", [[0, 0, 0], [0, 0, 3.9]], cell=4.9 * np.eye(3), pbc=True)
+    found = shortest_distances(GraphDataset([*frames, far], ["H", "C", "O"], 1.5))
+    assert found == pytest.approx({"H-H": 0.7, "H-O": 1.0, "C-O": 1.0}, rel=1e-12)

@@ -48,6 +48,27 @@ def test_info_loses_nothing_in_a_narrow_terminal(model_file, tmp_path):
     assert all(name in text for name in names)
 
 
+def test_info_prints_the_shortest_distances(model_file, tmp_path):
+    """Of a file that has them; one from before has none, and says nothing."""
+    assert read_metadata(model_file).shortest_distances == {}
+    distances = b'{"H-O": 0.95, "C-H": 1.0625}'
+    path = rewritten(
+        model_file,
+        tmp_path / "m.pt",
+        lambda name, data: distances if name.endswith("extra/shortest_distances") else data,
+    )
+    assert read_metadata(path).shortest_distances == {"H-O": 0.95, "C-H": 1.0625}
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(info(path))
+    lines = [line.split() for line in console.export_text().splitlines()]
+    rows = lines[lines.index(["Shortest", "distances", "in", "the", "training", "set", "(Å)"]) + 1 :]
+    assert rows[:4] == [["H", "C", "O"], ["H", "-"], ["C", "1.062", "-"], ["O", "0.950", "-", "-"]]
+    older = rewritten(model_file, tmp_path / "old.pt", lambda n, d: None if n.endswith("distances") else d)
+    assert read_metadata(older).shortest_distances == {}
+    console.print(info(older))
+    assert "Shortest" not in console.export_text()
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ModelFileError, match="no such file"):
         load_deployed(tmp_path / "no.pt")

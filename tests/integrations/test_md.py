@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.constraints import Hookean
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
@@ -225,17 +226,17 @@ def test_refusals_leave_nothing(water, model_file, tmp_path):
     out, cpu = tmp_path / "out", {"device": "cpu"}
     refusal(ConfigError, "npt needs", water, model_file, out, MDSettings("npt"), **cpu)
     refusal(UnknownSpeciesError, "contains Si", bulk("Si"), model_file, out, **cpu)
-    refusal(DataError, "no such file", tmp_path / "none.xyz", model_file, out, **cpu)
-    refusal(DataError, "a folder. Expected a structure", tmp_path, model_file, out, **cpu)
+    refusal(DataError, "There is no file", tmp_path / "none.xyz", model_file, out, **cpu)
+    refusal(DataError, "is not a file, nor a folder of", tmp_path, model_file, out, **cpu)
     refusal(ConfigError, "not periodic", water, model_file, out, supercell=(2, 1, 1), **cpu)
     refusal(DataError, "at least 2 atoms", water[:1], model_file, out, **cpu)
     refusal(EquipotError, "no such file", water, tmp_path / "none.pt", out, **cpu)
     bad = tmp_path / "bad.xyz"
     bad.write_text("3\n\nH 0 0\n")
-    refusal(DataError, "ASE cannot read", bad, model_file, out, **cpu)
+    refusal(DataError, "should have 3 atoms", bad, model_file, out, **cpu)
     two = tmp_path / "two.xyz"
     ase.io.write(two, [water, water])
-    refusal(DataError, "means 2 frames", f"{two}@:", model_file, out, **cpu)
+    refusal(DataError, "does not name one frame", f"{two}@:", model_file, out, **cpu)
     refusal(DataError, "no such frame", f"{two}@99", model_file, out, **cpu)
     for skin in (-1.0, float("nan"), float("inf")):
         refusal(ConfigError, "--skin", water, model_file, out, skin=skin, **cpu)
@@ -340,6 +341,7 @@ def test_explosion_is_stopped(water, model_file, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {
         "trajectory.extxyz",
         "log.csv",
+        "restart.npz",
         "plot.png",
         "stopped.extxyz",
     }
@@ -371,3 +373,17 @@ def test_degrees_of_freedom():
     assert degrees_of_freedom(carbon_dioxide, "nve") == 4
     assert degrees_of_freedom(crystal, "nve") == 21
     assert degrees_of_freedom(water, "nvt") == 9
+
+
+def test_energy_of_springs_is_in_the_log(water, model_file, tmp_path):
+    """Hookean is a force: the total energy is conserved with its energy only."""
+    pulled = water.copy()
+    length = pulled.get_distance(1, 2)
+    pulled.set_constraint(Hookean(1, 2, 5.0, rt=0.9 * length))
+    settings = MDSettings("nve", steps=40, timestep=0.25, log_interval=1)
+    log = read_log(run_md(pulled, model_file, tmp_path, settings, device="cpu").log)
+    frames = ase.io.read(tmp_path / "trajectory.extxyz", ":")
+    springs = [2.5 * max(f.get_distance(1, 2) - 0.9 * length, 0) ** 2 for f in frames]
+    alone = [f.get_potential_energy() for f in frames]
+    np.testing.assert_allclose(log["potential_energy_eV"], np.add(alone, springs), atol=1e-6)
+    assert np.ptp(log["total_energy_eV"]) < 2e-3 < np.ptp(springs)

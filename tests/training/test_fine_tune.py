@@ -15,6 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from equipot.config import config_from_dict
 from equipot.data.load import load_datasets
+from equipot.data.splits import Split
 from equipot.deploy.checkpoint import load_checkpoint, load_training_state
 from equipot.deploy.export import deploy
 from equipot.deploy.metadata import read_metadata
@@ -25,7 +26,7 @@ from equipot.evaluation.run import evaluate
 from equipot.models.parts import parts_of
 from equipot.models.potential import predict
 from equipot.training import stopping
-from equipot.training.fine_tune import start_from, with_architecture
+from equipot.training.fine_tune import begin_training, start_from, with_architecture
 from equipot.training.html_report import write_report
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
@@ -494,3 +495,49 @@ def test_forces_alone_keep_the_reference_energies(source, files, tmp_path):
         load_checkpoint(p).potential for p in (source / "checkpoints" / "best.ckpt", result.best_checkpoint)
     )
     assert torch.equal(before.scale_shift.shift, after.scale_shift.shift)
+
+
+# --- the shortest distances of what was trained on
+
+
+def shortest(directory):
+    """By ASE, of the frames that the split of a training names."""
+    found = {}
+    for file, index in Split.load(directory / "split.json").train:
+        atoms = ase.io.read(file, index)
+        for i in range(4):
+            for j in range(i):
+                pair = "-".join(sorted((atoms.symbols[i], atoms.symbols[j])))
+                found[pair] = min(atoms.get_distance(i, j), found.get(pair, np.inf))
+    return found
+
+
+def test_shortest_distances_are_of_all_trainings(source, files, tmp_path):
+    """In checkpoint, deployed file and a fine-tuning from either; a resumed training keeps them."""
+    of_source = load_checkpoint(source / "checkpoints" / "best.ckpt").shortest_distances
+    assert of_source == pytest.approx(shortest(source), rel=1e-9)
+    deploy(source / "checkpoints" / "best.ckpt", tmp_path / "model.pt")
+    assert read_metadata(tmp_path / "model.pt").shortest_distances == of_source
+    tuned = train(make_config(tmp_path / "run", files["alloy"], {"model": str(tmp_path / "model.pt")}, None))
+    own = shortest(tuned.directory)
+    assert set(own) == {"Cu-Cu", "Ag-Cu", "Ag-Ag"}
+    expected = own | {"Cu-Cu": min(own["Cu-Cu"], of_source["Cu-Cu"])}
+    last = tuned.directory / "checkpoints" / "last.ckpt"
+    assert load_checkpoint(last).shortest_distances == pytest.approx(expected, rel=1e-9)
+    config = make_config(
+        tmp_path / "run", files["alloy"], {"model": str(tmp_path / "model.pt")}, None, {"epochs": 3}
+    )
+    train(config, resume=tuned.directory)
+    assert load_checkpoint(last).shortest_distances == pytest.approx(expected, rel=1e-9)
+
+
+def test_shortest_distances_of_a_source_that_does_not_say(source, files, tmp_path):
+    """Then those of the new data alone would be too long."""
+    checkpoint = dataclasses.replace(load_training_state(source), shortest_distances={})
+    config = make_config(tmp_path / "run", files["high"], {"model": str(source)})
+    datasets = load_datasets(config.data, config.model.cutoff)
+    assert begin_training(config, datasets, checkpoint, None, "cpu").shortest_distances == {}
+    # A training from before they were kept, resumed: they are read from its data.
+    config = make_config(tmp_path / "run", files["low"])
+    datasets = load_datasets(config.data, config.model.cutoff)
+    assert set(begin_training(config, datasets, None, checkpoint, "cpu").shortest_distances) == {"Cu-Cu"}

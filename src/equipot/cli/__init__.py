@@ -5,12 +5,14 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 
 import logging
 import sys
+from dataclasses import fields
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import Keys, data_app, with_label_keys
+from equipot.cli.data import Keys, data_app, option, with_label_keys, with_options
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -256,30 +258,39 @@ def check(
         raise typer.Exit(1)
 
 
+def _md_options() -> list[Parameter]:
+    """One for each field of `MDSettings`, which says what it is."""
+    options = []
+    for field in fields(MDSettings):
+        described = dict(field.metadata)
+        words = (described.pop("option"),) if "option" in described else ()
+        options.append(option(field.name, field.type, field.default, *words, **described))
+    return options
+
+
 @app.command()
+@with_options("settings", _md_options(), MDSettings)
 def md(
     structure: Annotated[
-        str, typer.Argument(metavar="STRUCTURE", help="Any file ASE reads; FILE@0 is its first frame.")
+        str,
+        typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame."),
     ],
-    model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file.")],
-    ensemble: Annotated[str, typer.Option(help="nve, nvt or npt.")] = MDSettings.ensemble,
-    temperature: Annotated[
-        float, typer.Option(help="K; for nve of the initial velocities.")
-    ] = MDSettings.temperature,
-    steps: Annotated[int, typer.Option(help="Time steps.")] = MDSettings.steps,
-    timestep: Annotated[float, typer.Option(help="fs.")] = MDSettings.timestep,
-    pressure: Annotated[float, typer.Option(help="GPa, for npt.")] = MDSettings.pressure,
-    friction: Annotated[float, typer.Option(help="1/fs, for nvt and npt.")] = MDSettings.friction,
+    model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")],
+    settings: MDSettings,
     supercell: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
-    seed: Annotated[int, typer.Option(help="Of the velocities and the thermostat.")] = MDSettings.seed,
-    interval: Annotated[
-        int, typer.Option(help="Steps between frames of trajectory and log.")
-    ] = MDSettings.log_interval,
     skin: Annotated[float, typer.Option(help="Å the neighbor list reaches beyond the cutoff.")] = 0.5,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Trajectory, log and plot go there.")] = Path(
         "md"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in DIR.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run in DIR, as if it had not been interrupted; with more --steps if wanted. "
+            "All else as before. Begins it if DIR is new or empty.",
+        ),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Run molecular dynamics with a deployed model."""
@@ -290,22 +301,11 @@ def md(
     from equipot.ops.operators import keep_memory
 
     keep_memory()
-    settings = MDSettings(
-        ensemble=ensemble,
-        temperature=temperature,
-        steps=steps,
-        timestep=timestep,
-        pressure=pressure,
-        friction=friction,
-        seed=seed,
-        log_interval=interval,
-    )
-    result = run_md(
-        structure, model, output, settings, supercell=supercell, device=device, skin=skin, overwrite=overwrite
-    )
+    where = {"supercell": supercell, "device": device, "skin": skin}
+    result = run_md(structure, model, output, settings, **where, overwrite=overwrite, resume=resume)
     Console().print(summary_table(result.summary))
-    for file in (result.trajectory, result.log, result.plot, result.directory / "summary.json"):
-        print(f"Wrote {file}")
+    for name in ("trajectory.extxyz", "log.csv", "restart.npz", "plot.png", "summary.json"):
+        print(f"Wrote {result.directory / name}")
 
 
 @app.command()

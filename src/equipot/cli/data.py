@@ -21,31 +21,44 @@ FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def with_label_keys(default: str = "{}", remark: str = "") -> Callable:
-    """Give a command, for its parameter ``keys``, an option ``--NAME-key`` for each quantity.
-
-    ``default`` is that of each, ``{}`` standing for the quantity's name; if it is empty, there is none.
-    """
+def with_options(name: str, options: list[Parameter], make: Callable[..., Any]) -> Callable:
+    """Give a command these options for its parameter ``name``, which is what ``make`` makes of them."""
 
     def decorate(function: Callable) -> Callable:
         def command(**given):
-            keys = {name: given.pop(f"{name}_key") for name in LABELS}
-            return function(**given, keys={name: key for name, key in keys.items() if key is not None})
+            values = {option.name: given.pop(option.name) for option in options}
+            return function(**given, **{name: make(**values)})
 
-        options = []
-        for name in LABELS:
-            text = f"Name of the {name} in the files{remark}; none: not read."
-            kind = Annotated[str | None, typer.Option(help=text)]
-            value = default.format(name) or None
-            options.append(Parameter(f"{name}_key", Parameter.KEYWORD_ONLY, default=value, annotation=kind))
         own = [p.replace(kind=p.KEYWORD_ONLY) for p in signature(function).parameters.values()]
-        parameters = [new for p in own for new in (options if p.name == "keys" else [p])]
+        parameters = [new for p in own for new in (options if p.name == name else [p])]
         command.__signature__ = Signature(parameters)
         command.__annotations__ = {p.name: p.annotation for p in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         return command
 
     return decorate
+
+
+def option(name: str, kind: Any, default: Any, *words: str, **described: Any) -> Parameter:
+    """For `with_options`; ``words`` and what it is ``described`` by are typer's."""
+    annotation = Annotated[kind, typer.Option(*words, **described)]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def with_label_keys(default: str = "{}", remark: str = "") -> Callable:
+    """Give a command, for its parameter ``keys``, an option ``--NAME-key`` for each quantity.
+
+    ``default`` is that of each, ``{}`` standing for the quantity's name; if it is empty, there is none.
+    """
+
+    def keys(**given: str | None) -> Keys:
+        return {name.removesuffix("_key"): key for name, key in given.items() if key is not None}
+
+    options = []
+    for name in LABELS:
+        text = f"Name of the {name} in the files{remark}; none: not read."
+        options.append(option(f"{name}_key", str | None, default.format(name) or None, help=text))
+    return with_options("keys", options, keys)
 
 
 @data_app.command("inspect")

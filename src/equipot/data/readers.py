@@ -176,6 +176,12 @@ def check_listed_once(files: Sequence[Path]) -> None:
 def _missing_file(path: Path) -> str:
     if glob.has_magic(str(path)):
         return f"No file matches the pattern {path}."
+    file, at, frames = str(path).rpartition("@")
+    if at and Path(file).exists():
+        return (
+            f"There is no file {path}. Files are read whole here: to use a part of {file} ('{frames}'), "
+            "write it to a file of its own, as 'equipot data split' and ASE do."
+        )
     parent = path.parent
     if not parent.is_dir():
         return f"There is no file {path}: the folder {parent} does not exist."

@@ -3,9 +3,10 @@
 import dataclasses
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -36,6 +37,7 @@ class Checkpoint:
     statistics: Statistics
     validation: dict[str, float]  # validation errors when it was written
     built_from: dict[str, Any]  # arguments of `build_potential` beside the section ``model``
+    shortest_distances: dict[str, float]  # Å, of pairs of elements in what it was trained on; {}: not known
 
     @property
     def levels(self) -> list[str]:
@@ -155,7 +157,9 @@ def training_state(checkpoint: Checkpoint) -> bytes:
     weights = checkpoint.potential.state_dict()
     content = {
         "state_dict": {_PREFIX + name: weight for name, weight in weights.items()},
-        "equipot": describe(checkpoint.config, checkpoint.statistics, checkpoint.built_from)
+        "equipot": describe(
+            checkpoint.config, checkpoint.statistics, checkpoint.built_from, checkpoint.shortest_distances
+        )
         | {"validation": dict(checkpoint.validation), "ema": None},
     }
     buffer = io.BytesIO()
@@ -163,7 +167,12 @@ def training_state(checkpoint: Checkpoint) -> bytes:
     return buffer.getvalue()
 
 
-def describe(config: Config, statistics: Statistics, built_from: dict[str, Any]) -> dict[str, Any]:
+def describe(
+    config: Config,
+    statistics: Statistics,
+    built_from: dict[str, Any],
+    shortest_distances: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:
     """What every checkpoint says of the model, beside its weights: plain values only."""
     return {
         "format": CHECKPOINT_FORMAT,
@@ -171,6 +180,7 @@ def describe(config: Config, statistics: Statistics, built_from: dict[str, Any])
         "statistics": statistics.to_dict(),
         "species": list(built_from["species"]),
         "built_from": dict(built_from),
+        "shortest_distances": dict(shortest_distances),
         "equipot_version": __version__,
         # A subclass of str, which a checkpoint of plain values may not hold.
         "torch_version": str(torch.__version__),
@@ -211,7 +221,8 @@ def _from_content(path: Path, content: dict[str, Any], weights: str) -> Checkpoi
     except RuntimeError as error:
         raise ModelFileError(f"{path}: the weights do not fit the configured model. {error}") from None
     validation = dict(extra.get("validation") or {})
-    return Checkpoint(path, potential.eval(), used, config, statistics, validation, built_from)
+    distances = dict(extra.get("shortest_distances") or {})  # which earlier checkpoints do not have
+    return Checkpoint(path, potential.eval(), used, config, statistics, validation, built_from, distances)
 
 
 def _read(path: Path) -> dict[str, Any]:

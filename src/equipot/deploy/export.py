@@ -76,6 +76,7 @@ def deploy(
         tables=tables,
         level=next(iter(loaded.levels), ""),
         levels=tuple(whole.levels),
+        shortest_distances=loaded.shortest_distances,
         training_state=training_state(loaded),
     )
 

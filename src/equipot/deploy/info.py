@@ -7,6 +7,7 @@ from rich.syntax import Syntax
 from rich.table import Column, Table
 from rich.text import Text
 
+from equipot.data.statistics import pair_name
 from equipot.data.text import counted
 from equipot.deploy.capsule import Capsule
 from equipot.deploy.metadata import Metadata, read_metadata
@@ -22,6 +23,8 @@ def info(path: str | Path, config: bool = True) -> Group:
     path = Path(path)
     metadata = read_metadata(path)
     parts = {str(path): _facts(path, metadata), "\nAtomic reference energies (eV)": _species(metadata)}
+    if metadata.shortest_distances:
+        parts["\nShortest distances in the training set (Å)"] = _distances(metadata)
     if metadata.validation:
         parts["\nValidation errors of the checkpoint (eV, Å)"] = _errors(metadata)
     if config and metadata.config:
@@ -79,6 +82,19 @@ def _capsule(path: Path, metadata: Metadata) -> str:
 def _species(metadata: Metadata) -> Table:
     table = Table(*(Column(symbol, justify="right") for symbol in metadata.species), box=None)
     table.add_row(*(f"{energy:.6f}" for energy in metadata.atomic_energies))
+    return table
+
+
+def _distances(metadata: Metadata) -> Table:
+    """A row for each element; "-" for pairs that are nowhere within the cutoff."""
+    table = Table(box=None)
+    table.add_column("")
+    for symbol in metadata.species:
+        table.add_column(symbol, justify="right", style="default")
+    for row, symbol in enumerate(metadata.species):
+        names = [pair_name(symbol, other) for other in metadata.species[: row + 1]]
+        found = [metadata.shortest_distances.get(name) for name in names]
+        table.add_row(symbol, *("-" if distance is None else f"{distance:.3f}" for distance in found))
     return table
 
 

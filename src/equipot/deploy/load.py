@@ -1,9 +1,13 @@
 """Load a deployed model."""
 
+import io
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -20,10 +24,17 @@ from equipot.ops.operators import load_operators
 
 log = logging.getLogger("equipot")
 
+# GNU's OpenMP waits for ever in a forked process for the threads that stayed behind.
+os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
+
 
 @dataclass(frozen=True)
 class DeployedModel:
-    """A TorchScript potential on its device, and its metadata."""
+    """A TorchScript potential on its device, and its metadata.
+
+    It never changes: threads may share it, and a copy is the same object. Pickled it carries the model
+    itself, not the path of a file that may be another by then.
+    """
 
     path: Path
     module: torch.jit.ScriptModule
@@ -43,6 +54,15 @@ class DeployedModel:
         with torch.inference_mode(False), torch.enable_grad(), steady_execution():
             inputs = (edge_vec, edge_index, atom_types, owned)
             return self.module(*(x.clone() if x.is_inference() else x for x in inputs))
+
+    def __deepcopy__(self, _) -> "DeployedModel":
+        return self
+
+    def __reduce__(self):
+        buffer = io.BytesIO()
+        with quiet_jit():
+            torch.jit.save(self.module, buffer)
+        return _unpickled, (buffer.getvalue(), self.path, self.metadata, str(self.device))
 
     def atom_types(self, atomic_numbers: Iterable[int]) -> np.ndarray:
         """(N,) atomic numbers → (N,) atom types. Raises UnknownSpeciesError naming the unknown elements."""
@@ -76,17 +96,32 @@ def load_deployed(path: str | Path, device: str | torch.device = "auto") -> Depl
     """
     path, target = Path(path), resolve_device(device)
     metadata = read_metadata(path)
-    load_operators()  # the file may refer to them
     try:
-        with quiet_jit():
-            module = torch.jit.load(str(path), map_location=target)
+        module = _load_module(str(path), target)
     except (RuntimeError, ValueError) as error:
         raise ModelFileError(
             f"{path}: torch {torch.__version__} cannot load this model (deployed with torch "
             f"{metadata.torch_version}): {_first_line(error)}"
         ) from None
     log.info("Model %s runs on %s (TorchScript, %s).", path, target, metadata.dtype)
-    return DeployedModel(path, module.eval(), metadata, target)
+    return DeployedModel(path, module, metadata, target)
+
+
+def _unpickled(content: bytes, path: Path, metadata: Metadata, device: str) -> DeployedModel:
+    target = resolve_device(device)
+    return DeployedModel(path, _module_of(content, target), metadata, target)
+
+
+@lru_cache(maxsize=16)
+def _module_of(content: bytes, device: torch.device) -> torch.jit.ScriptModule:
+    """Loaded once: every task of a pool of processes brings the same content along."""
+    return _load_module(io.BytesIO(content), device)
+
+
+def _load_module(file: str | BinaryIO, device: torch.device) -> torch.jit.ScriptModule:
+    load_operators()  # the file may refer to them
+    with quiet_jit():
+        return torch.jit.load(file, map_location=device).eval()
 
 
 def _first_line(error: Exception) -> str:

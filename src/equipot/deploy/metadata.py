@@ -43,6 +43,8 @@ class Metadata:
     levels: tuple[str, ...] = ()  # those that the checkpoint had
     energy_unit: str = "eV"
     length_unit: str = "Ang"
+    # Å, the closest that pairs of elements ("H-O") come in the training set; empty: not known.
+    shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -54,7 +56,8 @@ class Metadata:
         """Inverse of `to_strings`. Raises ModelFileError if a field is missing or unreadable."""
         fields = dataclasses.fields(cls)
         # Fields with a default have come later than the first files.
-        missing = [f.name for f in fields if f.name not in strings and f.default is dataclasses.MISSING]
+        needed = [f for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+        missing = [f.name for f in needed if f.name not in strings]
         names = [f.name for f in fields if f.name in strings]
         if missing:
             raise ModelFileError(f"{path}: the model's metadata lacks {', '.join(missing)}. Deploy it again.")
@@ -160,5 +163,6 @@ _PARSERS = {
     "atomic_energies": lambda text: tuple(float(word) for word in text.split()),
     "tables": json.loads,
     "validation": json.loads,
+    "shortest_distances": json.loads,
     "format_version": int,
 }

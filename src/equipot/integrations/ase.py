@@ -1,5 +1,6 @@
 """The ASE calculator."""
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,17 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from equipot.data.frames import MIN_DISTANCE
 from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import VerletList
 from equipot.quantities import QUANTITIES
 from equipot.units import stress_to_voigt
 
 _STRESSES = {"stress", "stresses"}
+
+log = logging.getLogger("equipot")
 
 
 class EquipotCalculator(Calculator):
@@ -44,6 +47,9 @@ class EquipotCalculator(Calculator):
         UnknownSpeciesError: at the first use, for an element the model does not know.
         DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
         SimulationError: at a use, if the model's results are not finite.
+
+    It can be pickled and copied, with its model, for processes (on a GPU started by ``spawn``) and threads.
+    Each thread needs a calculator of its own; copies share the model.
 
     An ensemble gives the mean of its members, and in `results` their standard deviations: ``energy_std``
     (eV) and ``forces_std`` (eV/Å, one number for each atom: of vectors).
@@ -77,6 +83,7 @@ class EquipotCalculator(Calculator):
             for member in self.members:
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
+        self.distances = DistanceWatch([member.metadata for member in self.members])
         self._types: tuple[np.ndarray, torch.Tensor] | None = None
 
     def calculate(
@@ -97,8 +104,9 @@ class EquipotCalculator(Calculator):
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
         atom_types = self.model.atom_types(atoms.numbers)
         edge_vec, edge_index, order = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
-        _check_distances(edge_vec, edge_index, order)
         types = self._types_on_device(atom_types[order])
+        for found in self.distances.find(edge_vec, edge_index, types, order):
+            self.report_distance(found)
         owned = torch.ones_like(types, dtype=torch.bool)
         each = [member(edge_vec, edge_index, types, owned) for member in self.members]
         of_members = [_per_atom(torch.stack(column), order) for column in zip(*each, strict=True)]
@@ -115,6 +123,13 @@ class EquipotCalculator(Calculator):
             stresses = stress_to_voigt(-virials / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
 
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_types": None}  # which may be on a GPU
+
+    def report_distance(self, found: TooClose) -> None:
+        """Told of atoms that are closer than any in the training set, once for each pair of elements."""
+        log.warning("Closer than anything the model was trained on: %s.", found)
+
     def _types_on_device(self, types: np.ndarray) -> torch.Tensor:
         """(N,) → the same tensor as long as they stay the same: what follows from it is kept with it."""
         if self._types is None or not np.array_equal(self._types[0], types):
@@ -128,19 +143,6 @@ def _per_atom(rows: torch.Tensor, order: np.ndarray) -> np.ndarray:
     values = np.empty_like(rows)
     values[:, order] = rows
     return values
-
-
-def _check_distances(edge_vec: torch.Tensor, edge_index: torch.Tensor, order: np.ndarray) -> None:
-    if not len(edge_vec):
-        return
-    squared, edge = (edge_vec * edge_vec).sum(dim=1).min(dim=0)
-    distance = math.sqrt(squared.item())
-    if distance < MIN_DISTANCE:
-        i, j = order[edge_index[:, edge].cpu().numpy()]
-        raise DataError(
-            f"Atoms {i} and {j} are {distance:.4f} Å apart, across a cell boundary or within the cell. "
-            "Remove the duplicate, or correct the positions, the cell or the length unit."
-        )
 
 
 def _check_finite(*rows: np.ndarray) -> None:

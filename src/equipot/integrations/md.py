@@ -2,8 +2,8 @@
 
 import logging
 import math
+import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,23 +15,29 @@ import ase.units
 import numpy as np
 from ase import Atoms
 from ase.io.extxyz import write_extxyz
-from ase.md.langevinbaoab import LangevinBAOAB
 from ase.md.md import MolecularDynamics
-from ase.md.velocitydistribution import Stationary, ZeroRotation
-from ase.md.verlet import VelocityVerlet
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from equipot.data.structures import read_structure, repeated
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.files import atomic_write, naming_errors, write_json
 from equipot.integrations.ase import EquipotCalculator
+from equipot.integrations.distances import TooClose
+from equipot.integrations.md_dynamics import (
+    RIGID,
+    check_constraints,
+    degrees_of_freedom,
+    make_integrator,
+    set_velocities,
+)
 from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize
+from equipot.integrations.md_restart import Restart, origin_of, platform_of, read_restart, write_restart
 from equipot.integrations.md_settings import MDSettings
 from equipot.integrations.signals import StopRequest, stop_requests
 
-FILES = ("trajectory.extxyz", "log.csv", "plot.png", "summary.json", "stopped.extxyz")
-_BAROSTAT_TIME = 1000.0  # fs; slow against the vibrations, fast against a usual run
-
+_GROWING = ("trajectory.extxyz", "log.csv")
+FILES = (*_GROWING, "restart.npz", "plot.png", "summary.json", "stopped.extxyz")
 
 log = logging.getLogger("equipot")
 
@@ -47,6 +53,36 @@ class MDResult:
     summary: dict[str, Any]
 
 
+@dataclass
+class _Run:
+    """A simulation at work, in its folder."""
+
+    output: Path
+    settings: MDSettings
+    origin: dict[str, Any]
+    atoms: Atoms
+    dynamics: MolecularDynamics
+    rng: np.random.Generator
+    begun: dict[str, Any] | None = None  # progress of the run that is resumed
+    start: float = 0.0
+    freedom: int = 0  # degrees of it, decided at the start
+
+    @property
+    def first(self) -> int:
+        return self.begun["step"] if self.begun else 0
+
+    def progress(self) -> dict[str, Any]:
+        """What the restart file says, of this invocation and those before it."""
+        before = self.begun or {"seconds": 0.0, "builds": 0}
+        return {
+            "step": self.dynamics.nsteps,
+            "freedom": self.freedom,
+            "seconds": before["seconds"] + time.perf_counter() - self.start,
+            "builds": before["builds"] + self.atoms.calc.neighbors.builds,
+            "files": {name: (self.output / name).stat().st_size for name in _GROWING},
+        }
+
+
 def run_md(
     structure: str | Path | Atoms,
     model: str | Path,
@@ -57,74 +93,158 @@ def run_md(
     device: str = "auto",
     skin: float = 0.5,
     overwrite: bool = False,
+    resume: bool = False,
     console: Console | None = None,
 ) -> MDResult:
-    """Run molecular dynamics from seeded Maxwell-Boltzmann velocities.
+    """Run molecular dynamics, from the structure's velocities or drawn ones.
 
-    nve: velocity Verlet. nvt: Langevin (BAOAB). npt: Langevin-Hoover (BAOAB), the cell keeps its shape.
+    nve: velocity Verlet. nvt: Langevin (BAOAB), Nosé-Hoover chains or CSVR. npt: Langevin-Hoover (BAOAB) or
+    Martyna-Tobias-Klein; the cell keeps its shape or stretches along the directions of a mask.
 
     Args:
-        structure: any file ASE reads (its last frame; ``file@0`` for the first), or Atoms.
+        structure: any file that trainings read (its last frame; ``file@0`` for the first), or Atoms.
         model: a deployed file.
-        output: a folder, new or empty; receives trajectory.extxyz, log.csv, plot.png and summary.json.
+        output: a folder, new or empty; receives trajectory.extxyz, log.csv, restart.npz, plot.png and
+            summary.json.
         supercell: repetitions along the three lattice vectors.
         overwrite: replace the files of an earlier run in ``output``.
+        resume: go on with the run in ``output``, with all else as before but for a larger number of steps,
+            ``restart_interval`` and ``stop_below``; begin it if the folder is new or empty.
+
+    A run that was interrupted, at whatever moment, and resumed on the same machine writes the same trajectory
+    and log as one that was not, to the last bit.
 
     Everything is checked before ``output`` is made. Raises ConfigError, DataError, UnknownSpeciesError,
-    ModelFileError, DeviceError; SimulationError if the run explodes. Ctrl-C and SIGTERM end the run after
-    the current step, with everything written, and then act as usual (KeyboardInterrupt, exit status 143).
+    ModelFileError, DeviceError; SimulationError if the run explodes or atoms come closer than
+    ``stop_below``. Ctrl-C and SIGTERM end the run after the current step, with everything written, and then
+    act as usual (KeyboardInterrupt, exit status 143).
     """
     settings, output, console = settings or MDSettings(), Path(output), console or Console(stderr=True)
-    _check_output(output, overwrite)
+    restart = _check_output(output, overwrite, resume)
     if not (math.isfinite(skin) and skin >= 0):
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
-    atoms = _repeat(_read_structure(structure), supercell)
+    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure)
+    if settings.velocities is None and atoms.get_momenta().any() and math.prod(supercell) > 1:
+        raise ConfigError(
+            f"supercell {supercell}: the structure has velocities, with which all copies would move alike. "
+            "Give --velocities draw, or keep if that is wanted."
+        )
+    atoms = repeated(atoms, supercell)
     _check_structure(atoms, settings)
     calculator = EquipotCalculator(model, device=device, skin=skin)
     calculator.model.atom_types(atoms.numbers)
-    atoms.calc = calculator
-    atoms.get_potential_energy()  # a model or structure that cannot be evaluated fails here
-    dynamics = _make_dynamics(atoms, settings)
-
+    _set_limits(calculator, settings)
+    run = _prepare(atoms, calculator, settings, output, skin, restart)
     with naming_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        for name in FILES:
+        for name in FILES if restart is None else ("stopped.extxyz",):
             (output / name).unlink(missing_ok=True)
-    builds = calculator.neighbors.builds
-    start = time.perf_counter()
+        if restart is not None:
+            restart.cut_files()
     try:
         with stop_requests() as stop, naming_errors(output):
-            steps = _run(dynamics, atoms, settings, output, console, stop)
+            steps = _go_on(run, console, stop)
     except BaseException:
         _plot_failed(output)
         raise
-    seconds, builds = time.perf_counter() - start, calculator.neighbors.builds - builds
-    rows = _plot(output)
-    summary = summarize(rows, settings, steps, len(atoms), seconds, builds)
+    progress, rows = run.progress(), _plot(output)
+    summary = summarize(rows, settings, steps, len(atoms), progress["seconds"], progress["builds"])
     write_json(output / "summary.json", summary)
     if stop.signal is not None:
-        message = f"Stopped at step {steps} of {settings.steps}; what was done is in {output}."
+        message = (
+            f"Stopped at step {steps} of {settings.steps}; what was done is in {output}. --resume goes on."
+        )
         console.print(message, markup=False, highlight=False, soft_wrap=True)
         stop.leave()
     return MDResult(output, output / "trajectory.extxyz", output / "log.csv", output / "plot.png", summary)
 
 
-def degrees_of_freedom(atoms: Atoms, ensemble: str) -> int:
-    """How many momenta are free: all for Langevin; nve keeps the total and, without pbc, its moment."""
-    if ensemble != "nve":
-        return 3 * len(atoms)
-    if atoms.pbc.any():
-        return 3 * len(atoms) - 3
-    inertia = atoms.get_moments_of_inertia()
-    rotations = int((inertia > 1e-6 * max(inertia.max(), 1.0)).sum())  # 2 for linear molecules
-    return 3 * len(atoms) - 3 - rotations
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, overwrite: bool, resume: bool) -> Restart | None:
+    """The run to go on with, if any."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"The output folder {output} is a file. Name another folder.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ConfigError(f"The output folder {output} is not empty. Name another, or give --overwrite.")
+    if overwrite and resume:
+        raise ConfigError("--overwrite begins again and --resume goes on: give one of them.")
+    if not output.is_dir() or not any(output.iterdir()) or overwrite:
+        if resume:
+            log.info("There is no run in %s to resume: it begins.", output)
+        return None
+    restart = output / "restart.npz"
+    if resume and not restart.is_file():
+        raise ConfigError(f"Nothing to resume: {output} is not empty and has no {restart.name}.")
+    if not resume:
+        other = "--overwrite, or --resume to go on" if restart.is_file() else "--overwrite"
+        raise ConfigError(f"The output folder {output} is not empty. Name another, or give {other}.")
+    return read_restart(restart)
+
+
+def _set_limits(calculator: EquipotCalculator, settings: MDSettings) -> None:
+    """Tell the calculator which distances end the run."""
+    if settings.stop_below is None:
+        return
+    watch = calculator.distances
+    limits = settings.stop_limits(watch.shortest)
+    if not limits:
+        raise ConfigError(
+            f"--stop-below {settings.stop_below} is a factor of the shortest distances in the training set, "
+            "which this model file does not have. Give a distance, such as 0.8Å, or deploy a new training."
+        )
+    watch.stop_below(limits if isinstance(limits, dict) else {p: limits for row in watch.pairs for p in row})
+
+
+def _prepare(
+    atoms: Atoms,
+    calculator: EquipotCalculator,
+    settings: MDSettings,
+    output: Path,
+    skin: float,
+    restart: Restart | None,
+) -> _Run:
+    """Atoms with velocities, and their integrator. A structure that cannot be evaluated fails here."""
+    origin = origin_of(atoms, settings, [member.metadata for member in calculator.members], skin)
+    rng = np.random.default_rng(settings.seed)
+    if restart is not None:
+        restart.require_same(origin, settings.steps)
+        atoms = restart.atoms
+        calculator.neighbors.restore(restart.geometry)
+    run = _Run(output, settings, origin, atoms, None, rng, restart and restart.progress)
+    atoms.calc = calculator
+    calculator.report_distance = lambda found: _report(found, run)
+    atoms.get_potential_energy()
+    if restart is None:
+        run.dynamics = _make_dynamics(atoms, settings, rng)
+        run.freedom = degrees_of_freedom(atoms, settings.ensemble, settings.thermostat)
+        return run
+    run.dynamics, run.freedom = make_integrator(atoms, settings, rng), restart.progress["freedom"]
+    restart.set_up(run.dynamics, rng)
+    log.info("Resuming %s at step %d of %d.", output, run.first, settings.steps)
+    here = platform_of(calculator)
+    changed = [
+        f"{name} {value}, now {here[name]}" for name, value in restart.platform.items() if here[name] != value
+    ]
+    if changed:
+        log.warning("Not to the last bit as without the interruption: %s.", "; ".join(changed))
+    return run
+
+
+def _make_dynamics(
+    atoms: Atoms, settings: MDSettings, rng: np.random.Generator | None = None
+) -> MolecularDynamics:
+    """The integrator, after velocities are set."""
+    rng = np.random.default_rng(settings.seed) if rng is None else rng
+    if atoms.constraints:
+        names = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
+        free = atoms.get_number_of_degrees_of_freedom()
+        log.info("Constraints are kept (%s): %d of %d coordinates are free.", names, free, 3 * len(atoms))
+    log.info(set_velocities(atoms, settings, rng))
+    return make_integrator(atoms, settings, rng)
+
+
+def _report(found: TooClose, run: _Run) -> None:
+    step = 0 if run.dynamics is None else run.dynamics.nsteps + 1
+    if found.stop:
+        raise SimulationError(f"{found}; --stop-below {run.settings.stop_below}.")
+    log.warning("Step %d: %s.", step, found)
 
 
 def _plot(output: Path) -> dict[str, np.ndarray]:
@@ -144,55 +264,10 @@ def _plot_failed(output: Path) -> None:
         log.warning("No plot of the stopped run: %s", error)
 
 
-def _read_structure(structure: str | Path | Atoms) -> Atoms:
-    if isinstance(structure, Atoms):
-        return structure.copy()
-    file = Path(str(structure).partition("@")[0])
-    if not file.is_file():
-        found = "a folder" if file.is_dir() else "no such file"
-        raise DataError(f"{file}: {found}. Expected a structure in a format that ASE reads.")
-    try:
-        atoms = ase.io.read(str(structure))
-    except Exception as error:  # ASE's readers raise anything
-        if _has_frames(file, structure):
-            message = f"{structure}: {file} has no such frame."
-            raise DataError(f"{message} FILE@0 is the first, FILE@-1 the last.") from None
-        message = f"{structure}: ASE cannot read this structure ({type(error).__name__}: {error})."
-        raise DataError(message) from None
-    if not isinstance(atoms, Atoms):
-        raise DataError(
-            f"{structure}: this means {len(atoms)} frames, but a run starts from one. "
-            "Name one, such as FILE@0 for the first or FILE@-1 for the last."
-        )
-    return atoms
-
-
-def _has_frames(file: Path, structure: str | Path) -> bool:
-    """Whether it is the frame number after the ``@`` that makes ``structure`` unreadable."""
-    if str(file) == str(structure):
-        return False
-    try:
-        return bool(ase.io.read(file, ":"))
-    except Exception:
-        return False
-
-
-def _repeat(atoms: Atoms, supercell: tuple[int, int, int]) -> Atoms:
-    for direction, (count, periodic) in enumerate(zip(supercell, atoms.pbc, strict=True)):
-        if count < 1:
-            raise ConfigError(f"supercell: expected three numbers of at least 1, found {supercell}.")
-        if count > 1 and not periodic:
-            raise ConfigError(
-                f"supercell {supercell}: the structure is not periodic in direction {direction}."
-            )
-    return atoms.repeat(supercell)
-
-
 def _check_structure(atoms: Atoms, settings: MDSettings) -> None:
     if len(atoms) < 2:
         raise DataError(f"Molecular dynamics needs at least 2 atoms, found {len(atoms)}.")
-    if atoms.constraints:
-        raise DataError("The structure has constraints, which these integrators do not keep. Remove them.")
+    check_constraints(atoms, settings)
     if settings.ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise ConfigError(
             "npt needs a structure that is periodic in all three directions; "
@@ -200,59 +275,32 @@ def _check_structure(atoms: Atoms, settings: MDSettings) -> None:
         )
 
 
-def _make_dynamics(atoms: Atoms, settings: MDSettings) -> MolecularDynamics:
-    """The integrator, after the initial velocities are drawn."""
-    rng = np.random.default_rng(settings.seed)
-    masses = atoms.get_masses()[:, None]
-    thermal = np.sqrt(masses * ase.units.kB * settings.temperature)
-    atoms.set_momenta(thermal * rng.standard_normal((len(atoms), 3)))
-    timestep = settings.timestep * ase.units.fs
-    if settings.ensemble == "nve":
-        Stationary(atoms, preserve_temperature=False)
-        if not atoms.pbc.any():
-            ZeroRotation(atoms, preserve_temperature=False)
-        return VelocityVerlet(atoms, timestep)
-    pressure = {}
-    if settings.ensemble == "npt":
-        pressure = {
-            "externalstress": -settings.pressure * ase.units.GPa,
-            "hydrostatic": True,
-            "P_tau": max(_BAROSTAT_TIME, 20.0 / settings.friction) * ase.units.fs,
-        }
-    with warnings.catch_warnings():
-        # The barostat's mass follows from P_tau by ASE's rule; it warns of that each time.
-        warnings.filterwarnings("ignore", message="Using heuristic P_mass")
-        damping = ase.units.fs / settings.friction
-        return LangevinBAOAB(
-            atoms, timestep, temperature_K=settings.temperature, T_tau=damping, rng=rng, **pressure
-        )
-
-
-def _run(
-    dynamics: MolecularDynamics,
-    atoms: Atoms,
-    settings: MDSettings,
-    output: Path,
-    console: Console,
-    stop: StopRequest,
-) -> int:
-    """All steps, or those until a stop was requested; how many."""
-    freedom = degrees_of_freedom(atoms, settings.ensemble)
+def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
+    """All steps that are left, or those until a stop was requested; the number of the last."""
+    settings, atoms, output = run.settings, run.atoms, run.output
+    run.start = time.perf_counter()
+    atoms.calc.neighbors.builds = 0
     with ExitStack() as stack:
-        table = stack.enter_context((output / "log.csv").open("w"))
-        trajectory = stack.enter_context((output / "trajectory.extxyz").open("w"))
+        trajectory, table = (stack.enter_context((output / name).open("a")) for name in _GROWING)
         progress = stack.enter_context(_progress(console))
         task = progress.add_task(settings.ensemble.upper(), total=settings.steps, state="")
-        table.write(",".join(COLUMNS) + "\n")
-        for step, good in enumerate(_steps(dynamics, atoms, settings.steps)):
-            row = _measure(atoms, step, settings.timestep, freedom)
+        if run.begun is None:
+            table.write(",".join(COLUMNS) + "\n")
+        for step, good in enumerate(_steps(run.dynamics, settings.steps - run.first), run.first):
+            row = _measure(atoms, step, settings.timestep, run.freedom)
             problem = _problem(row, settings.temperature) if good is None else good
             if problem is not None:
                 _write_stopped(output / "stopped.extxyz", atoms)
                 raise SimulationError(_stop_message(step, settings, problem, output))
             stopping = stop.signal is not None  # asked once: a signal may come at any time
-            if step % settings.log_interval == 0 or step == settings.steps or stopping:
+            last, regular = stopping or step == settings.steps, step % settings.log_interval == 0
+            if regular and (run.begun is None or step > run.first):
                 _record(table, trajectory, atoms, row)
+            if step % settings.restart_interval == 0 or last:
+                _write_restart(run, table, trajectory)
+            if last and not regular:  # after the restart file: a run that goes on does not have it
+                _record(table, trajectory, atoms, row)
+            if regular or last:
                 state = f"{row['temperature_K']:.0f} K, {row['potential_energy_eV']:.3f} eV"
                 progress.update(task, completed=step, state=state)
             if stopping:
@@ -260,7 +308,15 @@ def _run(
     return step
 
 
-def _steps(dynamics: MolecularDynamics, atoms: Atoms, steps: int) -> Iterator[str | None]:
+def _write_restart(run: _Run, *files: TextIO) -> None:
+    """After what is in the growing files has reached the disk."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    write_restart(run.output / "restart.npz", run.origin, run.progress(), run.dynamics, run.rng)
+
+
+def _steps(dynamics: MolecularDynamics, steps: int) -> Iterator[str | None]:
     """Once for the start and once per step: None, or what went wrong inside the integrator."""
     run = dynamics.irun(steps)
     while True:
@@ -278,12 +334,17 @@ def _measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str
     """One line of the log."""
     kinetic = atoms.get_kinetic_energy()
     results = atoms.calc.results
-    potential = results.get("energy", np.nan)
+    potential = results.get("energy", np.nan) + sum(
+        constraint.adjust_potential_energy(atoms)
+        for constraint in atoms.constraints
+        if hasattr(constraint, "adjust_potential_energy")
+    )
     stress, volume, pressure = results.get("stress"), np.nan, np.nan
     if stress is not None:
         volume = atoms.get_volume()
-        # Of the atoms' motion and of the forces.
-        pressure = (2.0 * kinetic / (3.0 * volume) - stress[:3].mean()) / ase.units.GPa
+        # Of the atoms' motion and of the forces; those that keep bonds rigid are not known.
+        if not {type(constraint).__name__ for constraint in atoms.constraints} & RIGID:
+            pressure = (2.0 * kinetic / (3.0 * volume) - stress[:3].mean()) / ase.units.GPa
     return {
         "step": step,
         "time_ps": step * timestep / 1000.0,

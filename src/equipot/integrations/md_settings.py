@@ -1,34 +1,66 @@
 """What a simulation is told, and what of it makes no sense."""
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Literal
+from typing import Any
 
 from equipot.errors import ConfigError
 
 _MAX_TEMPERATURE = 1e5  # K; hotter is a mistyped number, and atoms then meet within a few steps
+_CHOICES = {
+    "ensemble": ("nve", "nvt", "npt"),
+    "thermostat": ("langevin", "nose-hoover", "csvr"),
+    "velocities": (None, "keep", "draw"),
+}
+
+
+def _option(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
 class MDSettings:
-    """What to run. Raises ConfigError for values that make no sense."""
+    """What to run, and the options of ``equipot md``. Raises ConfigError for what makes no sense."""
 
-    ensemble: Literal["nve", "nvt", "npt"] = "nvt"
-    temperature: float = 300.0  # K; for nve of the initial velocities
-    steps: int = 1000
-    timestep: float = 0.5  # fs
-    pressure: float = 0.0  # GPa, for npt
-    friction: float = 0.01  # 1/fs, for nvt and npt
-    seed: int = 0
-    log_interval: int = 10  # steps between two lines of the log, and between two frames
+    ensemble: str = _option("nvt", "nve, nvt or npt.")
+    thermostat: str = _option(
+        "langevin", "langevin, nose-hoover (chains) or csvr, for nvt; for npt the first two."
+    )
+    temperature: float = _option(300.0, "K; for nve of the velocities that are drawn.")
+    steps: int = _option(1000, "Time steps.")
+    timestep: float = _option(0.5, "fs.")
+    pressure: float = _option(0.0, "GPa, for npt.")
+    mask: tuple[int, int, int] | None = _option(
+        None,
+        "For npt: 1 for each of x, y, z in which the cell may stretch by itself, else 0. By default it keeps "
+        "its shape.",
+    )
+    friction: float = _option(0.01, "1/fs; nose-hoover and csvr take its inverse as their time.")
+    velocities: str | None = _option(
+        None, "keep those of the structure, or draw them; by default kept if there are any."
+    )
+    seed: int = _option(0, "Of velocities and thermostat.")
+    log_interval: int = _option(10, "Steps between frames of trajectory and log.", option="--interval")
+    restart_interval: int = _option(1000, "Steps between restart files, from which --resume goes on.")
+    stop_below: str | None = _option(
+        None,
+        "Stop where atoms come closer than this many times the shortest distance of their elements in the "
+        "training set (0.9), or than a distance (0.8Å).",
+        metavar="FACTOR|Å",
+    )
 
     def __post_init__(self):
-        if self.ensemble not in ("nve", "nvt", "npt"):
-            raise ConfigError(f"--ensemble must be nve, nvt or npt, found '{self.ensemble}'.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                words = ", ".join(choice for choice in choices if choice)
+                words = " or ".join(words.rsplit(", ", 1))
+                raise ConfigError(f"--{name} must be {words}, found '{getattr(self, name)}'.")
         for option, value, least in (
             ("--steps", self.steps, 1),
             ("--interval", self.log_interval, 1),
+            ("--restart-interval", self.restart_interval, 1),
             ("--seed", self.seed, 0),
         ):
             if not isinstance(value, Integral) or value < least:
@@ -45,3 +77,37 @@ class MDSettings:
             )
         if not math.isfinite(self.pressure):
             raise ConfigError(f"--pressure must be a finite number (GPa), found {self.pressure}.")
+        self._check_combinations()
+        if self.stop_below is not None:
+            self.stop_limits({})
+
+    def _check_combinations(self) -> None:
+        if self.ensemble == "npt" and self.thermostat == "csvr":
+            raise ConfigError("csvr has no barostat: for npt, --thermostat must be langevin or nose-hoover.")
+        if self.ensemble != "nve" and self.thermostat != "langevin" and self.temperature == 0:
+            raise ConfigError(f"--thermostat {self.thermostat} needs a --temperature above 0 K.")
+        if self.mask is None:
+            return
+        if self.ensemble != "npt":
+            raise ConfigError(f"--mask is for npt; with --ensemble {self.ensemble} the cell stays as it is.")
+        if len(self.mask) != 3 or not set(self.mask) <= {0, 1} or not any(self.mask):
+            raise ConfigError(f"--mask must be three numbers 0 or 1, not all 0, found {self.mask}.")
+
+    @property
+    def conserves_momentum(self) -> bool:
+        """Whether the integrator leaves the total momentum as it is, but for its length."""
+        return self.ensemble == "nve" or self.thermostat != "langevin"
+
+    def stop_limits(self, shortest: dict[str, float]) -> float | dict[str, float]:
+        """Å below which to stop: one for all pairs of elements, or of each pair in ``shortest`` (Å)."""
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][-+]?\d+)?)\s*(Å|A|Ang)?\s*", str(self.stop_below))
+        try:
+            value = float(match[1]) if match else math.nan
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(
+                "--stop-below must be a factor of the shortest distances in the training set, such as 0.9, "
+                f"or a distance, such as 0.8Å; found '{self.stop_below}'."
+            )
+        return value if match[2] else {pair: value * distance for pair, distance in shortest.items()}

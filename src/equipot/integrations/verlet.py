@@ -39,6 +39,24 @@ class VerletList:
         self.builds = 0
         self._built: _Built | None = None
 
+    @property
+    def geometry(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """positions (N, 3) Å, cell (3, 3) Å and pbc (3,) that the list was built for, if there is one."""
+        return (built.positions, built.cell, built.pbc) if (built := self._built) else None
+
+    def restore(self, geometry: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> None:
+        """Build the list of another VerletList from its `geometry`: the same edges in the same order."""
+        builds = self.builds
+        self._built = None if geometry is None else self._build(*geometry)
+        self.builds = builds
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_built": self.geometry}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self.restore(state["_built"])
+
     def edges(
         self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
     ) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from equipot.config import Config, ModelConfig
 from equipot.data.load import Datasets
-from equipot.data.statistics import LevelStatistics, Statistics, fit_atomic_energies
+from equipot.data.statistics import LevelStatistics, Statistics, fit_atomic_energies, shortest_distances
 from equipot.deploy.checkpoint import Checkpoint, built_from_statistics
 from equipot.errors import ConfigError
 from equipot.graph import edge_vectors
@@ -32,6 +32,7 @@ class Start:
     statistics: Statistics  # of the data, but with the reference energies of the potential
     lines: list[str] = dataclasses.field(default_factory=list)
     factors: dict[str, float] = dataclasses.field(default_factory=dict)  # of the learning rate, by weight
+    shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)  # as in `Checkpoint`
 
 
 def begin_training(
@@ -54,11 +55,29 @@ def begin_training(
     else:
         built_from = built_from_statistics(statistics, datasets.species, datasets.levels)
         start = Start(build_potential(config.model, **built_from), built_from, statistics)
+    distances = _shortest_distances(datasets, source, resumed)
+    start = dataclasses.replace(start, shortest_distances=distances)
     if settings is None:
         return start
     freeze(start.potential, settings.freeze)
     factors = learning_rate_factors(start.potential, settings.learning_rate_factors)
     return dataclasses.replace(start, factors=factors)
+
+
+def _shortest_distances(
+    datasets: Datasets, source: Checkpoint | None, resumed: Checkpoint | None
+) -> dict[str, float]:
+    """In all that the model has been trained on; read from the data only if no checkpoint says it."""
+    if resumed is not None and resumed.shortest_distances:
+        return resumed.shortest_distances
+    found = shortest_distances(datasets.train)
+    if source is None:
+        return found
+    if not source.shortest_distances:
+        return {}  # those of the new data alone would be too long
+    for pair, distance in source.shortest_distances.items():
+        found[pair] = min(distance, found.get(pair, distance))
+    return found
 
 
 def with_architecture(config: Config, known: ModelConfig, source: str) -> Config:

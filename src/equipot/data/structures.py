@@ -1,0 +1,118 @@
+"""One structure of a file, to start from: the files are those that trainings read."""
+
+import logging
+import re
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixConstraint, FixScaled
+
+from equipot.data.formats import find_format, open_contents
+from equipot.data.frames import Frame, frame_from_atoms
+from equipot.data.readers import expand_paths
+from equipot.data.store.file import Store
+from equipot.errors import ConfigError, DataError
+from equipot.units import length_factor
+
+logger = logging.getLogger("equipot")
+
+_FRAME = re.compile(r"(.+)@([^@/]*)")
+_UNCLEAR = ("velocities", "velocity", "velo", "vel", "v")  # columns whose unit no convention fixes
+
+
+def read_structure(name: str | Path) -> Atoms:
+    """The last frame of a file or folder in any format of a training, or ``FILE@N``'s, from 0; @-1 the last.
+
+    Positions in Å. Momenta and constraints are those that the file has.
+
+    Raises:
+        DataError: no such file or frame, more than one frame asked for, or an unusable one.
+    """
+    path, number = Path(name), -1
+    match = _FRAME.fullmatch(str(name))
+    if match and not path.exists():
+        path = Path(match[1])
+        try:
+            number = int(match[2])
+        except ValueError:
+            raise DataError(
+                f"{name}: '@{match[2]}' does not name one frame. FILE@0 is the first, FILE@-1 the last."
+            ) from None
+    found = expand_paths(path)
+    if len(found) > 1:
+        raise DataError(f"{name}: {len(found)} files match, but one structure is needed. Name one file.")
+    path = found[0]
+    contents = open_contents(path)
+    atoms = _pick(path, contents.structures, number)
+    if atoms is None:
+        raise DataError(f"{name}: {path} has no such frame. FILE@0 is the first, FILE@-1 the last.")
+    if isinstance(atoms, Frame):
+        atoms = Atoms(atoms.atomic_numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    atoms.calc = None
+    atoms.set_constraint(_joined(atoms.constraints))
+    frame_from_atoms(atoms, file=str(name))
+    unclear = [column for column in _UNCLEAR if column in atoms.arrays]
+    if unclear:
+        logger.warning(
+            "%s: the column '%s' is not used, as its unit is not known; ASE writes velocities as 'momenta'.",
+            path, unclear[0],
+        )  # fmt: skip
+    factor = length_factor(contents.units.get("length", "Ang"))
+    if factor != 1.0:
+        atoms.set_cell(atoms.cell * factor)
+        atoms.positions *= factor
+    return atoms
+
+
+def _joined(constraints: list[FixConstraint]) -> list[FixConstraint]:
+    """One constraint for all atoms with the same fixed directions; readers of ASE make one for each atom."""
+    joined, others = defaultdict(list), []
+    for constraint in constraints:
+        if isinstance(constraint, FixCartesian | FixScaled):
+            joined[type(constraint), tuple(constraint.mask.tolist())].append(constraint.index)
+        elif isinstance(constraint, FixAtoms):
+            joined[FixAtoms, (True, True, True)].append(constraint.index)
+        else:
+            others.append(constraint)
+    for (kind, mask), indices in joined.items():
+        atoms = np.unique(np.concatenate(indices))
+        if any(mask):
+            others.append(FixAtoms(atoms) if kind is FixAtoms or all(mask) else kind(atoms, mask))
+    return others
+
+
+def _pick(path: Path, structures: Iterator[Atoms | Frame], number: int) -> Atoms | Frame | None:
+    if find_format(path).name == "store":
+        store = Store(path)
+        return store.frame(number % len(store)) if -len(store) <= number < len(store) else None
+    if number >= 0:
+        return next(islice(structures, number, None), None)
+    last = deque(structures, maxlen=-number)
+    return last[0] if len(last) == -number else None
+
+
+def repeated(atoms: Atoms, supercell: tuple[int, int, int]) -> Atoms:
+    """So many copies along the lattice vectors, with momenta and constraints.
+
+    Raises:
+        ConfigError: a number below 1, or copies in a direction that is not periodic.
+        DataError: constraints that ASE does not repeat.
+    """
+    for direction, (count, periodic) in enumerate(zip(supercell, atoms.pbc, strict=True)):
+        if count < 1:
+            raise ConfigError(f"supercell: expected three numbers of at least 1, found {supercell}.")
+        if count > 1 and not periodic:
+            raise ConfigError(
+                f"supercell {supercell}: the structure is not periodic in direction {direction}."
+            )
+    if max(supercell) == 1:
+        return atoms
+    try:
+        return atoms.repeat(supercell)
+    except NotImplementedError:
+        names = ", ".join(type(constraint).__name__ for constraint in atoms.constraints)
+        raise DataError(f"supercell {supercell}: ASE cannot repeat the constraints {names}.") from None
