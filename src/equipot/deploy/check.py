@@ -92,6 +92,9 @@ def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterat
     note = f"{len(structures)} structures"
     for deviation in model.check_capsule():
         yield replace(deviation, name=f"reference {deviation.name}", note=note)
+    if model.engine is not None:
+        for deviation in replace(model, engine=None).check_capsule():
+            yield replace(deviation, name=f"reference {deviation.name}", note="by TorchScript")
     differing = sum(not _same_edges(structure, model.metadata.cutoff) for structure in structures)
     yield Deviation("neighbor lists changed", "", differing, 0, note)
 

@@ -53,7 +53,9 @@ def find_members(path: str | Path) -> list[Path]:
 
 
 def load_members(
-    models: str | Path | DeployedModel | Sequence[str | Path | DeployedModel], device: str | torch.device
+    models: str | Path | DeployedModel | Sequence[str | Path | DeployedModel],
+    device: str | torch.device,
+    engine: str = "auto",
 ) -> list[DeployedModel]:
     """Deployed models: of one file, of several, or of a folder written by ``deploy_ensemble``.
 
@@ -65,7 +67,7 @@ def load_members(
         models = find_members(models) or [models]
     elif isinstance(models, DeployedModel):
         models = [models]
-    loaded = [m if isinstance(m, DeployedModel) else load_deployed(m, device) for m in models]
+    loaded = [m if isinstance(m, DeployedModel) else load_deployed(m, device, engine) for m in models]
     if not loaded:
         raise ModelFileError("An ensemble needs two model files at least; the list is empty.")
     refuse_strangers([(m.path, m.metadata.species, m.metadata.cutoff) for m in loaded])

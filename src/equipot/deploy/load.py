@@ -3,23 +3,25 @@
 import io
 import logging
 import os
+import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import equipot.ops  # noqa: F401  (registers the custom operators a deployed file may call)
+from equipot.compile import KernelBuildError
 from equipot.data.dataset import atom_types
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.jit import quiet_jit, steady_execution
 from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.devices import resolve_device
-from equipot.errors import ModelFileError
+from equipot.engine.library import Engine
+from equipot.errors import ConfigError, ModelFileError
 from equipot.ops.operators import load_operators
 
 log = logging.getLogger("equipot")
@@ -30,16 +32,22 @@ os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 @dataclass(frozen=True)
 class DeployedModel:
-    """A TorchScript potential on its device, and its metadata.
+    """A deployed potential on its device, and its metadata.
 
     It never changes: threads may share it, and a copy is the same object. Pickled it carries the model
     itself, not the path of a file that may be another by then.
     """
 
     path: Path
-    module: torch.jit.ScriptModule
     metadata: Metadata
     device: torch.device
+    content: bytes = field(repr=False)  # of the file
+    engine: Engine | None = None  # what evaluates it; None: TorchScript
+
+    @cached_property
+    def module(self) -> torch.jit.ScriptModule:
+        """The model as TorchScript. Raises ModelFileError if this torch cannot load it."""
+        return _torchscript(self.content, self.path, self.device, self.metadata.torch_version)
 
     def __call__(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor
@@ -49,20 +57,22 @@ class DeployedModel:
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
         atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64.
         """
+        inputs = (edge_vec, edge_index, atom_types, owned)
+        if self.engine is not None:
+            found = self.engine.evaluate_edges(*(x.detach().numpy() for x in inputs))
+            rows = (found.atom_energies, found.forces, found.atom_virials)
+            return tuple(torch.from_numpy(row) for row in rows)
         # Forces are gradients even where the caller has switched gradients off; tensors made in
         # inference mode cannot take part in one, copies of them can.
         with torch.inference_mode(False), torch.enable_grad(), steady_execution():
-            inputs = (edge_vec, edge_index, atom_types, owned)
             return self.module(*(x.clone() if x.is_inference() else x for x in inputs))
 
     def __deepcopy__(self, _) -> "DeployedModel":
         return self
 
     def __reduce__(self):
-        buffer = io.BytesIO()
-        with quiet_jit():
-            torch.jit.save(self.module, buffer)
-        return _unpickled, (buffer.getvalue(), self.path, self.metadata, str(self.device))
+        engine = "auto" if self.engine is not None else "torch"
+        return _opened, (self.content, self.path, self.metadata, str(self.device), engine)
 
     def atom_types(self, atomic_numbers: Iterable[int]) -> np.ndarray:
         """(N,) atomic numbers → (N,) atom types. Raises UnknownSpeciesError naming the unknown elements."""
@@ -87,41 +97,62 @@ class DeployedModel:
             )
 
 
-def load_deployed(path: str | Path, device: str | torch.device = "auto") -> DeployedModel:
+def load_deployed(
+    path: str | Path, device: str | torch.device = "auto", engine: str = "auto"
+) -> DeployedModel:
     """Load a file written by `deploy`.
 
-    ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...
+    ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ... ``engine``: what evaluates the
+    model; "auto": equipot's engine on a CPU, where it is there; "torch": TorchScript.
 
-    Raises ModelFileError (missing, damaged, not deployed by equipot, newer format) or DeviceError.
+    Raises ModelFileError (missing, damaged, not deployed by equipot, newer format), DeviceError, or
+    ConfigError for another engine.
     """
+    if engine not in ("auto", "torch"):
+        raise ConfigError(f"engine must be 'auto' or 'torch', found '{engine}'.")
     path, target = Path(path), resolve_device(device)
     metadata = read_metadata(path)
+    model = _opened(path.read_bytes(), path, metadata, str(target), engine)
+    if model.engine is None:
+        _ = model.module  # an error now, not at the first use
+    by = "TorchScript" if model.engine is None else "engine"
+    log.info("Model %s runs on %s (%s, %s).", path, target, by, metadata.dtype)
+    return model
+
+
+def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine: str) -> DeployedModel:
+    target = resolve_device(device)
+    found = _engine_of(path, content) if engine == "auto" and target.type == "cpu" else None
+    return DeployedModel(path, metadata, target, content, found)
+
+
+# Opened once: every task of a pool of processes brings the same content along.
+@lru_cache(maxsize=16)
+def _torchscript(content: bytes, path: Path, device: torch.device, version: str) -> torch.jit.ScriptModule:
+    load_operators()  # the file may refer to them
     try:
-        module = _load_module(str(path), target)
+        with quiet_jit():
+            return torch.jit.load(io.BytesIO(content), map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         raise ModelFileError(
-            f"{path}: torch {torch.__version__} cannot load this model (deployed with torch "
-            f"{metadata.torch_version}): {_first_line(error)}"
+            f"{path}: torch {torch.__version__} cannot load this model (deployed with torch {version}): "
+            f"{_first_line(error)}"
         ) from None
-    log.info("Model %s runs on %s (TorchScript, %s).", path, target, metadata.dtype)
-    return DeployedModel(path, module, metadata, target)
-
-
-def _unpickled(content: bytes, path: Path, metadata: Metadata, device: str) -> DeployedModel:
-    target = resolve_device(device)
-    return DeployedModel(path, _module_of(content, target), metadata, target)
 
 
 @lru_cache(maxsize=16)
-def _module_of(content: bytes, device: torch.device) -> torch.jit.ScriptModule:
-    """Loaded once: every task of a pool of processes brings the same content along."""
-    return _load_module(io.BytesIO(content), device)
-
-
-def _load_module(file: str | BinaryIO, device: torch.device) -> torch.jit.ScriptModule:
-    load_operators()  # the file may refer to them
-    with quiet_jit():
-        return torch.jit.load(file, map_location=device).eval()
+def _engine_of(path: Path, content: bytes) -> Engine | None:
+    if os.environ.get("EQUIPOT_KERNELS", "").strip().lower() == "off":
+        return None
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if not any(name.endswith("/engine/program.json") for name in archive.namelist()):
+            log.info("%s has no program for the engine; TorchScript runs it.", path)
+            return None
+    try:
+        return Engine(path, content)
+    except KernelBuildError as error:
+        log.warning("The engine cannot be used, TorchScript runs %s: %s", path, error)
+        return None
 
 
 def _first_line(error: Exception) -> str:

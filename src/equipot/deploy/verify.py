@@ -3,9 +3,9 @@
 `export` runs this in a fresh process, where nothing of the eager model is in memory.
 """
 
-import dataclasses
 import json
 import sys
+from dataclasses import asdict, replace
 
 from equipot.deploy.load import load_deployed
 from equipot.errors import EquipotError
@@ -14,11 +14,14 @@ from equipot.errors import EquipotError
 def main(path: str) -> int:
     """Print ``{"deviations": [...]}`` or ``{"error": message}``; exit status 1 for an error."""
     try:
-        deviations = load_deployed(path, device="cpu").check_capsule()
+        model = load_deployed(path, device="cpu")
+        deviations = model.check_capsule()
+        if model.engine is not None:
+            deviations += replace(model, engine=None).check_capsule()
     except (EquipotError, RuntimeError, ValueError) as error:
         print(json.dumps({"error": str(error)}))
         return 1
-    print(json.dumps({"deviations": [dataclasses.asdict(deviation) for deviation in deviations]}))
+    print(json.dumps({"deviations": [asdict(deviation) for deviation in deviations]}))
     return 0
 
 

@@ -39,10 +39,11 @@ class EquipotCalculator(Calculator):
         skin: the neighbor list reaches this far (Å) beyond the cutoff and is reused until atoms have moved
             by half of it; 0 rebuilds it at every step.
         check: re-evaluate the reference structures in the file once, before the first use.
+        engine: "auto": equipot's own on a CPU; "torch": TorchScript. Not used for a loaded model.
         label, atoms, directory: as for every ASE calculator.
 
     Raises:
-        ConfigError: the skin is negative or not finite.
+        ConfigError: the skin is negative or not finite, or there is no such engine.
         ModelFileError, DeviceError: as `load_deployed`; or the file fails its check on this machine.
         UnknownSpeciesError: at the first use, for an element the model does not know.
         DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
@@ -70,6 +71,7 @@ class EquipotCalculator(Calculator):
         skin: float = 0.5,
         check: bool = True,
         *,
+        engine: str = "auto",
         label: str | None = None,
         atoms: Atoms | None = None,
         directory: str | Path = ".",
@@ -77,7 +79,7 @@ class EquipotCalculator(Calculator):
         if not (math.isfinite(skin) and skin >= 0):
             raise ConfigError(f"skin must be a length of at least 0 Å, found {skin}.")
         super().__init__(label=label, atoms=atoms, directory=directory)
-        self.members = load_members(model, device)
+        self.members = load_members(model, device, engine)
         self.model = self.members[0]
         if check:
             for member in self.members:
