@@ -1,9 +1,10 @@
 """The loss: a weighted sum of means over the components of each quantity (of energies, per atom).
 
-A structure's weight multiplies its terms. The mean is over the number of terms, not over the sum of their
-weights: in a batch of one, the weight would otherwise cancel.
+The weight of a structure, and that of one of its labels, multiply its terms. The mean is over the number of
+terms, not over the sum of their weights: in a batch of one, the weight would otherwise cancel.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,8 @@ def label_errors(
         if label is not None and predicted is not None:
             of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
             error = quantity.error(predicted, label.value, num_atoms)
-            errors[name] = _masked(error, label.mask & of_level, quantity.choose(*weights))
+            of_row = [w for w in (quantity.choose(*weights), label.weight) if w is not None]
+            errors[name] = _masked(error, label.mask & of_level, math.prod(of_row) if of_row else None)
     return errors
 
 
