@@ -1,9 +1,12 @@
 """The loss against numbers worked out by hand, with masks and absent labels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from equipot.config import LossConfig
+from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, Label, Labels, collate, halves
 from equipot.models.potential import Prediction, predict
 from equipot.training.loss import LABELS, Loss, label_errors
@@ -158,6 +161,13 @@ def test_total_takes_the_weights_of_the_moment():
     assert total_at(loss, guess, graph, loss.weights_at(0)).item() == 2.0 * 6.5
     assert total_at(loss, guess, graph, loss.weights_at(1)).item() == 5.0 * 6.5
     assert total_at(loss, guess, graph).item() == 5.0 * 6.5
+
+
+def test_weight_of_what_the_model_does_not_predict():
+    guess = replace(prediction(), stress=None)
+    assert total(LossConfig(), guess, two_structures()).item() == 0.0
+    with pytest.raises(TrainingError, match=r"training.loss.stress is 2, but the model predicts no stress"):
+        total(LossConfig(stress=2.0), guess, two_structures())
 
 
 def test_batch_without_labels_gives_zero_and_zero_gradient():

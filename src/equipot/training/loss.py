@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
+from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction
 from equipot.quantities import LABELS, QUANTITIES
@@ -88,8 +89,16 @@ class Loss:
                 be a part: totals of parts then add up to that of the step.
             prediction: of these frames.
             weights: as from ``weights_at``; None: ``self.weights``.
+
+        Raises:
+            TrainingError: a weight for what the model does not predict.
         """
         weights = self.weights if weights is None else weights
+        for name, weight in weights.items():
+            if weight > 0 and getattr(prediction, name, None) is None:
+                raise TrainingError(
+                    f"training.loss.{name} is {weight:g}, but the model predicts no {name}: set it to 0."
+                )
         # Frames without labels must still have a gradient, of zeros, for the optimizer to step over.
         total = 0.0 * prediction.energy.sum()
         for name, value in sums.items():
