@@ -9,6 +9,7 @@ from ase.constraints import FixAtoms
 
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data import frame_from_atoms
+from equipot.data.stated_units import check_units
 from equipot.errors import DataError
 
 LABELS = LabelsConfig()
@@ -113,6 +114,19 @@ def test_stress_needs_a_full_periodic_cell(crystal, pbc):
         frame = frame_from_atoms(crystal, labels)
         assert frame.stress is None and frame.label_weights == {"stress": 0.0}
         assert frame.energy == -8.0 and frame.forces is not None
+
+
+@pytest.mark.parametrize(("key", "labels"), [("stress", LABELS), ("virial", LabelsConfig(virial="virial"))])
+def test_stress_without_any_cell_means_that_the_cell_was_lost(crystal, key, labels):
+    crystal.cell[:] = 0
+    crystal.pbc = False
+    crystal.info[key] = crystal.info.pop("stress")
+    message = failing(crystal, labels)
+    assert (
+        f"{key} '{key}' is given, but the structure has no cell" in message and f"--{key}-key none" in message
+    )
+    crystal.info[key][:] = 0  # what calculators put there for molecules
+    assert frame_from_atoms(crystal, labels).stress is None
 
 
 @pytest.mark.parametrize("shape", [(6,), (9,), (3, 3)])
@@ -227,6 +241,14 @@ def test_units_stated_in_a_frame(crystal, info, units, expected):
     with pytest.raises(DataError) as error:
         frame_from_atoms(crystal, LABELS, UnitsConfig(**units), file="data.xyz", index=7)
     assert expected in str(error.value) and str(error.value).startswith("data.xyz, frame 7 (the first is 0)")
+
+
+def test_units_stated_by_the_name_of_a_label():
+    """As in SchNetPack's databases, which may hold several energies."""
+    stated = {"energy": "eV", "energy_U0": "Ha"}
+    check_units("a.db", stated, LABELS, UnitsConfig(), "a.db")
+    with pytest.raises(DataError, match=r"a.db names Hartree as its unit of energy"):
+        check_units("a.db", stated, LabelsConfig(energy="energy_U0"), UnitsConfig(), "a.db")
 
 
 def test_stress_that_is_not_symmetric(crystal):

@@ -115,7 +115,7 @@ def frame_from_atoms(
 
     Raises:
         DataError: no atoms, unknown elements, non-finite numbers, a wrong shape, a periodic direction without
-            a lattice vector, a stress and a virial that contradict each other.
+            a lattice vector, a stress without any cell, a stress and a virial that contradict each other.
     """
     length = length_factor(units.length)
     frame = Frame(
@@ -226,7 +226,10 @@ def _labels(
             if name is None or named.get(name) is None:
                 continue
             weight = 1.0 if labels.weight is None else _weight(frame, named, key.weight)
-            if weight == 0 or (quantity.needs_volume and not frame.pbc.all()):
+            undefined = quantity.needs_volume and not frame.pbc.all()
+            if weight and undefined and not frame.cell.any() and np.any(named[name]):
+                raise DataError(_without_cell(frame, key.name, name))
+            if weight == 0 or undefined:
                 weights.setdefault(kind, 0.0)
                 continue
             value = _label(frame, quantity, key, name, named[name], missing)
@@ -241,6 +244,14 @@ def _labels(
         if found:
             values[kind] = next(iter(found.values()))
     return values, {kind: weight for kind, weight in weights.items() if weight != 1}
+
+
+def _without_cell(frame: Frame, key: str, name: str) -> str:
+    return (
+        f"{frame.where}: {key} '{name}' is given, but the structure has no cell: was it lost? Give it (in "
+        f'extended XYZ as Lattice="..." with pbc="T T T"), or do without the {key}: data.labels.{key}: null '
+        f"(--{key}-key none)."
+    )
 
 
 def _label(

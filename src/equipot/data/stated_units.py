@@ -60,7 +60,7 @@ def check_units(
     """
     named = {key: name for key in KEYS if (name := getattr(labels, key)) is not None}
     for of in ("energy", "length", *(key for key in named if key != "energy")):
-        text = stated.get(of) or stated.get(named.get(of, ""))
+        text = stated.get(named.get(of, "")) or stated.get(of)
         if not text:
             continue
         unit = known_unit(text, UNIT_POWERS[of])
