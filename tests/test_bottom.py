@@ -12,7 +12,16 @@ from equipot.errors import ConfigError
 from equipot.files import atomic_write
 from equipot.graph import AtomicGraph, Label, Labels, collate, edge_vectors, volume
 from equipot.quantities import ENERGY, QUANTITIES
-from equipot.units import EV_A3_TO_GPA, GPA, energy_factor, length_factor, stress_to_voigt, voigt_to_stress
+from equipot.units import (
+    EV_A3_TO_GPA,
+    GPA,
+    energy_factor,
+    known_unit,
+    length_factor,
+    stress_to_voigt,
+    unit_factor,
+    voigt_to_stress,
+)
 
 
 def test_units():
@@ -22,6 +31,36 @@ def test_units():
     assert pytest.approx(160.21766, rel=1e-6) == EV_A3_TO_GPA
     with pytest.raises(ConfigError, match=r"Unknown energy unit 'ev'.*Did you mean 'eV'"):
         energy_factor("ev")
+
+
+def test_units_of_forces_and_stress_have_a_sign_and_are_those_of_ase():
+    import ase.units as au
+
+    assert unit_factor("Hartree/Bohr", (1, -1), "forces") == pytest.approx(au.Hartree / au.Bohr, rel=1e-12)
+    assert unit_factor("-kcal/mol/Ang", (1, -1), "forces") == pytest.approx(-au.kcal / au.mol, rel=1e-12)
+    sizes = {"kbar": 0.1 * au.GPa, "bar": au.bar, "Pa": au.Pascal, "Hartree/Bohr^3": au.Hartree / au.Bohr**3}
+    for name, size in sizes.items():
+        assert unit_factor(name, (1, -3), "stress") == pytest.approx(size, rel=1e-12)
+        assert unit_factor(f"-{name}", (1, -3), "stress") == pytest.approx(-size, rel=1e-12)
+    with pytest.raises(ConfigError, match=r"Unknown stress unit '-kB'; known: GPa, .* Did you mean '-kbar'"):
+        unit_factor("-kB", (1, -3), "stress")
+    with pytest.raises(ConfigError, match=r"Unknown energy unit '-eV'"):
+        energy_factor("-eV")
+
+
+@pytest.mark.parametrize(
+    ("text", "powers", "unit"),
+    [
+        ("hartree", (1, 0), "Hartree"), ("Ha", (1, 0), "Hartree"), ("KCAL/MOL", (1, 0), "kcal/mol"),
+        ("angstrom", (0, 1), "Ang"), ("Å", (0, 1), "Ang"), ("a.u.", (0, 1), "Bohr"),
+        ("a.u.", (1, -1), "Hartree/Bohr"), ("a.u.", (1, -3), "Hartree/Bohr^3"),
+        ("eV/A", (1, -1), "eV/Ang"), ("Ha/bohr", (1, -1), "Hartree/Bohr"),
+        ("eV/Å³", (1, -3), "eV/Ang^3"), ("ev/angstrom**3", (1, -3), "eV/Ang^3"), ("kB", (1, -3), "kbar"),
+        ("GPa", (1, -1), None), ("parsec", (0, 1), None),
+    ],
+)  # fmt: skip
+def test_units_as_files_spell_them(text, powers, unit):
+    assert known_unit(text, powers) == unit
 
 
 def test_units_are_those_of_ase():

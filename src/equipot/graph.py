@@ -16,9 +16,10 @@ class Label:
 
     value: Tensor
     mask: Tensor  # bool, one per structure or per atom
+    weight: Tensor | None = None  # float64, of each row in the loss, beside that of its structure; None: 1
 
     def to(self, device: torch.device | str) -> "Label":
-        return Label(self.value.to(device), self.mask.to(device))
+        return Label(self.value.to(device), self.mask.to(device), _move(self.weight, device))
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
     labels = {}
     for name, whole in graph.labels.values.items():
         rows = QUANTITIES[name].choose(structures, atoms)
-        labels[name] = Label(whole.value[rows], whole.mask[rows])
+        labels[name] = Label(
+            whole.value[rows], whole.mask[rows], None if whole.weight is None else whole.weight[rows]
+        )
     weight = graph.labels.weight
     return AtomicGraph(
         **{name: getattr(graph, name)[(structures, atoms, edges)[rows]] for name, rows in _ROWS.items()},
@@ -152,21 +155,25 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
 
 def _collate_labels(graphs: Sequence[AtomicGraph]) -> Labels:
     def join(name: str) -> Label:
-        values, masks = [], []
+        labels = []
         for graph in graphs:
             label = graph.labels.values.get(name)
             if label is None:
                 rows = QUANTITIES[name].choose(graph.num_structures, graph.num_atoms)
                 value = graph.positions.new_zeros((rows, *QUANTITIES[name].shape))
                 label = Label(value, torch.zeros(rows, dtype=torch.bool, device=value.device))
-            values.append(label.value)
-            masks.append(label.mask)
-        return Label(torch.cat(values), torch.cat(masks))
+            labels.append(label)
+        value, mask = (torch.cat([getattr(label, part) for label in labels]) for part in ("value", "mask"))
+        rows = [label.value.new_ones(len(label.value)) for label in labels]
+        return Label(value, mask, _collate_weights([label.weight for label in labels], rows))
 
-    weights = [graph.labels.weight for graph in graphs]
-    if any(weight is not None for weight in weights):
-        ones = [graph.positions.new_ones(graph.num_structures) for graph in graphs]
-        weights = [one if weight is None else weight for weight, one in zip(weights, ones, strict=True)]
     names = [name for name in QUANTITIES if any(name in graph.labels.values for graph in graphs)]
-    joined = {name: join(name) for name in names}
-    return Labels(joined, torch.cat(weights) if weights and weights[0] is not None else None)
+    ones = [graph.positions.new_ones(graph.num_structures) for graph in graphs]
+    weight = _collate_weights([graph.labels.weight for graph in graphs], ones)
+    return Labels({name: join(name) for name in names}, weight)
+
+
+def _collate_weights(weights: Sequence[Tensor | None], ones: Sequence[Tensor]) -> Tensor | None:
+    if all(weight is None for weight in weights):
+        return None
+    return torch.cat([one if weight is None else weight for weight, one in zip(weights, ones, strict=True)])

@@ -6,18 +6,24 @@ stress as derivatives of an energy, checks of data that compare them with one an
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from equipot.errors import DataError
-from equipot.units import GPA, voigt_to_stress
+from equipot.units import GPA, OF_ENERGY, OF_LENGTH, OF_STRESS, Powers, product, voigt_to_stress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # A 3x3 tensor whose halves differ by more than this share of its largest element is not symmetric.
 _ASYMMETRY_TOLERANCE = 0.05
+
+
+# What is about a label, or is not the label of a whole structure.
+_SOMETHING_ELSE = re.compile("weight|unit|std|uncertain|error|per_?atom")
 
 
 class Reported(NamedTuple):
@@ -36,6 +42,22 @@ class Rows(NamedTuple):
     called: str
 
 
+class Key(NamedTuple):
+    """A key of ``data.labels``: a name under which files have a quantity, as it is or as −volume times it."""
+
+    name: str
+    meaning: str
+    pattern: str  # in names that mean it in files, in lower case
+    weight: str  # name of its weight in files, for one structure
+    powers: Powers  # of energy and length in its unit
+    times_volume: bool = False
+
+    @cache  # noqa: B019 - few keys and names, for good
+    def means(self, name: str) -> bool:
+        """Whether a file that uses this name means it by that."""
+        return re.search(self.pattern, name.lower()) is not None and not _SOMETHING_ELSE.search(name.lower())
+
+
 @dataclass(frozen=True)
 class Quantity:
     """One quantity. Values in memory are in eV, Å and e, with the signs of :mod:`equipot.units`."""
@@ -43,10 +65,11 @@ class Quantity:
     name: str  # the key of its label and of its weight in the loss
     singular: str  # one value of it, in plots
     meaning: str  # of its key in ``data.labels``
+    pattern: str  # as that of ``Key``
     per_atom: bool  # a value for each atom; otherwise one for each structure
     shape: tuple[int, ...]  # of one value, Cartesian: () a number, (3,) a vector, (3, 3) a tensor
     unit: str
-    powers: tuple[int, int]  # of energy and length in its unit
+    powers: Powers  # of energy and length in its unit
     reported: tuple[Reported, ...]  # the first in logs and plots, all in tables, the last where one is chosen
     rows: Rows
     flag: int  # bit of its label in stores; never to be used again for another quantity
@@ -55,17 +78,24 @@ class Quantity:
     symmetric: bool = False  # in files six numbers in ASE's order (xx yy zz yz xz xy) or nine
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
+    others: tuple[Key, ...] = ()  # further keys under which files have it
 
     @property
     def components(self) -> int:
         """Numbers in one value."""
         return math.prod(self.shape)
 
+    @cached_property
+    def keys(self) -> tuple[Key, ...]:
+        """Its keys in ``data.labels``; the first is its own."""
+        return (
+            Key(self.name, self.meaning, self.pattern, f"config_{self.name}_weight", self.powers),
+            *self.others,
+        )
+
     def factor(self, energy: float, length: float) -> float:
         """From the units of a file, of which one is ``energy`` eV and ``length`` Å."""
-        of_energy, of_length = self.powers
-        factor = energy**of_energy
-        return factor * length**of_length if of_length >= 0 else factor / length**-of_length
+        return product(energy, length, self.powers)
 
     def choose(self, of_structures: Any, of_atoms: Any) -> Any:
         """That of its rows: rows are structures, or atoms."""
@@ -127,6 +157,7 @@ ENERGY = Quantity(
     name="energy",
     singular="energy",
     meaning="Name of the total energy of a frame; null: do not read it.",
+    pattern="energ|^e$",
     per_atom=False,
     shape=(),
     unit="eV",
@@ -142,6 +173,7 @@ FORCES = Quantity(
     name="forces",
     singular="force",
     meaning="Name of the forces, one vector per atom; null: do not read them.",
+    pattern="force|^f$|^-.*gradient",
     per_atom=True,
     shape=(3,),
     unit="eV/Å",
@@ -156,19 +188,35 @@ STRESS = Quantity(
     name="stress",
     singular="stress",
     meaning="Name of the stress, (1/V) ∂E/∂ε, positive under tension; null: do not read it.",
+    pattern="stress",
     per_atom=False,
     shape=(3, 3),
     unit="eV/Å³",
-    powers=(1, -3),
+    powers=OF_STRESS,
     reported=(Reported("meV/Å³", MEV), Reported("GPa", GPA)),
     rows=Rows("atom_virials", (3, 3), "eV/atom", "virials"),
     flag=4,
     symmetric=True,
     needs_volume=True,
+    others=(
+        Key(
+            "virial",
+            "Name of the virial, −V · stress, an energy: positive under compression; the stress is then "
+            "−virial / V; null: do not read it.",
+            "virial",
+            "config_virials_weight",
+            OF_ENERGY,
+            times_volume=True,
+        ),
+    ),
 )
 
 QUANTITIES: dict[str, Quantity] = {q.name: q for q in (ENERGY, FORCES, STRESS)}
 LABELS = tuple(QUANTITIES)
+# What `data.labels` and `data.units` name in files: each quantity, as it is or in another form.
+KEYS: dict[str, Key] = {key.name: key for quantity in QUANTITIES.values() for key in quantity.keys}
+# What `data.units` has: powers of energy and length in each.
+UNIT_POWERS = {"length": OF_LENGTH, **{key.name: key.powers for key in KEYS.values()}}
 # What a deployed model gives for each atom, in this order; a model may end with any of them after the third.
 CONTRACT = {quantity.rows.name: quantity.rows for quantity in QUANTITIES.values()}
 # Where people read: what every atom has first.

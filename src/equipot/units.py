@@ -5,6 +5,8 @@ The virial is −V · stress. Voigt order is ASE's: xx yy zz yz xz xy.
 """
 
 import difflib
+import re
+from functools import cache
 
 from equipot.errors import ConfigError
 
@@ -20,33 +22,108 @@ _ENERGY = {
     "kJ/mol": 0.010364269574711572,
 }
 _LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
+_PRESSURE = {"GPa": GPA, "MPa": 1e-3 * GPA, "kbar": 0.1 * GPA, "bar": 1e-4 * GPA, "Pa": 1e-9 * GPA}
 ENERGY_UNITS = tuple(_ENERGY)
 LENGTH_UNITS = tuple(_LENGTH)
+
+# Powers of energy and length in a quantity's unit.
+Powers = tuple[int, int]
+OF_ENERGY, OF_LENGTH, OF_STRESS = (1, 0), (0, 1), (1, -3)
+# What files write beside the names above, in lower case.
+_ATOMIC = ("au", "a.u.", "atomic", "atomic units")
+_SPELLINGS = {
+    "eV": ("electronvolt",),
+    "Hartree": ("hartrees", "ha", "eh", *_ATOMIC),
+    "Rydberg": ("rydbergs", "ry"),
+    "kcal/mol": ("kcal_mol", "kcalmol"),
+    "kJ/mol": ("kj_mol", "kjmol"),
+    "Ang": ("angstrom", "angstroms", "a", "å"),
+    "Bohr": ("bohrs", "a0", *_ATOMIC),
+    "kbar": ("kb",),
+    "Hartree/Bohr": _ATOMIC,
+    "Hartree/Bohr^3": _ATOMIC,
+}
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 def energy_factor(name: str) -> float:
     """eV in one unit ``name`` (``eV``, ``meV``, ``Hartree``, ``Rydberg``, ``kcal/mol``, ``kJ/mol``)."""
-    return _lookup(name, _ENERGY, "energy")
+    return unit_factor(name, OF_ENERGY, "energy")
 
 
 def length_factor(name: str) -> float:
     """Å in one unit ``name`` (``Ang``, ``Bohr``, ``nm``)."""
-    return _lookup(name, _LENGTH, "length")
+    return unit_factor(name, OF_LENGTH, "length")
 
 
-def known_unit(name: object, units: tuple[str, ...]) -> str | None:
-    """That of ``units`` which a file means by ``name``, in any case of letters."""
-    return next((unit for unit in units if str(name).lower() == unit.lower()), None)
+def product(energy: float, length: float, powers: Powers) -> float:
+    """The unit that is made of these two."""
+    of_energy, of_length = powers
+    factor = energy**of_energy
+    return factor * length**of_length if of_length >= 0 else factor / length**-of_length
 
 
-def _lookup(name: str, table: dict[str, float], quantity: str) -> float:
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise ConfigError(f"Unknown {quantity} unit '{name}'; known: {', '.join(table)}.{hint}")
-    return table[name]
+def unit_factor(name: str, powers: Powers, quantity: str) -> float:
+    """eV and Å in one unit such as ``Hartree/Bohr`` or ``kbar``; negative with a minus sign before the name.
+
+    Raises:
+        ConfigError: no such unit of the ``quantity``; energy and length have no sign.
+    """
+    sign = "-" if name[:1] == "-" and quantity not in ("energy", "length") else ""
+    name = name.removeprefix(sign)
+    known = _units(powers)
+    if name in known:
+        return -known[name] if sign else known[name]
+    near = known_unit(name, powers) or next(iter(difflib.get_close_matches(name, known, 1, 0.4)), None)
+    hint = "" if near is None else f" Did you mean '{sign}{near}'?"
+    shown = [name for name in known if not (powers[0] and powers[1] and "/" in name)]
+    if len(shown) < len(known):
+        shown.append(f"energies by lengths such as {'eV/Ang^3' if powers == OF_STRESS else 'eV/Ang'}")
+    raise ConfigError(f"Unknown {quantity} unit '{sign}{name}'; known: {', '.join(shown)}.{hint}")
+
+
+def known_unit(text: object, powers: Powers) -> str | None:
+    """The unit that a file means by ``text``, which may be spelled in other ways; None if it is none."""
+    plain = str(text).strip().lower().replace("**", "^").replace("³", "^3").removeprefix("-")
+    return _spelled(powers).get(re.sub(r"(?<=[a-zå])3$", "^3", plain))
+
+
+@cache
+def _units(powers: Powers) -> dict[str, float]:
+    """Names of units of these powers, and their sizes."""
+    of_energy, of_length = powers
+    lengths = (
+        {_raised(unit, abs(of_length)): size for unit, size in _LENGTH.items()} if of_length else {"": 1}
+    )
+    separator = "/" if of_energy and of_length else ""
+    made = {
+        f"{energy}{separator}{length}": product(size, factor, powers)
+        for energy, size in (_ENERGY if of_energy else {"": 1.0}).items()
+        for length, factor in lengths.items()
+    }
+    return {**_PRESSURE, **made} if powers == OF_STRESS else made
+
+
+def _raised(unit: str, power: int) -> str:
+    return unit if power == 1 else f"{unit}^{power}"
+
+
+@cache
+def _spelled(powers: Powers) -> dict[str, str]:
+    """The same units by every spelling, in lower case."""
+    found = {}
+    for unit in _units(powers):
+        energy, _, length = (
+            unit.rpartition("/") if powers[0] and powers[1] and "/" in unit else (unit, "", "")
+        )
+        length, _, power = length.partition("^")
+        for one in (energy, *_SPELLINGS.get(energy, ())):
+            for other in (length, *_SPELLINGS.get(length, ())) if length else ("",):
+                whole = f"{one}/{_raised(other, int(power or 1))}" if length else one
+                found[whole.lower()] = unit
+        found |= dict.fromkeys(_SPELLINGS.get(unit, ()), unit)
+    return found
 
 
 def stress_to_voigt(stress):

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import ase.io
+import ase.units
 import numpy as np
 import pytest
 
@@ -43,6 +44,55 @@ def test_evaluate_writes_predictions(equipot, workspace, tmp_path):
     for frame, expected in zip(frames, reference, strict=True):
         assert frame.info["reference_energy"] == pytest.approx(expected.get_potential_energy())
         assert frame.arrays["predicted_forces"].shape == (4, 3)
+
+
+def test_evaluate_reads_other_forms_of_the_stress(equipot, workspace, tmp_path):
+    frames = ase.io.read(workspace.test, index=":")
+    for frame in frames:
+        stress = frame.get_stress(voigt=False)
+        frame.calc.results.pop("stress")
+        frame.info |= {"dft_virial": -frame.get_volume() * stress, "in_kB": -10 * stress / ase.units.GPa}
+    ase.io.write(tmp_path / "other.xyz", frames, format="extxyz")
+    forms = {
+        "stress": (workspace.test,),
+        "virial": (tmp_path / "other.xyz", "--virial-key", "dft_virial"),
+        "kbar": (tmp_path / "other.xyz", "--stress-key", "in_kB", "--stress-unit", "-kbar"),
+    }
+    for name, arguments in forms.items():
+        result = equipot("evaluate", workspace.run, *arguments, "--output", tmp_path / name)
+        assert result.code == 0, result.err
+        # 8 digits in the file
+        assert errors(tmp_path / name)["stress"]["mae"] == pytest.approx(
+            errors(tmp_path / "stress")["stress"]["mae"], rel=1e-5
+        )
+    result = equipot("evaluate", workspace.run, tmp_path / "other.xyz")
+    assert "What means a virial: dft_virial. Give the name the file uses with --virial-key." in result.err
+    wrong = equipot("evaluate", workspace.run, tmp_path / "other.xyz", "--stress-unit", "kB")
+    assert wrong.code == 1 and "Did you mean 'kbar'?" in wrong.err
+
+
+def test_evaluate_and_check_advise_their_own_options(equipot, workspace, tmp_path):
+    frames = ase.io.read(workspace.test, index=":")
+    frames[1].pbc = [True, True, False]
+    ase.io.write(tmp_path / "slab.xyz", frames, format="extxyz")
+    result = equipot("evaluate", workspace.run, tmp_path / "slab.xyz")
+    assert result.code == 0 and "3 frames" in result.out
+    assert "1 of 4 frames are not periodic in all three directions" in result.err
+    assert "--stress-key none" in result.err
+    frames[2].info["energy-unit"] = "hartree"
+    frames[3].calc.results["energy"] = np.nan
+    ase.io.write(tmp_path / "faulty.xyz", frames, format="extxyz")
+    for command in (("evaluate", workspace.run), ("data", "check")):
+        found = equipot(*command, tmp_path / "faulty.xyz")
+        text = " ".join((found.out + found.err).replace("│", " ").split())
+        assert found.code == 1 and "frame 2" in text and "--energy-unit" in text
+    del frames[2].info["energy-unit"]
+    ase.io.write(tmp_path / "nan.xyz", frames, format="extxyz")
+    refused = equipot("evaluate", workspace.run, tmp_path / "nan.xyz")
+    assert refused.code == 1 and "--missing nan" in refused.err
+    result = equipot("evaluate", workspace.run, tmp_path / "nan.xyz", "--missing", "nan")
+    assert result.code == 0, result.err
+    assert "1 of 4 frames have no energy label 'energy' (the first is frame 3" in result.err
 
 
 def test_evaluate_reads_labels_by_other_names(equipot, workspace, tmp_path):

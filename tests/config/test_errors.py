@@ -113,6 +113,14 @@ def test_key_like_no_other_lists_the_valid_ones():
         ("data.test", [], "expected path, mapping with a path, list of these or null; found []."),
         ("data.train_frames", 0, "expected whole number ≥ 1 or null; found 0."),
         ("data.units.length", "Angstrom", "expected Ang, Bohr or nm; found 'Angstrom'. Did you mean 'Ang'?"),
+        ("data.units.stress", 3, "expected unit or null; found 3."),
+        ("data.missing", "null", "expected error or nan; found 'null'."),
+        (
+            "data.units.stress",
+            "-kB",
+            "Unknown stress unit '-kB'; known: GPa, MPa, kbar, bar, Pa, energies by lengths such as "
+            "eV/Ang^3. Did you mean '-kbar'?",
+        ),
         ("data.labels.energy", "", "expected text or null; found '' (text)."),
         ("run.threads", 0, "expected whole number ≥ 1 or null; found 0."),
         ("run.directory", 3, "expected path; found 3."),

@@ -192,3 +192,17 @@ def test_input_dict_is_not_changed():
 def test_dict_without_data_is_an_error():
     with pytest.raises(ConfigError, match=r"data: missing"):
         config_from_dict({"model": {"type": "nequip"}})
+
+
+@pytest.mark.parametrize("word", ["nan", ".nan", "NaN", ".NaN"])
+def test_missing_is_yaml_or_text(tmp_path, word):
+    (tmp_path / "a.yaml").write_text(
+        f"data: {{train: [a.xyz, {{path: b.xyz, missing: error}}], missing: {word}}}\n"
+        "model: {type: nequip, cutoff: 4.0}\n"
+    )
+    if word == "NaN":
+        with pytest.raises(ConfigError, match="expected error or nan; found 'NaN'"):
+            load_config(tmp_path / "a.yaml")
+    else:
+        sources = load_config(tmp_path / "a.yaml").data.sources("train")
+        assert [source.missing for source in sources] == ["nan", "error"]

@@ -3,11 +3,13 @@
 import ase
 import numpy as np
 import pytest
+from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from equipot.config.data import LabelsConfig, UnitsConfig
 from equipot.data import frame_from_atoms
+from equipot.data.stated_units import check_units
 from equipot.errors import DataError
 
 LABELS = LabelsConfig()
@@ -107,10 +109,146 @@ def test_units(crystal, units, energy, length):
 @pytest.mark.parametrize("pbc", [False, [True, True, False]])
 def test_stress_needs_a_full_periodic_cell(crystal, pbc):
     crystal.pbc = pbc
-    message = failing(crystal)
-    assert "stress 'stress' is given, but pbc is" in message
-    assert "data.labels.stress" in message
-    assert frame_from_atoms(crystal, LabelsConfig(stress=None)).energy == -8.0
+    for name, labels in (("stress", LABELS), ("virial", LabelsConfig(virial="virial"))):
+        crystal.info[name] = crystal.info.pop("stress", VOIGT)
+        frame = frame_from_atoms(crystal, labels)
+        assert frame.stress is None and frame.label_weights == {"stress": 0.0}
+        assert frame.energy == -8.0 and frame.forces is not None
+
+
+@pytest.mark.parametrize(("key", "labels"), [("stress", LABELS), ("virial", LabelsConfig(virial="virial"))])
+def test_stress_without_any_cell_means_that_the_cell_was_lost(crystal, key, labels):
+    crystal.cell[:] = 0
+    crystal.pbc = False
+    crystal.info[key] = crystal.info.pop("stress")
+    message = failing(crystal, labels)
+    assert (
+        f"{key} '{key}' is given, but the structure has no cell" in message and f"--{key}-key none" in message
+    )
+    crystal.info[key][:] = 0  # what calculators put there for molecules
+    assert frame_from_atoms(crystal, labels).stress is None
+
+
+@pytest.mark.parametrize("shape", [(6,), (9,), (3, 3)])
+@pytest.mark.parametrize("unit", [None, "-eV", "kcal/mol"])
+def test_virial_is_minus_volume_times_stress(crystal, shape, unit):
+    """The stress of Lennard-Jones by ASE, whose virial Σ r F over pairs has the sign of −V · stress."""
+    crystal.calc = LennardJones(sigma=2.0, epsilon=0.5, rc=6.0)
+    stress = crystal.get_stress(voigt=False)
+    scale = {None: 1, "-eV": -1, "kcal/mol": 1 / 0.0433641043}[unit]
+    virial = -crystal.get_volume() * stress * scale
+    crystal.calc = None
+    crystal.info["dft_virial"] = (
+        virial.reshape(shape) if shape != (6,) else virial[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+    )
+    del crystal.info["stress"]
+    frame = frame_from_atoms(crystal, LabelsConfig(virial="dft_virial"), UnitsConfig(virial=unit))
+    np.testing.assert_allclose(frame.stress, stress, rtol=1e-8, atol=1e-14)  # digits of the constant
+
+
+def test_virial_in_units_of_the_file(crystal):
+    """The volume is that of the cell in Å, whatever the unit of length."""
+    crystal.info["virial"] = -VOIGT
+    del crystal.info["stress"]
+    frame = frame_from_atoms(
+        crystal, LabelsConfig(virial="virial"), UnitsConfig(energy="Hartree", length="Bohr")
+    )
+    np.testing.assert_allclose(frame.stress, FULL * 27.211386 / (80 * 0.52917721**3), rtol=1e-7)
+
+
+def test_units_of_forces_and_stress_apart(crystal):
+    units = UnitsConfig(forces="-Hartree/Bohr", stress="-kbar")
+    frame = frame_from_atoms(crystal, LABELS, units)
+    assert frame.energy == -8.0 and frame.positions.tolist() == crystal.positions.tolist()
+    np.testing.assert_allclose(frame.forces[0], [-27.211386 / 0.52917721, 0, 0], rtol=1e-7)
+    np.testing.assert_allclose(frame.stress, -FULL * 0.1 / 160.21766, rtol=1e-7)
+
+
+def test_stress_and_virial_must_agree(crystal):
+    labels = LabelsConfig(virial="virial")
+    crystal.info["virial"] = -80.0 * VOIGT * 1.001  # rounded in the file
+    assert frame_from_atoms(crystal, labels).stress.tolist() == FULL.tolist()
+    crystal.info["virial"] = 80.0 * VOIGT
+    message = failing(crystal, labels)
+    assert (
+        "stress 'stress' and virial 'virial' contradict each other" in message and "6 and -6 eV/Å³" in message
+    )
+    assert "data.labels.virial: null (--virial-key none)" in message
+    assert frame_from_atoms(crystal, labels, UnitsConfig(virial="-eV")).stress.tolist() == FULL.tolist()
+
+
+def test_weights_of_labels(crystal):
+    crystal.info |= {"config_energy_weight": 0, "config_forces_weight": 2.5, "config_stress_weight": 0.0}
+    crystal.info |= {"energy": np.nan, "stress": np.zeros(5)}  # what stands there does not matter
+    frame = frame_from_atoms(crystal, LABELS)
+    assert set(frame.values) == {"forces"} and frame.weight == 1
+    assert frame.label_weights == {"energy": 0, "forces": 2.5, "stress": 0}
+    crystal.info["config_forces_weight"] = -1
+    assert "the weight 'config_forces_weight' must be one number ≥ 0, but is -1" in failing(crystal)
+    crystal.info |= {"energy": 1.0, "stress": VOIGT}
+    frame = frame_from_atoms(crystal, LabelsConfig(weight=None))
+    assert set(frame.values) == {"energy", "forces", "stress"} and not frame.label_weights
+
+
+def test_a_virial_has_its_own_weight(crystal):
+    labels = LabelsConfig(virial="virial")
+    crystal.info |= {"virial": -80.0 * VOIGT, "config_virials_weight": 3.0, "config_stress_weight": 0.0}
+    crystal.info["stress"] = np.zeros(6)
+    frame = frame_from_atoms(crystal, labels)
+    np.testing.assert_allclose(frame.stress, FULL, rtol=1e-14)  # rounding of the volume
+    assert frame.label_weights == {"stress": 3.0}
+
+
+def test_nan_as_not_known(crystal):
+    crystal.info |= {"energy": np.nan, "stress": np.full(6, np.nan)}
+    assert "set `missing: nan` in the section `data` or in the entry (--missing nan)" in failing(crystal)
+    frame = frame_from_atoms(crystal, LABELS, missing="nan")
+    assert set(frame.values) == {"forces"} and not frame.label_weights
+    crystal.arrays["forces"][0] = np.nan
+    with pytest.raises(DataError, match=r"'forces' is nan of atom 0.*only where all of its numbers are NaN"):
+        frame_from_atoms(crystal, LABELS, missing="nan")
+    crystal.arrays["forces"][1] = np.nan
+    assert not frame_from_atoms(crystal, LABELS, missing="nan").values
+    crystal.arrays["forces"][1] = np.inf
+    with pytest.raises(DataError, match="'forces' is"):
+        frame_from_atoms(crystal, LABELS, missing="nan")
+
+
+@pytest.mark.parametrize(
+    ("info", "units", "expected"),
+    [
+        ({"energy-unit": "hartree"}, {}, "names Hartree as its unit of energy, but data.units.energy is eV."),
+        ({"energy_units": "eV", "pos_unit": "angstrom"}, {}, None),
+        ({"pos_unit": "Bohr"}, {}, "names Bohr as its unit of length, but data.units.length is Ang."),
+        ({"force_unit": "Ha/Bohr"}, {}, "Set it to Hartree/Bohr (--forces-unit Hartree/Bohr)"),
+        ({"force_unit": "Ha/Bohr"}, {"forces": "-Hartree/Bohr"}, None),
+        ({"force_unit": "Ha/Bohr"}, {"energy": "Hartree", "length": "Bohr"}, None),
+        ({"stress_units": "kbar"}, {"stress": "-kbar"}, None),
+        ({"stress_units": "kbar"}, {"stress": "GPa"}, "data.units.stress is GPa"),
+        ({"virial_unit": "Hartree"}, {}, None),  # no virial is read
+        ({"units": "Hartree, Bohr"}, {"energy": "Hartree"}, "names Bohr as its unit of length"),
+        ({"units": "metal"}, {}, None),
+        ({"units": "real"}, {}, "names kcal/mol as its unit of energy"),
+        ({"energy_unit": "furlong"}, {}, "names 'furlong' as its unit of energy, which is not known"),
+        ({"formula_units": 4, "dipole_unit": "Debye", "unit_cell": "cubic"}, {}, None),
+    ],
+)
+def test_units_stated_in_a_frame(crystal, info, units, expected):
+    crystal.info |= info
+    if expected is None:
+        assert frame_from_atoms(crystal, LABELS, UnitsConfig(**units)).num_atoms == 2
+        return
+    with pytest.raises(DataError) as error:
+        frame_from_atoms(crystal, LABELS, UnitsConfig(**units), file="data.xyz", index=7)
+    assert expected in str(error.value) and str(error.value).startswith("data.xyz, frame 7 (the first is 0)")
+
+
+def test_units_stated_by_the_name_of_a_label():
+    """As in SchNetPack's databases, which may hold several energies."""
+    stated = {"energy": "eV", "energy_U0": "Ha"}
+    check_units("a.db", stated, LABELS, UnitsConfig(), "a.db")
+    with pytest.raises(DataError, match=r"a.db names Hartree as its unit of energy"):
+        check_units("a.db", stated, LabelsConfig(energy="energy_U0"), UnitsConfig(), "a.db")
 
 
 def test_stress_that_is_not_symmetric(crystal):

@@ -1,8 +1,14 @@
 """The data section of a configuration, from files to data sets."""
 
 import ase
+import ase.io
 import numpy as np
 import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.stress import full_3x3_to_voigt_6_stress
+from ase.units import GPa
 
 from equipot.config.data import DataConfig
 from equipot.data import Split, load_datasets
@@ -182,3 +188,90 @@ def test_weight_of_an_unknown_group_is_refused(water, write):
     given = config(write(water), group_weights={"surfce": 2.0})
     with pytest.raises(DataError, match=r"names surfce, but .*; found: surface \(1 frame\)\."):
         load_datasets(given, 3.0)
+
+
+@pytest.fixture
+def copper(tmp_path):
+    """Function (name, change, **data) -> data sets of eight crystals, each changed before it is written."""
+
+    def read(name, change=lambda i, atoms, stress: None, **data):
+        structures = []
+        for i in range(8):
+            atoms = bulk("Cu", cubic=True) * (1, 1, 1)
+            atoms.set_cell(atoms.cell * (0.97 + 0.01 * i), scale_atoms=True)
+            atoms.rattle(0.1, seed=i)
+            atoms.calc = EMT()
+            stress = atoms.get_stress(voigt=False)
+            atoms.info |= {"E": atoms.get_potential_energy(), "S": stress.ravel()}
+            atoms.arrays["F"] = atoms.get_forces()
+            atoms.calc = None
+            change(i, atoms, stress)
+            structures.append(atoms)
+        ase.io.write(tmp_path / name, structures, format="extxyz")
+        labels = {"energy": "E", "forces": "F", "stress": "S"} | data.pop("labels", {})
+        return load_datasets(
+            DataConfig(train=[str(tmp_path / name)], validation=2, labels=labels, **data), 4.0
+        )
+
+    return read
+
+
+def as_virial(sign):
+    def change(i, atoms, stress):
+        atoms.info["V"] = sign * atoms.get_volume() * atoms.info.pop("S")
+
+    return change
+
+
+def as_vasp_writes_it(i, atoms, stress):
+    atoms.info["S"] = -10 * full_3x3_to_voigt_6_stress(stress) / GPa
+
+
+@pytest.mark.parametrize(
+    ("change", "data"),
+    [
+        (as_virial(-1), {"labels": {"stress": None, "virial": "V"}}),
+        (as_virial(-1), {"labels": {"virial": "V"}}),
+        (as_virial(1), {"labels": {"virial": "V"}, "units": {"virial": "-eV"}}),
+        (as_vasp_writes_it, {"units": {"stress": "-kbar"}}),
+    ],
+)
+def test_a_stress_in_another_form_makes_the_same_data_set(copper, change, data):
+    expected, found = copper("clean.xyz"), copper("other.xyz", change, **data)
+    assert len(found.train) == 6
+    for one, two in zip(expected.train, found.train, strict=True):
+        torch.testing.assert_close(two.labels.stress.value, one.labels.stress.value, rtol=1e-6, atol=1e-10)
+        assert torch.equal(two.labels.energy.value, one.labels.energy.value)
+    assert found.statistics == expected.statistics
+
+
+def without(value, **weights):
+    """Of three frames one lacks its energy, forces or stress: there is ``value``, if any."""
+
+    def change(i, atoms, stress):
+        where, name = ((atoms.info, "E"), (atoms.arrays, "F"), (atoms.info, "S"))[i % 3]
+        old = where.pop(name)
+        if value is not None:
+            where[name] = np.full_like(old, value) if np.ndim(old) else value
+        if weights:
+            atoms.info[list(weights)[i % 3]] = weights[list(weights)[i % 3]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "data"),
+    [
+        (without(0.0, config_energy_weight=0, config_forces_weight=0, config_stress_weight=0), {}),
+        (without(np.nan), {"missing": "nan"}),
+    ],
+)
+def test_placeholders_are_as_if_there_were_no_label(copper, change, data):
+    expected, found = copper("clean.xyz", without(None)), copper("other.xyz", change, **data)
+    assert found.statistics == expected.statistics and found.statistics.num_labels["energy"] < 6
+    for one, two in zip(expected.train, found.train, strict=True):
+        assert one.labels.values.keys() == two.labels.values.keys()
+        assert all(
+            torch.equal(label.value, two.labels.values[n].value) for n, label in one.labels.values.items()
+        )
+        assert all(label.weight is None for label in two.labels.values.values())

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
 from equipot.data import expand_paths, read_frames
+from equipot.data.readers import named_labels, read_source
 from equipot.errors import DataError
 
 MY_LABELS = LabelsConfig(energy="my_energy", forces="my_forces")
@@ -191,7 +192,12 @@ def test_unusable_frame_is_named(water, write):
     ("labels", "kind", "candidates", "nearest"),
     [
         (LabelsConfig(forces="my_forces"), "energy", "my_energy", "my_energy"),
-        (LabelsConfig(energy="my_energy"), "forces", "my_forces, velocity", "my_forces"),
+        (
+            LabelsConfig(energy="my_energy"),
+            "forces",
+            "my_forces; of fitting shape only: velocity",
+            "my_forces",
+        ),
         (LabelsConfig(energy="my_energy", forces="my_forces", stress="virial"), "stress", "none", None),
     ],
 )
@@ -270,3 +276,99 @@ def test_a_part_of_a_file(tmp_path):
     for frames in ("3", "0:100"):
         with pytest.raises(DataError, match=rf"use a part of .*a\.xyz \('{frames}'\), write it"):
             expand_paths(tmp_path / f"a.xyz@{frames}")
+
+
+@pytest.fixture
+def slab_and_crystal(crystals):
+    """Four labelled structures; the first is periodic in two directions only."""
+    structures = crystals("Si4", "NaCl", "OH2", "Si2")
+    for atoms in structures:
+        atoms.info["energy"], atoms.info["stress"] = atoms.get_potential_energy(), atoms.get_stress()
+        atoms.arrays["forces"] = atoms.get_forces()
+        atoms.calc = None
+    structures[0].pbc = [True, True, False]
+    return structures
+
+
+def test_a_virial_is_offered_as_a_virial_and_never_as_a_stress(slab_and_crystal, write, caplog):
+    caplog.set_level(logging.INFO, logger="equipot")
+    for atoms in slab_and_crystal:
+        atoms.info["REF_virials"] = -atoms.get_volume() * atoms.info.pop("stress")
+        atoms.info["quadrupole"] = np.arange(6.0)
+    path = write(slab_and_crystal)
+    read_frames(path)
+    (message,) = caplog.messages
+    assert (
+        "6 or 9 numbers there: of fitting shape only: quadrupole. What means a virial: REF_virials."
+        in message
+    )
+    assert "Set data.labels.virial" in message and "data.labels.stress" not in message
+    assert "Did you mean" not in message
+    frames = read_frames(path, LabelsConfig(virial="REF_virials"))
+    assert [frame.stress is None for frame in frames] == [True, False, False, False]
+    assert "no frame has a label 'stress' or 'virial' for the stress" in failing(
+        path, LabelsConfig(virial="virial")
+    )
+
+
+def test_stress_of_slabs_is_left_out_with_a_count(slab_and_crystal, write, caplog):
+    path = write(slab_and_crystal)
+    assert [frame.stress is None for frame in read_frames(path)] == [True, False, False, False]
+    assert caplog.messages == [
+        f"{path}: 1 of 4 frames are not periodic in all three directions, so that their stress ('stress') is "
+        "not defined and is left out; their other labels are used. (To read none: data.labels.stress: "
+        "null, or --stress-key none.)"
+    ]
+
+
+def test_weights_of_labels_are_counted_in_one_line(slab_and_crystal, write, caplog):
+    caplog.set_level(logging.INFO, logger="equipot")
+    for i, atoms in enumerate(slab_and_crystal):
+        atoms.pbc = True
+        atoms.info |= {"config_weight": 2.0, "config_energy_weight": min(i, 1)}
+    read_frames(path := write(slab_and_crystal))
+    assert caplog.messages == [
+        f"{path}: 4 of 4 frames have a weight 'config_weight' of their own in the loss (2 to 2), "
+        "1 'config_energy_weight' (0 to 1, energy not used where it is 0)."
+    ]
+    for atoms in slab_and_crystal:
+        atoms.info["config_energy_weight"] = 0
+    message = failing(write(slab_and_crystal))
+    assert "no frame has a label 'energy' for the energy whose weight is not 0" in message
+
+
+def test_names_that_look_like_labels_and_are_not_read_are_named(slab_and_crystal, write, caplog):
+    caplog.set_level(logging.INFO, logger="equipot")
+    for atoms in slab_and_crystal:
+        atoms.pbc = True
+        atoms.info |= {
+            "REF_energy": 1.0,
+            "free_energy": 2.0,
+            "virial": np.ones(9),
+            "energy_weight": 0,
+            "time": 3.0,
+        }
+        atoms.arrays["dft_force"] = np.zeros((len(atoms), 3))
+    read_frames(path := write(slab_and_crystal))
+    assert caplog.messages == [
+        f"{path}: not read, though it looks like a label: 'REF_energy' (energy), 'dft_force' (forces), "
+        "'energy_weight' (weight), 'virial' (virial)."
+    ]
+
+
+def test_a_name_for_the_stress_alone_takes_that_of_the_virial_away():
+    trained = LabelsConfig(virial="V")
+    assert named_labels({"forces": "F"}, trained).virial == "V"
+    assert named_labels({"stress": "none"}, trained).names("stress") == {}
+    both = named_labels({"stress": "S", "virial": "W"}, trained)
+    assert both.names("stress") == {"stress": "S", "virial": "W"}
+
+
+def test_missing_of_an_entry_and_of_all(slab_and_crystal, write):
+    slab_and_crystal[2].info["energy"] = np.nan
+    path = str(write(slab_and_crystal))
+    model = {"train": [path, {"path": [path], "missing": "error"}], "missing": "nan"}
+    one, other = DataConfig(**model).sources("train")
+    assert [frame.energy is None for frame in read_source(one)[0]] == [False, False, True, False]
+    with pytest.raises(DataError, match=r"frame 2 .* 'energy' is nan"):
+        read_source(other)

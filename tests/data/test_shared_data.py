@@ -1,10 +1,12 @@
 """Public data sets, where they are at hand."""
 
+import ase.io
 import numpy as np
 import pytest
 
-from equipot.config.data import DataConfig
+from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
 from equipot.data import load_datasets, read_frames
+from equipot.data.quality import check_files
 
 
 def test_3bpa(shared_data):
@@ -38,3 +40,24 @@ def test_water_of_one_composition(shared_data):
     frames = read_frames(shared_data / "water_pbe0" / "test.xyz.gz")
     assert {frame.num_atoms for frame in frames} == {192}
     assert all(frame.pbc.all() and frame.energy is not None for frame in frames)
+
+
+@pytest.mark.parametrize(("sign", "unit"), [(-1, "eV"), (1, "-eV")])
+def test_virials_of_real_copper(shared_data, tmp_path, sign, unit):
+    """The same stress as in the file, and of the sign that a pair potential fitted to the forces gives."""
+    structures = ase.io.read(shared_data / "mlearn_Cu" / "test.xyz", ":")
+    stresses = [atoms.get_stress(voigt=False) for atoms in structures]
+    for atoms, stress in zip(structures, stresses, strict=True):
+        atoms.calc.results.pop("stress")
+        atoms.info["virial"] = (sign * atoms.get_volume() * stress).ravel()
+    ase.io.write(path := tmp_path / "virial.xyz", structures, format="extxyz")
+    frames = read_frames(path, LabelsConfig(virial="virial"), UnitsConfig(virial=unit))
+    np.testing.assert_allclose([frame.stress for frame in frames], stresses, atol=1e-8)  # digits of the file
+    found = {
+        read: check_files([path], {"virial": "virial"}, {"virial": read}) for read in (unit, "eV", "-eV")
+    }
+    of_stress = {read: [f for f in found[read].findings if f.check == "stress and forces"] for read in found}
+    assert of_stress[unit][0].severity == "note" and "agree" in of_stress[unit][0].message
+    (other,) = {"eV", "-eV"} - {unit}
+    assert of_stress[other][0].severity == "error" and "opposite sign" in of_stress[other][0].message
+    assert "data.units.virial: -eV" in of_stress[other][0].message

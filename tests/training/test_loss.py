@@ -1,10 +1,13 @@
 """The loss against numbers worked out by hand, with masks and absent labels."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from equipot.config import LossConfig
-from equipot.graph import AtomicGraph, Label, Labels, collate
+from equipot.errors import TrainingError
+from equipot.graph import AtomicGraph, Label, Labels, collate, halves
 from equipot.models.potential import Prediction, predict
 from equipot.training.loss import LABELS, Loss, label_errors
 
@@ -84,6 +87,30 @@ def test_weights_multiply_the_terms_of_a_structure_and_not_the_number_of_terms()
         assert label.count == unweighted[name].count
 
 
+def test_weights_of_labels_multiply_those_of_structures():
+    known = torch.ones(3, dtype=torch.bool)
+    forces = Label(zeros(3, 3), known, torch.tensor([5.0, 2.0, 2.0], dtype=torch.float64))
+    energy = Label(zeros(2), known[:2])
+    graph = two_structures(energy=energy, forces=forces, weight=torch.tensor([1.0, 3.0], dtype=torch.float64))
+    guess = prediction(energy=(3.0, 4.0), forces=2.0)
+    # forces 2² (5 + 3 · 2 + 3 · 2)/3 over atoms; energy (3² + 3 · 2²)/2, without a weight of its own
+    assert total(LossConfig(energy=0.0, forces=1.0), guess, graph).item() == pytest.approx(
+        4 * 17 / 3, rel=1e-15
+    )
+    assert total(LossConfig(energy=1.0, forces=0.0), guess, graph).item() == 10.5
+
+
+def test_weights_of_labels_survive_collation_and_halving():
+    known = torch.ones(3, dtype=torch.bool)
+    own = torch.tensor([5.0, 2.0, 2.0], dtype=torch.float64)
+    weighted = two_structures(forces=Label(zeros(3, 3), known, own))
+    joined = collate([two_structures(forces=Label(zeros(3, 3), known)), two_structures(), weighted])
+    assert joined.labels.forces.weight.tolist() == [1, 1, 1, 1, 1, 1, 5, 2, 2]
+    parts = halves(weighted)
+    assert [part.labels.forces.weight.tolist() for part in parts] == [[5.0], [2.0, 2.0]]
+    assert collate(parts).labels.forces.weight.tolist() == own.tolist()
+
+
 def test_weight_of_a_structure_alone_in_its_batch_does_not_cancel():
     known = torch.ones(1, dtype=torch.bool)
     graph = AtomicGraph(
@@ -134,6 +161,13 @@ def test_total_takes_the_weights_of_the_moment():
     assert total_at(loss, guess, graph, loss.weights_at(0)).item() == 2.0 * 6.5
     assert total_at(loss, guess, graph, loss.weights_at(1)).item() == 5.0 * 6.5
     assert total_at(loss, guess, graph).item() == 5.0 * 6.5
+
+
+def test_weight_of_what_the_model_does_not_predict():
+    guess = replace(prediction(), stress=None)
+    assert total(LossConfig(), guess, two_structures()).item() == 0.0
+    with pytest.raises(TrainingError, match=r"training.loss.stress is 2, but the model predicts no stress"):
+        total(LossConfig(stress=2.0), guess, two_structures())
 
 
 def test_batch_without_labels_gives_zero_and_zero_gradient():

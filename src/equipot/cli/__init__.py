@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import Keys, data_app, option, with_label_keys, with_options
+from equipot.cli.data import Reading, data_app, option, with_options, with_reading
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -146,7 +146,7 @@ def _suggest_learning_rate(config: "Config", plot: Path) -> None:
 
 
 @app.command()
-@with_label_keys("", ", by default as in training")
+@with_reading(as_in_training=True)
 def evaluate(
     model: Annotated[
         Path,
@@ -156,7 +156,7 @@ def evaluate(
         list[str],
         typer.Argument(metavar="DATA", help="Structure files with labels, in any format of training."),
     ],
-    keys: Keys,
+    reading: Reading,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
     ] = None,
@@ -185,7 +185,8 @@ def evaluate(
         data,
         output=output,
         predictions=predictions,
-        label_names=keys,
+        label_names=reading.pop("keys"),
+        **reading,
         max_edges=max_edges,
         device=device,
         level=level,

@@ -7,17 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from equipot.quantities import LABELS
+from equipot.quantities import KEYS, QUANTITIES, UNIT_POWERS
 
 data_app = typer.Typer(
     name="data", help="Look at structure files before training on them.", no_args_is_help=True
 )
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
-Keys = dict[str, str]  # made by ``with_label_keys``
-EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
-LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
-FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
+Reading = dict[str, Any]  # made by ``with_reading``
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -45,50 +42,56 @@ def option(name: str, kind: Any, default: Any, *words: str, **described: Any) ->
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def with_label_keys(default: str = "{}", remark: str = "") -> Callable:
-    """Give a command, for its parameter ``keys``, an option ``--NAME-key`` for each quantity.
+def with_reading(as_in_training: bool = False) -> Callable:
+    """Give a command options on how files are read: names, units, what NaN means, the format.
 
-    ``default`` is that of each, ``{}`` standing for the quantity's name; if it is empty, there is none.
+    Its parameter ``reading`` gets what ``named_reading`` takes. Names and units have defaults unless what is
+    not given is ``as_in_training``.
     """
+    end = ", by default as in training" if as_in_training else ""
+    own = {} if as_in_training else {"missing": "error", **{f"{name}_key": name for name in QUANTITIES}}
+    own |= {} if as_in_training else {"energy_unit": "eV", "length_unit": "Ang"}
+    names = {**{key: f"Name of the {key}" for key in KEYS}, "weight": "Name of a frame's weight"}
+    texts = {f"{key}_key": f"{name} in the files{end}; none: not read." for key, name in names.items()}
+    for of in UNIT_POWERS:
+        texts[f"{of}_unit"] = f"Unit of {of} in the files, as in data.units.{of}{end}."
+    texts["missing"] = f"What NaN means, error or nan, as in data.missing{end}."
+    texts["format"] = "Format of the files; else found out."
 
-    def keys(**given: str | None) -> Keys:
-        return {name.removesuffix("_key"): key for name, key in given.items() if key is not None}
+    def reading(missing: str | None, format: str | None, **chosen: str | None) -> Reading:
+        found = {"missing": missing, "format_name": format, "keys": {}, "units": {}}
+        for name, value in chosen.items():
+            of, _, kind = name.rpartition("_")
+            if value is not None:
+                found[f"{kind}s"][of] = value
+        return found
 
-    options = []
-    for name in LABELS:
-        text = f"Name of the {name} in the files{remark}; none: not read."
-        options.append(option(f"{name}_key", str | None, default.format(name) or None, help=text))
-    return with_options("keys", options, keys)
+    options = [option(name, str | None, own.get(name), help=text) for name, text in texts.items()]
+    return with_options("reading", options, reading)
 
 
 @data_app.command("inspect")
-@with_label_keys()
+@with_reading()
 def data_inspect(
     files: Files,
-    keys: Keys,
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-    file_format: FileFormat = None,
+    reading: Reading,
     as_json: AsJson = False,
 ) -> None:
     """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
     from equipot.data.quality.render import print_summary
     from equipot.data.quality.run import inspect_files
 
-    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
+    summaries = inspect_files(files, **reading)
     _show(summaries, print_summary, as_json)
     if any(summary.problems for summary in summaries):
         raise typer.Exit(1)
 
 
 @data_app.command("check")
-@with_label_keys()
+@with_reading()
 def data_check(
     files: Files,
-    keys: Keys,
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
-    file_format: FileFormat = None,
+    reading: Reading,
     as_json: AsJson = False,
 ) -> None:
     """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
@@ -98,7 +101,7 @@ def data_check(
     from equipot.data.quality.render import print_report
     from equipot.data.quality.run import check_files
 
-    report = check_files(files, keys, energy_unit, length_unit, file_format)
+    report = check_files(files, **reading)
     _show(report, print_report, as_json)
     if report.count("error"):
         raise typer.Exit(1)
@@ -119,14 +122,12 @@ def _show(found: Any, display: Callable, as_json: bool) -> None:
 
 
 @data_app.command("convert")
-@with_label_keys()
+@with_reading()
 def data_convert(
     files: Files,
-    keys: Keys,
+    reading: Reading,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
     cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
     """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted.
@@ -134,20 +135,18 @@ def data_convert(
     An interrupted conversion goes on where it stopped when the command is repeated.
     """
     from equipot.data.convert import convert
-    from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels
+    from equipot.data.readers import named_reading
 
-    labels = named_labels(keys)
-    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
+    result = convert(files, output, **named_reading(**reading), cutoff=cutoff, workers=workers)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 
 
 @data_app.command("split")
-@with_label_keys()
+@with_reading()
 def data_split(
     files: Files,
-    keys: Keys,
+    reading: Reading,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.")],
     train_size: Annotated[str, typer.Option("--train", help="Frames (100) or their fraction (0.8).")] = "0.8",
     validation: Annotated[str, typer.Option(help="The same for validation; 0: none.")] = "0.1",
@@ -156,19 +155,14 @@ def data_split(
     by_group: Annotated[
         bool, typer.Option("--by-group", help="Draw from each config_type in proportion.")
     ] = False,
-    energy_unit: EnergyUnit = "eV",
-    length_unit: LengthUnit = "Ang",
 ) -> None:
     """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
     from equipot.data.partition import split_files
-    from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels
+    from equipot.data.readers import named_reading
     from equipot.data.text import counted
 
-    labels = named_labels(keys)
     sizes = {"train": train_size, "validation": validation, "test": test}
-    units = unit_names(energy_unit, length_unit)
-    split = split_files(files, output, sizes, labels, units, seed, by_group)
+    split = split_files(files, output, sizes, **named_reading(**reading), seed=seed, by_group=by_group)
     for name in sizes:
         print(f"{name}: {counted(len(getattr(split, name)), 'frame')}")
     print(f"Wrote {output / 'split.json'}")

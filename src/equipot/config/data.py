@@ -6,11 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from equipot.config.section import Element, Elements, PathField, Paths, Section, with_fields
-from equipot.quantities import QUANTITIES
-from equipot.units import ENERGY_UNITS, LENGTH_UNITS
+from equipot.errors import ConfigError
+from equipot.quantities import KEYS, QUANTITIES
+from equipot.units import ENERGY_UNITS, LENGTH_UNITS, energy_factor, length_factor, product, unit_factor
 
 LabelName = Annotated[str, Field(min_length=1)]
 # No blanks: deployed files list levels separated by them, and columns of metrics are named by them.
@@ -26,7 +35,10 @@ GroupWeights = Annotated[
 ]
 
 
-_NAMES = {q.name: (LabelName | None, Field(q.name, description=q.meaning)) for q in QUANTITIES.values()}
+_NAMES = {
+    name: (LabelName | None, Field(name if name in QUANTITIES else None, description=key.meaning))
+    for name, key in KEYS.items()
+}
 
 
 class LabelsConfig(with_fields(Section, _NAMES)):
@@ -35,15 +47,72 @@ class LabelsConfig(with_fields(Section, _NAMES)):
     weight: LabelName | None = Field(
         "config_weight",
         description="Name of a frame's own weight, a number ≥ 0 that multiplies its terms of the loss; "
-        "frames without one have 1; null: do not read it. Reported errors and statistics are not weighted.",
+        "frames without one have 1. With it the weights of single labels are read, whose names are fixed: "
+        f"{', '.join(f'`{key.weight}`' for key in KEYS.values())}; where one is 0, the label counts as not "
+        "there. null: read no weights. Reported errors and statistics are not weighted.",
     )
 
+    def names(self, quantity: str) -> dict[str, str]:
+        """Under which names the ``quantity`` is looked for, by the keys that say so."""
+        found = {key.name: getattr(self, key.name) for key in QUANTITIES[quantity].keys}
+        return {key: name for key, name in found.items() if name is not None}
 
-class UnitsConfig(Section):
-    """Units of the numbers in the structure files; those of forces and stress follow from these two."""
 
+def _check_unit(unit: str, info: ValidationInfo) -> str:
+    try:
+        unit_factor(unit, KEYS[info.field_name].powers, info.field_name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return unit
+
+
+Unit = Annotated[str, AfterValidator(_check_unit), Field(json_schema_extra={"words": "unit"})]
+
+
+# YAML's own word for it, `.nan`, is a number.
+Missing = Annotated[
+    Literal["error", "nan"], BeforeValidator(lambda value: "nan" if value != value else value)
+]
+_MISSING = (
+    "What a label that is not a number (NaN) means: `error` refuses the frame; `nan`: this energy, these "
+    "forces of all atoms, or this stress is not known."
+)
+
+
+class _BasicUnits(Section):
     energy: Literal[ENERGY_UNITS] = Field("eV", description="Unit of energy.")
     length: Literal[LENGTH_UNITS] = Field("Ang", description="Unit of length.")
+
+
+_UNIT_MEANINGS = {
+    "forces": ", such as `Hartree/Bohr`; with a minus sign, as in `-Hartree/Bohr`, where they are gradients",
+    "stress": ", such as `kbar`, `GPa` or `eV/Ang^3`; with a minus sign, as in `-kbar`, where it is positive "
+    "under compression, as in VASP's output and in pressure tensors",
+    "virial": ", such as `eV`; with a minus sign, as in `-eV`, where it is V · stress",
+}
+_UNITS = {
+    name: (
+        Unit | None,
+        Field(
+            None,
+            description=f"Unit of the {name}{_UNIT_MEANINGS.get(name, '')}. null: what follows from those "
+            "of energy and length.",
+        ),
+    )
+    for name in KEYS
+    if name != "energy"
+}
+
+
+class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
+    """Units of the numbers in the structure files; those of the labels follow from energy and length."""
+
+    def factor(self, key: str) -> float:
+        """From the label ``key`` in these units to eV and Å; negative where its sign is the opposite."""
+        powers, stated = KEYS[key].powers, getattr(self, key)
+        if stated is None:
+            return product(energy_factor(self.energy), length_factor(self.length), powers)
+        return unit_factor(stated, powers, key)
 
 
 class _Partial(Section):
@@ -79,6 +148,9 @@ class SourceConfig(_Partial):
     format: Literal[FORMATS] | None = Field(
         None, description="Format of the files; null: by their name and content."
     )
+    missing: Missing | None = Field(
+        None, description="What NaN means in these files, `error` or `nan`; null: as in `data.missing`."
+    )
     level: LevelName | None = Field(
         None, description="Level of theory of these reference values; null: as in `data.level`."
     )
@@ -94,6 +166,7 @@ class Source:
     weight: float = 1.0
     format: str | None = None
     level: str | None = None
+    missing: Missing = "error"
 
 
 def _entries(value: Any) -> Any:
@@ -141,6 +214,7 @@ class DataConfig(Section):
     seed: int = Field(0, ge=0, description="Seed of the split.")
     labels: LabelsConfig = Field(LabelsConfig(), description="Names of the reference values in the files.")
     units: UnitsConfig = Field(UnitsConfig(), description="Units in the files.")
+    missing: Missing = Field("error", description=_MISSING)
     group_weights: GroupWeights | None = Field(
         None,
         description="Weights of frames in the loss by their `config_type`, as in `{surface: 2.0}`; others "
@@ -183,7 +257,7 @@ class DataConfig(Section):
         sources = []
         for plain, group in itertools.groupby(entries, lambda entry: isinstance(entry, Path)):
             members = tuple(group)
-            shared = Source(members, self.labels, self.units, level=self.level)
+            shared = Source(members, self.labels, self.units, level=self.level, missing=self.missing)
             sources += [shared] if plain else map(self._source, members)
         return tuple(sources)
 
@@ -197,7 +271,8 @@ class DataConfig(Section):
         labels = LabelsConfig(**{**self.labels.model_dump(), **entry.labels.model_dump()})
         units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
         level = entry.level if entry.level is not None else self.level
-        return Source(entry.path, labels, units, entry.weight, entry.format, level)
+        missing = entry.missing or self.missing
+        return Source(entry.path, labels, units, entry.weight, entry.format, level, missing)
 
     @model_validator(mode="after")
     def _levels_agree(self):

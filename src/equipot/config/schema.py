@@ -40,7 +40,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
         for name in LABELS:
-            read = any(getattr(source.labels, name) is not None for source in self.data.sources("train"))
+            read = any(source.labels.names(name) for source in self.data.sources("train"))
             if self.training.loss.trains(name) and not read:
                 raise ValueError(
                     f"`training.loss.{name}` is above 0, but `data.labels.{name}` is null: name the label, "

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -26,6 +26,7 @@ class Columns:
     isolated: NDArray[np.bool_]  # (F,) as Frame.is_isolated_atom
     fingerprint: NDArray[np.uint64]  # (F,) as `fingerprint`
     level: NDArray[np.str_]  # (F,) level of theory; empty where it has no name
+    label_weights: NDArray[np.float64]  # (F, Q) of each quantity in the loss; 0: a label that is not used
 
     def __len__(self) -> int:
         return len(self.energy)
@@ -82,7 +83,7 @@ class Columns:
         )
 
 
-_PER_FRAME = ("energy", "has", "force_squares", "weight", "periodic", "isolated", "fingerprint", "level")
+_PER_FRAME = tuple(f.name for f in fields(Columns) if f.name not in ("elements", "composition"))
 
 
 def columns_of(frames: Sequence[Frame]) -> Columns:
@@ -91,6 +92,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
     lookup = np.zeros(elements.max(initial=0) + 1, dtype=np.int64)
     lookup[elements] = np.arange(len(elements))
     counts = [np.bincount(lookup[frame.atomic_numbers], minlength=len(elements)) for frame in frames]
+    weights = [[frame.label_weights.get(kind, 1.0) for kind in LABELS] for frame in frames]
     forces = [np.zeros(0) if frame.forces is None else np.ravel(frame.forces) for frame in frames]
     return Columns(
         elements=elements.astype(np.int64),
@@ -103,6 +105,7 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
         isolated=np.array([frame.is_isolated_atom for frame in frames], dtype=bool),
         fingerprint=np.array([fingerprint(frame) for frame in frames], dtype=np.uint64),
         level=np.array([frame.level or "" for frame in frames], dtype=np.str_),
+        label_weights=np.array(weights, dtype=np.float64).reshape(-1, len(LABELS)),
     )
 
 

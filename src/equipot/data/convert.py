@@ -9,8 +9,9 @@ from pathlib import Path
 
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
+from equipot.data.found_labels import check_labels, report_weights
 from equipot.data.pool import Pool, StorePart
-from equipot.data.readers import check_labels, expand_paths
+from equipot.data.readers import expand_paths
 from equipot.data.store.build import build_store
 from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
 from equipot.data.text import KEY_ADVICE
@@ -35,6 +36,8 @@ def convert(
     units: UnitsConfig,
     cutoff: float | None = None,
     workers: int | None = None,
+    missing: str = "error",
+    format_name: str | None = None,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
@@ -46,10 +49,10 @@ def convert(
     """
     if output.suffix != SUFFIX:
         raise DataError(f"The name of a store ends in {SUFFIX}; {output} does not.")
-    files = expand_paths(paths)
+    files = expand_paths(paths, format_name)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
-    source = Source(tuple(files), labels, units)
+    source = Source(tuple(files), labels, units, format=format_name, missing=missing)
     key = _key(files, source, cutoff, file_digest)
 
     def is_complete() -> bool:
@@ -57,6 +60,7 @@ def convert(
 
     def accept(store: Store) -> None:
         pool = Pool([StorePart(store, source, store.header["files"])])
+        report_weights(source, pool)
         names = {kind: set(found) for kind, found in store.header["names"].items()}
         check_labels(source, pool, names, required=(), need_any=True, advice=KEY_ADVICE)
 
@@ -111,6 +115,7 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "format": source.format,
         "labels": source.labels.model_dump(),
         "units": source.units.model_dump(),
+        "missing": source.missing,
         "cutoff": cutoff,
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

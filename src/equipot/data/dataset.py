@@ -173,7 +173,9 @@ def _labels(frame: Frame) -> Labels:
     for name, value in frame.values.items():
         rows = np.asarray(value)[QUANTITIES[name].choose(None, slice(None))]  # None: an axis of one structure
         known = torch.ones(len(rows), dtype=torch.bool)
-        labels[name] = Label(torch.as_tensor(rows, dtype=torch.float64), known)
+        value = torch.as_tensor(rows, dtype=torch.float64)
+        own = frame.label_weights.get(name, 1.0)
+        labels[name] = Label(value, known, None if own == 1 else value.new_full((len(rows),), own))
     weight = None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64)
     return Labels(labels, weight)
 

@@ -2,22 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import periodic_volume
+from equipot.data.stated_units import check_units, units_in_header
 from equipot.errors import DataError
-from equipot.quantities import BY_INTEREST, LABELS, QUANTITIES, Named, Quantity
-from equipot.units import energy_factor, length_factor
+from equipot.quantities import BY_INTEREST, KEYS, QUANTITIES, Key, Named, Quantity
+from equipot.units import length_factor
 
 _EV_AND_ANGSTROM = UnitsConfig()
 # No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
 MIN_DISTANCE = 0.1
+# A stress and a virial that differ by less than this share of the largest element say the same.
+_AGREEMENT = 0.01
+_WEIGHTS = (LabelsConfig().weight, *(key.weight for key in KEYS.values()))
 NO_LABELS = LabelsConfig(**dict.fromkeys(LabelsConfig.model_fields))
 
 
@@ -43,6 +48,7 @@ class Frame(Named):
     index: int = 0  # position in the file, from 0
     config_type: str | None = None
     weight: float = 1.0  # of this frame's terms of the loss
+    label_weights: Mapping[str, float] = field(default_factory=dict)  # other than 1; 0: there, but not used
     level: str | None = None  # level of theory of the reference values
     edges: Edges | None = None  # used where the cutoff is the same
 
@@ -62,24 +68,33 @@ class Frame(Named):
         return self.num_atoms == 1 and (marked or not self.pbc.any())
 
 
-def frame_of(
-    structure: ase.Atoms | Frame,
-    labels: LabelsConfig,
-    units: UnitsConfig,
-    weight: float,
-    file: str,
-    index: int,
-) -> Frame:
-    """The frame of what a format yields; a ready frame only loses the labels whose name is None.
+def frame_of(structure: ase.Atoms | Frame, source: Source, file: str, index: int) -> Frame:
+    """The frame of what a format yields; a ready frame only loses the labels and weights not to be read.
 
     Raises:
         DataError: as ``frame_from_atoms``.
     """
-    if not isinstance(structure, Frame):
-        return frame_from_atoms(structure, labels, units, weight=weight, file=file, index=index)
-    values = {kind: value for kind, value in structure.values.items() if getattr(labels, kind) is not None}
-    own = 1.0 if labels.weight is None else structure.weight
-    return replace(structure, values=values, weight=weight * own, file=file, index=index)
+    labels = source.labels
+    if isinstance(structure, Frame):
+        values = {kind: value for kind, value in structure.values.items() if labels.names(kind)}
+        weights, own = structure.label_weights, structure.weight
+        if labels.weight is None:
+            weights, own = {kind: weight for kind, weight in weights.items() if not weight}, 1.0
+        weight = source.weight * own
+        frame = replace(
+            structure, values=values, label_weights=weights, weight=weight, file=file, index=index
+        )
+    else:
+        frame = frame_from_atoms(
+            structure,
+            labels,
+            source.units,
+            weight=source.weight,
+            missing=source.missing,
+            file=file,
+            index=index,
+        )
+    return replace(frame, level=source.level)
 
 
 def frame_from_atoms(
@@ -88,20 +103,24 @@ def frame_from_atoms(
     units: UnitsConfig = _EV_AND_ANGSTROM,
     *,
     weight: float = 1.0,
+    missing: str = "error",
     file: str = "",
     index: int = 0,
 ) -> Frame:
     """Check a structure, pick its labels by name and convert it to eV and Å. Without ``labels``: none.
 
-    ``weight`` is that of the source; the structure's own weight, if it has one, multiplies it.
+    ``weight`` is that of the source; the structure's own weight, if it has one, multiplies it. A label with a
+    weight of 0 of its own, and the stress of a structure that is not periodic in all three directions, are
+    left out; with ``missing`` of ``nan`` also one that is nothing but NaN.
 
     Raises:
         DataError: no atoms, unknown elements, non-finite numbers, a wrong shape, a periodic direction without
-            a lattice vector, or a stress without a cell that is periodic in all three directions.
+            a lattice vector, a stress without any cell, a stress and a virial that contradict each other.
     """
+    length = length_factor(units.length)
     frame = Frame(
-        positions=np.array(atoms.positions, dtype=np.float64),
-        cell=np.array(atoms.cell, dtype=np.float64),
+        positions=np.array(atoms.positions, dtype=np.float64) * length,
+        cell=np.array(atoms.cell, dtype=np.float64) * length,
         pbc=np.array(atoms.pbc, dtype=bool),
         atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
         file=file,
@@ -109,10 +128,12 @@ def frame_from_atoms(
         config_type=_config_type(atoms),
     )
     _check_structure(frame)
-    if labels is not None:
-        frame = _with_labels(frame, atoms, labels)
-        frame = replace(frame, weight=weight * _own_weight(frame, atoms, labels.weight))
-    return _converted(frame, energy_factor(units.energy), length_factor(units.length))
+    if labels is None:
+        return frame
+    check_units(frame.where, units_in_header(atoms.info), labels, units, Path(file).name)
+    values, weights = _labels(frame, _named_values(atoms), labels, units, missing)
+    own = _weight(frame, _named_values(atoms), labels.weight)
+    return replace(frame, values=values, label_weights=weights, weight=weight * own)
 
 
 def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> None:
@@ -131,18 +152,21 @@ def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> N
 
 
 def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
-    """Names in the structure whose values have the shape of each quantity."""
+    """Names in the structure for each of ``KEYS``: those that mean it (``Key.means``), and those of fitting
+    shape that mean nothing known. So a virial is not offered as a stress.
+    """
     if isinstance(atoms, Frame):
-        return {kind: {kind} & atoms.values.keys() for kind in LABELS}
-    found: dict[str, set[str]] = {kind: set() for kind in LABELS}
+        return {key: {key} & atoms.values.keys() for key in KEYS}
+    found: dict[str, set[str]] = {key: set() for key in KEYS}
     for name, value in _named_values(atoms).items():
-        if name == "positions" or not _is_numeric(value):
+        if name in ("positions", *_WEIGHTS) or not _is_numeric(value):
             continue
         fitting = [q for q in BY_INTEREST if q.fits(np.shape(value), len(atoms))]
         if name in atoms.arrays or any(q.per_atom for q in fitting):  # three vectors look like a tensor
             fitting = [q for q in fitting if q.per_atom]
-        for quantity in fitting:
-            found[quantity.name].add(name)
+        meant = [key for quantity in fitting for key in quantity.keys if key.means(name)]
+        for key in meant or [quantity.keys[0] for quantity in fitting]:
+            found[key.name].add(name)
     return found
 
 
@@ -179,56 +203,115 @@ def _check_structure(frame: Frame) -> None:
         )
 
 
-def _check_finite(frame: Frame, name: str, value: NDArray) -> None:
+def _check_finite(frame: Frame, name: str, value: NDArray, advice: str = "") -> None:
     if np.isfinite(value).all():
         return
     bad = np.argwhere(~np.isfinite(value))[0]
     place = f" of atom {bad[0]}" if value.shape == (frame.num_atoms, 3) and name != "cell" else ""
     raise DataError(
         f"{frame.where}: '{name}' is {value[tuple(bad)]}{place}; every number must be finite. "
-        "Remove the frame or correct the value."
+        f"Remove the frame or correct the value.{advice}"
     )
 
 
-def _with_labels(frame: Frame, atoms: ase.Atoms, labels: LabelsConfig) -> Frame:
-    values = _named_values(atoms)
-    found = {}
+def _labels(
+    frame: Frame, named: Mapping[str, Any], labels: LabelsConfig, units: UnitsConfig, missing: str
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The labels of a frame and their weights other than 1, by quantity."""
+    values, weights = {}, {}
     for kind, quantity in QUANTITIES.items():
-        name = getattr(labels, kind)
-        if name is not None and values.get(name) is not None:
-            found[kind] = _label(frame, quantity, name, values[name])
-    return replace(frame, values=found)
+        found: dict[str, Any] = {}  # by key
+        for key in quantity.keys:
+            name = getattr(labels, key.name)
+            if name is None or named.get(name) is None:
+                continue
+            weight = 1.0 if labels.weight is None else _weight(frame, named, key.weight)
+            undefined = quantity.needs_volume and not frame.pbc.all()
+            if weight and undefined and not frame.cell.any() and np.any(named[name]):
+                raise DataError(_without_cell(frame, key.name, name))
+            if weight == 0 or undefined:
+                weights.setdefault(kind, 0.0)
+                continue
+            value = _label(frame, quantity, key, name, named[name], missing)
+            if value is None:
+                continue
+            if not found:
+                weights[kind] = weight
+            value = value * units.factor(key.name)
+            found[key.name] = -value / periodic_volume(frame.cell, frame.pbc) if key.times_volume else value
+        if len(found) > 1:
+            _check_agreement(frame, labels, found)
+        if found:
+            values[kind] = next(iter(found.values()))
+    return values, {kind: weight for kind, weight in weights.items() if weight != 1}
 
 
-def _label(frame: Frame, quantity: Quantity, name: str, value) -> NDArray | float:
+def _without_cell(frame: Frame, key: str, name: str) -> str:
+    return (
+        f"{frame.where}: {key} '{name}' is given, but the structure has no cell: was it lost? Give it (in "
+        f'extended XYZ as Lattice="..." with pbc="T T T"), or do without the {key}: data.labels.{key}: null '
+        f"(--{key}-key none)."
+    )
+
+
+def _label(
+    frame: Frame, quantity: Quantity, key: Key, name: str, value: Any, missing: str
+) -> NDArray | float | None:
+    """In the file's unit; None if it is missing."""
     expected = quantity.expected(frame.num_atoms)
     array = _numeric(frame, name, value, expected)
-    if quantity.needs_volume and not frame.pbc.all():
-        raise DataError(
-            f"{frame.where}: {quantity.name} '{name}' is given, but pbc is {_pbc_text(frame)}; it "
-            "needs a cell that is periodic in all three directions. Remove it there, or set "
-            f"data.labels.{quantity.name} to null."
+    absent = np.isnan(array)
+    if missing == "nan" and absent.size and absent.all():
+        return None
+    advice = " `missing: nan` leaves a label out only where all of its numbers are NaN."
+    if missing != "nan":
+        advice = (
+            " If NaN says that it is not known, set `missing: nan` in the section `data` or in the entry "
+            "(--missing nan)."
+            if absent.all()
+            else ""
         )
+    _check_finite(frame, name, array, advice)
     try:
         found = quantity.read(array, frame.num_atoms)
     except DataError as error:
-        raise DataError(f"{frame.where}: {quantity.name} '{name}' is {error}") from None
+        raise DataError(f"{frame.where}: {key.name} '{name}' is {error}") from None
     if found is None:
-        raise DataError(
-            f"{frame.where}: {quantity.name} '{name}' must {expected}, but has shape {array.shape}."
-        )
+        raise DataError(f"{frame.where}: {key.name} '{name}' must {expected}, but has shape {array.shape}.")
     return found
 
 
-def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
-    value = None if name is None else _named_values(atoms).get(name)
+def _check_agreement(frame: Frame, labels: LabelsConfig, found: Mapping[str, Any]) -> None:
+    """Raise DataError if one quantity is there in two forms that say different things."""
+    (first, value), *others = found.items()
+    for other, alternative in others:
+        scale = max(np.abs(value).max(), np.abs(alternative).max())
+        if np.abs(value - alternative).max() > _AGREEMENT * scale + 1e-6:
+            names = f"{first} '{getattr(labels, first)}' and {other} '{getattr(labels, other)}'"
+            largest = f"{_largest(value):.4g} and {_largest(alternative):.4g} {QUANTITIES[first].unit}"
+            raise DataError(
+                f"{frame.where}: {names} contradict each other: their largest elements mean a {first} of "
+                f"{largest}. Correct data.units.{first} or data.units.{other} (--{first}-unit, "
+                f"--{other}-unit), which hold the signs, too; or read one of them only: data.labels.{other}: "
+                f"null (--{other}-key none) or data.labels.{first}: null (--{first}-key none)."
+            )
+
+
+def _largest(value: NDArray) -> float:
+    return np.ravel(value)[np.abs(value).argmax()]
+
+
+def _weight(frame: Frame, named: Mapping[str, Any], name: str | None) -> float:
+    """The weight of this name; 1 where there is none."""
+    value = None if name is None else named.get(name)
     if value is None:
         return 1.0
     array = _numeric(frame, name, value, "be one number ≥ 0")
+    _check_finite(frame, name, array)
     if array.size != 1 or array.item() < 0:
         raise DataError(
             f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {value!r}. Correct it, or "
-            "set data.labels.weight to null to read no weights."
+            "set data.labels.weight to null (--weight-key none) to read no weights."
         )
     return array.item()
 
@@ -236,14 +319,7 @@ def _own_weight(frame: Frame, atoms: ase.Atoms, name: str | None) -> float:
 def _numeric(frame: Frame, name: str, value, expected: str) -> NDArray:
     if not _is_numeric(value):
         raise DataError(f"{frame.where}: '{name}' must {expected}, but is {value!r}.")
-    array = np.array(value, dtype=np.float64)
-    _check_finite(frame, name, array)
-    return array
-
-
-def _converted(frame: Frame, energy: float, length: float) -> Frame:
-    values = {name: value * QUANTITIES[name].factor(energy, length) for name, value in frame.values.items()}
-    return replace(frame, positions=frame.positions * length, cell=frame.cell * length, values=values)
+    return np.array(value, dtype=np.float64)
 
 
 def _pbc_text(frame: Frame) -> str:

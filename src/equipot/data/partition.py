@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data.digests import file_digest
 from equipot.data.formats.base import add_value
+from equipot.data.found_labels import check_labels
 from equipot.data.frames import Frame
 from equipot.data.pool import Pool
 from equipot.data.progress import track
-from equipot.data.readers import check_labels, expand_paths, read_source
+from equipot.data.readers import expand_paths, read_source
 from equipot.data.splits import Split
 from equipot.data.text import KEY_ADVICE, counted
 from equipot.errors import DataError
@@ -38,6 +39,8 @@ def split_files(
     units: UnitsConfig,
     seed: int = 0,
     by_group: bool = False,
+    missing: str = "error",
+    format_name: str | None = None,
 ) -> Split:
     """Write ``train.xyz``, ``validation.xyz`` and ``test.xyz`` in eV and Å, and ``split.json``.
 
@@ -48,7 +51,7 @@ def split_files(
         paths: files, patterns, folders of a format.
         output: a folder.
         sizes: of each of the sets, a number of frames (``"100"``) or a fraction (``"0.1"``).
-        labels, units: of the files.
+        labels, units, missing, format_name: of the files, as in the section ``data``.
         seed: of the drawing.
         by_group: draw from the frames of each ``config_type`` in proportion.
 
@@ -61,7 +64,9 @@ def split_files(
     present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
     if present:
         raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
-    source = Source(tuple(expand_paths(paths)), labels, units)
+    source = Source(
+        tuple(expand_paths(paths, format_name)), labels, units, format=format_name, missing=missing
+    )
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)
     isolated = pool.columns.isolated
@@ -177,6 +182,9 @@ def labelled_atoms(frame: Frame) -> ase.Atoms:
         atoms.calc = SinglePointCalculator(atoms, **results)
     for name, value in known.items():
         add_value(atoms, name, value)
+    for name, weight in frame.label_weights.items():
+        if name in frame.values:
+            atoms.info[QUANTITIES[name].keys[0].weight] = weight
     if frame.weight != 1:
         atoms.info["config_weight"] = frame.weight
     if frame.config_type is not None:

@@ -43,14 +43,14 @@ def implausibilities(frames: Pool | Sequence[Frame]) -> list[str]:
     if distance is not None and not low <= distance <= high:
         found.append(
             f"the median distance to the nearest atom is {distance:.2f} times the sum of the covalent radii; "
-            f"{low} to {high} is usual. Check data.units.length."
+            f"{low} to {high} is usual. Check data.units.length (--length-unit)."
         )
     rms = Pool.of(frames).columns.force_rms or 0.0
     low, high = _FORCE_RANGE
     if rms > _NO_FORCE and not low <= rms <= high:
         found.append(
             f"the forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
-            "equilibrium. Check data.units.energy."
+            "equilibrium. Check data.units.energy or data.units.forces (--energy-unit, --forces-unit)."
         )
     return found
 

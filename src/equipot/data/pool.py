@@ -61,16 +61,17 @@ class StorePart:
         self.files = [file for file, _ in names]
         self._starts = np.concatenate([[0], np.cumsum([count for _, count in names])])
         columns = store.columns()
-        own = columns.weight if source.labels.weight is not None else np.ones(len(columns))
-        columns = columns.without(kind for kind in LABELS if getattr(source.labels, kind) is None)
+        own = columns.weight
+        if source.labels.weight is None:
+            own = np.ones(len(columns))
+            columns = replace(columns, label_weights=(columns.label_weights > 0).astype(np.float64))
+        columns = columns.without(kind for kind in LABELS if not source.labels.names(kind))
         level = np.full(len(own), source.level or "")
         self.columns = replace(columns, weight=source.weight * own, level=level)
 
     def __getitem__(self, number: int) -> Frame:
         ((file, index),) = self.ids(np.array([number]))
-        source = self.source
-        frame = frame_of(self.store.frame(number), source.labels, source.units, source.weight, file, index)
-        return replace(frame, level=source.level)
+        return frame_of(self.store.frame(number), self.source, file, index)
 
     def ids(self, numbers: NDArray) -> list[FrameId]:
         which = np.searchsorted(self._starts, numbers, side="right") - 1

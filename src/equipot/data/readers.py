@@ -2,35 +2,76 @@
 
 import difflib
 import glob
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.config.data import FORMATS, DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.config.suggest import did_you_mean
 from equipot.data.formats import find_format, open_contents
+from equipot.data.found_labels import check_labels, report_weights
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.pool import MemoryPart, Part, Pool, StorePart
 from equipot.data.progress import track
+from equipot.data.stated_units import check_units
 from equipot.data.store.file import Store
+from equipot.data.text import YAML_ADVICE
 from equipot.errors import DataError
-from equipot.quantities import LABELS, QUANTITIES, USUAL
+from equipot.quantities import KEYS, LABELS, QUANTITIES, UNIT_POWERS, USUAL
+from equipot.units import unit_factor
 
-logger = logging.getLogger("equipot")
-
-_ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
-_DEFAULT_LABELS = LabelsConfig()
-_DEFAULT_UNITS = UnitsConfig()
+_DEFAULT = Source(())
+_DEFAULT_LABELS, _DEFAULT_UNITS = _DEFAULT.labels, _DEFAULT.units
 
 Paths = str | Path | Sequence[str | Path]
 
 
 def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABELS) -> LabelsConfig:
-    """Names given as words, ``none`` for a label that is not to be read; those not given as in ``others``."""
+    """Names given as words, ``none`` for a label that is not to be read; those not given as in ``others``.
+
+    A name for the stress alone says that the files have no virial.
+    """
     given = {kind: None if name == "none" else name for kind, name in names.items()}
+    for quantity in QUANTITIES.values():
+        if quantity.name in given:
+            given = {**{key.name: None for key in quantity.others}, **given}
     return LabelsConfig(**{**others.model_dump(), **given})
+
+
+def named_units(units: Mapping[str, str], others: UnitsConfig = _DEFAULT_UNITS) -> UnitsConfig:
+    """Units given as words; those not given as in ``others``.
+
+    Raises:
+        ConfigError: there is no such unit; the message names those there are.
+    """
+    for of, unit in units.items():
+        unit_factor(unit, UNIT_POWERS[of], of)
+    return UnitsConfig(**{**others.model_dump(), **units})
+
+
+def named_reading(
+    keys: Mapping[str, str],
+    units: Mapping[str, str],
+    missing: str | None,
+    format_name: str | None = None,
+    others: Any = _DEFAULT,
+) -> dict[str, Any]:
+    """Arguments of functions that read files: ``labels``, ``units``, ``missing``, ``format_name``.
+
+    What is not given is as in ``others``, which has ``labels``, ``units`` and ``missing``.
+
+    Raises:
+        DataError: there is no such format, or no such meaning of NaN.
+        ConfigError: there is no such unit.
+    """
+    if format_name is not None and format_name not in FORMATS:
+        hint = did_you_mean(format_name, FORMATS)
+        raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
+    missing = missing or others.missing
+    if missing not in ("error", "nan"):
+        raise DataError(f"--missing is '{missing}'; expected error or nan.")
+    labels, measured = named_labels(keys, others.labels), named_units(units, others.units)
+    return {"labels": labels, "units": measured, "missing": missing, "format_name": format_name}
 
 
 def read_frames(
@@ -40,7 +81,9 @@ def read_frames(
     *,
     required: Iterable[str] = USUAL,
     need_any: bool = False,
-    advice: str = _ADVICE,
+    advice: str = YAML_ADVICE,
+    missing: str = "error",
+    format_name: str | None = None,
 ) -> list[Frame]:
     """Read, check and convert every frame of one or more files.
 
@@ -51,17 +94,19 @@ def read_frames(
     Args:
         paths: a file, a pattern such as ``data/*.xyz``, or a list of these; folders where a format is one.
         labels: the names of the quantities in the files (``data.labels``); a name of None is not read.
-        units: energy and length units of the files (``data.units``).
+        units: those of the files (``data.units``).
         required: the labels that at least one frame must have.
         need_any: at least one frame must have at least one label.
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
+        missing: what NaN means (``data.missing``).
+        format_name: one of the formats; None: by name and content.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;
             a file that names other units than ``units``.
     """
     files = [paths] if isinstance(paths, str | Path) else paths
-    source = Source(tuple(Path(file) for file in files), labels, units)
+    source = Source(tuple(Path(file) for file in files), labels, units, format=format_name, missing=missing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required, need_any, advice)
     return list(pool)
@@ -80,7 +125,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
                 structures = enumerate(open_contents(path, source.format).structures)
                 for number, atoms in structures:
                     if number == index:
-                        return frame_of(atoms, NO_LABELS, source.units, 1.0, file, index)
+                        return frame_of(atoms, Source((path,), NO_LABELS, source.units), file, index)
                 raise DataError(f"{file} has no frame {index} (the first is 0).")
     raise DataError(f"The section `data` of the configuration does not name {file}.")
 
@@ -92,10 +137,10 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         DataError: a missing or unreadable file, an unusable frame, a file that names other units.
     """
     parts: list[Part] = []
-    candidates: dict[str, set[str]] = {kind: set() for kind in LABELS}
+    candidates: dict[str, set[str]] = {key: set() for key in KEYS}
     for path in expand_paths(source.path, source.format):
         contents = open_contents(path, source.format)
-        check_units(path, contents.units, source.units)
+        check_units(path, contents.units, source.labels, source.units, path.name)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
             for kind in LABELS:
@@ -103,36 +148,13 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
             continue
         frames = []
         for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
-            for kind, names in label_candidates(atoms).items():
-                candidates[kind] |= names
-            frame = frame_of(atoms, source.labels, source.units, source.weight, str(path), index)
-            frames.append(replace(frame, level=source.level))
+            for key, names in label_candidates(atoms).items():
+                candidates[key] |= names
+            frames.append(frame_of(atoms, source, str(path), index))
         parts.append(MemoryPart(frames))
     pool = Pool(parts)
     report_weights(source, pool)
     return pool, candidates
-
-
-def check_units(path: Path, named: dict[str, str], units: UnitsConfig) -> None:
-    """Raise DataError if a file names other units than those it is read in."""
-    for kind, unit in named.items():
-        if getattr(units, kind) != unit:
-            raise DataError(
-                f"{path} names {unit} as its unit of {kind}, but data.units.{kind} is "
-                f"{getattr(units, kind)}. Set it to {unit}, for this entry alone: {{path: {path.name}, "
-                f"units: {{{kind}: {unit}}}}}."
-            )
-
-
-def report_weights(source: Source, pool: Pool) -> None:
-    """Say how many frames have a weight of their own."""
-    weights = pool.columns.weight / source.weight
-    weighted = int((weights != 1).sum())
-    if weighted:
-        logger.info(
-            "%s: %d of %d frames have a weight '%s' of their own in the loss (%g to %g).",
-            ", ".join(pool.files), weighted, len(pool), source.labels.weight, weights.min(), weights.max(),
-        )  # fmt: skip
 
 
 def expand_paths(paths: Paths, format_name: str | None = None) -> list[Path]:
@@ -187,65 +209,3 @@ def _missing_file(path: Path) -> str:
         return f"There is no file {path}: the folder {parent} does not exist."
     near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], n=1)
     return f"There is no file {path}." + (f" Did you mean {parent / near[0]}?" if near else "")
-
-
-def check_labels(
-    source: Source,
-    pool: Pool,
-    candidates: dict[str, set[str]],
-    required: Iterable[str] = USUAL,
-    need_any: bool = False,
-    advice: str = _ADVICE,
-) -> None:
-    """Check what labels the frames of a source have; arguments, messages and errors as ``read_frames``."""
-    if need_any and not pool.columns.has.any():
-        raise DataError(_no_label_at_all(source.labels, pool.files, candidates, advice))
-    for kind in LABELS:
-        name = getattr(source.labels, kind)
-        if name is not None:
-            _check_label(kind, name, pool, candidates[kind], kind in set(required), advice)
-
-
-def _check_label(kind: str, name: str, pool: Pool, candidates: set[str], required: bool, advice: str) -> None:
-    files, columns, quantity = pool.files, pool.columns, QUANTITIES[kind]
-    molecules = ~columns.isolated if not columns.isolated.all() else np.ones(len(pool), dtype=bool)
-    lacking = molecules & ~columns.known(kind)
-    if kind != "energy" and columns.isolated.all():
-        return  # their energies are all that is wanted of them
-    if lacking.sum() == molecules.sum():
-        if required or name != getattr(_DEFAULT_LABELS, kind):
-            missing = f"{', '.join(files)}: no frame has a label '{name}' for the {kind}."
-            raise DataError(f"{missing} {_found(kind, name, candidates)} {advice.format(kind=kind)}")
-        periodic = columns.periodic[molecules].any()
-        if not (periodic if quantity.needs_volume else quantity.usual or candidates):
-            return  # nothing there could have it
-        found = f" {_found(kind, name, candidates)} {advice.format(kind=kind)}" if candidates else ""
-        logger.info(
-            "%s: no frame has a label '%s', so no %s %s read.%s",
-            ", ".join(files), name, kind, "is" if kind == quantity.singular else "are", found,
-        )  # fmt: skip
-    elif lacking.any():
-        first, counts = pool[int(lacking.argmax())], (lacking.sum(), molecules.sum())
-        logger.warning(
-            "%s: %d of %d frames have no %s label '%s' (the first is %s); their other labels are used.",
-            files[0] if len(files) == 1 else f"{len(files)} files", *counts, kind, name,
-            f"frame {first.index}, counted from 0" if len(files) == 1 else first.where,
-        )  # fmt: skip
-
-
-def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: dict, advice: str) -> str:
-    lines = [f"{', '.join(files)}: no frame has any of the labels looked for."]
-    for kind in LABELS:
-        name = getattr(labels, kind)
-        if name is not None:
-            found = _found(kind, name, candidates[kind])
-            lines.append(f"  {kind}: no '{name}'. {found} {advice.format(kind=kind)}")
-    return "\n".join(lines)
-
-
-def _found(kind: str, name: str, candidates: set[str]) -> str:
-    """The names that could be meant, and the nearest of them."""
-    near = difflib.get_close_matches(name.lower(), [c.lower() for c in candidates], n=1, cutoff=0.5)
-    nearest = next((c for c in sorted(candidates) if near and c.lower() == near[0]), None)
-    found = f"Names with {QUANTITIES[kind].looks_like} there: {', '.join(sorted(candidates)) or 'none'}."
-    return found + (f" Did you mean '{nearest}'?" if nearest else "")

@@ -8,8 +8,9 @@ from equipot.config.data import Source
 from equipot.data.convert import cached_store
 from equipot.data.digests import RememberedDigests
 from equipot.data.formats import find_format
+from equipot.data.found_labels import check_labels, report_weights
 from equipot.data.pool import Pool, StorePart, joined
-from equipot.data.readers import check_labels, check_listed_once, expand_paths, read_source, report_weights
+from equipot.data.readers import check_listed_once, expand_paths, read_source
 from equipot.data.store.file import Store
 
 logger = logging.getLogger("equipot")

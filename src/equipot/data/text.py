@@ -1,6 +1,7 @@
 """Wording of messages."""
 
-# For labels that a command reads: what ``check_labels`` says where one is missing.
+# What ``check_labels`` says where a label is missing: to who trains, and to who runs a command on files.
+YAML_ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 
 

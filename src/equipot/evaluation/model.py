@@ -28,6 +28,7 @@ class LoadedModel:
     labels: LabelsConfig
     units: UnitsConfig
     predict: Callable[[AtomicGraph], Prediction]
+    missing: str = "error"  # what NaN means, as in ``data.missing``
 
 
 def load_model(path: str | Path, device: str = "auto", level: str | None = None) -> LoadedModel:
@@ -50,7 +51,8 @@ def _load_checkpoint(path: Path, device: torch.device, level: str | None) -> Loa
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
     data, run = checkpoint.config.data, partial(predict, potential)
-    return LoadedModel(path, list(potential.species), potential.cutoff, device, data.labels, data.units, run)
+    species = list(potential.species)
+    return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, data.missing)
 
 
 def _load_deployed(path: Path, device: torch.device, level: str | None) -> LoadedModel:
@@ -62,5 +64,6 @@ def _load_deployed(path: Path, device: torch.device, level: str | None) -> Loade
     # Only what is needed, so that a file stays usable when other parts of the schema change.
     data = yaml.safe_load(metadata.config)["data"]
     labels, units = LabelsConfig(**data["labels"]), UnitsConfig(**data["units"])
+    missing = data.get("missing", "error")
     species, run = list(metadata.species), partial(predict, deployed)
-    return LoadedModel(path, species, metadata.cutoff, device, labels, units, run)
+    return LoadedModel(path, species, metadata.cutoff, device, labels, units, run, missing)

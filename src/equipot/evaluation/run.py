@@ -11,7 +11,7 @@ from ase import Atoms
 from rich.console import Console
 
 from equipot.data.frames import Frame
-from equipot.data.readers import named_labels, read_frames
+from equipot.data.readers import named_reading, read_frames
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 from equipot.evaluation.ensemble import (
@@ -49,6 +49,9 @@ def evaluate(
     output: Path | None = None,
     predictions: Path | None = None,
     label_names: dict[str, str] | None = None,
+    units: dict[str, str] | None = None,
+    missing: str | None = None,
+    format_name: str | None = None,
     max_edges: int | None = None,
     device: str = "auto",
     level: str | None = None,
@@ -59,11 +62,13 @@ def evaluate(
     Args:
         model: run directory, checkpoint or deployed file; or the folder of an ensemble, trained or deployed,
             whose mean is compared, and how well the disagreement of its members foretells the errors.
-        data: structure files; units, and label names unless given, are those the model was trained with.
+        data: structure files; label names, units and what NaN means are, unless given, as in its training.
         output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
             ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
+        units, missing: as in ``data.units`` and ``data.missing``.
+        format_name: one of the formats; None: by name and content.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -78,10 +83,8 @@ def evaluate(
     _check_targets(output, predictions)
     members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
-    labels = named_labels(label_names or {}, loaded.labels)
-    frames = read_frames(
-        list(data), labels, loaded.units, required=(), need_any=predictions is None, advice=KEY_ADVICE
-    )
+    reading = named_reading(label_names or {}, units or {}, missing, format_name, loaded)
+    frames = read_frames(list(data), **reading, required=(), need_any=predictions is None, advice=KEY_ADVICE)
     comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)
     if console is not None and not comparison.has_labels:

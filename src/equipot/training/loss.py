@@ -1,9 +1,10 @@
 """The loss: a weighted sum of means over the components of each quantity (of energies, per atom).
 
-A structure's weight multiplies its terms. The mean is over the number of terms, not over the sum of their
-weights: in a batch of one, the weight would otherwise cancel.
+The weight of a structure, and that of one of its labels, multiply its terms. The mean is over the number of
+terms, not over the sum of their weights: in a batch of one, the weight would otherwise cancel.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
+from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.models.potential import Prediction
 from equipot.quantities import LABELS, QUANTITIES
@@ -38,7 +40,8 @@ def label_errors(
         if label is not None and predicted is not None:
             of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
             error = quantity.error(predicted, label.value, num_atoms)
-            errors[name] = _masked(error, label.mask & of_level, quantity.choose(*weights))
+            of_row = [w for w in (quantity.choose(*weights), label.weight) if w is not None]
+            errors[name] = _masked(error, label.mask & of_level, math.prod(of_row) if of_row else None)
     return errors
 
 
@@ -86,8 +89,16 @@ class Loss:
                 be a part: totals of parts then add up to that of the step.
             prediction: of these frames.
             weights: as from ``weights_at``; None: ``self.weights``.
+
+        Raises:
+            TrainingError: a weight for what the model does not predict.
         """
         weights = self.weights if weights is None else weights
+        for name, weight in weights.items():
+            if weight > 0 and getattr(prediction, name, None) is None:
+                raise TrainingError(
+                    f"training.loss.{name} is {weight:g}, but the model predicts no {name}: set it to 0."
+                )
         # Frames without labels must still have a gradient, of zeros, for the optimizer to step over.
         total = 0.0 * prediction.energy.sum()
         for name, value in sums.items():

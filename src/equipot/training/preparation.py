@@ -11,7 +11,7 @@ from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
-from equipot.quantities import LABELS
+from equipot.quantities import LABELS, QUANTITIES
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture
@@ -86,10 +86,11 @@ def check_labels(datasets: Datasets, config: Config) -> None:
     trained = count_labels(datasets.train)
     for name in LABELS:
         if loss.trains(name) and trained[name] == 0:
+            names, keys = config.data.labels.names(name).values(), (k.name for k in QUANTITIES[name].keys)
             raise TrainingError(
                 f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "
-                f"has {name} (looked for under the name '{getattr(config.data.labels, name)}'). "
-                f"Correct data.labels.{name}, or set training.loss.{name} to 0."
+                f"has {name} (looked for under the name {' or '.join(map(repr, names))}). "
+                f"Correct data.labels.{' or data.labels.'.join(keys)}, or set training.loss.{name} to 0."
             )
     if config.fine_tune is None and config.model.scale == "force_rms" and not datasets.statistics.force_rms:
         raise TrainingError(

@@ -53,6 +53,14 @@ def test_labels_as_data_and_units_in_metadata_as_in_schnetpack(tmp_path, crystal
     # 8 digits of the constant
     assert frames[1].energy == pytest.approx(data["energy"][1][0] * factor, rel=1e-7)
     np.testing.assert_allclose(frames[1].forces, data["forces"][1] * factor, rtol=1e-7)
+    with ase.db.connect(path) as database:
+        database.metadata = {
+            "_distance_unit": "Ang",
+            "_property_unit_dict": {"energy": "eV", "forces": "Ha/Bohr", "dipole": "Debye"},
+        }  # fmt: skip
+    assert "names Hartree/Bohr as its unit of forces" in failing(path)
+    frames = read_frames(path, units=UnitsConfig(forces="Hartree/Bohr"))
+    np.testing.assert_allclose(frames[1].forces, data["forces"][1] * 27.211386 / 0.52917721, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["a.db", "a.aselmdb"])

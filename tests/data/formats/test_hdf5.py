@@ -81,12 +81,22 @@ def test_mace_prepare_data(store):
         return {"atomic_numbers": [14, 14], "positions": arrays(2, 3) + i, "cell": 5.0 * np.eye(3),
                 "pbc": [True] * 3, "weight": 1.0 + i, "config_type": "Default",
                 "properties": {"energy": -1.0 * i, "forces": arrays(2, 3), "stress": "None"},
-                "property_weights": {"energy": 1.0}}  # fmt: skip
+                "property_weights": {"energy": 0.5 * i, "forces": 1.0, "virials": 0.0}}  # fmt: skip
 
     frames = read_frames(store({"config_batch_0": {f"config_{i}": config(i) for i in range(11)}}))
-    assert [frame.energy for frame in frames] == [-1.0 * i for i in range(11)]  # 2 before 10
+    assert [frame.energy for frame in frames] == [None, *(-1.0 * i for i in range(1, 11))]  # 2 before 10
+    assert [frame.label_weights.get("energy", 1.0) for frame in frames] == [0.5 * i for i in range(11)]
+    assert all(frame.label_weights.keys() <= {"energy"} for frame in frames)
     assert [frame.weight for frame in frames] == [1.0 + i for i in range(11)]
     assert all(frame.pbc.all() and frame.cell[0, 0] == 5 and frame.stress is None for frame in frames)
+
+
+def test_weights_of_labels_as_mace_wrote_them_at_first(store):
+    group = {"atomic_numbers": [14], "positions": arrays(1, 3), "energy": -1.0, "forces": arrays(1, 3),
+             "forces_weight": 0.0, "energy_weight": 3.0, "weight": 2.0}  # fmt: skip
+    (frame,) = read_frames(store({"config_0": group}), required=())
+    assert frame.forces is None and frame.weight == 2.0
+    assert frame.label_weights == {"energy": 3.0, "forces": 0.0}
 
 
 def test_one_cell_for_three_frames_is_not_taken_for_three_vectors(store):

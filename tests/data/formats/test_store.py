@@ -1,6 +1,8 @@
 """equipot's own store: what goes in comes out, what is damaged is refused, nothing is made twice."""
 
+import base64
 import pickle
+import zlib
 
 import numpy as np
 import pytest
@@ -17,6 +19,15 @@ from equipot.data.store.file import Store, read_header
 from equipot.errors import DataError, UnknownSpeciesError
 from equipot.quantities import FORCES
 
+# Of H2 and of a Cu atom in its cell, in the layout before the weights of labels, as it was written then.
+SECOND_VERSION = (
+    "c-nIf4D}4~4>1a0W&ndyMhLyZMt=?i5x{{7LZ58V6k7<StCi9+b5fP86qNFFQuHb+tCVyUl+ub4b5o0ff<{12YEEiyYF-J58*Q"
+    "kgU}PB!6ihG5FD(EIfp~dP<<&~5d8tL|l^}7Y<ovv}%=Gy3)XemZ5|F7-Igp05{Gw#Aj%XMYBwAcjlv)fCg)(DnYf)U^V0Qq*5"
+    "ORRf5A4O(n?~PQx%I-@Jt==cegonEKmZCKP}roQ7{GM^H8?)lS9{)7x}Eq$s=s#qH)vRb^}mJcXF^iV$UrK1VUJz>2QKmb42+B"
+    "*gcnSJ>fQmRx1jMCK<N!=@-Y4iblV+p&;;dWNez%jM#`e|IU{wWvsx)T6_j3;QVmQj43dq_l9CP5(o9TEERqwGl8sGMlM)lnQq"
+    "odWEKHM=lM*eAl9SU?O^g#wQd3P$43d*flZ-8sjf@NvK`A`Bv?M<*4U}*63_#hUG&de4D}k~aIDJPW<u;?(SmJV7W?o8a1vr-#"
+    "<(EUU8_>4m)Dj@m+`t56e^Iir5s+tSWNBt>X=r9-SPK%(&n?I=&Me8y&qLK@VQhq?$=KA?z|z>##N4#Dmd1G+0C`35Py"
+)
 LABELS = LabelsConfig(energy="my_energy", forces="my_forces")
 EV = UnitsConfig()
 CUTOFF = 3.0
@@ -197,7 +208,7 @@ def test_store_with_labels_that_are_not_known(store, failing, monkeypatch):
 def test_store_of_another_version(mixed, store, failing):
     content = store.read_bytes()
     store.write_bytes(b"EQUIPOT1" + content[8:])
-    words = "another version: it begins with b'EQUIPOT1', and this equipot reads b'EQUIPOT2'"
+    words = "another version: it begins with b'EQUIPOT1', and this equipot reads b'EQUIPOT3'"
     assert words in failing(store)
     with pytest.raises(DataError, match="another version"):
         convert([mixed], store, LABELS, EV, CUTOFF)
@@ -234,3 +245,57 @@ def test_a_damaged_store_is_not_called_up_to_date(mixed, tmp_path):
     output.write_bytes(content)
     with pytest.raises(DataError, match=r"its frame 6 is damaged .* Remove it and convert again"):
         convert([mixed], output, LABELS, EV)
+
+
+def test_weights_of_labels_and_virials_go_through_a_store(crystals, write, tmp_path, caplog):
+    structures = crystals("Si4", "NaCl", "OH2")
+    for i, atoms in enumerate(structures):
+        atoms.info |= {
+            "E": -1.0 - i,
+            "V": -atoms.get_volume() * atoms.get_stress(),
+            "config_virials_weight": 2.0,
+        }
+        atoms.info["config_energy_weight"] = 0 if i == 1 else 1
+        atoms.calc = None
+    structures[2].pbc = [True, False, True]
+    labels = LabelsConfig(energy="E", forces=None, stress=None, virial="V")
+    source = write(structures)
+    convert([source], tmp_path / "a.equipot", labels, EV, CUTOFF)
+    assert "1 of 3 frames are not periodic in all three directions" in caplog.text
+    stored = LabelsConfig(forces=None)
+    expected, found = read_frames(source, labels), read_frames(tmp_path / "a.equipot", stored)
+    weights = [{"stress": 2.0}, {"energy": 0.0, "stress": 2.0}, {"stress": 0.0}]
+    assert [frame.label_weights for frame in found] == [frame.label_weights for frame in expected] == weights
+    for one, other in zip(expected, found, strict=True):
+        assert one.energy == other.energy and np.array_equal(one.stress, other.stress)
+    graphs = GraphDataset(found, ["H", "O", "Na", "Si", "Cl"], CUTOFF).graphs
+    assert [graph.labels.stress.weight.item() for graph in graphs[:2]] == [2.0, 2.0]
+    assert graphs[2].labels.stress is None and graphs[1].labels.energy is None
+    unweighted = read_frames(tmp_path / "a.equipot", LabelsConfig(forces=None, weight=None))
+    assert [frame.label_weights for frame in unweighted] == [{}, {"energy": 0.0}, {"stress": 0.0}]
+    assert read_frames(tmp_path / "a.equipot", LabelsConfig(stress=None, forces=None))[0].stress is None
+    assert "data.units.stress is kbar" in failing_units(tmp_path / "a.equipot", UnitsConfig(stress="kbar"))
+
+
+def failing_units(path, units) -> str:
+    with pytest.raises(DataError) as error:
+        read_frames(path, units=units)
+    return str(error.value)
+
+
+def test_store_of_the_second_version_is_read(tmp_path):
+    (tmp_path / "old.equipot").write_bytes(zlib.decompress(base64.b85decode(SECOND_VERSION)))
+    molecule, crystal = read_frames(tmp_path / "old.equipot")
+    assert (molecule.energy, molecule.weight, crystal.energy) == (-30.5, 0.5, -3.25)
+    assert molecule.forces.tolist() == [[0, 0, 1.5], [0, 0, -1.5]] and molecule.stress is None
+    assert (crystal.stress * 64).tolist() == [[1, 6, 5], [6, 2, 4], [5, 4, 3]]
+    assert not molecule.label_weights and not crystal.label_weights
+
+
+def test_what_nan_means_is_part_of_a_store(water, write, tmp_path):
+    water[3].info["my_energy"] = np.nan
+    source, output = write(water), tmp_path / "a.equipot"
+    with pytest.raises(DataError, match=r"frame 3 .* 'my_energy' is nan"):
+        convert([source], output, LABELS, EV)
+    assert convert([source], output, LABELS, EV, missing="nan").written
+    assert [frame.energy is None for frame in read_frames(output)] == [i == 3 for i in range(10)]

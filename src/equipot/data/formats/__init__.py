@@ -126,5 +126,5 @@ def _unreadable(path: Path, chosen: Format, error: Exception, number: int | None
     place = f"{path}" if number is None else f"{path}, frame {number} (the first is 0)"
     return (
         f"{place}: cannot be read as {chosen.what}: {type(error).__name__}: {error}. It may be truncated, "
-        "damaged, or not what its name says; `format:` of the entry in the YAML names another format."
+        "damaged, or not what its name says; `format:` of the entry in the YAML (--format) names another."
     )

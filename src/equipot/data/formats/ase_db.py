@@ -12,7 +12,6 @@ import ase.db
 
 from equipot.data.formats.base import Contents, Format, add_value, optional_module
 from equipot.data.formats.lmdb_file import open_lmdb
-from equipot.units import ENERGY_UNITS, LENGTH_UNITS, known_unit
 
 _SQLITE = b"SQLite format 3"
 
@@ -58,10 +57,8 @@ def _structures(database) -> Iterator[ase.Atoms]:
 def _units(metadata: dict) -> dict[str, str]:
     """SchNetPack's: _distance_unit is a name, _property_unit_dict gives one for each property."""
     properties = metadata.get("_property_unit_dict")
-    energy = properties.get("energy") if isinstance(properties, dict) else None
-    length = metadata.get("_distance_unit")
-    found = {"length": known_unit(length, LENGTH_UNITS), "energy": known_unit(energy, ENERGY_UNITS)}
-    return {kind: unit for kind, unit in found.items() if unit is not None}
+    length = {"length": metadata["_distance_unit"]} if "_distance_unit" in metadata else {}
+    return {**(properties if isinstance(properties, dict) else {}), **length}
 
 
 FORMAT = Format("ase_db", "an ASE database", _matches, _read)

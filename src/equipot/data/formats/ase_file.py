@@ -21,7 +21,7 @@ def _structures(path: Path) -> Iterator[ase.Atoms]:
     except UnknownFileTypeError as error:
         raise DataError(
             f"{path}: ASE does not recognise the file format ({error}). Extended XYZ (.xyz) always works; "
-            "`format:` of the entry in the YAML names one of equipot's formats."
+            "`format:` of the entry in the YAML (--format) names one of equipot's formats."
         ) from error
 
 

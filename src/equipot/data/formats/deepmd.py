@@ -14,7 +14,7 @@ from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.errors import DataError
 
 _NAMES = {"energy": "energy", "force": "forces"}
-_UNITS = {"energy": "eV", "length": "Ang"}
+_UNITS = {"length": "Ang", "energy": "eV", "forces": "eV/Ang", "stress": "eV/Ang^3"}
 
 
 def _matches(path: Path) -> bool:

@@ -2,9 +2,9 @@
 
 Layouts read: nequip's HDF5Dataset (``atomic_numbers`` (F, N), ``pos`` (F, N, 3), ...), SPICE and ANI
 (``atomic_numbers`` or ``species`` (N,), ``conformations`` or ``coordinates`` (F, N, 3)), and
-mace_prepare_data (a group for each structure, its labels in a group ``properties``; property weights are not
-read). Other datasets are labels under their own name; one that is called a gradient is offered as its
-negative, which are forces: ``-dft_total_gradient``.
+mace_prepare_data (a group for each structure, its labels in a group ``properties``, their weights in
+``property_weights`` or as ``energy_weight``). Other datasets are labels under their own name; one called
+a gradient is offered as its negative, which are forces: ``-dft_total_gradient``.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from ase.data import atomic_numbers as number_of
 
 from equipot.data.formats.base import Contents, Format, make_atoms, optional_module
 from equipot.errors import DataError
+from equipot.quantities import KEYS
 
 _NUMBERS = ("atomic_numbers", "species", "numbers", "z")
 _POSITIONS = ("positions", "pos", "coordinates", "conformations", "coords")
@@ -74,6 +75,12 @@ def _collect(path: Path, group, systems: list[_System], h5py) -> None:
     if numbers is not None and positions is not None:
         if isinstance(group.get("properties"), h5py.Group):
             datasets.update(group["properties"].items())
+        for key in KEYS.values():
+            label = key.weight.removeprefix("config_").removesuffix("_weight")
+            for name in (f"property_weights/{label}", f"{label}_weight"):
+                if name in group:
+                    datasets.pop(name, None)
+                    datasets[key.weight] = group[name]
         systems.append(_system(path, group.name, numbers, positions, datasets))
         return
     for name in sorted(group, key=_natural):

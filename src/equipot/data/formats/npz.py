@@ -13,7 +13,6 @@ import numpy as np
 
 from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.errors import DataError
-from equipot.units import ENERGY_UNITS, LENGTH_UNITS, known_unit
 
 _ROLES = {
     "numbers": ("nuclear_charges", "z", "atomic_numbers", "numbers"),
@@ -101,11 +100,9 @@ def _structures(arrays: dict[str, np.ndarray], names: dict[str, str | None]) -> 
 def _units(arrays: dict[str, np.ndarray]) -> dict[str, str]:
     """sGDML names its units in e_unit and r_unit."""
     found = {}
-    for kind, key, units in (("energy", "e_unit", ENERGY_UNITS), ("length", "r_unit", LENGTH_UNITS)):
+    for kind, key in (("energy", "e_unit"), ("length", "r_unit")):
         text = arrays[key].item() if key in arrays and arrays[key].size == 1 else ""
-        known = known_unit(text.decode() if isinstance(text, bytes) else text, units)
-        if known is not None:
-            found[kind] = known
+        found[kind] = text.decode() if isinstance(text, bytes) else str(text)
     return found
 
 

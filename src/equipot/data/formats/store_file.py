@@ -4,12 +4,13 @@ from pathlib import Path
 
 from equipot.data.formats.base import Contents, Format
 from equipot.data.store.file import SUFFIX, Store, is_store
+from equipot.quantities import QUANTITIES
 
 
 def _read(path: Path) -> Contents:
     store = Store(path)
     frames = (store.frame(number) for number in range(len(store)))
-    return Contents(frames, len(store), {"energy": "eV", "length": "Ang"})
+    return Contents(frames, len(store), {"length": "Ang", **{q.name: q.unit for q in QUANTITIES.values()}})
 
 
 def _matches(path: Path) -> bool:

@@ -1,8 +1,11 @@
 """All checks on some files."""
 
+import logging
 from collections.abc import Sequence
 
 from equipot.config.data import LabelsConfig
+from equipot.data.columns import columns_of
+from equipot.data.found_labels import found_names, label_name, remarks, unread_labels
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
 from equipot.data.quality.findings import SEVERITIES, Finding, Findings
@@ -16,7 +19,7 @@ from equipot.data.quality.labels import (
 )
 from equipot.data.quality.pair_model import check_stress_against_forces
 from equipot.data.quality.structures import check_copied_labels, check_distances, check_duplicates
-from equipot.data.text import counted
+from equipot.data.text import KEY_ADVICE, counted
 from equipot.quantities import QUANTITIES
 
 # Each is about one file: files may come from different levels of theory.
@@ -58,18 +61,29 @@ def _missing_labels(file: Collected, labels: LabelsConfig) -> list[Finding]:
     findings = []
     molecules = [frame for frame in file.frames if not frame.is_isolated_atom]
     for kind, quantity in QUANTITIES.items():
-        name = getattr(labels, kind)
+        names = labels.names(kind)
         have = sum(kind in frame.values for frame in molecules)
+        unused = sum(frame.label_weights.get(kind) == 0 for frame in molecules)
         possible = not quantity.needs_volume or any(frame.pbc.all() for frame in molecules)
-        if name is None or have == len(molecules) or not possible:
+        if not names or have + unused == len(molecules) or not possible:
             continue
+        name = label_name(names)
         if have:
-            message = f"{have} of {counted(len(molecules), 'frame')} have {kind} ('{name}')."
+            message = f"{have} of {counted(len(molecules), 'frame')} have {kind} ({name})."
         else:
-            if not quantity.usual and not file.names[kind]:
+            offered = {key.name: sorted(file.names[key.name]) for key in quantity.keys}
+            if not quantity.usual and not any(offered.values()):
                 continue
-            names = ", ".join(sorted(file.names[kind])) or "none"
-            message = f"No frame has {kind} under the name '{name}'; names that could be meant: {names}."
+            message = (
+                f"No frame has {kind} under the name {name}. {found_names(kind, names, offered, KEY_ADVICE)}"
+            )
         severity = "warning" if have == 0 and quantity.usual else "note"
         findings.append(Finding(severity, "labels", message))
+    columns = columns_of(file.frames)
+    for level, remark in remarks(labels, columns):
+        findings.append(Finding("warning" if level > logging.INFO else "note", "labels", remark))
+    unread = unread_labels(labels, columns, file.names)
+    if unread:
+        message = f"Not read, though it looks like a label: {', '.join(unread)}."
+        findings.append(Finding("note", "labels", message))
     return findings

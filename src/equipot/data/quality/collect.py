@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.config.data import Source
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import Frame, frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.quality.findings import Finding
 from equipot.data.readers import expand_paths
+from equipot.data.stated_units import check_units
 from equipot.data.store.file import Store
 from equipot.data.text import counted
 from equipot.errors import DataError
-from equipot.quantities import LABELS
+from equipot.quantities import KEYS
 
 
 @dataclass
@@ -26,40 +27,40 @@ class Collected:
     frames: list[Frame] = field(default_factory=list)
     problems: list[Finding] = field(default_factory=list)
     names: dict[str, Counter] = field(default_factory=dict)  # kind -> name -> number of frames with it
-    units: dict[str, str] = field(default_factory=dict)  # that the file itself names
 
 
-def collect(
-    paths: Sequence[str | Path], labels: LabelsConfig, units: UnitsConfig, format_name: str | None = None
-) -> list[Collected]:
+def collect(paths: Sequence[str | Path], source: Source) -> list[Collected]:
     """Read files; a frame that cannot be used becomes a problem, and so does a file that breaks off.
+
+    Args:
+        paths: files, patterns, folders of a format.
+        source: how to read them.
 
     Raises:
         DataError: a file does not exist or is listed twice.
     """
-    return [_collect(path, labels, units, format_name) for path in expand_paths(paths, format_name)]
+    return [_collect(path, source) for path in expand_paths(paths, source.format)]
 
 
-def _collect(path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: str | None) -> Collected:
-    found = Collected(path, find_format(path, format_name).name)
-    found.names = {kind: Counter() for kind in LABELS}
+def _collect(path: Path, source: Source) -> Collected:
+    found = Collected(path, find_format(path, source.format).name)
+    found.names = {key: Counter() for key in KEYS}
     try:
-        contents = open_contents(path, format_name)
-        found.units = contents.units
+        contents = open_contents(path, source.format)
+        try:
+            check_units(path, contents.units, source.labels, source.units, path.name)
+        except DataError as error:
+            found.problems.append(Finding("error", "units", str(error)))
         structures = _undamaged(found) if found.format == "store" else enumerate(contents.structures)
         for index, atoms in track(structures, f"reading {path.name}", contents.total):
-            for kind, names in label_candidates(atoms).items():
-                found.names[kind].update(names)
+            for key, names in label_candidates(atoms).items():
+                found.names[key].update(names)
             try:
-                found.frames.append(frame_of(atoms, labels, units, 1.0, str(path), index))
+                found.frames.append(frame_of(atoms, source, str(path), index))
             except DataError as error:
                 found.problems.append(Finding("error", "unusable frame", str(error), ((str(path), index),)))
     except DataError as error:
         found.problems.append(Finding("error", "unreadable", str(error)))
-    for kind, unit in found.units.items():
-        if getattr(units, kind) != unit:
-            message = f"{path} names {unit} as its unit of {kind}, but it was read in {getattr(units, kind)}."
-            found.problems.append(Finding("error", "units", message))
     return found
 
 

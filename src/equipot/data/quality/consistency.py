@@ -122,9 +122,11 @@ def _better_reading(pairs: Sequence[StrainedPair], gap: NDArray[np.float64]) -> 
         for place, column in enumerate(shear):
             names[column - 3] = _SHEAR_NAMES[place]
         wrong.append(f"with shear columns in the order {' '.join(names)}, not yz xz xy")
+    meant = ("-" if sign < 0 else "") + unit.replace("Å³", "Ang^3")
+    stated = f"; data.units.stress: {meant} (--stress-unit {meant}) says so" if meant != "eV/Ang^3" else ""
     return (
         f"The stress seems to be {' and '.join(wrong)}: read so, it agrees with the energies to {best:.2g} "
-        f"GPa, as given only to {_rms(gap):.2g} GPa"
+        f"GPa, as given only to {_rms(gap):.2g} GPa{stated}"
     )
 
 

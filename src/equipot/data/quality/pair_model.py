@@ -54,7 +54,11 @@ def check_stress_against_forces(frames: Sequence[Frame]) -> list[Finding]:
         )
         return [Finding("error", "stress and forces", message, frame_ids(usable))]
     if found < -0.7:
-        message = f"The stress seems to have the opposite sign (shear correlation {found:.2f}; {basis})."
+        message = (
+            f"The stress seems to have the opposite sign (shear correlation {found:.2f}; {basis}). A minus "
+            "before its unit says so: data.units.stress: -eV/Ang^3 (--stress-unit -eV/Ang^3); or of a virial "
+            "data.units.virial: -eV (--virial-unit -eV)."
+        )
         return [Finding("error", "stress and forces", message, frame_ids(usable))]
     message = f"sign and order of the shear columns agree (correlation {found:.2f}; {basis})."
     return [Finding("note", "stress and forces", message)]

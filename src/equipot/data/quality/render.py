@@ -9,6 +9,7 @@ from rich.table import Table
 from equipot.data.quality.findings import Findings
 from equipot.data.quality.summary import Summary
 from equipot.data.text import counted
+from equipot.quantities import KEYS
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "dim"}
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -43,8 +44,14 @@ def print_summary(summary: Summary, console: Console) -> None:
         "groups": ", ".join(f"{name}: {count}" for name, count in summary.groups.items()),
     }
     for kind, names in summary.names.items():
-        found = ", ".join(f"'{name}' in {count}" for name, count in names.items()) or "no name has the shape"
-        lines[kind] = f"{summary.labelled[kind]} frames labelled; {found}"
+        ordered = sorted(names.items(), key=lambda item: not KEYS[kind].means(item[0]))
+        found = ", ".join(
+            f"'{name}' in {count}{'' if KEYS[kind].means(name) else ' (by its shape only)'}"
+            for name, count in ordered
+        )
+        if kind in summary.labelled:
+            found = f"{summary.labelled[kind]} frames labelled; {found or 'no name has the shape'}"
+        lines[kind] = found
     for name, text in lines.items():
         if text:
             console.print(f"  {name:9} {escape(text)}", soft_wrap=True, highlight=False)

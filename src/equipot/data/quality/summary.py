@@ -11,6 +11,7 @@ from equipot.data.plausibility import implausibilities
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.labels import pressure
 from equipot.data.quality.structures import nearest_pair
+from equipot.quantities import LABELS
 
 _MAX_DISTANCE_FRAMES = 200
 
@@ -58,7 +59,7 @@ def summarize(file: Collected) -> Summary:
         periodicity=dict(Counter(" ".join("FT"[int(p)] for p in frame.pbc) for frame in frames)),
         groups=dict(Counter(frame.config_type for frame in frames if frame.config_type is not None)),
         names={kind: dict(found.most_common()) for kind, found in file.names.items()},
-        labelled={kind: sum(kind in f.values for f in frames) for kind in file.names},
+        labelled={kind: sum(kind in f.values for f in frames) for kind in LABELS},
         values=_values(file),
         suspicions=implausibilities(frames) if frames else [],
         problems=[problem.message for problem in file.problems],

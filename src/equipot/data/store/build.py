@@ -23,7 +23,7 @@ from equipot.data.digests import identity
 from equipot.data.formats import FilePart, open_parts
 from equipot.data.frames import frame_of, label_candidates
 from equipot.data.progress import track
-from equipot.data.readers import check_units
+from equipot.data.stated_units import check_units
 from equipot.data.store.file import PREAMBLE, Store, preamble
 from equipot.data.store.layout import CHUNK_PREAMBLE, Chunk, chunk_body_length, decode, encode
 from equipot.data.text import counted
@@ -31,7 +31,7 @@ from equipot.data.workers import map_in_order
 from equipot.errors import DataError
 from equipot.files import naming_errors
 from equipot.machine import available_cores
-from equipot.quantities import LABELS
+from equipot.quantities import KEYS, LABELS
 
 logger = logging.getLogger("equipot")
 
@@ -143,10 +143,10 @@ class _Index:
     """What is known of the frames so far, chunk by chunk."""
 
     def __init__(self, chunks: Iterable[tuple[int, Chunk]]):
-        self.chunks: list[tuple[NDArray, list[int], NDArray]] = []
+        self.chunks: list[tuple[NDArray, list[int], NDArray, NDArray]] = []
         self.files: dict[str, int] = {}  # frames of each
         self.groups: dict[str, int] = {}
-        self.names: dict[str, set[str]] = {kind: set() for kind in LABELS}
+        self.names: dict[str, set[str]] = {key: set() for key in KEYS}
         self.num_frames = 0
         for end, chunk in chunks:
             self.add(end, chunk)
@@ -157,21 +157,23 @@ class _Index:
         rows["offset"] += end - len(chunk.records)
         numbers = [self.groups.setdefault(name, len(self.groups)) for name in chunk.groups]
         rows["group"] = np.array([*numbers, -1], dtype="<i4")[rows["group"]]  # -1 is the last one
-        self.chunks.append((rows, chunk.elements, np.array(chunk.composition)))
+        own = np.array(chunk.composition), np.array(chunk.label_weights)
+        self.chunks.append((rows, chunk.elements, *own))
         self.num_frames += len(rows)
         self.files[chunk.file] = self.files.get(chunk.file, 0) + len(rows)
         for kind, names in chunk.names.items():
             self.names[kind] |= set(names)
 
-    def arrays(self) -> tuple[NDArray, list[int], NDArray]:
-        """Rows, elements, and the composition in terms of all of them."""
-        elements = sorted({number for _, numbers, _ in self.chunks for number in numbers})
+    def arrays(self) -> tuple[list[int], dict[str, NDArray]]:
+        """Elements, and the arrays of the index: the composition in terms of all of them."""
+        elements = sorted({number for _, numbers, *_ in self.chunks for number in numbers})
         composition = np.zeros((self.num_frames, len(elements)), dtype="<i4")
         start = 0
-        for rows, numbers, counts in self.chunks:
+        for rows, numbers, counts, _ in self.chunks:
             composition[start : start + len(rows), np.searchsorted(elements, numbers)] = counts
             start += len(rows)
-        return np.concatenate([rows for rows, _, _ in self.chunks]), elements, composition
+        rows, weights = (np.concatenate([chunk[i] for chunk in self.chunks]) for i in (0, 3))
+        return elements, {"rows": rows, "composition": composition, "label_weights": weights}
 
 
 def _resume(stream: BinaryIO, key: str) -> Iterator[tuple[int, Chunk]]:
@@ -204,7 +206,7 @@ def _append(
     """Read, encode and write the chunks that are not there yet."""
     opened = [open_parts(file, source.format) for file in files]
     for file, (contents, _) in zip(files, opened, strict=True):
-        check_units(file, contents.units, source.units)
+        check_units(file, contents.units, source.labels, source.units, file.name)
     totals = [contents.total for contents, _ in opened]
     total = None if None in totals else sum(totals)
     done = len(index.chunks)
@@ -222,24 +224,24 @@ def _append(
 
 def _encode(task: _Task) -> bytes:
     """The chunk of a part."""
-    names: dict[str, set[str]] = {kind: set() for kind in LABELS}
+    names: dict[str, set[str]] = {key: set() for key in KEYS}
     frames = []
-    source, file = task.source, str(task.part.path)
+    file = str(task.part.path)
     for number, structure in enumerate(task.part.structures(), start=task.part.first):
-        for kind, found in label_candidates(structure).items():
-            names[kind] |= found
-        frames.append(frame_of(structure, source.labels, source.units, source.weight, file, number))
+        for key, found in label_candidates(structure).items():
+            names[key] |= found
+        frames.append(frame_of(structure, task.source, file, number))
     return encode(frames, task.cutoff, {kind: sorted(found) for kind, found in names.items()})
 
 
 def _finish(stream: BinaryIO, index: _Index, key: str, cutoff: float | None) -> None:
     """Write index, header and, last, the preamble that makes it a store."""
-    rows, elements, composition = index.arrays()
+    elements, arrays = index.arrays()
     header: dict[str, Any] = {"key": key, "cutoff": cutoff, "num_frames": index.num_frames}
     header |= {"files": list(index.files.items()), "elements": elements, "groups": list(index.groups)}
-    header["index"] = {}
+    header["index"], header["labels"] = {}, LABELS
     header["names"] = {kind: sorted(names) for kind, names in index.names.items()}
-    for name, array in (("rows", rows), ("composition", composition)):
+    for name, array in arrays.items():
         stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))
         content = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b""
         header["index"][name] = {"offset": stream.tell(), "crc32": zlib.crc32(content)}

@@ -1,17 +1,20 @@
 """A store: frames in eV and Å, with their neighbor lists, in one file that is mapped into memory.
 
-    64 bytes  preamble: magic EQUIPOT2; place (8), length (8) and CRC-32 (4) of the header, little-endian
+    64 bytes  preamble: magic EQUIPOT3; place (8), length (8) and CRC-32 (4) of the header, little-endian
               chunks of records (`layout`), as they were built
-              index: a row for each frame with place and CRC-32 of its record, atoms of each element
+              index: a row for each frame with place and CRC-32 of its record, atoms of each element, weights
+              of its labels
               header, JSON: what the store was made from, its cutoff, names of groups, place of the index
 
-Opening it reads the index alone. A record is tested against its checksum whenever it is read.
+Opening it reads the index alone. A record is tested against its checksum whenever it is read. EQUIPOT2, which
+is read, too, has no weights of labels.
 """
 
 import hashlib
 import json
 import mmap
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +25,11 @@ from equipot.data.columns import Columns
 from equipot.data.frames import Frame
 from equipot.data.store.layout import FLAGS, ISOLATED, PBC, ROW, read_record, record_length
 from equipot.errors import DataError
-from equipot.quantities import ENERGY, QUANTITIES
+from equipot.quantities import ENERGY, LABELS, QUANTITIES
 
 SUFFIX = ".equipot"
-MAGIC = b"EQUIPOT2"
+MAGIC = b"EQUIPOT3"
+_READ = (b"EQUIPOT2", MAGIC)
 PREAMBLE = 64
 _ADVICE = "Remove it and write it again with `equipot data convert`, or copy it again."
 
@@ -54,6 +58,11 @@ class Store:
             raise OtherVersionError(f"{self.path} holds labels that this version of equipot does not know.")
         shape = (len(self), len(self.header["elements"]))
         self._composition = self._index("composition", np.dtype("<i4"), shape)
+        self._label_weights = np.ones((len(self), len(LABELS)))
+        if "label_weights" in self.header["index"]:
+            labels = self.header["labels"]
+            stored = self._index("label_weights", np.dtype("<f8"), (len(self), len(labels)))
+            self._label_weights[:, [LABELS.index(name) for name in labels]] = stored
 
     def __len__(self) -> int:
         return self.header["num_frames"]
@@ -72,7 +81,9 @@ class Store:
         if zlib.crc32(record) != row["crc32"]:
             raise DataError(f"{self.path}: frame {number} (the first is 0) is damaged (checksum). {_ADVICE}")
         group = None if row["group"] < 0 else self.groups[row["group"]]
-        return read_record(record, row, group, self.cutoff)
+        weights = zip(LABELS, self._label_weights[number].tolist(), strict=True)
+        frame = read_record(record, row, group, self.cutoff)
+        return replace(frame, label_weights={name: weight for name, weight in weights if weight != 1})
 
     def damaged(self, number: int) -> bool:
         """Whether the record of frame ``number`` does not fit its checksum."""
@@ -99,6 +110,7 @@ class Store:
             isolated=(flags & ISOLATED) > 0,
             fingerprint=self.rows["fingerprint"].copy(),
             level=np.full(len(self), ""),
+            label_weights=self._label_weights,
         )
 
     def _record(self, row: NDArray) -> bytes:
@@ -139,12 +151,12 @@ def header_and_digest(path: Path) -> tuple[dict[str, Any], str]:
     with path.open("rb") as stream:
         preamble = stream.read(PREAMBLE)
         magic = preamble[: len(MAGIC)]
-        if magic[:-1] == MAGIC[:-1] and magic != MAGIC:
+        if magic[:-1] == MAGIC[:-1] and magic not in _READ:
             raise OtherVersionError(
                 f"{path} is a store of another version: it begins with {magic!r}, and this equipot reads "
                 f"{MAGIC!r}. Make it again with `equipot data convert` under a new name."
             )
-        if magic != MAGIC:
+        if magic not in _READ:
             raise DataError(
                 f"{path} is not a store that equipot reads: it begins with {magic!r}, not {MAGIC!r}. "
                 "Write it with `equipot data convert` under a new name."

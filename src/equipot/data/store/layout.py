@@ -17,7 +17,7 @@ from equipot.data.columns import columns_of
 from equipot.data.frames import Edges, Frame, check_distances
 from equipot.data.neighbors import neighbor_list
 from equipot.errors import DataError
-from equipot.quantities import ENERGY, QUANTITIES
+from equipot.quantities import ENERGY, LABELS, QUANTITIES
 
 # One for each frame. In a chunk `offset` counts from the first record, in the index from the file's start.
 ROW = np.dtype(
@@ -53,6 +53,7 @@ class Chunk:
     file: str  # that the frames are from
     elements: list[int]
     composition: NDArray[np.int32]  # (F, K)
+    label_weights: NDArray[np.float64]  # (F, Q)
     groups: list[str]
     names: dict[str, list[str]]  # of what could be labels in the source, by kind
     records: bytes | memoryview
@@ -82,7 +83,8 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
     meta |= {"groups": groups, "names": names}
     text = json.dumps(meta).encode()
-    body = b"".join([text, rows.tobytes(), columns.composition.astype("<i4").tobytes(), *records])
+    index = [rows, columns.composition.astype("<i4"), columns.label_weights.astype("<f8")]
+    body = b"".join([text, *(array.tobytes() for array in index), *records])
     return _preamble(body, len(text)) + body
 
 
@@ -109,9 +111,11 @@ def decode(content: bytes) -> Chunk | None:
     rows = np.frombuffer(body, ROW, frames, text)
     start = text + rows.nbytes
     composition = np.frombuffer(body, "<i4", frames * elements, start).reshape(frames, elements)
-    records = body[start + composition.nbytes :]
+    start += composition.nbytes
+    weights = np.frombuffer(body, "<f8", frames * len(LABELS), start).reshape(frames, len(LABELS))
+    records = body[start + weights.nbytes :]
     known = (meta[name] for name in ("file", "elements"))
-    return Chunk(rows, *known, composition, meta["groups"], meta["names"], records)
+    return Chunk(rows, *known, composition, weights, meta["groups"], meta["names"], records)
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
