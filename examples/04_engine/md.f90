@@ -1,4 +1,4 @@
-! Molecular dynamics of silicon at constant energy, by equipot's C interface: ./md MODEL
+! Molecular dynamics of silicon at constant energy, by equipot's C interface: ./md MODEL [STEPS]
 ! Units: eV, Å, fs and u, so a force divided by a mass is multiplied by acceleration.
 program md
   use, intrinsic :: iso_c_binding
@@ -20,8 +20,8 @@ program md
     integer(c_int) function equipot_evaluate(model, structure, results) bind(c)
       import :: c_int, c_ptr, equipot_structure, equipot_results
       type(c_ptr), value :: model
-      type(equipot_structure), intent(in) :: structure
-      type(equipot_results), intent(in) :: results
+      type(equipot_structure) :: structure ! no intent: the arrays behind it count, too
+      type(equipot_results) :: results
     end function
     type(c_ptr) function equipot_message() bind(c)
       import :: c_ptr
@@ -32,7 +32,7 @@ program md
     end subroutine
   end interface
 
-  integer, parameter :: cells = 3, atoms = 8 * cells**3, steps = 1000
+  integer, parameter :: cells = 3, atoms = 8 * cells**3
   real(c_double), parameter :: lattice = 5.46d0, mass = 28.085d0, temperature = 600d0, timestep = 1d0
   real(c_double), parameter :: boltzmann = 8.617333d-5, acceleration = 9.648533d-3
   real(c_double), parameter :: basis(3, 8) = 0.25d0 * reshape([0, 0, 0, 0, 2, 2, 2, 0, 2, 2, 2, 0, &
@@ -43,10 +43,13 @@ program md
   type(equipot_structure) :: structure
   type(equipot_results) :: results
   type(c_ptr) :: model
-  character(len=1000) :: path
-  integer :: i, step
+  character(len=1000) :: path, count
+  integer :: i, step, steps
 
   call get_command_argument(1, path)
+  call get_command_argument(2, count)
+  steps = 1000
+  if (len_trim(count) > 0) read (count, *) steps
   call require(equipot_open(trim(path) // c_null_char, model))
   types = 0 ! the model of this example knows silicon only
   do i = 0, atoms - 1
@@ -90,6 +93,6 @@ contains
       if (text(i) == c_null_char) exit
       write (*, '(a)', advance='no') text(i)
     end do
-    error stop
+    stop 1
   end subroutine
 end program

@@ -82,7 +82,7 @@ class NetworkEvaluator : public Evaluator {
     const Sorted edges(given);
     const int64_t computed = num_computed(given);
     const int64_t num_edges = edges.first[computed];  // those of other centers lead to no energy
-    std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient(size_t(3 * num_edges), 0.0);
+    std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient;  // by the edges, made when there is room
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
     if (message_passing_)
       evaluate_whole(given, edges, by_neighbor, computed, energies, gradient);
@@ -213,6 +213,7 @@ class NetworkEvaluator : public Evaluator {
     std::fill_n(grad_length.data(), num_edges, T(0)), std::fill_n(grad_sh.data(), num_edges * dim, T(0));
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
     run_backward(c);
+    gradient.resize(size_t(3 * num_edges));
     for_rows(num_edges, step, [&](int64_t first, int64_t count) {
       harmonics_.backward(edges.vec, first, first + count, grad_length.data(), grad_sh.data(), gradient.data());
     });
@@ -230,6 +231,7 @@ class NetworkEvaluator : public Evaluator {
   void evaluate_in_parts(const Edges& given, const Sorted& edges, int64_t computed, std::vector<double>& energies,
                          std::vector<double>& gradient) const {
     constexpr int64_t edges_in_part = 256, atoms_in_part = 256;
+    gradient.resize(size_t(3 * edges.first[computed]));
     std::vector<int64_t> bounds{0};
     for (int64_t i = 1; i <= computed; ++i)
       if (i == computed || edges.first[i + 1] - edges.first[bounds.back()] > edges_in_part ||
