@@ -87,7 +87,7 @@ def evaluation(name: str, num_atoms: int, context: Context) -> Rows:
 
 def deployed(num_atoms: int, context: Context) -> Rows:
     """Of a file, as the calculator evaluates it."""
-    model = load_deployed(deploy("l2 parity", "silicon", context), context.device)
+    model = load_deployed(deploy("l2 parity", "silicon", context), context.device, "torch")
     given = inputs("silicon", num_atoms, context.device)
     return _count("l2 parity, deployed", lambda: model(*given), num_atoms, context)
 

@@ -23,8 +23,8 @@ LIMIT_MB = 60
 # along unseen; whatever they do ask for is in one of these three lists, or `prepare` stops.
 NEEDED = [
     *("annotated-types", "ase", "e3nn", "markdown-it-py", "matscipy", "mdurl", "opt-einsum", "opt-einsum-fx"),
-    *("packaging", "pydantic", "pydantic-core", "pygments", "pyyaml", "rich", "scipy", "tqdm"),
-    *("typing-extensions", "typing-inspection"),
+    *("packaging", "pydantic", "pydantic-core", "pygments", "pyyaml", "rich", "safetensors", "scipy"),
+    *("tqdm", "typing-extensions", "typing-inspection"),
 ]
 THERE = ["numpy", "torch", "sympy", "mpmath", "jinja2", "networkx", "filelock", "fsspec", "setuptools"]
 NOT_NEEDED = {

@@ -160,7 +160,7 @@ def changing_cases(context: Context) -> dict[str, Case]:
 def changing(profiling: bool | None, context: Context) -> Rows:
     """Calls of a freshly loaded file, each with one edge less than the last."""
     num_atoms = {"full": 216, "small": 64, "tiny": 8}[context.size]
-    model = load_deployed(deploy("l2 parity", "silicon", context), context.device)
+    model = load_deployed(deploy("l2 parity", "silicon", context), context.device, "torch")
     given = inputs("silicon", num_atoms, context.device)
 
     def evaluate(*fewer) -> None:

@@ -313,10 +313,12 @@ def md(
 def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
 ) -> None:
-    """Compile the fast kernels now rather than at their first use."""
+    """Compile the fast kernels and the engine now rather than at their first use."""
+    from equipot.engine.library import LIBRARY
     from equipot.ops.build import build as build_kernels
 
     print(f"Kernels: {build_kernels(force)}")
+    print(f"Engine: {LIBRARY.build(force)}")
 
 
 @app.command()
