@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import Keys, data_app, with_label_keys
+from equipot.cli.data import KeepUnconverged, Keys, SpeciesMap, data_app, with_label_keys
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -168,12 +168,15 @@ def evaluate(
             min=1, help="Edges evaluated at once; fewer if memory runs out. By default as suits the device."
         ),
     ] = None,
+    species_map: SpeciesMap = None,
+    keep_unconverged: KeepUnconverged = False,
     device: Device = "auto",
     level: Level = None,
 ) -> None:
     """Errors of a model on labelled structures: table, JSON, parity plots."""
     from rich.console import Console
 
+    from equipot.data.readers import named_reading
     from equipot.evaluation.run import evaluate as run_evaluation
     from equipot.ops.operators import keep_memory
 
@@ -184,6 +187,7 @@ def evaluate(
         output=output,
         predictions=predictions,
         label_names=keys,
+        reading=named_reading(species_map, keep_unconverged),
         max_edges=max_edges,
         device=device,
         level=level,

@@ -18,6 +18,13 @@ Keys = dict[str, str]  # made by ``with_label_keys``
 EnergyUnit = Annotated[str, typer.Option(help="Unit of energy in the files, as in data.units.energy.")]
 LengthUnit = Annotated[str, typer.Option(help="Unit of length in the files, as in data.units.length.")]
 FileFormat = Annotated[str | None, typer.Option("--format", help="Format of the files; else found out.")]
+SpeciesMap = Annotated[
+    str | None,
+    typer.Option(metavar="LABEL=SYMBOL,...", help="Elements of labels in the files, as in HW=H,OW=O."),
+]
+KeepUnconverged = Annotated[
+    bool, typer.Option("--keep-unconverged", help="Use steps whose electrons did not converge, too.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -56,13 +63,17 @@ def data_inspect(
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
     file_format: FileFormat = None,
+    species_map: SpeciesMap = None,
+    keep_unconverged: KeepUnconverged = False,
     as_json: AsJson = False,
 ) -> None:
     """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
     from equipot.data.quality.render import print_summary
     from equipot.data.quality.run import inspect_files
+    from equipot.data.readers import named_reading
 
-    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format)
+    reading = named_reading(species_map, keep_unconverged)
+    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format, reading)
     _show(summaries, print_summary, as_json)
     if any(summary.problems for summary in summaries):
         raise typer.Exit(1)
@@ -76,6 +87,8 @@ def data_check(
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
     file_format: FileFormat = None,
+    species_map: SpeciesMap = None,
+    keep_unconverged: KeepUnconverged = False,
     as_json: AsJson = False,
 ) -> None:
     """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
@@ -84,8 +97,10 @@ def data_check(
     """
     from equipot.data.quality.render import print_report
     from equipot.data.quality.run import check_files
+    from equipot.data.readers import named_reading
 
-    report = check_files(files, keys, energy_unit, length_unit, file_format)
+    reading = named_reading(species_map, keep_unconverged)
+    report = check_files(files, keys, energy_unit, length_unit, file_format, reading)
     _show(report, print_report, as_json)
     if report.count("error"):
         raise typer.Exit(1)
@@ -114,6 +129,8 @@ def data_convert(
     cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
+    species_map: SpeciesMap = None,
+    keep_unconverged: KeepUnconverged = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
     """Write structures as one file that opens at once, with neighbor lists for one cutoff if wanted.
@@ -122,10 +139,11 @@ def data_convert(
     """
     from equipot.data.convert import convert
     from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels
+    from equipot.data.readers import named_labels, named_reading
 
-    labels = named_labels(keys)
-    result = convert(files, output, labels, unit_names(energy_unit, length_unit), cutoff, workers)
+    labels, reading = named_labels(keys), named_reading(species_map, keep_unconverged)
+    units = unit_names(energy_unit, length_unit)
+    result = convert(files, output, labels, units, cutoff, workers, reading)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 
@@ -145,17 +163,19 @@ def data_split(
     ] = False,
     energy_unit: EnergyUnit = "eV",
     length_unit: LengthUnit = "Ang",
+    species_map: SpeciesMap = None,
+    keep_unconverged: KeepUnconverged = False,
 ) -> None:
     """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
     from equipot.data.partition import split_files
     from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels
+    from equipot.data.readers import named_labels, named_reading
     from equipot.data.text import counted
 
-    labels = named_labels(keys)
+    labels, reading = named_labels(keys), named_reading(species_map, keep_unconverged)
     sizes = {"train": train_size, "validation": validation, "test": test}
     units = unit_names(energy_unit, length_unit)
-    split = split_files(files, output, sizes, labels, units, seed, by_group)
+    split = split_files(files, output, sizes, labels, units, seed, by_group, reading)
     for name in sizes:
         print(f"{name}: {counted(len(getattr(split, name)), 'frame')}")
     print(f"Wrote {output / 'split.json'}")

@@ -4,10 +4,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, Source, UnitsConfig
+from equipot.config.data import LabelsConfig, Reading, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import check_labels, expand_paths
@@ -17,6 +17,9 @@ from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
+
+
+_DEFAULT_READING = Reading()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def convert(
     units: UnitsConfig,
     cutoff: float | None = None,
     workers: int | None = None,
+    reading: Reading = _DEFAULT_READING,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
@@ -49,7 +53,7 @@ def convert(
     files = expand_paths(paths)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
-    source = Source(tuple(files), labels, units)
+    source = Source(tuple(files), labels, units, reading=reading)
     key = _key(files, source, cutoff, file_digest)
 
     def is_complete() -> bool:
@@ -112,5 +116,6 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "labels": source.labels.model_dump(),
         "units": source.units.model_dump(),
         "cutoff": cutoff,
+        "reading": asdict(source.reading),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

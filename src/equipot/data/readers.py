@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from ase.data import atomic_numbers
 
-from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, Reading, Source, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.pool import MemoryPart, Part, Pool, StorePart
@@ -23,6 +24,7 @@ logger = logging.getLogger("equipot")
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
+_DEFAULT_READING = Reading()
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -33,6 +35,21 @@ def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABEL
     return LabelsConfig(**{**others.model_dump(), **given})
 
 
+def named_reading(species: str | None, keep_unconverged: bool) -> Reading:
+    """From words: ``HW=H,OW=O``.
+
+    Raises:
+        DataError: not pairs of a label and a chemical symbol.
+    """
+    pairs = [pair.split("=") for pair in species.split(",")] if species else []
+    for pair in pairs:
+        if len(pair) != 2 or not pair[0] or pair[1] not in atomic_numbers:
+            raise DataError(
+                f"--species-map must be as HW=H,OW=O: labels and chemical symbols; found '{'='.join(pair)}'."
+            )
+    return Reading(dict(pairs), keep_unconverged)
+
+
 def read_frames(
     paths: Paths,
     labels: LabelsConfig = _DEFAULT_LABELS,
@@ -41,6 +58,7 @@ def read_frames(
     required: Iterable[str] = USUAL,
     need_any: bool = False,
     advice: str = _ADVICE,
+    reading: Reading = _DEFAULT_READING,
 ) -> list[Frame]:
     """Read, check and convert every frame of one or more files.
 
@@ -55,13 +73,14 @@ def read_frames(
         required: the labels that at least one frame must have.
         need_any: at least one frame must have at least one label.
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
+        reading: as ``data.species_map`` and ``data.keep_unconverged``.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;
             a file that names other units than ``units``.
     """
     files = [paths] if isinstance(paths, str | Path) else paths
-    source = Source(tuple(Path(file) for file in files), labels, units)
+    source = Source(tuple(Path(file) for file in files), labels, units, reading=reading)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required, need_any, advice)
     return list(pool)
@@ -77,8 +96,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
     for source in sources:
         for path in expand_paths(source.path, source.format):
             if str(path) == file:
-                structures = enumerate(open_contents(path, source.format).structures)
-                for number, atoms in structures:
+                for number, atoms in open_contents(path, source.format, source.reading).numbered:
                     if number == index:
                         return frame_of(atoms, NO_LABELS, source.units, 1.0, file, index)
                 raise DataError(f"{file} has no frame {index} (the first is 0).")
@@ -94,7 +112,7 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
     parts: list[Part] = []
     candidates: dict[str, set[str]] = {kind: set() for kind in LABELS}
     for path in expand_paths(source.path, source.format):
-        contents = open_contents(path, source.format)
+        contents = open_contents(path, source.format, source.reading)
         check_units(path, contents.units, source.units)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
@@ -102,7 +120,7 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
                 candidates[kind] |= {kind} if parts[-1].columns.known(kind).any() else set()
             continue
         frames = []
-        for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
+        for index, atoms in track(contents.numbered, f"reading {path.name}", contents.total):
             for kind, names in label_candidates(atoms).items():
                 candidates[kind] |= names
             frame = frame_of(atoms, source.labels, source.units, source.weight, str(path), index)

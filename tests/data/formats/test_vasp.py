@@ -89,7 +89,7 @@ def real_files():
 def test_real_outcar_against_its_own_lines(real_files):
     text = (real_files / "OUTCAR_example_1").read_text()
     [frame] = read_frames(real_files / "OUTCAR_example_1")
-    energy = re.findall(r"energy\(sigma->0\) = +(\S+)", text)[-1]
+    energy = re.findall(r"free  energy   TOTEN  = +(\S+)", text)[-1]
     assert frame.energy == float(energy)
     table = text.split("TOTAL-FORCE (eV/Angst)")[-1].splitlines()[2 : 2 + frame.num_atoms]
     numbers = np.array([line.split() for line in table], dtype=float)

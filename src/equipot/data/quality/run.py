@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from equipot.config.data import FORMATS, LabelsConfig, UnitsConfig
+from equipot.config.data import FORMATS, LabelsConfig, Reading, UnitsConfig
 from equipot.config.suggest import did_you_mean
 from equipot.data.quality.check import check_collected
 from equipot.data.quality.collect import Collected, collect
@@ -13,6 +13,8 @@ from equipot.data.readers import named_labels
 from equipot.errors import DataError
 from equipot.units import energy_factor, length_factor
 
+_DEFAULT_READING = Reading()
+
 
 def inspect_files(
     paths: Sequence[str | Path],
@@ -20,9 +22,10 @@ def inspect_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
+    reading: Reading = _DEFAULT_READING,
 ) -> list[Summary]:
     """Numbers of each file; arguments and errors as ``check_files``."""
-    files, _ = _collected(paths, keys, energy_unit, length_unit, format_name)
+    files, _ = _collected(paths, keys, energy_unit, length_unit, format_name, reading)
     return [summarize(file) for file in files]
 
 
@@ -32,6 +35,7 @@ def check_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
+    reading: Reading = _DEFAULT_READING,
 ) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
@@ -40,22 +44,28 @@ def check_files(
         keys: names of quantities in the files; ``none``: not read.
         energy_unit, length_unit: as in ``data.units``.
         format_name: one of the formats; None: by name and content.
+        reading: as ``data.species_map`` and ``data.keep_unconverged``.
 
     Raises:
         DataError: a file does not exist or is listed twice, or there is no such format.
         ConfigError: there is no such unit.
     """
-    return check_collected(*_collected(paths, keys, energy_unit, length_unit, format_name))
+    return check_collected(*_collected(paths, keys, energy_unit, length_unit, format_name, reading))
 
 
 def _collected(
-    paths: Sequence[str | Path], keys: Mapping[str, str], energy: str, length: str, format_name: str | None
+    paths: Sequence[str | Path],
+    keys: Mapping[str, str],
+    energy: str,
+    length: str,
+    format_name: str | None,
+    reading: Reading,
 ) -> tuple[list[Collected], LabelsConfig]:
     if format_name is not None and format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
     labels = named_labels(keys)
-    return collect(paths, labels, unit_names(energy, length), format_name), labels
+    return collect(paths, labels, unit_names(energy, length), format_name, reading), labels
 
 
 def unit_names(energy: str, length: str) -> UnitsConfig:

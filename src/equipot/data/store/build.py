@@ -202,7 +202,7 @@ def _append(
     stream: BinaryIO, index: _Index, files: Sequence[Path], source: Source, cutoff: float | None, workers: int
 ) -> None:
     """Read, encode and write the chunks that are not there yet."""
-    opened = [open_parts(file, source.format) for file in files]
+    opened = [open_parts(file, source.format, source.reading) for file in files]
     for file, (contents, _) in zip(files, opened, strict=True):
         check_units(file, contents.units, source.units)
     totals = [contents.total for contents, _ in opened]
@@ -225,7 +225,7 @@ def _encode(task: _Task) -> bytes:
     names: dict[str, set[str]] = {kind: set() for kind in LABELS}
     frames = []
     source, file = task.source, str(task.part.path)
-    for number, structure in enumerate(task.part.structures(), start=task.part.first):
+    for number, structure in task.part.structures():
         for kind, found in label_candidates(structure).items():
             names[kind] |= found
         frames.append(frame_of(structure, source.labels, source.units, source.weight, file, number))
