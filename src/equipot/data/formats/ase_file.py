@@ -31,7 +31,7 @@ _OTHERS = {"begin": "RuNNer's or n2p2's input.data", "BEGIN_CFG": "a .cfg of MTP
 _ADVICE = (
     "Write it as extended XYZ: with ASE, ase.io.write('frames.xyz', structures), where `structures` are "
     "ase.Atoms with energy, forces and stress in a SinglePointCalculator; pymatgen's AseAtomsAdaptor and "
-    "dpdata make ase.Atoms of many formats. `format:` of the entry in the YAML names one of equipot's own formats."
+    "dpdata make ase.Atoms of many formats. `format:` of the entry in the YAML names one of equipot's own."
 )
 
 

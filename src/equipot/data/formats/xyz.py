@@ -214,7 +214,11 @@ def _atoms(frame: _Lines, reading: Reading) -> ase.Atoms:
         mask = mask.astype(bool)
         free = FixAtoms(mask=~mask) if mask.ndim == 1 else [FixCartesian(i, ~m) for i, m in enumerate(mask)]
         atoms.set_constraint(free)
-    set_calc_and_arrays(atoms, arrays)
+    set_calc_and_arrays(atoms, arrays)  # would take one half of a stress of 3x3
+    for values in (atoms.info, {} if atoms.calc is None else atoms.calc.results):
+        values |= {
+            key: values[key].reshape(3, 3) for key in ("stress", "virial") if np.size(values.get(key)) == 9
+        }
     return atoms
 
 
