@@ -4,14 +4,16 @@ import bz2
 import gzip
 import lzma
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import ase
 import numpy as np
 import pytest
 
-from equipot.config.data import LabelsConfig, Reading
-from equipot.data import read_frames
+from equipot.config.data import LabelsConfig, Reading, Source
+from equipot.data import read_frames, read_sources
+from equipot.data.digests import RememberedDigests
 from equipot.units import EV_A3_TO_GPA
 
 FORCES = [[0.1, 0.2, 0.3], [-0.1, -0.2, -0.3]]
@@ -143,7 +145,7 @@ def vasprun_of(steps: list[list[float]], nelm: int = 3, ediff: float = 1e-4) -> 
 def outcar_of(steps: list[tuple[int, str]], nelm: int = 3) -> str:
     """One with a step of energy −1, −2, ... for each number of electronic steps and remark at their end."""
     head = (
-        " POTCAR:    PAW_PBE Si 05Jan2001\n POTCAR:    PAW_PBE Si 05Jan2001\n   ions per type =               2\n"
+        " POTCAR:    PAW_PBE Si 05Jan2001\n POTCAR:    PAW_PBE Si 05Jan2001\n   ions per type =        2\n"
         "   ISPIN  =      1    spin polarized calculation?\n"
         "   k-points   NKPTS =      1   k-points in BZ     NKDIM = 1   number of bands    NBANDS=      4\n"
         " k-points in reciprocal lattice and weights: G\n   0.0 0.0 0.0  1.0\n"
@@ -206,6 +208,19 @@ def test_frames_keep_their_numbers_after_one_that_is_left_out(tmp_path, name):
     }
     (tmp_path / name).write_text(files[name])
     assert [(frame.index, frame.energy) for frame in read_frames(tmp_path)] == [(1, -2)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cache_keeps_the_numbers_too(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr("equipot.data.store.build.available_cores", lambda: workers)
+    (tmp_path / "OUTCAR").write_text(
+        outcar_of([(1, REACHED), (3, ""), (3, ""), (1, REACHED), (1, REACHED)]) + END
+    )
+    source, cache = Source((tmp_path / "OUTCAR",)), RememberedDigests(tmp_path / "cache")
+    for wanted, keep in (([0, 3, 4], False), ([0, 1, 2, 3, 4], True), ([0, 3, 4], False)):
+        pool = read_sources([replace(source, reading=Reading(keep_unconverged=keep))], 3.0, cache)
+        assert [index for _, index in pool.ids()] == wanted
+        assert [(frame.index, frame.energy) for frame in pool] == [(i, -1.0 - i) for i in wanted]
 
 
 @pytest.mark.parametrize("name", FILES)

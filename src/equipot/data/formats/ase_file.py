@@ -9,18 +9,18 @@ import ase
 import ase.io
 from ase.data import atomic_numbers
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
-from ase.units import Hartree, Rydberg
+from ase.units import Hartree, create_units
 
 from equipot.config.data import Reading
 from equipot.data.formats.base import LEFT_OUT, UNCONVERGED, Contents, Format
 from equipot.data.formats.text_file import open_text
 from equipot.errors import DataError
 
-# Energies as they are printed, in eV, and what is printed where the electrons did not converge: before the
-# energy, and after it.
+# Energies as they are printed, their unit as ASE has it for that program; and what stands before and after an
+# energy where the electrons did not converge.
 _ENERGY = {
     "gaussian-out": (re.compile(r"^ SCF Done:.*?=\s*(\S+)"), Hartree),
-    "espresso-out": (re.compile(r"^!\s+total energy\s*=\s*(\S+)"), Rydberg),
+    "espresso-out": (re.compile(r"^!\s+total energy\s*=\s*(\S+)"), create_units("2006")["Ry"]),
 }
 _FAILED_BEFORE = {"gaussian-out": "Convergence criterion not met"}
 _FAILED_AFTER = {"gaussian-out": "Convergence failure", "espresso-out": "convergence NOT achieved"}
@@ -67,6 +67,10 @@ def _structures(path: Path, reading: Reading) -> Iterator[ase.Atoms]:
                 f"symbol there (read as {kind} by ASE, for which there is no species_map)."
             ) from error
         raise
+    if number == 0:
+        raise DataError(
+            f"{path}: ASE takes it for {get_ioformat(kind).description}, and finds no frame. {_ADVICE}"
+        )
 
 
 def _known(path: Path) -> str | None:

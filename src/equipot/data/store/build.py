@@ -144,7 +144,7 @@ class _Index:
 
     def __init__(self, chunks: Iterable[tuple[int, Chunk]]):
         self.chunks: list[tuple[NDArray, list[int], NDArray]] = []
-        self.files: dict[str, int] = {}  # frames of each
+        self.files: dict[str, list[list[int]]] = {}  # runs of the numbers of the frames of each
         self.groups: dict[str, int] = {}
         self.names: dict[str, set[str]] = {kind: set() for kind in LABELS}
         self.num_frames = 0
@@ -159,7 +159,12 @@ class _Index:
         rows["group"] = np.array([*numbers, -1], dtype="<i4")[rows["group"]]  # -1 is the last one
         self.chunks.append((rows, chunk.elements, np.array(chunk.composition)))
         self.num_frames += len(rows)
-        self.files[chunk.file] = self.files.get(chunk.file, 0) + len(rows)
+        runs = self.files.setdefault(chunk.file, [])
+        for run in chunk.numbers:
+            if runs and sum(runs[-1]) == run[0]:
+                runs[-1][1] += run[1]
+            else:
+                runs.append(list(run))
         for kind, names in chunk.names.items():
             self.names[kind] |= set(names)
 

@@ -55,6 +55,7 @@ class Chunk:
     composition: NDArray[np.int32]  # (F, K)
     groups: list[str]
     names: dict[str, list[str]]  # of what could be labels in the source, by kind
+    numbers: list[list[int]]  # runs [first, how many] of the frames' numbers in their file
     records: bytes | memoryview
 
 
@@ -80,10 +81,21 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
     rows["energy"] = np.nan_to_num(columns.energy)
     rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
-    meta |= {"groups": groups, "names": names}
+    meta |= {"groups": groups, "names": names, "numbers": _runs([frame.index for frame in frames])}
     text = json.dumps(meta).encode()
     body = b"".join([text, rows.tobytes(), columns.composition.astype("<i4").tobytes(), *records])
     return _preamble(body, len(text)) + body
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as [first, how many] of those that follow one another."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and sum(runs[-1]) == number:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1])
+    return runs
 
 
 def _preamble(body: bytes, text: int) -> bytes:
@@ -111,7 +123,7 @@ def decode(content: bytes) -> Chunk | None:
     composition = np.frombuffer(body, "<i4", frames * elements, start).reshape(frames, elements)
     records = body[start + composition.nbytes :]
     known = (meta[name] for name in ("file", "elements"))
-    return Chunk(rows, *known, composition, meta["groups"], meta["names"], records)
+    return Chunk(rows, *known, composition, meta["groups"], meta["names"], meta["numbers"], records)
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
