@@ -60,7 +60,7 @@ def read_header(line: str) -> Header:
     cell = _cell(tokens)
     pbc = _pbc(tokens)
     properties = _standard(tokens, "Properties")
-    info = key_val_str_to_dict(rest)
+    info = key_val_str_to_dict(rest) if rest.strip() else {}
     arrays = {key: _numbers(value) for key, value in tokens.items()}
     for key, value in tokens.items():
         if key == "stress" and arrays[key] is None:
