@@ -176,7 +176,7 @@ def evaluate(
     """Errors of a model on labelled structures: table, JSON, parity plots."""
     from rich.console import Console
 
-    from equipot.data.readers import named_reading
+    from equipot.data.readers import named_parsing
     from equipot.evaluation.run import evaluate as run_evaluation
     from equipot.ops.operators import keep_memory
 
@@ -187,7 +187,7 @@ def evaluate(
         output=output,
         predictions=predictions,
         label_names=keys,
-        reading=named_reading(species_map, keep_unconverged),
+        parsing=named_parsing(species_map, keep_unconverged),
         max_edges=max_edges,
         device=device,
         level=level,

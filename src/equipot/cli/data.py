@@ -70,10 +70,10 @@ def data_inspect(
     """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
     from equipot.data.quality.render import print_summary
     from equipot.data.quality.run import inspect_files
-    from equipot.data.readers import named_reading
+    from equipot.data.readers import named_parsing
 
-    reading = named_reading(species_map, keep_unconverged)
-    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format, reading)
+    parsing = named_parsing(species_map, keep_unconverged)
+    summaries = inspect_files(files, keys, energy_unit, length_unit, file_format, parsing)
     _show(summaries, print_summary, as_json)
     if any(summary.problems for summary in summaries):
         raise typer.Exit(1)
@@ -97,10 +97,10 @@ def data_check(
     """
     from equipot.data.quality.render import print_report
     from equipot.data.quality.run import check_files
-    from equipot.data.readers import named_reading
+    from equipot.data.readers import named_parsing
 
-    reading = named_reading(species_map, keep_unconverged)
-    report = check_files(files, keys, energy_unit, length_unit, file_format, reading)
+    parsing = named_parsing(species_map, keep_unconverged)
+    report = check_files(files, keys, energy_unit, length_unit, file_format, parsing)
     _show(report, print_report, as_json)
     if report.count("error"):
         raise typer.Exit(1)
@@ -139,11 +139,11 @@ def data_convert(
     """
     from equipot.data.convert import convert
     from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels, named_reading
+    from equipot.data.readers import named_labels, named_parsing
 
-    labels, reading = named_labels(keys), named_reading(species_map, keep_unconverged)
+    labels, parsing = named_labels(keys), named_parsing(species_map, keep_unconverged)
     units = unit_names(energy_unit, length_unit)
-    result = convert(files, output, labels, units, cutoff, workers, reading)
+    result = convert(files, output, labels, units, cutoff, workers, parsing)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 
@@ -169,13 +169,13 @@ def data_split(
     """Cut structure files into train.xyz, validation.xyz and test.xyz, equal structures into the same set."""
     from equipot.data.partition import split_files
     from equipot.data.quality.run import unit_names
-    from equipot.data.readers import named_labels, named_reading
+    from equipot.data.readers import named_labels, named_parsing
     from equipot.data.text import counted
 
-    labels, reading = named_labels(keys), named_reading(species_map, keep_unconverged)
+    labels, parsing = named_labels(keys), named_parsing(species_map, keep_unconverged)
     sizes = {"train": train_size, "validation": validation, "test": test}
     units = unit_names(energy_unit, length_unit)
-    split = split_files(files, output, sizes, labels, units, seed, by_group, reading)
+    split = split_files(files, output, sizes, labels, units, seed, by_group, parsing)
     for name in sizes:
         print(f"{name}: {counted(len(getattr(split, name)), 'frame')}")
     print(f"Wrote {output / 'split.json'}")

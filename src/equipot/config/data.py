@@ -97,7 +97,7 @@ class SourceConfig(_Partial):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Parsing:
     """What formats take from the configuration."""
 
     species: Mapping[str, str] = field(default_factory=dict)  # chemical symbols of other labels
@@ -114,7 +114,7 @@ class Source:
     weight: float = 1.0
     format: str | None = None
     level: str | None = None
-    reading: Reading = field(default_factory=Reading)
+    parsing: Parsing = field(default_factory=Parsing)
 
 
 def _entries(value: Any) -> Any:
@@ -214,8 +214,8 @@ class DataConfig(Section):
         sources = []
         for plain, group in itertools.groupby(entries, lambda entry: isinstance(entry, Path)):
             members = tuple(group)
-            reading = Reading(self.species_map, self.keep_unconverged)
-            shared = Source(members, self.labels, self.units, level=self.level, reading=reading)
+            parsing = Parsing(self.species_map, self.keep_unconverged)
+            shared = Source(members, self.labels, self.units, level=self.level, parsing=parsing)
             sources += [shared] if plain else map(self._source, members)
         return tuple(sources)
 
@@ -230,11 +230,11 @@ class DataConfig(Section):
         units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
         level = entry.level if entry.level is not None else self.level
         given = entry.species_map is not None, entry.keep_unconverged is not None
-        reading = Reading(
+        parsing = Parsing(
             entry.species_map if given[0] else self.species_map,
             entry.keep_unconverged if given[1] else self.keep_unconverged,
         )
-        return Source(entry.path, labels, units, entry.weight, entry.format, level, reading)
+        return Source(entry.path, labels, units, entry.weight, entry.format, level, parsing)
 
     @model_validator(mode="after")
     def _levels_agree(self):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, Reading, Source, UnitsConfig
+from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import check_labels, expand_paths
@@ -19,7 +19,7 @@ from equipot.errors import DataError
 logger = logging.getLogger("equipot")
 
 
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def convert(
     units: UnitsConfig,
     cutoff: float | None = None,
     workers: int | None = None,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
@@ -53,7 +53,7 @@ def convert(
     files = expand_paths(paths)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
-    source = Source(tuple(files), labels, units, reading=reading)
+    source = Source(tuple(files), labels, units, parsing=parsing)
     key = _key(files, source, cutoff, file_digest)
 
     def is_complete() -> bool:
@@ -116,6 +116,6 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "labels": source.labels.model_dump(),
         "units": source.units.model_dump(),
         "cutoff": cutoff,
-        "reading": asdict(source.reading),
+        "parsing": asdict(source.parsing),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

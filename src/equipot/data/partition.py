@@ -11,7 +11,7 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from equipot.config.data import LabelsConfig, Reading, Source, UnitsConfig
+from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import file_digest
 from equipot.data.formats.base import add_value
 from equipot.data.frames import Frame
@@ -29,7 +29,7 @@ logger = logging.getLogger("equipot")
 
 SETS = ("train", "validation", "test")
 
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 
 
 def split_files(
@@ -40,7 +40,7 @@ def split_files(
     units: UnitsConfig,
     seed: int = 0,
     by_group: bool = False,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> Split:
     """Write ``train.xyz``, ``validation.xyz`` and ``test.xyz`` in eV and Å, and ``split.json``.
 
@@ -64,7 +64,7 @@ def split_files(
     present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
     if present:
         raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
-    source = Source(tuple(expand_paths(paths)), labels, units, reading=reading)
+    source = Source(tuple(expand_paths(paths)), labels, units, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)
     isolated = pool.columns.isolated

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ase.data import atomic_numbers
 
-from equipot.config.data import DataConfig, LabelsConfig, Reading, Source, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import NO_LABELS, Frame, frame_of, label_candidates
 from equipot.data.pool import MemoryPart, Part, Pool, StorePart
@@ -24,7 +24,7 @@ logger = logging.getLogger("equipot")
 _ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 _DEFAULT_LABELS = LabelsConfig()
 _DEFAULT_UNITS = UnitsConfig()
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -35,7 +35,7 @@ def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABEL
     return LabelsConfig(**{**others.model_dump(), **given})
 
 
-def named_reading(species: str | None, keep_unconverged: bool) -> Reading:
+def named_parsing(species: str | None, keep_unconverged: bool) -> Parsing:
     """From words: ``HW=H,OW=O``.
 
     Raises:
@@ -47,7 +47,7 @@ def named_reading(species: str | None, keep_unconverged: bool) -> Reading:
             raise DataError(
                 f"--species-map must be as HW=H,OW=O: labels and chemical symbols; found '{'='.join(pair)}'."
             )
-    return Reading(dict(pairs), keep_unconverged)
+    return Parsing(dict(pairs), keep_unconverged)
 
 
 def read_frames(
@@ -58,7 +58,7 @@ def read_frames(
     required: Iterable[str] = USUAL,
     need_any: bool = False,
     advice: str = _ADVICE,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> list[Frame]:
     """Read, check and convert every frame of one or more files.
 
@@ -73,14 +73,14 @@ def read_frames(
         required: the labels that at least one frame must have.
         need_any: at least one frame must have at least one label.
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
-        reading: as ``data.species_map`` and ``data.keep_unconverged``.
+        parsing: as ``data.species_map`` and ``data.keep_unconverged``.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;
             a file that names other units than ``units``.
     """
     files = [paths] if isinstance(paths, str | Path) else paths
-    source = Source(tuple(Path(file) for file in files), labels, units, reading=reading)
+    source = Source(tuple(Path(file) for file in files), labels, units, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required, need_any, advice)
     return list(pool)
@@ -96,7 +96,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
     for source in sources:
         for path in expand_paths(source.path, source.format):
             if str(path) == file:
-                for number, atoms in open_contents(path, source.format, source.reading).numbered:
+                for number, atoms in open_contents(path, source.format, source.parsing).numbered:
                     if number == index:
                         return frame_of(atoms, NO_LABELS, source.units, 1.0, file, index)
                 raise DataError(f"{file} has no frame {index} (the first is 0).")
@@ -112,7 +112,7 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
     parts: list[Part] = []
     candidates: dict[str, set[str]] = {kind: set() for kind in LABELS}
     for path in expand_paths(source.path, source.format):
-        contents = open_contents(path, source.format, source.reading)
+        contents = open_contents(path, source.format, source.parsing)
         check_units(path, contents.units, source.units)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))

@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from rich.console import Console
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.frames import Frame
 from equipot.data.readers import named_labels, read_frames
 from equipot.data.text import KEY_ADVICE
@@ -50,7 +50,7 @@ def evaluate(
     output: Path | None = None,
     predictions: Path | None = None,
     label_names: dict[str, str] | None = None,
-    reading: Reading | None = None,
+    parsing: Parsing | None = None,
     max_edges: int | None = None,
     device: str = "auto",
     level: str | None = None,
@@ -66,7 +66,7 @@ def evaluate(
             ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
-        reading: as ``data.species_map`` and ``data.keep_unconverged``.
+        parsing: as ``data.species_map`` and ``data.keep_unconverged``.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -90,7 +90,7 @@ def evaluate(
         required=(),
         need_any=need_any,
         advice=KEY_ADVICE,
-        reading=reading or Reading(),
+        parsing=parsing or Parsing(),
     )
     comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)

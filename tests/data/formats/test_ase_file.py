@@ -6,10 +6,10 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.units import Hartree, Rydberg
 
-from equipot.config.data import LabelsConfig, Reading
+from equipot.config.data import LabelsConfig, Parsing
 from equipot.data import read_frames
 
-KEEP = Reading(keep_unconverged=True)
+KEEP = Parsing(keep_unconverged=True)
 ENERGY = LabelsConfig(forces=None)
 
 
@@ -39,7 +39,7 @@ def test_gaussian(tmp_path, caplog):
     (tmp_path / "a.log").write_text(gaussian(*steps))
     assert [frame.energy / Hartree for frame in read_frames(tmp_path / "a.log", ENERGY)] == [-1.10]
     assert "2 of 3 frames did not converge (1, 2; the first is 0), left out." in caplog.text
-    frames = read_frames(tmp_path / "a.log", ENERGY, reading=KEEP)
+    frames = read_frames(tmp_path / "a.log", ENERGY, parsing=KEEP)
     assert [frame.energy / Hartree for frame in frames] == pytest.approx([-1.10, -1.05, -1.02], rel=1e-12)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data import expand_paths, read_frames
 from equipot.data.splits import file_digest
 
@@ -137,7 +137,7 @@ def test_labels_of_types(tmp_path, crystals, failing):
     (folder / "type_map.raw").write_text("OW\nHW\n")
     message = failing(folder)
     assert "'OW' is not a chemical element" in message and "species_map: {OW: O}" in message
-    [frame] = read_frames(folder, reading=Reading({"OW": "O", "HW": "H"}))
+    [frame] = read_frames(folder, parsing=Parsing({"OW": "O", "HW": "H"}))
     assert sorted(frame.atomic_numbers) == [1, 1, 8]
     (folder / "type_map.raw").write_text("O\nD\n")
     assert sorted(read_frames(folder)[0].atomic_numbers) == [1, 1, 8]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from equipot.config.data import FORMATS as NAMES
-from equipot.config.data import DataConfig, LabelsConfig, Reading, Source, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data import load_datasets, read_frame, read_sources
 from equipot.data.formats import _FOUND, FORMATS, base, find_format, open_contents
-from equipot.data.readers import named_reading
+from equipot.data.readers import named_parsing
 from equipot.errors import DataError
 
 
@@ -154,8 +154,8 @@ def test_labels_of_atoms_and_convergence_by_entry(tmp_path):
     (tmp_path / "a.xyz").write_text("1\nenergy=-1\nHW 0 0 0\n")
     entries = [{"path": "a", "species_map": {"A": "Au"}}, {"path": "b", "keep_unconverged": False}, "c"]
     data = data_config(entries, species_map={"HW": "H"}, keep_unconverged=True)
-    assert [source.reading for source in data.sources("train")] == [
-        Reading({"A": "Au"}, True), Reading({"HW": "H"}, False), Reading({"HW": "H"}, True)
+    assert [source.parsing for source in data.sources("train")] == [
+        Parsing({"A": "Au"}, True), Parsing({"HW": "H"}, False), Parsing({"HW": "H"}, True)
     ]  # fmt: skip
     with pytest.raises(ValueError, match="'Hh' is not a chemical symbol"):
         data_config("a.xyz", species_map={"HW": "Hh"})
@@ -165,6 +165,6 @@ def test_labels_of_atoms_and_convergence_by_entry(tmp_path):
 
 @pytest.mark.parametrize("text", ["HW", "HW=Hh", "=H", "HW=H,"])
 def test_species_map_as_words(text):
-    assert named_reading("HW=H,OW=O", True) == Reading({"HW": "H", "OW": "O"}, True)
+    assert named_parsing("HW=H,OW=O", True) == Parsing({"HW": "H", "OW": "O"}, True)
     with pytest.raises(DataError, match="--species-map must be as HW=H,OW=O"):
-        named_reading(text, False)
+        named_parsing(text, False)

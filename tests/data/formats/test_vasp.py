@@ -11,7 +11,7 @@ import ase
 import numpy as np
 import pytest
 
-from equipot.config.data import LabelsConfig, Reading, Source
+from equipot.config.data import LabelsConfig, Parsing, Source
 from equipot.data import read_frames, read_sources
 from equipot.data.digests import RememberedDigests
 from equipot.units import EV_A3_TO_GPA
@@ -193,7 +193,7 @@ def test_steps_that_did_not_converge_are_left_out_and_named(tmp_path, caplog, na
         f"{tmp_path}: 2 of 4 frames did not converge (2, 3; the first is 0), left out. "
         "`keep_unconverged: true` in `data` or --keep-unconverged uses them."
     ]
-    frames = read_frames(tmp_path, reading=Reading(keep_unconverged=True))
+    frames = read_frames(tmp_path, parsing=Parsing(keep_unconverged=True))
     assert [frame.energy for frame in frames] == [-1, -2, -3, -4]
     assert caplog.messages[-1].endswith(
         "(2, 3; the first is 0); used all the same, as keep_unconverged says."
@@ -218,7 +218,7 @@ def test_a_cache_keeps_the_numbers_too(tmp_path, workers, monkeypatch):
     )
     source, cache = Source((tmp_path / "OUTCAR",)), RememberedDigests(tmp_path / "cache")
     for wanted, keep in (([0, 3, 4], False), ([0, 1, 2, 3, 4], True), ([0, 3, 4], False)):
-        pool = read_sources([replace(source, reading=Reading(keep_unconverged=keep))], 3.0, cache)
+        pool = read_sources([replace(source, parsing=Parsing(keep_unconverged=keep))], 3.0, cache)
         assert [index for _, index in pool.ids()] == wanted
         assert [(frame.index, frame.energy) for frame in pool] == [(i, -1.0 - i) for i in wanted]
 

@@ -8,7 +8,7 @@ import ase.io
 import numpy as np
 import pytest
 
-from equipot.config.data import LabelsConfig, Reading
+from equipot.config.data import LabelsConfig, Parsing
 from equipot.data import read_frames
 from equipot.data.formats import open_contents
 
@@ -169,7 +169,7 @@ def test_labels_of_atoms(written, failing):
     message = failing(path, required=())
     assert message.startswith(f"{path}, frame 0 (the first is 0), line 3: 'HW' is not a chemical element")
     assert "species_map: {HW: H}" in message and "--species-map HW=H" in message
-    [frame] = read_frames(path, required=(), reading=Reading({"HW": "H", "OW": "O"}))
+    [frame] = read_frames(path, required=(), parsing=Parsing({"HW": "H", "OW": "O"}))
     assert frame.atomic_numbers.tolist() == [1, 8]
 
 

@@ -14,7 +14,7 @@ import ase
 import numpy as np
 
 from equipot.config.data import FORMATS as NAMES
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import (
     LEFT_OUT,
     PART_ATOMS,
@@ -34,7 +34,7 @@ _MODULES = [import_module(f"{__name__}.{module.name}") for module in pkgutil.ite
 _FOUND = {module.FORMAT.name: module.FORMAT for module in _MODULES if hasattr(module, "FORMAT")}
 FORMATS: tuple[Format, ...] = tuple(_FOUND[name] for name in NAMES)
 
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 Numbered = Iterator[tuple[int, ase.Atoms | Frame]]
 
 __all__ = [
@@ -71,10 +71,10 @@ class Opened:
         return (structure for _, structure in self.numbered)
 
 
-def open_contents(path: Path, name: str | None = None, reading: Reading = _DEFAULT_READING) -> Opened:
+def open_contents(path: Path, name: str | None = None, parsing: Parsing = _DEFAULT_PARSING) -> Opened:
     """Open a file or folder with the format called ``name``, or the one that matches.
 
-    Frames that did not converge are left out, unless ``reading`` keeps them, and one line names them.
+    Frames that did not converge are left out, unless ``parsing`` keeps them, and one line names them.
 
     Raises:
         DataError: empty, unknown, damaged, or a library is missing.
@@ -85,13 +85,13 @@ def open_contents(path: Path, name: str | None = None, reading: Reading = _DEFAU
     if chosen is None:
         raise DataError(f"{path} is a folder of no known format. To read its files, write {path}/*.xyz.")
     try:
-        contents = chosen.read(path, reading)
+        contents = chosen.read(path, parsing)
     except DataError:
         raise
     except Exception as error:  # parsers raise whatever they run into
         raise DataError(_unreadable(path, chosen, error)) from error
     return Opened(
-        _guarded(path, chosen, contents.structures, reading), contents.total, contents.units, contents.texts
+        _guarded(path, chosen, contents.structures, parsing), contents.total, contents.units, contents.texts
     )
 
 
@@ -103,28 +103,28 @@ class FilePart:
     format: str
     first: int  # number of the first in the file, from 0
     content: Text | list[tuple[int, ase.Atoms | Frame]]
-    reading: Reading
+    parsing: Parsing
 
     def structures(self) -> Numbered:
         """Yield them with their numbers in the file. Raises DataError for one that cannot be read."""
         if isinstance(self.content, list):
             return iter(self.content)
         chosen = find_format(self.path, self.format)
-        return _guarded(self.path, chosen, self.content.parse(), self.reading, self.first)
+        return _guarded(self.path, chosen, self.content.parse(), self.parsing, self.first)
 
 
 def open_parts(
-    path: Path, name: str | None = None, reading: Reading = _DEFAULT_READING
+    path: Path, name: str | None = None, parsing: Parsing = _DEFAULT_PARSING
 ) -> tuple[Opened, Iterator[FilePart]]:
     """A file and its structures in parts, the same parts every time. Raises as ``open_contents``."""
-    contents = open_contents(path, name, reading)
-    return contents, _parts(path, find_format(path, name), contents, reading)
+    contents = open_contents(path, name, parsing)
+    return contents, _parts(path, find_format(path, name), contents, parsing)
 
 
-def _parts(path: Path, chosen: Format, contents: Opened, reading: Reading) -> Iterator[FilePart]:
+def _parts(path: Path, chosen: Format, contents: Opened, parsing: Parsing) -> Iterator[FilePart]:
     first = 0
     for text in contents.texts or ():
-        yield FilePart(path, chosen.name, first, text, reading)
+        yield FilePart(path, chosen.name, first, text, parsing)
         first += text.num_frames
     if contents.texts is not None:
         if first == 0:
@@ -135,18 +135,18 @@ def _parts(path: Path, chosen: Format, contents: Opened, reading: Reading) -> It
     for number, structure in contents.numbered:
         size = structure.num_atoms if isinstance(structure, Frame) else len(structure)
         if len(collected) == PART_FRAMES or (collected and atoms + size > PART_ATOMS):
-            yield FilePart(path, chosen.name, collected[0][0], collected, reading)
+            yield FilePart(path, chosen.name, collected[0][0], collected, parsing)
             collected, atoms = [], 0
         collected.append((number, structure))
         atoms += size
-    yield FilePart(path, chosen.name, collected[0][0], collected, reading)
+    yield FilePart(path, chosen.name, collected[0][0], collected, parsing)
 
 
 def _guarded(
     path: Path,
     chosen: Format,
     structures: Iterator[ase.Atoms | Frame],
-    reading: Reading,
+    parsing: Parsing,
     first: int = 0,
 ) -> Numbered:
     """Number the structures, leave out and report those not to be used, and name the place of an error."""
@@ -158,7 +158,7 @@ def _guarded(
             reason = None if isinstance(structure, Frame) else structure.info.pop(LEFT_OUT, None)
             if reason is not None:
                 marked.setdefault(reason, []).append(number)
-            if reason is None or (reason == UNCONVERGED and reading.keep_unconverged):
+            if reason is None or (reason == UNCONVERGED and parsing.keep_unconverged):
                 differences.add(structure)
                 yield number, structure
             number += 1
@@ -169,16 +169,16 @@ def _guarded(
     if number == 0:
         raise DataError(_no_frames(path, chosen))
     for reason, numbers in marked.items():
-        _report_left_out(path, reason, numbers, number - first, reading)
+        _report_left_out(path, reason, numbers, number - first, parsing)
     differences.report(path, number - first)
 
 
-def _report_left_out(path: Path, reason: str, numbers: list[int], total: int, reading: Reading) -> None:
+def _report_left_out(path: Path, reason: str, numbers: list[int], total: int, parsing: Parsing) -> None:
     """Raises DataError if nothing is left."""
     listed = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
     text = f"{path}: {len(numbers)} of {counted(total, 'frame')} {reason} ({listed}; the first is 0)"
     advice = "`keep_unconverged: true` in `data` or --keep-unconverged uses them."
-    if reason == UNCONVERGED and reading.keep_unconverged:
+    if reason == UNCONVERGED and parsing.keep_unconverged:
         logger.warning("%s; used all the same, as keep_unconverged says.", text)
         return
     advice = f" {advice}" if reason == UNCONVERGED else ""

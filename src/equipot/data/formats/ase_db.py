@@ -10,7 +10,7 @@ from pathlib import Path
 import ase
 import ase.db
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, add_value, optional_module
 from equipot.data.formats.lmdb_file import open_lmdb
 from equipot.units import ENERGY_UNITS, LENGTH_UNITS, known_unit
@@ -32,7 +32,7 @@ def _is_ase_json(path: Path) -> bool:
         return b'"ctime"' in stream.read(4096)
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     database = _connect(path)
     return Contents(_structures(database), database.count(), _units(database.metadata))
 

@@ -11,7 +11,7 @@ from ase.data import atomic_numbers
 from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 from ase.units import Hartree, create_units
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import LEFT_OUT, UNCONVERGED, Contents, Format
 from equipot.data.formats.text_file import open_text
 from equipot.errors import DataError
@@ -35,11 +35,11 @@ _ADVICE = (
 )
 
 
-def _read(path: Path, reading: Reading) -> Contents:
-    return Contents(_structures(path, reading))
+def _read(path: Path, parsing: Parsing) -> Contents:
+    return Contents(_structures(path, parsing))
 
 
-def _structures(path: Path, reading: Reading) -> Iterator[ase.Atoms]:
+def _structures(path: Path, parsing: Parsing) -> Iterator[ase.Atoms]:
     known = _known(path)
     if known is not None:
         raise DataError(f"{path} is {known}, which is not read. {_ADVICE}")
@@ -48,7 +48,7 @@ def _structures(path: Path, reading: Reading) -> Iterator[ase.Atoms]:
         get_ioformat(kind)
     except UnknownFileTypeError as error:
         raise DataError(f"{path}: ASE does not recognise the file format ({error}). {_ADVICE}") from error
-    options = {"non_convergence_ok": True} if kind == "aims-output" and reading.keep_unconverged else {}
+    options = {"non_convergence_ok": True} if kind == "aims-output" and parsing.keep_unconverged else {}
     failed = _failed(path, kind)
     structures = ase.io.iread(str(path), ":", format=kind, do_not_split_by_at_sign=True, **options)
     number = 0

@@ -11,7 +11,7 @@ import ase
 import numpy as np
 from ase.data import atomic_numbers
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.frames import Frame
 from equipot.errors import DataError
 from equipot.quantities import QUANTITIES
@@ -61,7 +61,7 @@ class Format:
     name: str  # as ``format:`` in the YAML
     what: str  # in messages
     matches: Callable[[Path], bool]
-    read: Callable[[Path, Reading], Contents]
+    read: Callable[[Path, Parsing], Contents]
 
 
 def optional_module(name: str, path: Path) -> ModuleType:

@@ -9,7 +9,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, element_number, make_atoms
 from equipot.errors import DataError
 
@@ -21,8 +21,8 @@ def _matches(path: Path) -> bool:
     return path.is_dir() and (path / "type.raw").is_file()
 
 
-def _read(path: Path, reading: Reading) -> Contents:
-    numbers = _element_numbers(path, reading)
+def _read(path: Path, parsing: Parsing) -> Contents:
+    numbers = _element_numbers(path, parsing)
     types = np.loadtxt(path / "type.raw", dtype=int, ndmin=1)
     sets = sorted(folder for folder in path.glob("set.*") if folder.is_dir())
     if not sets and not (path / "coord.raw").is_file():
@@ -42,7 +42,7 @@ def _read(path: Path, reading: Reading) -> Contents:
     return Contents(structures, sum(len(found["coord"]) for found in arrays), UNITS)
 
 
-def _element_numbers(path: Path, reading: Reading) -> np.ndarray:
+def _element_numbers(path: Path, parsing: Parsing) -> np.ndarray:
     """(T,) atomic number of each type."""
     file = path / "type_map.raw"
     if not file.is_file():
@@ -51,7 +51,7 @@ def _element_numbers(path: Path, reading: Reading) -> np.ndarray:
             "symbol a line, in the order of the types."
         )
     symbols = file.read_text().split()
-    return np.array([element_number(symbol, reading.species, f"{file}") for symbol in symbols], dtype=int)
+    return np.array([element_number(symbol, parsing.species, f"{file}") for symbol in symbols], dtype=int)
 
 
 def _load_set(folder: Path) -> dict[str, np.ndarray]:

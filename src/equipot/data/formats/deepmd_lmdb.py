@@ -7,7 +7,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, element_number, optional_module
 from equipot.data.formats.deepmd import UNITS, frame_atoms
 from equipot.errors import DataError
@@ -16,7 +16,7 @@ METADATA = b"__metadata__"
 _NAMES = {"coords": "coord", "cells": "box", "energies": "energy", "forces": "force", "virials": "virial"}
 
 
-def read(path: Path, environment: Any, reading: Reading) -> Contents:
+def read(path: Path, environment: Any, parsing: Parsing) -> Contents:
     """The frames of an open environment. Raises DataError if its metadata do not say enough."""
     with environment.begin() as transaction:
         metadata = _unpacked(path, "metadata", transaction.get(METADATA))
@@ -26,7 +26,7 @@ def read(path: Path, environment: Any, reading: Reading) -> Contents:
             f"{path}: its metadata have no {' and no '.join(missing)}; found {', '.join(metadata)}."
         )
     where = f"{path}, type_map"
-    numbers = np.array([element_number(symbol, reading.species, where) for symbol in metadata["type_map"]])
+    numbers = np.array([element_number(symbol, parsing.species, where) for symbol in metadata["type_map"]])
     return Contents(_structures(path, environment, metadata, numbers), metadata["nframes"], UNITS)
 
 

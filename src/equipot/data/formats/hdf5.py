@@ -15,7 +15,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, element_number, make_atoms, optional_module
 from equipot.errors import DataError
 
@@ -49,7 +49,7 @@ def _matches(path: Path) -> bool:
         return stream.read(len(_MAGIC)) == _MAGIC
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     h5py = optional_module("h5py", path)
     try:
         file = h5py.File(path, "r")
@@ -62,7 +62,7 @@ def _read(path: Path, reading: Reading) -> Contents:
             f"{path}: no group holds both elements ({', '.join(_NUMBERS)}) and positions "
             f"({', '.join(_POSITIONS)}); at the top are {', '.join(list(file)[:8]) or 'no entries'}."
         )
-    structures = (atoms for system in systems for atoms in _structures(path, system, reading.species))
+    structures = (atoms for system in systems for atoms in _structures(path, system, parsing.species))
     return Contents(structures, sum(system.num_frames for system in systems))
 
 

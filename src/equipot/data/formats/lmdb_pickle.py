@@ -13,7 +13,7 @@ from typing import Any
 import ase
 import numpy as np
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.data.formats.deepmd_lmdb import METADATA
 from equipot.data.formats.deepmd_lmdb import read as read_deepmd
@@ -28,14 +28,14 @@ def _matches(path: Path) -> bool:
     return (path / "data.mdb").is_file() if path.is_dir() else path.is_file() and path.suffix == ".lmdb"
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     environment = open_lmdb(path)
     with environment.begin() as transaction:
         keys = [key for key, _ in transaction.cursor()]
         length = transaction.get(b"length")
         metadata = transaction.get(METADATA, b"")
     if metadata and metadata[:1] != pickle.PROTO:  # NequIP pickles its own
-        return read_deepmd(path, environment, reading)
+        return read_deepmd(path, environment, parsing)
     if b"nextid" in keys:
         raise DataError(
             f"{path}: this is an ASE database on LMDB; set `format: ase_db`, or rename it .aselmdb."

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format
 from equipot.data.store.file import SUFFIX, Store, is_store
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     store = Store(path)
     frames = (store.frame(number) for number in range(len(store)))
     return Contents(frames, len(store), {"energy": "eV", "length": "Ang"})

@@ -17,7 +17,7 @@ from ase.io import ParseError
 from ase.io.vasp import read_vasp_xml
 from ase.io.vasp_parsers import vasp_outcar_parsers as outcar
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import LEFT_OUT, UNCONVERGED, Contents, Format
 from equipot.data.formats.text_file import UNPACKING_ERRORS, open_bytes, open_text, unpacked_name
 from equipot.errors import DataError
@@ -52,7 +52,7 @@ def _kind(file: Path) -> str:
     return "OUTCAR" if unpacked_name(file).startswith("outcar") else "vasprun.xml"
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     file = _choose(_files(path)) if path.is_dir() else path
     if _state(file) != "complete":
         logger.warning("%s: the calculation did not end (no '%s'); the steps it completed are used.",

@@ -16,7 +16,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from ase.io.extxyz import set_calc_and_arrays
 from numpy.typing import NDArray
 
-from equipot.config.data import Reading
+from equipot.config.data import Parsing
 from equipot.data.formats.base import PART_ATOMS, PART_FRAMES, Contents, Format, element_number
 from equipot.data.formats.text_file import UNPACKING_ERRORS, open_text, unpacked_name
 from equipot.data.formats.xyz_header import Header, fortran_number, read_header
@@ -51,27 +51,27 @@ class _Piece:
     """Whole frames of a file, as text."""
 
     frames: tuple[_Lines, ...]
-    reading: Reading
+    parsing: Parsing
 
     @property
     def num_frames(self) -> int:
         return len(self.frames)
 
     def parse(self) -> Iterator[ase.Atoms]:
-        return (_atoms(frame, self.reading) for frame in self.frames)
+        return (_atoms(frame, self.parsing) for frame in self.frames)
 
 
-def _read(path: Path, reading: Reading) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     total = sum(
-        piece.num_frames for piece in _pieces(path, reading)
+        piece.num_frames for piece in _pieces(path, parsing)
     )  # the whole file is looked through first
-    for piece in islice(_pieces(path, reading), 1):
+    for piece in islice(_pieces(path, parsing), 1):
         _report_extra_columns(piece.frames[0])
-    structures = chain.from_iterable(piece.parse() for piece in _pieces(path, reading))
-    return Contents(structures, total, texts=_pieces(path, reading))
+    structures = chain.from_iterable(piece.parse() for piece in _pieces(path, parsing))
+    return Contents(structures, total, texts=_pieces(path, parsing))
 
 
-def _pieces(path: Path, reading: Reading) -> Iterator[_Piece]:
+def _pieces(path: Path, parsing: Parsing) -> Iterator[_Piece]:
     """The frames, some at a time.
 
     Raises:
@@ -84,12 +84,12 @@ def _pieces(path: Path, reading: Reading) -> Iterator[_Piece]:
         atoms = 0
         for frame in _frames(path, stream):
             if len(frames) == PART_FRAMES or (frames and atoms + len(frame.lines) > PART_ATOMS):
-                yield _Piece(tuple(frames), reading)
+                yield _Piece(tuple(frames), parsing)
                 frames, atoms = [], 0
             frames.append(frame)
             atoms += len(frame.lines)
         if frames:
-            yield _Piece(tuple(frames), reading)
+            yield _Piece(tuple(frames), parsing)
 
 
 def _frames(path: Path, stream: TextIO) -> Iterator[_Lines]:
@@ -193,7 +193,7 @@ def _header(frame: _Lines) -> Header:
         raise DataError(f"{frame.at(1)}: {error}") from None
 
 
-def _atoms(frame: _Lines, reading: Reading) -> ase.Atoms:
+def _atoms(frame: _Lines, parsing: Parsing) -> ase.Atoms:
     """Parse one frame. Raises DataError with the line of what cannot be read."""
     header = _header(frame)
     rows = _rows(frame, header)
@@ -205,7 +205,7 @@ def _atoms(frame: _Lines, reading: Reading) -> ase.Atoms:
         array = _column(frame, kind, block).reshape(num_atoms, count)
         arrays[_ARRAYS.get(name, name)] = array[:, 0] if count == 1 else array
         start += count
-    numbers, positions = _numbers(frame, arrays, reading), arrays.pop("pos")
+    numbers, positions = _numbers(frame, arrays, parsing), arrays.pop("pos")
     cell, pbc = _vectors(frame, num_atoms) if len(frame.lines) > num_atoms + 2 else (header.cell, header.pbc)
     pbc = (cell is not None) if pbc is None else pbc
     atoms = ase.Atoms(numbers=numbers, positions=positions, cell=cell, pbc=pbc, info=header.info)
@@ -258,7 +258,7 @@ def _column(frame: _Lines, kind: str, block: list[list[str]]) -> NDArray:
     return array
 
 
-def _numbers(frame: _Lines, arrays: dict[str, NDArray], reading: Reading) -> NDArray[np.integer]:
+def _numbers(frame: _Lines, arrays: dict[str, NDArray], parsing: Parsing) -> NDArray[np.integer]:
     """(N,) atomic numbers, from symbols, numbers or both."""
     symbols, numbers = arrays.pop("species", None), arrays.pop("Z", None)
     if symbols is None:
@@ -266,7 +266,7 @@ def _numbers(frame: _Lines, arrays: dict[str, NDArray], reading: Reading) -> NDA
     known: dict[str, int] = {}
     for i, symbol in enumerate(symbols):
         if symbol not in known:
-            known[symbol] = element_number(symbol, reading.species, frame.at(2 + i))
+            known[symbol] = element_number(symbol, parsing.species, frame.at(2 + i))
     found = np.array([known[symbol] for symbol in symbols], dtype=int)
     if numbers is not None and (found != numbers).any():
         i = int((found != numbers).argmax())

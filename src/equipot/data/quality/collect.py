@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, Reading, UnitsConfig
+from equipot.config.data import LabelsConfig, Parsing, UnitsConfig
 from equipot.data.formats import find_format, open_contents
 from equipot.data.frames import Frame, frame_of, label_candidates
 from equipot.data.progress import track
@@ -16,7 +16,7 @@ from equipot.data.text import counted
 from equipot.errors import DataError
 from equipot.quantities import LABELS
 
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 
 
 @dataclass
@@ -36,23 +36,23 @@ def collect(
     labels: LabelsConfig,
     units: UnitsConfig,
     format_name: str | None = None,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> list[Collected]:
     """Read files; a frame that cannot be used becomes a problem, and so does a file that breaks off.
 
     Raises:
         DataError: a file does not exist or is listed twice.
     """
-    return [_collect(path, labels, units, format_name, reading) for path in expand_paths(paths, format_name)]
+    return [_collect(path, labels, units, format_name, parsing) for path in expand_paths(paths, format_name)]
 
 
 def _collect(
-    path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: str | None, reading: Reading
+    path: Path, labels: LabelsConfig, units: UnitsConfig, format_name: str | None, parsing: Parsing
 ) -> Collected:
     found = Collected(path, find_format(path, format_name).name)
     found.names = {kind: Counter() for kind in LABELS}
     try:
-        contents = open_contents(path, format_name, reading)
+        contents = open_contents(path, format_name, parsing)
         found.units = contents.units
         structures = _undamaged(found) if found.format == "store" else contents.numbered
         for index, atoms in track(structures, f"reading {path.name}", contents.total):

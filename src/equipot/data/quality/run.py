@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from equipot.config.data import FORMATS, LabelsConfig, Reading, UnitsConfig
+from equipot.config.data import FORMATS, LabelsConfig, Parsing, UnitsConfig
 from equipot.config.suggest import did_you_mean
 from equipot.data.quality.check import check_collected
 from equipot.data.quality.collect import Collected, collect
@@ -13,7 +13,7 @@ from equipot.data.readers import named_labels
 from equipot.errors import DataError
 from equipot.units import energy_factor, length_factor
 
-_DEFAULT_READING = Reading()
+_DEFAULT_PARSING = Parsing()
 
 
 def inspect_files(
@@ -22,10 +22,10 @@ def inspect_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> list[Summary]:
     """Numbers of each file; arguments and errors as ``check_files``."""
-    files, _ = _collected(paths, keys, energy_unit, length_unit, format_name, reading)
+    files, _ = _collected(paths, keys, energy_unit, length_unit, format_name, parsing)
     return [summarize(file) for file in files]
 
 
@@ -35,7 +35,7 @@ def check_files(
     energy_unit: str = "eV",
     length_unit: str = "Ang",
     format_name: str | None = None,
-    reading: Reading = _DEFAULT_READING,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
@@ -44,13 +44,13 @@ def check_files(
         keys: names of quantities in the files; ``none``: not read.
         energy_unit, length_unit: as in ``data.units``.
         format_name: one of the formats; None: by name and content.
-        reading: as ``data.species_map`` and ``data.keep_unconverged``.
+        parsing: as ``data.species_map`` and ``data.keep_unconverged``.
 
     Raises:
         DataError: a file does not exist or is listed twice, or there is no such format.
         ConfigError: there is no such unit.
     """
-    return check_collected(*_collected(paths, keys, energy_unit, length_unit, format_name, reading))
+    return check_collected(*_collected(paths, keys, energy_unit, length_unit, format_name, parsing))
 
 
 def _collected(
@@ -59,13 +59,13 @@ def _collected(
     energy: str,
     length: str,
     format_name: str | None,
-    reading: Reading,
+    parsing: Parsing,
 ) -> tuple[list[Collected], LabelsConfig]:
     if format_name is not None and format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
     labels = named_labels(keys)
-    return collect(paths, labels, unit_names(energy, length), format_name, reading), labels
+    return collect(paths, labels, unit_names(energy, length), format_name, parsing), labels
 
 
 def unit_names(energy: str, length: str) -> UnitsConfig:

@@ -207,7 +207,7 @@ def _append(
     stream: BinaryIO, index: _Index, files: Sequence[Path], source: Source, cutoff: float | None, workers: int
 ) -> None:
     """Read, encode and write the chunks that are not there yet."""
-    opened = [open_parts(file, source.format, source.reading) for file in files]
+    opened = [open_parts(file, source.format, source.parsing) for file in files]
     for file, (contents, _) in zip(files, opened, strict=True):
         check_units(file, contents.units, source.units)
     totals = [contents.total for contents, _ in opened]
