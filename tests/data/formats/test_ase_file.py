@@ -84,6 +84,26 @@ def test_espresso(tmp_path, caplog):
     assert "2 of 4 frames did not converge (1, 2; the first is 0), left out." in caplog.text
 
 
+def test_orca(tmp_path, caplog, failing):
+    text = "                                 * O   R   C   A *\n  ORCA SCF GRADIENT CALCULATION\n"
+    for energy in ("-1.10", "(Wavefunction not fully converged!)  -1.05", "-1.02"):
+        text += f"""
+Number of atoms                             ...      2
+CARTESIAN COORDINATES (ANGSTROEM)
+---------------------------------
+  H      0.000000    0.000000    0.000000
+  H      0.000000    0.000000    0.740000
+
+FINAL SINGLE POINT ENERGY {energy}
+ORCA GEOMETRY RELAXATION STEP
+"""
+    (tmp_path / "a.out").write_text(text + "THE OPTIMIZATION HAS CONVERGED\n")
+    frames = read_frames(tmp_path / "a.out", ENERGY)
+    assert [(frame.index, frame.energy / Hartree) for frame in frames] == [(0, -1.10), (2, -1.02)]
+    assert "1 of 3 frames did not converge (1; the first is 0), left out." in caplog.text
+    assert "frame 1 (the first is 0): 'energy' is nan" in failing(tmp_path / "a.out", ENERGY, parsing=KEEP)
+
+
 def test_free_energy_of_a_trajectory_is_said_and_can_be_chosen(water, write, caplog):
     caplog.set_level("INFO", logger="equipot")
     for atoms in water:

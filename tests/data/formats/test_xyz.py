@@ -49,6 +49,21 @@ def test_a_cell_counts_in_any_spelling(written, key, value):
     assert frame.energy == -7 and frame.forces.tolist() == [[0, 0, 0.1], [0, 0, -0.1]]
 
 
+@pytest.mark.parametrize(
+    "remark",
+    [
+        "from the cell: 1234 atoms",
+        "cell=none",
+        "lattice_type=fcc",
+        'reciprocal_lattice="1 0 0 0 1 0 0 0 1"',
+        "box",
+    ],
+)
+def test_remarks_are_no_cells(written, remark):
+    [frame] = read_frames(written(f"{COLUMNS} {remark}"))
+    assert not frame.pbc.any() and frame.energy == -7
+
+
 def test_three_edges_are_a_rectangular_cell(written):
     [frame] = read_frames(written(f'Lattice="3 4 5" {COLUMNS}'))
     assert frame.cell.tolist() == [[3, 0, 0], [0, 4, 0], [0, 0, 5]]
@@ -73,6 +88,8 @@ def test_a_key_that_looks_like_a_cell_is_named(written, failing, key):
         ('Lattice="3 4 5 90 90 90"', "Lattice must be 9 numbers"),
         ("Lattice=fcc", "Lattice must be 9 numbers"),
         ("# CELL(abcABC): 35.2 35.2 35.2 90.0 90.0 90.0 Step: 0", "'CELL(abcABC):' looks like a cell"),
+        ("unit cell: 3.65 3.65 3.7", "'cell:' looks like a cell"),
+        ('lattice_constants="3.6 3.6 3.7"', "'lattice_constants' looks like a cell"),
         ('stress="1 2 3 4 5 6"', "there is a 'stress', but no cell"),
         ('REF_virial="1 2 3 4 5 6 7 8 9" pbc="T T T"', "there is a 'REF_virial', but no cell"),
         ('pbc="T T T"', "pbc is T T T, but the lattice vectors"),

@@ -36,10 +36,10 @@ _ADVICE = (
 
 
 def _read(path: Path, parsing: Parsing) -> Contents:
-    return Contents(_structures(path, parsing))
+    return Contents(_structures(path))
 
 
-def _structures(path: Path, parsing: Parsing) -> Iterator[ase.Atoms]:
+def _structures(path: Path) -> Iterator[ase.Atoms]:
     known = _known(path)
     if known is not None:
         raise DataError(f"{path} is {known}, which is not read. {_ADVICE}")
@@ -48,9 +48,8 @@ def _structures(path: Path, parsing: Parsing) -> Iterator[ase.Atoms]:
         get_ioformat(kind)
     except UnknownFileTypeError as error:
         raise DataError(f"{path}: ASE does not recognise the file format ({error}). {_ADVICE}") from error
-    options = {"non_convergence_ok": True} if kind == "aims-output" and parsing.keep_unconverged else {}
     failed = _failed(path, kind)
-    structures = ase.io.iread(str(path), ":", format=kind, do_not_split_by_at_sign=True, **options)
+    structures = ase.io.iread(str(path), ":", format=kind, do_not_split_by_at_sign=True)
     number = 0
     try:
         for atoms in structures:

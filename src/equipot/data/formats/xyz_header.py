@@ -23,7 +23,10 @@ _TOKEN = re.compile(
 )
 _FORTRAN = re.compile(r"(?<=[\d.])[dD](?=[+-]?\d)")
 _FORTRAN_NUMBER = re.compile(r"""["']?[+-]?(\d+\.\d*|\.\d+)[dD][+-]?\d+["']?""")
-_WITHOUT_EQUALS = re.compile(r"\b((?:lattice|cell|box)\w*\s*(?:[({\[]\w*[)}\]])?)\s*:\s*[-+.\d]", re.I)
+_NUMBER = r"[-+.\d][-+.\de]*"
+_WITHOUT_EQUALS = re.compile(  # as in i-PI's comments
+    rf"\b((?:lattice|cell|box)\w*\s*(?:[({{\[]\w*[)}}\]])?)\s*:\s*{_NUMBER}(?:[\s,]+{_NUMBER}){{2}}", re.I
+)
 _CELLS = ("cell", "unitcell", "box", "simulationcell", "simulationbox", "boxvectors", "cellvectors", "latt",
           "lat", "cellpar", "cellparameters", "cellmatrix", "abc", "lattvec", "latvec")  # fmt: skip
 _TRUE = dict.fromkeys(("t", "true", "1", "yes", ".true."), True)
@@ -161,7 +164,13 @@ def _pbc(tokens: dict[str, str]) -> tuple[bool, ...] | None:
 
 def _looks_like_cell(key: str) -> bool:
     name = re.sub(r"[^a-z]", "", key.lower())
-    return name in _CELLS or bool(difflib.get_close_matches(name, ["lattice", "latticevectors"], 1, 0.8))
+    if "reciprocal" in name:
+        return False
+    return (
+        name in _CELLS
+        or "lattice" in name
+        or bool(difflib.get_close_matches(name, ["lattice", "latticevectors"], 1, 0.8))
+    )
 
 
 def _refuse_unused(
