@@ -236,6 +236,11 @@ class DataConfig(Section):
         "energies; `auto`: the former if every element has such a frame, else the latter; `none`: zero; or "
         "numbers in the unit of `units.energy`, as in `{H: -13.6, O: -430.0}`.",
     )
+    checks: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What `train` does about data that its [checks](data.md#before-training) find "
+        "wrong: `stop` with an error, `warn` and train all the same, or `off`: no checks.",
+    )
     cache: PathField | None = Field(
         None,
         description="Folder for [stores](data.md#stores) with the frames and their neighbor lists, made at "

@@ -134,7 +134,7 @@ def _optimizer(config: Config) -> dict[str, Any]:
 def _plain(data: DataConfig) -> dict[str, Any]:
     """The section as plain values, with the same name for the same file."""
     values = data.model_dump()
-    del values["cache"]  # where the frames are kept
+    del values["cache"], values["checks"]  # where the frames are kept, and what is said of them
     for key in ("train", "validation", "test"):
         if isinstance(values[key], tuple):
             values[key] = [_entry(entry) for entry in values[key]]

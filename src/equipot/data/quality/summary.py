@@ -7,10 +7,9 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.plausibility import implausibilities
 from equipot.data.quality.collect import Collected
-from equipot.data.quality.labels import pressure
 from equipot.data.quality.structures import nearest_pair
+from equipot.data.quality.units import implausibilities, pressure
 from equipot.quantities import LABELS
 
 _MAX_DISTANCE_FRAMES = 200
