@@ -15,7 +15,7 @@ from equipot.data.quality.check import check_sets
 from equipot.data.quality.findings import Finding
 from equipot.data.quality.units import check_reference_energies
 from equipot.data.sources import read_sources
-from equipot.data.splits import FrameId, Split, check_unchanged, draw_split, positions_of
+from equipot.data.splits import FrameId, Split, draw_split, follow_files, positions_of
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
 from equipot.errors import DataError
@@ -74,7 +74,7 @@ def load_datasets(
         given = data.validation if drawn else validation_ids
         split = draw_split(ids, given, test_ids, data.train_frames, data.seed, digest)
     else:
-        check_unchanged(split, digest)
+        split = follow_files(split, (file for file, _ in (*ids, *validation_ids, *test_ids)), digest)
 
     place = _places(ids)
     train = pool.take(positions_of(split.train, place))

@@ -49,9 +49,7 @@ def prepare(config: Config, checkpoint: Path | None = None, split: Path | None =
     resumed = source = None
     if checkpoint is not None:
         resumed = check_same_training(checkpoint, config)
-        # The same data, under the names that the split knows them by, and the same model, written out.
-        data = resumed.config.data.model_copy(update={"cache": config.data.cache})
-        config = config.model_copy(update={"data": data, "model": resumed.config.model})
+        config = config.model_copy(update={"model": resumed.config.model})  # the same, written out
     elif config.fine_tune is not None:
         source = load_training_state(config.fine_tune.model)
         config = with_architecture(config, source.config.model, str(source.path))
