@@ -267,6 +267,11 @@ class DataConfig(Section):
         description="Use steps of calculations whose electrons did not converge; they are left out, and "
         "named, otherwise. For formats that say so: see [formats](data.md#formats).",
     )
+    checks: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What `train` does about data that its [checks](data.md#before-training) find "
+        "wrong: `stop` with an error, `warn` and train all the same, or `off`: no checks.",
+    )
     cache: PathField | None = Field(
         None,
         description="Folder for [stores](data.md#stores) with the frames and their neighbor lists, made at "
