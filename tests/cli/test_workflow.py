@@ -95,6 +95,23 @@ def test_evaluate_and_check_advise_their_own_options(equipot, workspace, tmp_pat
     assert "1 of 4 frames have no energy label 'energy' (the first is frame 3" in result.err
 
 
+def test_every_command_takes_labels_of_atoms_that_are_no_symbols(equipot, workspace, tmp_path):
+    file, symbol = tmp_path / "types.xyz", ase.io.read(workspace.test, index=0).symbols[0]
+    file.write_text(workspace.test.read_text().replace(f"\n{symbol} ", "\ntype1 "))
+    commands = [("data", "inspect"), ("data", "check"), ("evaluate", workspace.run)]
+    commands += [("data", "convert", "--output", tmp_path / "a.equipot")]
+    commands += [
+        ("data", "split", "--output", tmp_path / "sets", "--train", "2", "--validation", "1", "--test", "1")
+    ]
+    for command in commands:
+        refused = equipot(*command, file)
+        text = " ".join((refused.out + refused.err).replace("│", " ").split())
+        assert refused.code == 1 and "'type1' is not a chemical element" in text
+        taken = equipot(*command, file, "--species-map", f"type1={symbol}")
+        assert "type1" not in taken.out + taken.err
+        assert taken.code == 0 or "check" in command, taken.err
+
+
 def test_evaluate_reads_labels_by_other_names(equipot, workspace, tmp_path):
     frames = ase.io.read(workspace.test, index=":")
     for frame in frames:

@@ -331,3 +331,22 @@ def test_dummy_atom():
 )
 def test_isolated_atoms(atoms, isolated):
     assert frame_from_atoms(atoms).is_isolated_atom is isolated
+
+
+@pytest.mark.parametrize(
+    ("cell", "force", "alone"),
+    [
+        ([10, 10, 10], 0.0, True),
+        ([[10, 10, 0], [10, 0, 10], [0, 10, 10]], 0.0, True),  # 11.5 Å between planes
+        ([7.9, 12, 12], 0.0, False),
+        ([3.6, 3.6, 12], 0.0, False),  # a layer
+        ([[0, 5.6, 5.6], [5.6, 0, 5.6], [5.6, 5.6, 0]], 0.0, False),  # fcc with neighbors 7.9 Å apart
+        ([10, 10, 10], 0.3, False),
+    ],
+)
+def test_one_atom_alone_in_a_box_is_isolated(cell, force, alone):
+    atoms = ase.Atoms("Cu", cell=cell, pbc=True, info={"energy": -0.2})
+    atoms.arrays["forces"] = np.full((1, 3), force)
+    frame = frame_from_atoms(atoms, LabelsConfig())
+    assert frame.is_isolated_atom == frame.is_alone_in_box == alone
+    assert not frame_from_atoms(atoms * (1, 1, 2), LabelsConfig(energy=None)).is_isolated_atom

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from equipot.data import Split, draw_split
-from equipot.data.splits import check_unchanged, positions_of
+from equipot.data.splits import follow_files, positions_of
 from equipot.errors import DataError
 
 
@@ -115,10 +115,10 @@ def test_positions(frames):
 
 def test_changed_or_missing_file(frames, tmp_path):
     split = draw_split(frames, 7)
-    check_unchanged(split)
+    follow_files(split, split.file_digests)
     (tmp_path / "a.xyz").write_text("other")
     with pytest.raises(DataError, match=r"a.xyz changed since the split was drawn"):
-        check_unchanged(split)
+        follow_files(split, split.file_digests)
     (tmp_path / "a.xyz").unlink()
     with pytest.raises(DataError, match=r"a.xyz, which no longer exists"):
-        check_unchanged(split)
+        follow_files(split, split.file_digests)

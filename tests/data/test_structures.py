@@ -81,6 +81,35 @@ def test_lengths_in_other_units(tmp_path):
     assert atoms.get_distance(0, 1) == pytest.approx(3.6 * 0.529177 / np.sqrt(2), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("said", "size"), [({"r_unit": "Angstrom"}, 1), ({"r_unit": "bohr"}, 0.529177), ({}, 1)]
+)
+def test_lengths_as_a_file_calls_them(tmp_path, said, size):
+    water = molecule("H2O")
+    labels = {"E": np.zeros(1), "F": np.zeros((1, 3, 3))}
+    np.savez(tmp_path / "a.npz", z=water.numbers, R=water.positions[None], **labels, **said)
+    expected = size * water.get_distance(0, 1)
+    assert read_structure(tmp_path / "a.npz").get_distance(0, 1) == pytest.approx(expected, rel=1e-6)
+    water.info |= {"pos_unit": said["r_unit"]} if said else {}
+    ase.io.write(tmp_path / "a.xyz", water)
+    assert read_structure(tmp_path / "a.xyz").get_distance(0, 1) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_unit_of_length_that_is_not_known(tmp_path):
+    water = molecule("H2O")
+    water.info["pos_unit"] = "ell"
+    ase.io.write(tmp_path / "a.xyz", water)
+    with pytest.raises(DataError, match="names 'ell' as its unit of length, which is not known"):
+        read_structure(tmp_path / "a.xyz")
+
+
+def test_labels_that_are_no_symbols(tmp_path):
+    (tmp_path / "a.xyz").write_text("2\n\nHW 0 0 0\nCl1 0 0 1.3\n")
+    assert read_structure(tmp_path / "a.xyz", "HW=H,Cl1=Cl").symbols.get_chemical_formula() == "HCl"
+    with pytest.raises(DataError, match=r"'HW' is not a chemical element.*--species-map HW=H"):
+        read_structure(tmp_path / "a.xyz")
+
+
 def test_momenta_and_constraints_stay(tmp_path, caplog):
     slab = fcc111("Cu", (1, 1, 4), vacuum=5.0, periodic=True)
     slab.set_momenta(np.arange(12.0).reshape(4, 3))

@@ -10,6 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from torch import nn
 
 from equipot.config import LabelsConfig, UnitsConfig
+from equipot.config.data import Parsing
 from equipot.data.readers import read_frames
 from equipot.evaluation.model import LoadedModel
 from equipot.models.potential import predict
@@ -17,6 +18,7 @@ from equipot.models.potential import predict
 R0, INNER, CUTOFF = 2.7, 3.5, 4.5  # Å; the Morse potential is switched off from INNER to CUTOFF
 MORSE = {"epsilon": 0.3, "r0": R0, "rho0": 4.0, "rcut1": INNER / R0, "rcut2": CUTOFF / R0}
 EV = UnitsConfig()
+AS_IT_IS = Parsing()
 
 
 class Morse(nn.Module):
@@ -89,10 +91,10 @@ def frames(data_file):
 def morse_model(tmp_path):
     """A loaded model that is the Morse potential; ``fault`` multiplies its energies and forces.
 
-    ``units``: of the data it was trained on.
+    ``units``, ``parsing``: of the data it was trained on.
     """
 
-    def make(fault: float = 1.0, species=("Cu", "Ag"), units=EV) -> LoadedModel:
+    def make(fault: float = 1.0, species=("Cu", "Ag"), units=EV, parsing=AS_IT_IS) -> LoadedModel:
         module = Morse(fault)
         return LoadedModel(
             path=tmp_path / "morse.pt",
@@ -102,6 +104,7 @@ def morse_model(tmp_path):
             labels=LabelsConfig(),
             units=units,
             predict=lambda graph: predict(module, graph),
+            parsing=parsing,
         )
 
     return make

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from equipot.config import UnitsConfig
+from equipot.config.data import Parsing
 from equipot.errors import DataError
 from equipot.evaluation import run
 from equipot.evaluation.metrics import error_groups, error_rows
@@ -196,6 +197,19 @@ def test_evaluate_reads_data_in_the_units_of_the_model(monkeypatch, morse_model,
     written = ase.io.read(tmp_path / "p.xyz", 0)
     np.testing.assert_allclose(written.positions, crystals[0].positions, atol=1e-7)
     assert written.info["reference_energy"] == pytest.approx(crystals[0].get_potential_energy(), abs=1e-6)
+
+
+def test_evaluate_takes_labels_of_atoms_for_what_they_were_in_the_training(
+    monkeypatch, morse_model, data_file, tmp_path
+):
+    (tmp_path / "types.xyz").write_text(data_file.read_text().replace("\nCu ", "\nCuA "))
+    parsing = Parsing({"CuA": "Cu"})
+    monkeypatch.setattr(run, "load_model", lambda path, *_: morse_model(parsing=parsing))
+    found = run.evaluate("m", [tmp_path / "types.xyz"]).comparison
+    expected = run.evaluate("m", [data_file]).comparison
+    np.testing.assert_array_equal(found.energy, expected.energy)
+    with pytest.raises(DataError, match="'CuA' is not a chemical element"):
+        run.evaluate("m", [tmp_path / "types.xyz"], species_map="Other=Cu")
 
 
 def test_evaluate_without_a_label_counts_none(monkeypatch, data_file, morse_model):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import Reading, data_app, option, with_options, with_reading
+from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -278,6 +278,10 @@ def md(
     ],
     model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")],
     settings: MDSettings,
+    species_map: Annotated[
+        str | None,
+        typer.Option(metavar=SPECIES, help="Elements of labels in the file, as data.species_map."),
+    ] = None,
     supercell: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
     skin: Annotated[float, typer.Option(help="Å the neighbor list reaches beyond the cutoff.")] = 0.5,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Trajectory, log and plot go there.")] = Path(
@@ -302,7 +306,7 @@ def md(
     from equipot.ops.operators import keep_memory
 
     keep_memory()
-    where = {"supercell": supercell, "device": device, "skin": skin}
+    where = {"species_map": species_map, "supercell": supercell, "device": device, "skin": skin}
     result = run_md(structure, model, output, settings, **where, overwrite=overwrite, resume=resume)
     Console().print(summary_table(result.summary))
     for name in ("trajectory.extxyz", "log.csv", "restart.npz", "plot.png", "summary.json"):

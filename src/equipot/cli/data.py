@@ -14,6 +14,7 @@ data_app = typer.Typer(
 )
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
+SPECIES = "LABEL=SYMBOL,..."
 Reading = dict[str, Any]  # made by ``with_reading``
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -43,7 +44,7 @@ def option(name: str, kind: Any, default: Any, *words: str, **described: Any) ->
 
 
 def with_reading(as_in_training: bool = False) -> Callable:
-    """Give a command options on how files are read: names, units, what NaN means, the format.
+    """Give a command options on how files are read: names, units, what NaN means, the format, species.
 
     Its parameter ``reading`` gets what ``named_reading`` takes. Names and units have defaults unless what is
     not given is ``as_in_training``.
@@ -58,8 +59,12 @@ def with_reading(as_in_training: bool = False) -> Callable:
     texts["missing"] = f"What NaN means, error or nan, as in data.missing{end}."
     texts["format"] = "Format of the files; else found out."
 
-    def reading(missing: str | None, format: str | None, **chosen: str | None) -> Reading:
-        found = {"missing": missing, "format_name": format, "keys": {}, "units": {}}
+    species = f"Elements of labels in the files, as data.species_map{end}."
+    keep = f"Use steps whose electrons did not converge, as data.keep_unconverged{end}."
+
+    def reading(format: str | None, **chosen: Any) -> Reading:
+        found = {name: chosen.pop(name) for name in ("missing", "species_map", "keep_unconverged")}
+        found |= {"format_name": format, "keys": {}, "units": {}}
         for name, value in chosen.items():
             of, _, kind = name.rpartition("_")
             if value is not None:
@@ -67,6 +72,8 @@ def with_reading(as_in_training: bool = False) -> Callable:
         return found
 
     options = [option(name, str | None, own.get(name), help=text) for name, text in texts.items()]
+    options.append(option("species_map", str | None, None, metavar=SPECIES, help=species))
+    options.append(option("keep_unconverged", bool, False, "--keep-unconverged", help=keep))
     return with_options("reading", options, reading)
 
 

@@ -131,6 +131,12 @@ class SourceUnits(_Partial, UnitsConfig):
     """Units in these files; what is left out is as in `data.units`."""
 
 
+SpeciesMap = Annotated[
+    dict[Annotated[str, Field(min_length=1)], Element],
+    Field(json_schema_extra={"words": "mapping from label to chemical symbol"}),
+]
+
+
 class SourceConfig(_Partial):
     """An entry written as a mapping: files with names, units or a weight of their own."""
 
@@ -154,6 +160,20 @@ class SourceConfig(_Partial):
     level: LevelName | None = Field(
         None, description="Level of theory of these reference values; null: as in `data.level`."
     )
+    species_map: SpeciesMap | None = Field(
+        None, description="Elements of labels in these files; null: as in `data.species_map`."
+    )
+    keep_unconverged: bool | None = Field(
+        None, description="Use steps that did not converge; null: as in `data.keep_unconverged`."
+    )
+
+
+@dataclass(frozen=True)
+class Parsing:
+    """What formats take from the configuration."""
+
+    species: Mapping[str, str] = field(default_factory=dict)  # chemical symbols of other labels
+    keep_unconverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +187,7 @@ class Source:
     format: str | None = None
     level: str | None = None
     missing: Missing = "error"
+    parsing: Parsing = field(default_factory=Parsing)
 
 
 def _entries(value: Any) -> Any:
@@ -236,6 +257,21 @@ class DataConfig(Section):
         "energies; `auto`: the former if every element has such a frame, else the latter; `none`: zero; or "
         "numbers in the unit of `units.energy`, as in `{H: -13.6, O: -430.0}`.",
     )
+    species_map: SpeciesMap = Field(
+        {},
+        description="Elements of what the files call otherwise, as in `{HW: H, OW: O, Cu1: Cu}`. Chemical "
+        "symbols, `D` and `T` (hydrogen) need none.",
+    )
+    keep_unconverged: bool = Field(
+        False,
+        description="Use steps of calculations whose electrons did not converge; they are left out, and "
+        "named, otherwise. For formats that say so: see [formats](data.md#formats).",
+    )
+    checks: Literal["stop", "warn", "off"] = Field(
+        "stop",
+        description="What `train` does about data that its [checks](data.md#before-training) find "
+        "wrong: `stop` with an error, `warn` and train all the same, or `off`: no checks.",
+    )
     cache: PathField | None = Field(
         None,
         description="Folder for [stores](data.md#stores) with the frames and their neighbor lists, made at "
@@ -257,9 +293,15 @@ class DataConfig(Section):
         sources = []
         for plain, group in itertools.groupby(entries, lambda entry: isinstance(entry, Path)):
             members = tuple(group)
-            shared = Source(members, self.labels, self.units, level=self.level, missing=self.missing)
+            own = {"level": self.level, "missing": self.missing, "parsing": self.parsing}
+            shared = Source(members, self.labels, self.units, **own)
             sources += [shared] if plain else map(self._source, members)
         return tuple(sources)
+
+    @property
+    def parsing(self) -> Parsing:
+        """What formats take from here where an entry says nothing else."""
+        return Parsing(self.species_map, self.keep_unconverged)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -272,7 +314,12 @@ class DataConfig(Section):
         units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
         level = entry.level if entry.level is not None else self.level
         missing = entry.missing or self.missing
-        return Source(entry.path, labels, units, entry.weight, entry.format, level, missing)
+        given = entry.species_map is not None, entry.keep_unconverged is not None
+        parsing = Parsing(
+            entry.species_map if given[0] else self.species_map,
+            entry.keep_unconverged if given[1] else self.keep_unconverged,
+        )
+        return Source(entry.path, labels, units, entry.weight, entry.format, level, missing, parsing)
 
     @model_validator(mode="after")
     def _levels_agree(self):

@@ -4,10 +4,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from equipot.config.data import LabelsConfig, Source, UnitsConfig
+from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
 from equipot.data.found_labels import check_labels, report_weights
 from equipot.data.pool import Pool, StorePart
@@ -18,6 +18,9 @@ from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 
 logger = logging.getLogger("equipot")
+
+
+_DEFAULT_PARSING = Parsing()
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def convert(
     workers: int | None = None,
     missing: str = "error",
     format_name: str | None = None,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
@@ -52,7 +56,7 @@ def convert(
     files = expand_paths(paths, format_name)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
-    source = Source(tuple(files), labels, units, format=format_name, missing=missing)
+    source = Source(tuple(files), labels, units, format=format_name, missing=missing, parsing=parsing)
     key = _key(files, source, cutoff, file_digest)
 
     def is_complete() -> bool:
@@ -117,5 +121,6 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "units": source.units.model_dump(),
         "missing": source.missing,
         "cutoff": cutoff,
+        "parsing": asdict(source.parsing),
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -23,6 +23,9 @@ MIN_DISTANCE = 0.1
 # A stress and a virial that differ by less than this share of the largest element say the same.
 _AGREEMENT = 0.01
 _WEIGHTS = (LabelsConfig().weight, *(key.weight for key in KEYS.values()))
+# Å between the planes of a lattice: no crystal of one atom per cell has its atoms so far apart.
+_ALONE = 8.0
+_NO_FORCE = 0.05  # eV/Å
 NO_LABELS = LabelsConfig(**dict.fromkeys(LabelsConfig.model_fields))
 
 
@@ -63,9 +66,19 @@ class Frame(Named):
 
     @property
     def is_isolated_atom(self) -> bool:
-        """One atom that is marked ``config_type=IsolatedAtom`` or has no periodic direction."""
+        """One atom: marked ``config_type=IsolatedAtom``, without a periodic direction, or alone in a box."""
         marked = (self.config_type or "").lower().replace("_", "") == "isolatedatom"
-        return self.num_atoms == 1 and (marked or not self.pbc.any())
+        return self.num_atoms == 1 and (marked or not self.pbc.any() or self.is_alone_in_box)
+
+    @property
+    def is_alone_in_box(self) -> bool:
+        """One atom 8 Å or more from the planes of its periodic images, with no force to speak of."""
+        if self.num_atoms > 1 or not self.pbc.any():
+            return False
+        cell = np.where(self.pbc[:, None], self.cell, 0.0)
+        heights = 1 / np.maximum(np.linalg.norm(np.linalg.pinv(cell), axis=0), 1e-9)  # between lattice planes
+        still = self.forces is None or bool((np.abs(self.forces) < _NO_FORCE).all())
+        return bool(heights[self.pbc].min() >= _ALONE) and still
 
 
 def frame_of(structure: ase.Atoms | Frame, source: Source, file: str, index: int) -> Frame:

@@ -5,15 +5,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
+from ase.data import chemical_symbols
 
 from equipot.config.data import DataConfig
 from equipot.data.dataset import GraphDataset, LazyDataset
 from equipot.data.digests import RememberedDigests, file_digest
-from equipot.data.plausibility import warn_if_implausible, warn_if_unrelated
 from equipot.data.pool import Pool, StorePart
+from equipot.data.quality.check import check_sets
+from equipot.data.quality.findings import Finding
+from equipot.data.quality.units import check_reference_energies
 from equipot.data.sources import read_sources
-from equipot.data.splits import FrameId, Split, check_unchanged, draw_split, positions_of
+from equipot.data.splits import FrameId, Split, draw_split, follow_files, positions_of
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
 from equipot.errors import DataError
@@ -35,7 +37,9 @@ class Datasets:
     split: Split
 
 
-def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -> Datasets:
+def load_datasets(
+    data: DataConfig, cutoff: float, split: Split | None = None, trained: Sequence[str] | None = None
+) -> Datasets:
     """Read, check, split and prepare everything that ``data`` names.
 
     Isolated atoms in the training files serve as reference energies and are not trained on.
@@ -43,10 +47,11 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     Args:
         data: the section ``data`` of a configuration.
         cutoff: Å.
-        split: use this split, saved by an earlier run, instead of drawing one.
+        split: use this split, saved by an earlier run, instead of drawing one; its data were checked then.
+        trained: the labels that count in the loss, for the checks of the data; None: no checks.
 
     Raises:
-        DataError: what the reading, the splitting, the graphs or the statistics found wrong.
+        DataError: what the reading, the checks, the splitting, the graphs or the statistics found wrong.
     """
     cache = None if data.cache is None else RememberedDigests(data.cache)
     digest = file_digest if cache is None else cache
@@ -64,27 +69,28 @@ def load_datasets(data: DataConfig, cutoff: float, split: Split | None = None) -
     test = read("test")
     ids = pool.ids()
     validation_ids, test_ids = ids if drawn else validation.ids(), test.ids()
+    checked = split is None and trained is not None and data.checks != "off"
     if split is None:
         given = data.validation if drawn else validation_ids
         split = draw_split(ids, given, test_ids, data.train_frames, data.seed, digest)
     else:
-        check_unchanged(split, digest)
+        split = follow_files(split, (file for file, _ in (*ids, *validation_ids, *test_ids)), digest)
 
     place = _places(ids)
     train = pool.take(positions_of(split.train, place))
     held_out = validation.take(positions_of(split.validation, place if drawn else _places(validation_ids)))
     test = test.take(positions_of(split.test, _places(test_ids)))
-    for name, chosen in (("training", train), ("validation", held_out), ("test", test)):
-        if name != "validation" or not drawn:
-            warn_if_implausible(chosen, name)
     _report_isolated(isolated)
-    _report_shared(train, held_out, "validation")
-    _report_shared(train, test, "test")
+    if checked:
+        others = {"test": test} | ({} if drawn else {"validation": held_out})
+        sets = {"training": train, "validation": held_out, "test": test}
+        _report(check_sets(pool, others, sets, trained), data.checks)
     species = list(data.species) if data.species else train.columns.symbols
     levels = list(data.levels)
     train_set = _dataset(train, species, cutoff, levels)
     statistics = compute_statistics(train_set, list(isolated), _mode(data))
-    warn_if_unrelated(statistics.energy_residual_rms)
+    if checked:
+        _report(check_reference_energies(statistics.energy_residual_rms), data.checks)
     return Datasets(
         train=train_set,
         validation=_dataset(held_out, species, cutoff, levels),
@@ -143,6 +149,12 @@ def _mode(data: DataConfig) -> str | dict[str, float]:
 
 
 def _report_isolated(isolated: Pool) -> None:
+    for frame in [frame for frame in isolated if frame.is_alone_in_box][:10]:
+        energy = "without an energy" if frame.energy is None else f"{frame.energy:.6g} eV"
+        logger.info(
+            "%s is one atom (%s, %s) alone in a box and is taken as an isolated atom.",
+            frame.where, chemical_symbols[frame.atomic_numbers[0]], energy,
+        )  # fmt: skip
     if len(isolated):
         names = ", ".join(isolated.columns.symbols)
         what = counted(len(isolated), "isolated atom")
@@ -150,10 +162,20 @@ def _report_isolated(isolated: Pool) -> None:
         logger.info("%s (%s) in the training files %s not trained on.", what, names, verb)
 
 
-def _report_shared(train: Pool, other: Pool, name: str) -> None:
-    shared = np.isin(other.columns.fingerprint, train.columns.fingerprint)
-    if shared.any():
-        logger.warning(
-            "%d of %d %s frames are also in the training set (first: %s); the %s error will look too good.",
-            shared.sum(), len(other), name, other[int(shared.argmax())].where, name,
-        )  # fmt: skip
+def _report(findings: Sequence[Finding], checks: str) -> None:
+    """One line for each finding; errors stop the training unless ``checks`` is ``warn``.
+
+    Raises:
+        DataError: with all errors.
+    """
+    errors = [finding for finding in findings if finding.severity == "error"]
+    for finding in findings:
+        if checks == "warn" or finding not in errors:
+            logger.warning("Data check, %s", finding)
+    if errors and checks == "stop":
+        raise DataError(
+            f"The data would spoil the training ({counted(len(errors), 'error')}):\n  "
+            + "\n  ".join(map(str, errors))
+            + "\nMend the files or what section data says of them (`equipot data check FILE` shows more), or "
+            "set data.checks: warn to train all the same."
+        )

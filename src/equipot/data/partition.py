@@ -11,7 +11,7 @@ from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
-from equipot.config.data import LabelsConfig, Source, UnitsConfig
+from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import file_digest
 from equipot.data.formats.base import add_value
 from equipot.data.found_labels import check_labels
@@ -30,6 +30,8 @@ logger = logging.getLogger("equipot")
 
 SETS = ("train", "validation", "test")
 
+_DEFAULT_PARSING = Parsing()
+
 
 def split_files(
     paths: Sequence[str | Path],
@@ -41,6 +43,7 @@ def split_files(
     by_group: bool = False,
     missing: str = "error",
     format_name: str | None = None,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> Split:
     """Write ``train.xyz``, ``validation.xyz`` and ``test.xyz`` in eV and Å, and ``split.json``.
 
@@ -64,9 +67,8 @@ def split_files(
     present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
     if present:
         raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
-    source = Source(
-        tuple(expand_paths(paths, format_name)), labels, units, format=format_name, missing=missing
-    )
+    files = tuple(expand_paths(paths, format_name))
+    source = Source(files, labels, units, format=format_name, missing=missing, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)
     isolated = pool.columns.isolated

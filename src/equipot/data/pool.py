@@ -51,15 +51,21 @@ class MemoryPart:
 class StorePart:
     """Frames of a store, as ``source`` says: without labels that are not to be read, weighted.
 
-    ``names``: (file, frames) of the files the store was made from, under whose names the frames then go;
-    otherwise they go under the name of the store.
+    ``names``: the files the store was made from, under whose names and numbers the frames then go, with runs
+    (first, how many) of these numbers; otherwise they go under the name of the store.
     """
 
-    def __init__(self, store: Store, source: Source, names: Sequence[tuple[str, int]] | None = None):
+    def __init__(
+        self,
+        store: Store,
+        source: Source,
+        names: Sequence[tuple[str, Sequence[tuple[int, int]]]] | None = None,
+    ):
         self.store, self.source = store, source
-        names = [(str(store.path), len(store))] if names is None else names
+        names = [(str(store.path), [(0, len(store))])] if names is None else names
         self.files = [file for file, _ in names]
-        self._starts = np.concatenate([[0], np.cumsum([count for _, count in names])])
+        self._runs = [(file, first) for file, runs in names for first, _ in runs]
+        self._starts = np.cumsum([0, *(count for _, runs in names for _, count in runs)])
         columns = store.columns()
         own = columns.weight
         if source.labels.weight is None:
@@ -75,8 +81,8 @@ class StorePart:
 
     def ids(self, numbers: NDArray) -> list[FrameId]:
         which = np.searchsorted(self._starts, numbers, side="right") - 1
-        indices = (numbers - self._starts[which]).tolist()
-        return [(self.files[file], index) for file, index in zip(which.tolist(), indices, strict=True)]
+        places = zip(which.tolist(), (numbers - self._starts[which]).tolist(), strict=True)
+        return [(self._runs[run][0], self._runs[run][1] + offset) for run, offset in places]
 
     def config_types(self, numbers: NDArray) -> list[str | None]:
         groups = [*self.store.groups, None]  # -1 is the last one

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from equipot.config.data import FORMATS, DataConfig, LabelsConfig, Source, UnitsConfig
+from ase.data import atomic_numbers
+
+from equipot.config.data import FORMATS, DataConfig, LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.config.suggest import did_you_mean
 from equipot.data.formats import find_format, open_contents
 from equipot.data.found_labels import check_labels, report_weights
@@ -21,7 +23,7 @@ from equipot.quantities import KEYS, LABELS, QUANTITIES, UNIT_POWERS, USUAL
 from equipot.units import unit_factor
 
 _DEFAULT = Source(())
-_DEFAULT_LABELS, _DEFAULT_UNITS = _DEFAULT.labels, _DEFAULT.units
+_DEFAULT_LABELS, _DEFAULT_UNITS, _DEFAULT_PARSING = _DEFAULT.labels, _DEFAULT.units, _DEFAULT.parsing
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -54,14 +56,16 @@ def named_reading(
     units: Mapping[str, str],
     missing: str | None,
     format_name: str | None = None,
+    species_map: str | None = None,
+    keep_unconverged: bool = False,
     others: Any = _DEFAULT,
 ) -> dict[str, Any]:
-    """Arguments of functions that read files: ``labels``, ``units``, ``missing``, ``format_name``.
+    """Arguments of what reads files: ``labels``, ``units``, ``missing``, ``format_name``, ``parsing``.
 
-    What is not given is as in ``others``, which has ``labels``, ``units`` and ``missing``.
+    What is not given is as in ``others``, which has all of these but the format.
 
     Raises:
-        DataError: there is no such format, or no such meaning of NaN.
+        DataError: there is no such format or meaning of NaN, or as ``named_parsing``.
         ConfigError: there is no such unit.
     """
     if format_name is not None and format_name not in FORMATS:
@@ -71,7 +75,24 @@ def named_reading(
     if missing not in ("error", "nan"):
         raise DataError(f"--missing is '{missing}'; expected error or nan.")
     labels, measured = named_labels(keys, others.labels), named_units(units, others.units)
-    return {"labels": labels, "units": measured, "missing": missing, "format_name": format_name}
+    parsing = named_parsing(species_map, keep_unconverged, others.parsing)
+    own = {"missing": missing, "format_name": format_name, "parsing": parsing}
+    return {"labels": labels, "units": measured, **own}
+
+
+def named_parsing(species: str | None, keep_unconverged: bool, others: Parsing = _DEFAULT_PARSING) -> Parsing:
+    """From words: ``HW=H,OW=O``; what is not given is as in ``others``.
+
+    Raises:
+        DataError: not pairs of a label and a chemical symbol.
+    """
+    pairs = [pair.split("=") for pair in species.split(",")] if species else []
+    for pair in pairs:
+        if len(pair) != 2 or not pair[0] or pair[1] not in atomic_numbers:
+            raise DataError(
+                f"--species-map must be as HW=H,OW=O: labels and chemical symbols; found '{'='.join(pair)}'."
+            )
+    return Parsing(dict(pairs) or others.species, keep_unconverged or others.keep_unconverged)
 
 
 def read_frames(
@@ -84,6 +105,7 @@ def read_frames(
     advice: str = YAML_ADVICE,
     missing: str = "error",
     format_name: str | None = None,
+    parsing: Parsing = _DEFAULT_PARSING,
 ) -> list[Frame]:
     """Read, check and convert every frame of one or more files.
 
@@ -100,13 +122,15 @@ def read_frames(
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
         missing: what NaN means (``data.missing``).
         format_name: one of the formats; None: by name and content.
+        parsing: as ``data.species_map`` and ``data.keep_unconverged``.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;
             a file that names other units than ``units``.
     """
     files = [paths] if isinstance(paths, str | Path) else paths
-    source = Source(tuple(Path(file) for file in files), labels, units, format=format_name, missing=missing)
+    files = tuple(Path(file) for file in files)
+    source = Source(files, labels, units, format=format_name, missing=missing, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required, need_any, advice)
     return list(pool)
@@ -122,8 +146,7 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
     for source in sources:
         for path in expand_paths(source.path, source.format):
             if str(path) == file:
-                structures = enumerate(open_contents(path, source.format).structures)
-                for number, atoms in structures:
+                for number, atoms in open_contents(path, source.format, source.parsing).numbered:
                     if number == index:
                         return frame_of(atoms, Source((path,), NO_LABELS, source.units), file, index)
                 raise DataError(f"{file} has no frame {index} (the first is 0).")
@@ -139,7 +162,7 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
     parts: list[Part] = []
     candidates: dict[str, set[str]] = {key: set() for key in KEYS}
     for path in expand_paths(source.path, source.format):
-        contents = open_contents(path, source.format)
+        contents = open_contents(path, source.format, source.parsing)
         check_units(path, contents.units, source.labels, source.units, path.name)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
@@ -147,7 +170,7 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
                 candidates[kind] |= {kind} if parts[-1].columns.known(kind).any() else set()
             continue
         frames = []
-        for index, atoms in enumerate(track(contents.structures, f"reading {path.name}", contents.total)):
+        for index, atoms in track(contents.numbered, f"reading {path.name}", contents.total):
             for key, names in label_candidates(atoms).items():
                 candidates[key] |= names
             frames.append(frame_of(atoms, source, str(path), index))

@@ -125,22 +125,50 @@ def positions_of(ids: Iterable[FrameId], place: Mapping[FrameId, int]) -> NDArra
     return np.array(found, dtype=np.int64)
 
 
-def check_unchanged(split: Split, digest: Callable[[str], str] | None = None) -> None:
-    """Check that the files of a saved split still hold what they held when it was drawn.
+def follow_files(split: Split, files: Iterable[str], digest: Callable[[str], str] | None = None) -> Split:
+    """A saved split under the names that its files have now, after checking that they hold what they held.
 
-    ``digest`` of a file: as in ``draw_split``.
+    A file is found by its name; one that has moved, by its content.
+
+    Args:
+        split: as saved.
+        files: that are read now.
+        digest: of a file, as in ``draw_split``.
 
     Raises:
         DataError: a file changed or is missing.
     """
+    digest = digest or file_digest
+    now = dict.fromkeys(files)
+    moved = [file for file in now if file not in split.file_digests]
+    names = {}
     for file, before in split.file_digests.items():
-        if not Path(file).exists():
-            raise DataError(f"The split was drawn from {file}, which no longer exists.")
-        if (digest or file_digest)(file) != before:
+        if file in now and Path(file).exists():
+            if digest(file) != before:
+                raise DataError(
+                    f"{file} changed since the split was drawn, so its frame numbers may name other "
+                    "structures. "
+                    "Restore the file, or start a new run."
+                )
+            names[file] = file
+            continue
+        alike = [new for new in moved if digest(new) == before]
+        if not alike:
+            gone = "" if Path(file).exists() else ", which no longer exists"
             raise DataError(
-                f"{file} changed since the split was drawn, so its frame numbers may name other structures. "
-                "Restore the file, or start a new run."
+                f"The split was drawn from {file}{gone}; none of the files that section data names "
+                "now has its "
+                f"content: {', '.join(moved) or 'all are those of before'}. Restore the file, or "
+                "start a new run."
             )
+        # Of copies that are equal to the last bit, the one of the same name.
+        names[file] = min(alike, key=lambda new: Path(new).name != Path(file).name)
+        moved.remove(names[file])
+    sets = {
+        name: tuple((names[file], index) for file, index in getattr(split, name))
+        for name in ("train", "validation", "test")
+    }
+    return Split(seed=split.seed, file_digests={names[f]: d for f, d in split.file_digests.items()}, **sets)
 
 
 def _number_to_draw(validation: int | float, available: int) -> int:

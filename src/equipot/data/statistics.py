@@ -20,6 +20,8 @@ from equipot.quantities import QUANTITIES
 
 logger = logging.getLogger("equipot")
 
+_SIZE_OF_BOX = 0.01  # eV: what the size of a box may change in the energy of the atom in it
+
 MODES = ("auto", "isolated_atoms", "least_squares", "none")
 
 
@@ -258,17 +260,23 @@ def _given(species: Sequence[str], energies: Mapping[str, float]) -> NDArray:
 
 def _isolated_energies(frames: Sequence[Frame]) -> dict[str, float]:
     found: dict[str, tuple[float, Frame]] = {}
-    for frame in frames:
+    # Of those that are alone in a box the largest box counts, and only where none is marked.
+    for frame in sorted(frames, key=_is_in_box):
         if frame.energy is None:
             continue
         symbol = chemical_symbols[frame.atomic_numbers[0]]
-        if symbol in found and abs(found[symbol][0] - frame.energy) > 1e-4:
+        tolerance = _SIZE_OF_BOX if frame.is_alone_in_box else 1e-4
+        if symbol in found and abs(found[symbol][0] - frame.energy) > tolerance:
             raise DataError(
                 f"Two isolated {symbol} atoms have different energies: {found[symbol][0]} eV "
                 f"({found[symbol][1].where}) and {frame.energy} eV ({frame.where}). Keep one of them."
             )
         found.setdefault(symbol, (frame.energy, frame))
     return {symbol: energy for symbol, (energy, _) in found.items()}
+
+
+def _is_in_box(frame: Frame) -> tuple[bool, float]:
+    return frame.is_alone_in_box, -abs(np.linalg.det(frame.cell))
 
 
 def _no_isolated_atom(missing: Sequence[str]) -> str:

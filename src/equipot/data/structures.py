@@ -3,20 +3,20 @@
 import logging
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian, FixConstraint, FixScaled
 
-from equipot.data.formats import find_format, open_contents
+from equipot.data.formats import Numbered, find_format, open_contents
 from equipot.data.frames import Frame, frame_from_atoms
-from equipot.data.readers import expand_paths
+from equipot.data.readers import expand_paths, named_parsing
+from equipot.data.stated_units import units_in_header
 from equipot.data.store.file import Store
 from equipot.errors import ConfigError, DataError
-from equipot.units import length_factor
+from equipot.quantities import UNIT_POWERS
+from equipot.units import known_unit, length_factor
 
 logger = logging.getLogger("equipot")
 
@@ -24,10 +24,11 @@ _FRAME = re.compile(r"(.+)@([^@/]*)")
 _UNCLEAR = ("velocities", "velocity", "velo", "vel", "v")  # columns whose unit no convention fixes
 
 
-def read_structure(name: str | Path) -> Atoms:
+def read_structure(name: str | Path, species_map: str | None = None) -> Atoms:
     """The last frame of a file or folder in any format of a training, or ``FILE@N``'s, from 0; @-1 the last.
 
-    Positions in Å. Momenta and constraints are those that the file has.
+    Positions in Å. Momenta and constraints are those that the file has. ``species_map`` is as in
+    ``named_parsing``; steps whose electrons did not converge are structures all the same.
 
     Raises:
         DataError: no such file or frame, more than one frame asked for, or an unusable one.
@@ -46,8 +47,8 @@ def read_structure(name: str | Path) -> Atoms:
     if len(found) > 1:
         raise DataError(f"{name}: {len(found)} files match, but one structure is needed. Name one file.")
     path = found[0]
-    contents = open_contents(path)
-    atoms = _pick(path, contents.structures, number)
+    contents = open_contents(path, parsing=named_parsing(species_map, keep_unconverged=True))
+    atoms = _pick(path, contents.numbered, number)
     if atoms is None:
         raise DataError(f"{name}: {path} has no such frame. FILE@0 is the first, FILE@-1 the last.")
     if isinstance(atoms, Frame):
@@ -61,7 +62,13 @@ def read_structure(name: str | Path) -> Atoms:
             "%s: the column '%s' is not used, as its unit is not known; ASE writes velocities as 'momenta'.",
             path, unclear[0],
         )  # fmt: skip
-    factor = length_factor(contents.units.get("length", "Ang"))
+    stated = (contents.units | units_in_header(atoms.info)).get("length") or "Ang"
+    unit = known_unit(stated, UNIT_POWERS["length"])
+    if unit is None:
+        raise DataError(
+            f"{name} names '{stated}' as its unit of length, which is not known. Correct it there."
+        )
+    factor = length_factor(unit)
     if factor != 1.0:
         atoms.set_cell(atoms.cell * factor)
         atoms.positions *= factor
@@ -85,14 +92,14 @@ def _joined(constraints: list[FixConstraint]) -> list[FixConstraint]:
     return others
 
 
-def _pick(path: Path, structures: Iterator[Atoms | Frame], number: int) -> Atoms | Frame | None:
+def _pick(path: Path, structures: Numbered, number: int) -> Atoms | Frame | None:
     if find_format(path).name == "store":
         store = Store(path)
         return store.frame(number % len(store)) if -len(store) <= number < len(store) else None
     if number >= 0:
-        return next(islice(structures, number, None), None)
+        return next((structure for found, structure in structures if found == number), None)
     last = deque(structures, maxlen=-number)
-    return last[0] if len(last) == -number else None
+    return last[0][1] if len(last) == -number else None
 
 
 def repeated(atoms: Atoms, supercell: tuple[int, int, int]) -> Atoms:

@@ -1,8 +1,22 @@
 """Wording of messages."""
 
+import re
+
 # What ``check_labels`` says where a label is missing: to who trains, and to who runs a command on files.
 YAML_ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
 KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
+_KEY = re.compile(r"data\.(unit|label)s\.(\w+)(?:: (-?[\w/^]+))?")
+
+
+def naming_options(advice: str) -> str:
+    """With the option of a command after each key of ``data`` in it, unless it names options already."""
+
+    def both(match: re.Match) -> str:
+        section, key, value = match.groups()
+        option = f"--{key}-{'unit' if section == 'unit' else 'key'}"
+        return f"{match[0]} ({option}{f' {value}' if value else ''})"
+
+    return advice if "--" in advice else _KEY.sub(both, advice)
 
 
 def counted(number: float, noun: str) -> str:

@@ -1,7 +1,7 @@
 """One interface to what can be evaluated: a training checkpoint, a run directory, a deployed file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from equipot.config import LabelsConfig, UnitsConfig
+from equipot.config.data import Parsing
 from equipot.deploy.checkpoint import find_checkpoint, is_deployed, load_checkpoint
 from equipot.deploy.load import load_deployed
 from equipot.devices import resolve_device
@@ -29,6 +30,7 @@ class LoadedModel:
     units: UnitsConfig
     predict: Callable[[AtomicGraph], Prediction]
     missing: str = "error"  # what NaN means, as in ``data.missing``
+    parsing: Parsing = field(default_factory=Parsing)  # as ``data.species_map`` and so on
 
 
 def load_model(path: str | Path, device: str = "auto", level: str | None = None) -> LoadedModel:
@@ -51,8 +53,8 @@ def _load_checkpoint(path: Path, device: torch.device, level: str | None) -> Loa
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
     data, run = checkpoint.config.data, partial(predict, potential)
-    species = list(potential.species)
-    return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, data.missing)
+    species, how = list(potential.species), (data.missing, data.parsing)
+    return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, *how)
 
 
 def _load_deployed(path: Path, device: torch.device, level: str | None) -> LoadedModel:

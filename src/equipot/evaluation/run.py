@@ -52,6 +52,8 @@ def evaluate(
     units: dict[str, str] | None = None,
     missing: str | None = None,
     format_name: str | None = None,
+    species_map: str | None = None,
+    keep_unconverged: bool = False,
     max_edges: int | None = None,
     device: str = "auto",
     level: str | None = None,
@@ -69,6 +71,7 @@ def evaluate(
         label_names: names of quantities in the files; ``none``: do not read that one.
         units, missing: as in ``data.units`` and ``data.missing``.
         format_name: one of the formats; None: by name and content.
+        species_map, keep_unconverged: as ``named_parsing`` takes them.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -83,7 +86,8 @@ def evaluate(
     _check_targets(output, predictions)
     members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
-    reading = named_reading(label_names or {}, units or {}, missing, format_name, loaded)
+    how = missing, format_name, species_map, keep_unconverged
+    reading = named_reading(label_names or {}, units or {}, *how, others=loaded)
     frames = read_frames(list(data), **reading, required=(), need_any=predictions is None, advice=KEY_ADVICE)
     comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)

@@ -89,6 +89,7 @@ def run_md(
     output: str | Path,
     settings: MDSettings | None = None,
     *,
+    species_map: str | None = None,
     supercell: tuple[int, int, int] = (1, 1, 1),
     device: str = "auto",
     skin: float = 0.5,
@@ -106,6 +107,7 @@ def run_md(
         model: a deployed file.
         output: a folder, new or empty; receives trajectory.extxyz, log.csv, restart.npz, plot.png and
             summary.json.
+        species_map: elements of labels in the file, as ``HW=H,OW=O``.
         supercell: repetitions along the three lattice vectors.
         overwrite: replace the files of an earlier run in ``output``.
         resume: go on with the run in ``output``, with all else as before but for a larger number of steps,
@@ -123,7 +125,7 @@ def run_md(
     restart = _check_output(output, overwrite, resume)
     if not (math.isfinite(skin) and skin >= 0):
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
-    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure)
+    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure, species_map)
     if settings.velocities is None and atoms.get_momenta().any() and math.prod(supercell) > 1:
         raise ConfigError(
             f"supercell {supercell}: the structure has velocities, with which all copies would move alike. "

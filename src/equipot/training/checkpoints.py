@@ -132,9 +132,9 @@ def _optimizer(config: Config) -> dict[str, Any]:
 
 
 def _plain(data: DataConfig) -> dict[str, Any]:
-    """The section as plain values, with the same name for the same file."""
+    """The section as plain values, without the folders of files: their content is compared with the split."""
     values = data.model_dump()
-    del values["cache"]  # where the frames are kept
+    del values["cache"], values["checks"]  # where the frames are kept, and what is said of them
     for key in ("train", "validation", "test"):
         if isinstance(values[key], tuple):
             values[key] = [_entry(entry) for entry in values[key]]
@@ -143,12 +143,15 @@ def _plain(data: DataConfig) -> dict[str, Any]:
 
 def _entry(entry: Any) -> Any:
     if isinstance(entry, dict):
-        return {**entry, "path": [str(path.resolve()) for path in entry["path"]]}
-    return str(entry.resolve())
+        return {**entry, "path": [path.name for path in entry["path"]]}
+    return entry.name
 
 
 def _fine_tune(config: Config) -> dict[str, Any]:
-    return {} if config.fine_tune is None else config.fine_tune.model_dump(mode="json")
+    if config.fine_tune is None:
+        return {}
+    values = config.fine_tune.model_dump(mode="json")
+    return {**values, "model": "/".join(Path(values["model"]).parts[-3:])}  # RUN/checkpoints/best.ckpt
 
 
 def _differences(before: Any, now: Any, place: str) -> list[str]:

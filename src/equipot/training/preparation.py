@@ -1,9 +1,11 @@
 """What comes before the first step: device, data and potential."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config, RunConfig
 from equipot.data.dataset import GraphDataset
@@ -41,17 +43,19 @@ def prepare(config: Config, checkpoint: Path | None = None, split: Path | None =
         ConfigError: the section ``fine_tune``, or an architecture that is not that of its model.
         DataError, DeviceError, ModelFileError: what cannot be read or is not there.
     """
+    if rank_zero_only.rank:
+        logging.getLogger("equipot").setLevel(logging.ERROR)  # every process reads the same data
     device = _set_up_device(config.run)
     resumed = source = None
     if checkpoint is not None:
         resumed = check_same_training(checkpoint, config)
-        # The same data, under the names that the split knows them by, and the same model, written out.
-        data = resumed.config.data.model_copy(update={"cache": config.data.cache})
-        config = config.model_copy(update={"data": data, "model": resumed.config.model})
+        config = config.model_copy(update={"model": resumed.config.model})  # the same, written out
     elif config.fine_tune is not None:
         source = load_training_state(config.fine_tune.model)
         config = with_architecture(config, source.config.model, str(source.path))
-    datasets = load_datasets(config.data, config.model.cutoff, None if resumed is None else Split.load(split))
+    drawn = None if resumed is None else Split.load(split)
+    trained = [name for name in LABELS if config.training.loss.trains(name)]
+    datasets = load_datasets(config.data, config.model.cutoff, drawn, trained)
     check_labels(datasets, config)
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)

@@ -115,7 +115,7 @@ def test_one_cell_for_three_frames_is_not_taken_for_three_vectors(store):
             "group /a: elements of shape (2,) and positions of shape (2, 3,",
         ),
         ({"pos": arrays(2, 3, 2), "z": [1, 1, 1]}, "positions of shape (2, 3, 2) do not fit"),
-        ({"pos": arrays(1, 1, 3), "species": np.array([b"Qq"])}, "'Qq' is neither an element nor"),
+        ({"pos": arrays(1, 1, 3), "species": np.array([b"Qq"])}, "'Qq' is not a chemical element"),
         ({"pos": arrays(2, 1, 3), "z": [1], "energy": arrays(2), "forces": arrays(2, 2, 3)}, "shape (1, 3)"),
         ({"pos": arrays(2, 1, 3), "z": [1], "energies": arrays(2)}, "Did you mean 'energies'?"),
     ],

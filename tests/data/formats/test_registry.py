@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from equipot.config.data import FORMATS as NAMES
-from equipot.config.data import DataConfig, LabelsConfig, Source, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data import load_datasets, read_frame, read_sources
 from equipot.data.formats import _FOUND, FORMATS, base, find_format, open_contents
+from equipot.data.readers import named_parsing
 from equipot.errors import DataError
 
 
@@ -33,6 +34,10 @@ def test_configuration_offers_the_formats_there_are():
         ("data", b"\x89HDF\r\n\x1a\n", "hdf5"),
         ("a.npz", b"x", "npz"),
         ("OUTCAR.3", b"x", "vasp"),
+        ("OUTCAR.bz2", b"x", "vasp"),
+        ("run/vasprun.xml.xz", b"x", "vasp"),
+        ("A.XYZ.GZ", b"x", "xyz"),
+        ("a.xyz.xz", b"x", "xyz"),
         ("vasprun_2.xml", b"x", "vasp"),
         ("dp/type.raw", b"0", "deepmd"),
         ("run/OUTCAR", b"x", "vasp"),
@@ -143,3 +148,23 @@ def test_units_that_the_file_names_must_be_the_ones_given(tmp_path):
         read_sources([Source((tmp_path / "a.npz",))])
     frames = read_sources([Source((tmp_path / "a.npz",), units=UnitsConfig(energy="kcal/mol"))])
     assert frames[1].energy == pytest.approx(2 * 0.043364104, rel=1e-7)  # 8 digits of the constant
+
+
+def test_labels_of_atoms_and_convergence_by_entry(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\nenergy=-1\nHW 0 0 0\n")
+    entries = [{"path": "a", "species_map": {"A": "Au"}}, {"path": "b", "keep_unconverged": False}, "c"]
+    data = data_config(entries, species_map={"HW": "H"}, keep_unconverged=True)
+    assert [source.parsing for source in data.sources("train")] == [
+        Parsing({"A": "Au"}, True), Parsing({"HW": "H"}, False), Parsing({"HW": "H"}, True)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="'Hh' is not a chemical symbol"):
+        data_config("a.xyz", species_map={"HW": "Hh"})
+    data = data_config(str(tmp_path / "a.xyz"), species_map={"HW": "H"})
+    assert read_frame(data, str(tmp_path / "a.xyz"), 0).atomic_numbers.tolist() == [1]
+
+
+@pytest.mark.parametrize("text", ["HW", "HW=Hh", "=H", "HW=H,"])
+def test_species_map_as_words(text):
+    assert named_parsing("HW=H,OW=O", True) == Parsing({"HW": "H", "OW": "O"}, True)
+    with pytest.raises(DataError, match="--species-map must be as HW=H,OW=O"):
+        named_parsing(text, False)

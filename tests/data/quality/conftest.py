@@ -1,5 +1,8 @@
 """A small set of copper by effective medium theory, whose energies, forces and stresses belong together."""
 
+import sys
+from pathlib import Path
+
 import ase
 import ase.io
 import numpy as np
@@ -9,6 +12,8 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from equipot.data.quality import check_files, inspect_files
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the module planted
 
 KEYS = {"energy": "energy", "forces": "forces", "stress": "stress"}
 

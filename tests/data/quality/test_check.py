@@ -91,12 +91,14 @@ def test_energies_and_forces_in_different_units(copper, check):
         atoms.info["energy"] *= 23.0605
     severity, message, _ = check(copper)["forces and energies"]
     assert severity == "error" and "Energies change by 2" in message and "kcal/mol and eV" in message
+    assert "data.units.energy: kcal/mol (--energy-unit kcal/mol)" in message
+    assert "data.units.forces: eV/Ang (--forces-unit eV/Ang)" in message
 
 
 def test_length_unit(copper, check):
     for atoms in copper:
         atoms.set_cell(atoms.cell / 0.529177, scale_atoms=True)
-    assert "Check data.units.length" in check(copper)["units"][1]
+    assert "Check data.units.length (--length-unit)." in check(copper)["units"][1]
 
 
 def test_energy_outliers(copper, check):

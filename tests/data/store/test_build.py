@@ -251,5 +251,5 @@ def test_store_says_what_it_is(source, tmp_path):
     make(source, tmp_path / "a.equipot")
     header = read_header(tmp_path / "a.equipot")
     assert (header["cutoff"], header["num_frames"]) == (CUTOFF, 200)
-    assert header["files"] == [[str(source), 200]] and header["names"]["energy"] == ["my_energy"]
+    assert header["files"] == [[str(source), [[0, 200]]]] and header["names"]["energy"] == ["my_energy"]
     assert len(Store(tmp_path / "a.equipot")) == 200

@@ -10,6 +10,7 @@ from pathlib import Path
 import ase
 import ase.db
 
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, add_value, optional_module
 from equipot.data.formats.lmdb_file import open_lmdb
 
@@ -30,7 +31,7 @@ def _is_ase_json(path: Path) -> bool:
         return b'"ctime"' in stream.read(4096)
 
 
-def _read(path: Path) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     database = _connect(path)
     return Contents(_structures(database), database.count(), _units(database.metadata))
 

@@ -1,7 +1,7 @@
 """What every file format provides, and what the readers share."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -9,13 +9,20 @@ from typing import Any, Protocol
 
 import ase
 import numpy as np
+from ase.data import atomic_numbers
 
+from equipot.config.data import Parsing
 from equipot.data.frames import Frame
 from equipot.errors import DataError
 from equipot.quantities import QUANTITIES
 
 # A part of a file that is parsed and stored at once has at most this many frames, and atoms (but one frame).
 PART_FRAMES, PART_ATOMS = 1000, 20_000
+
+
+# In the info of a structure that is not to be used as it is: why, as a sentence about "frames" goes on.
+LEFT_OUT = "equipot:left_out"
+UNCONVERGED = "did not converge"
 
 
 class Text(Protocol):
@@ -32,7 +39,8 @@ class Contents:
 
     A structure carries its labels and whatever else the file says about it in ``info`` (per structure), in
     ``arrays`` (per atom) or in a calculator, under the names the file uses; formats whose layout fixes the
-    meaning of a value use the names of ``equipot.quantities``.
+    meaning of a value use the names of ``equipot.quantities``. ``LEFT_OUT`` in ``info`` says why one is not
+    to be used.
     """
 
     structures: Iterator[ase.Atoms | Frame]  # frames: where a format holds what equipot itself has checked
@@ -55,7 +63,7 @@ class Format:
     name: str  # as ``format:`` in the YAML
     what: str  # in messages
     matches: Callable[[Path], bool]
-    read: Callable[[Path], Contents]
+    read: Callable[[Path, Parsing], Contents]
 
 
 def optional_module(name: str, path: Path) -> ModuleType:
@@ -71,6 +79,24 @@ def optional_module(name: str, path: Path) -> ModuleType:
             f"{path}: reading it needs the Python package {name}, which is not installed ({error}). "
             "Run: pip install 'equipot[formats]'"
         ) from error
+
+
+def element_number(label: str, species: Mapping[str, str], where: str) -> int:
+    """The atomic number of what a file calls an atom: a symbol, a number, D or T, or as ``species`` says.
+
+    Raises:
+        DataError: none of these; the message begins with ``where``.
+    """
+    symbol = species.get(label, {"D": "H", "T": "H"}.get(label, label))
+    number = int(symbol) if symbol.isdecimal() else atomic_numbers.get(symbol.capitalize(), 0)
+    if 0 < number < len(atomic_numbers):
+        return number
+    likely = next((s for s in (symbol[:2].capitalize(), symbol[:1]) if s in atomic_numbers), "H")
+    raise DataError(
+        f"{where}: '{label}' is not a chemical element. Say which one it is: `species_map: "
+        f"{{{label}: {likely}}}` in `data` or in the entry of the YAML, --species-map {label}={likely} on "
+        "the command line."
+    )
 
 
 def make_atoms(numbers, positions, cell=None, pbc=None, values: dict[str, Any] | None = None) -> ase.Atoms:

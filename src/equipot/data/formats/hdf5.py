@@ -7,16 +7,16 @@ mace_prepare_data (a group for each structure, its labels in a group ``propertie
 a gradient is offered as its negative, which are forces: ``-dft_total_gradient``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ase
 import numpy as np
-from ase.data import atomic_numbers as number_of
 
-from equipot.data.formats.base import Contents, Format, make_atoms, optional_module
+from equipot.config.data import Parsing
+from equipot.data.formats.base import Contents, Format, element_number, make_atoms, optional_module
 from equipot.errors import DataError
 from equipot.quantities import KEYS
 
@@ -50,7 +50,7 @@ def _matches(path: Path) -> bool:
         return stream.read(len(_MAGIC)) == _MAGIC
 
 
-def _read(path: Path) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     h5py = optional_module("h5py", path)
     try:
         file = h5py.File(path, "r")
@@ -63,7 +63,7 @@ def _read(path: Path) -> Contents:
             f"{path}: no group holds both elements ({', '.join(_NUMBERS)}) and positions "
             f"({', '.join(_POSITIONS)}); at the top are {', '.join(list(file)[:8]) or 'no entries'}."
         )
-    structures = (atoms for system in systems for atoms in _structures(path, system))
+    structures = (atoms for system in systems for atoms in _structures(path, system, parsing.species))
     return Contents(structures, sum(system.num_frames for system in systems))
 
 
@@ -104,7 +104,7 @@ def _system(path: Path, name: str, numbers, positions, others: dict) -> _System:
     return _System(name, numbers, positions, others, single=len(shape) == 2)
 
 
-def _structures(path: Path, system: _System) -> Iterator[ase.Atoms]:
+def _structures(path: Path, system: _System, species: Mapping[str, str]) -> Iterator[ase.Atoms]:
     frames = system.num_frames
     for start in range(0, frames, _BLOCK):
         stop = min(start + _BLOCK, frames)
@@ -120,7 +120,8 @@ def _structures(path: Path, system: _System) -> Iterator[ase.Atoms]:
             for name, data in system.others.items()
         }
         for i in range(stop - start):
-            yield _atoms(path, system.name, numbers[i], positions[i], {n: v[i] for n, v in values.items()})
+            own = {name: value[i] for name, value in values.items()}
+            yield _atoms(_numbers(path, system.name, numbers[i], species), positions[i], own)
 
 
 def _is_common(name: str, dataset) -> bool:
@@ -128,7 +129,7 @@ def _is_common(name: str, dataset) -> bool:
     return (name, dataset.shape) in (("cell", (3, 3)), ("pbc", (3,)))
 
 
-def _atoms(path: Path, group: str, numbers, positions, values: dict[str, Any]) -> ase.Atoms:
+def _atoms(numbers: np.ndarray, positions, values: dict[str, Any]) -> ase.Atoms:
     values = {name: value for name, value in ((n, _plain(v)) for n, v in values.items()) if value is not None}
     values = {
         f"-{name}" if "gradient" in name.lower() else name: -value if "gradient" in name.lower() else value
@@ -137,7 +138,7 @@ def _atoms(path: Path, group: str, numbers, positions, values: dict[str, Any]) -
     if "weight" in values:  # mace_prepare_data's name for it
         values.setdefault("config_weight", values.pop("weight"))
     cell, pbc = values.pop("cell", None), values.pop("pbc", None)
-    return make_atoms(_numbers(path, group, numbers), positions, cell, pbc, values)
+    return make_atoms(numbers, positions, cell, pbc, values)
 
 
 def _plain(value: Any) -> Any:
@@ -146,15 +147,12 @@ def _plain(value: Any) -> Any:
     return None if isinstance(text, str) and text == "None" else text
 
 
-def _numbers(path: Path, group: str, values) -> np.ndarray:
+def _numbers(path: Path, group: str, values, species: Mapping[str, str]) -> np.ndarray:
     values = np.asarray(values)
     if values.dtype.kind in "iu":
         return values
     symbols = [v.decode() if isinstance(v, bytes) else str(v) for v in values]
-    unknown = [symbol for symbol in symbols if symbol not in number_of]
-    if unknown:
-        raise DataError(f"{path}, group {group}: '{unknown[0]}' is neither an element nor an atomic number.")
-    return np.array([number_of[symbol] for symbol in symbols])
+    return np.array([element_number(symbol, species, f"{path}, group {group}") for symbol in symbols])
 
 
 FORMAT = Format("hdf5", "HDF5", _matches, _read)

@@ -1,9 +1,11 @@
 """LMDB with pickled torch_geometric Data, as of OC20, read without running what a pickle may contain.
 
 ``y`` (or ``energy``) is the energy, ``force`` (or ``forces``) the forces; other attributes keep their names.
-Structures are periodic in all directions if they have a cell and do not say otherwise.
+Structures are periodic in all directions if they have a cell and do not say otherwise. DeePMD-kit's LMDB
+has no pickles and is passed on to ``deepmd_lmdb.py``.
 """
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import ase
 import numpy as np
 
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, make_atoms
+from equipot.data.formats.deepmd_lmdb import METADATA
+from equipot.data.formats.deepmd_lmdb import read as read_deepmd
 from equipot.data.formats.lmdb_file import open_lmdb
 from equipot.data.formats.safe_pickle import PlainObject, RefusedPickleError, load
 from equipot.errors import DataError
@@ -23,11 +28,14 @@ def _matches(path: Path) -> bool:
     return (path / "data.mdb").is_file() if path.is_dir() else path.is_file() and path.suffix == ".lmdb"
 
 
-def _read(path: Path) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     environment = open_lmdb(path)
     with environment.begin() as transaction:
         keys = [key for key, _ in transaction.cursor()]
         length = transaction.get(b"length")
+        metadata = transaction.get(METADATA, b"")
+    if metadata and metadata[:1] != pickle.PROTO:  # NequIP pickles its own
+        return read_deepmd(path, environment, parsing)
     if b"nextid" in keys:
         raise DataError(
             f"{path}: this is an ASE database on LMDB; set `format: ase_db`, or rename it .aselmdb."

@@ -11,6 +11,7 @@ from pathlib import Path
 import ase
 import numpy as np
 
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, make_atoms
 from equipot.errors import DataError
 
@@ -29,7 +30,7 @@ def _matches(path: Path) -> bool:
     return path.is_file() and path.suffix == ".npz"
 
 
-def _read(path: Path) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     arrays = _load(path)
     names = {role: next((n for n in known if n in arrays), None) for role, known in _ROLES.items()}
     for role in ("numbers", "positions"):

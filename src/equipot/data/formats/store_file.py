@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format
 from equipot.data.store.file import SUFFIX, Store, is_store
 from equipot.quantities import QUANTITIES
 
 
-def _read(path: Path) -> Contents:
+def _read(path: Path, parsing: Parsing) -> Contents:
     store = Store(path)
     frames = (store.frame(number) for number in range(len(store)))
     return Contents(frames, len(store), {"length": "Ang", **{q.name: q.unit for q in QUANTITIES.values()}})

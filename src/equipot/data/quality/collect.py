@@ -46,12 +46,12 @@ def _collect(path: Path, source: Source) -> Collected:
     found = Collected(path, find_format(path, source.format).name)
     found.names = {key: Counter() for key in KEYS}
     try:
-        contents = open_contents(path, source.format)
+        contents = open_contents(path, source.format, source.parsing)
         try:
             check_units(path, contents.units, source.labels, source.units, path.name)
         except DataError as error:
             found.problems.append(Finding("error", "units", str(error)))
-        structures = _undamaged(found) if found.format == "store" else enumerate(contents.structures)
+        structures = _undamaged(found) if found.format == "store" else contents.numbered
         for index, atoms in track(structures, f"reading {path.name}", contents.total):
             for key, names in label_candidates(atoms).items():
                 found.names[key].update(names)

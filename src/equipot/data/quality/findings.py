@@ -16,6 +16,11 @@ class Finding:
     check: str
     message: str
     frames: tuple[tuple[str, int], ...] = ()  # file, number of the frame from 0
+    labels: tuple[str, ...] = ()  # that a training must use for this to matter; none: it always does
+
+    def __str__(self) -> str:
+        where = ", ".join(str(index) for _, index in self.frames[:6]) + ", ..." * (len(self.frames) > 6)
+        return f"{self.check}: {self.message}" + (f" (frames {where})" if where else "")
 
     def to_dict(self) -> dict:
         """Plain types only."""
@@ -44,3 +49,9 @@ class Findings:
 def frame_ids(frames: Sequence[Frame]) -> tuple[tuple[str, int], ...]:
     """As a finding names frames."""
     return tuple((frame.file, frame.index) for frame in frames)
+
+
+def numbers(frames: Sequence[Frame], most: int = 6) -> str:
+    """The numbers of some frames, in words."""
+    shown = ", ".join(str(frame.index) for frame in frames[:most])
+    return shown if len(frames) <= most else f"{shown}, ..."

@@ -27,6 +27,7 @@ class StrainedPair:
     volume: float  # Å³, the mean
     energy: float  # eV, of the second minus of the first
     internal: float  # eV, work of the forces on what the atoms move beyond the strain
+    internal_change: float  # eV, between both ends: how far from linear the forces on that way may be
     strain: NDArray[np.float64]  # (2, 6) ε at both ends, shear doubled: stress · strain is an energy density
     stress: NDArray[np.float64]  # (2, 6) eV/Å³ at both ends
     volumes: NDArray[np.float64]  # (2,) Å³
@@ -102,12 +103,15 @@ def _strained(a: Frame, b: Frame, size: float) -> StrainedPair | None:
     scaled -= scaled.mean(axis=0)
     if np.abs(scaled @ (0.5 * (a.cell + b.cell))).max() > _STRAINED_DISPLACEMENT:
         return None
-    strain, internal = [], 0.0
+    strain, internal = [], []
     for frame in (a, b):
         gradient = np.linalg.solve(frame.cell, b.cell - a.cell)
         strain.append(stress_to_voigt(gradient) * [1, 1, 1, 2, 2, 2])  # the symmetric half
-        internal -= 0.5 * float(np.sum(frame.forces * (scaled @ frame.cell)))
+        internal.append(-float(np.sum(frame.forces * (scaled @ frame.cell))))
     volumes = np.array([abs(np.linalg.det(frame.cell)) for frame in (a, b)])
     stress = np.array([stress_to_voigt(frame.stress) for frame in (a, b)])
     energy = b.energy - a.energy
-    return StrainedPair((a, b), size, volumes.mean(), energy, internal, np.array(strain), stress, volumes)
+    return StrainedPair(
+        (a, b), size, volumes.mean(), energy, float(np.mean(internal)), abs(internal[1] - internal[0]),
+        np.array(strain), stress, volumes,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from equipot.config.data import LabelsConfig, Source
 from equipot.data.quality.check import check_collected
@@ -11,47 +12,34 @@ from equipot.data.quality.summary import Summary, summarize
 from equipot.data.readers import named_reading
 
 
-def inspect_files(
-    paths: Sequence[str | Path],
-    keys: Mapping[str, str],
-    units: Mapping[str, str] | None = None,
-    missing: str = "error",
-    format_name: str | None = None,
-) -> list[Summary]:
+def inspect_files(paths: Sequence[str | Path], keys: Mapping[str, str], **reading: Any) -> list[Summary]:
     """Numbers of each file; arguments and errors as ``check_files``."""
-    files, _ = _collected(paths, keys, units, missing, format_name)
+    files, _ = _collected(paths, keys, **reading)
     return [summarize(file) for file in files]
 
 
-def check_files(
-    paths: Sequence[str | Path],
-    keys: Mapping[str, str],
-    units: Mapping[str, str] | None = None,
-    missing: str = "error",
-    format_name: str | None = None,
-) -> Findings:
+def check_files(paths: Sequence[str | Path], keys: Mapping[str, str], **reading: Any) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
     Args:
         paths: files, patterns, folders of a format.
         keys: names of quantities in the files, as ``named_labels`` takes them.
-        units, missing: as in ``data.units`` and ``data.missing``.
-        format_name: one of the formats; None: by name and content.
+        reading: how they are read, as ``named_reading`` takes it.
 
     Raises:
-        DataError: a file does not exist or is listed twice, or there is no such format.
+        DataError: a file does not exist or is listed twice, or ``named_reading`` refuses what it is told.
         ConfigError: there is no such unit.
     """
-    return check_collected(*_collected(paths, keys, units, missing, format_name))
+    return check_collected(*_collected(paths, keys, **reading))
 
 
 def _collected(
     paths: Sequence[str | Path],
     keys: Mapping[str, str],
-    units: Mapping[str, str] | None,
-    missing: str,
-    format_name: str | None,
+    units: Mapping[str, str] | None = None,
+    missing: str | None = None,
+    **others: Any,
 ) -> tuple[list[Collected], LabelsConfig]:
-    reading = named_reading(keys, units or {}, missing, format_name)
+    reading = named_reading(keys, units or {}, missing, **others)
     source = Source((), format=reading.pop("format_name"), **reading)
     return collect(paths, source), source.labels

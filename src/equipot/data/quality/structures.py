@@ -1,4 +1,4 @@
-"""Checks of the structures: repeated ones, atoms too close or alone, labels copied from another structure."""
+"""Checks of the structures: atoms too close or alone, labels copied from another structure."""
 
 import hashlib
 from collections import defaultdict
@@ -10,44 +10,13 @@ from ase.data import chemical_symbols, covalent_radii
 from equipot.data.edges import edge_vectors
 from equipot.data.frames import MIN_DISTANCE, Frame
 from equipot.data.neighbors import neighbor_list
-from equipot.data.quality.findings import Finding, frame_ids
+from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.text import counted
 from equipot.quantities import QUANTITIES
 
 # Shares of the sum of covalent radii. Hot liquids and molecules stay above 0.75, solids at 100 GPa above
 # 0.65.
 _CLOSE, _ALONE = 0.6, 3.0
-_SAME_ENERGY = 1e-3  # eV/atom; two calculations of one structure agree better
-
-
-def check_duplicates(frames: Sequence[Frame]) -> list[Finding]:
-    """Structures that occur more than once, with equal or with different energies."""
-    repeated, contradicting = [], []
-    for group in _groups(frames, _structure_key):
-        energies = [f.energy / f.num_atoms for f in group if f.energy is not None]
-        different = energies and max(energies) - min(energies) > _SAME_ENERGY
-        (contradicting if different else repeated).append(group)
-    findings = []
-    if contradicting:
-        worst = max(contradicting, key=_energy_range)
-        findings.append(
-            Finding(
-                "error", "contradiction",
-                f"{counted(len(contradicting), 'structure')} with different energies in different frames, by "
-                f"up to {1e3 * _energy_range(worst):.3g} meV/atom ({_names(worst)}).",
-                frame_ids([frame for group in contradicting for frame in group]),
-            )
-        )  # fmt: skip
-    if repeated:
-        extra = sum(len(group) - 1 for group in repeated)
-        findings.append(
-            Finding(
-                "warning", "duplicates",
-                f"{counted(extra, 'frame')} repeat an earlier structure (first: {_names(repeated[0])}).",
-                frame_ids([frame for group in repeated for frame in group]),
-            )
-        )  # fmt: skip
-    return findings
 
 
 def check_copied_labels(frames: Sequence[Frame]) -> list[Finding]:
@@ -60,15 +29,15 @@ def check_copied_labels(frames: Sequence[Frame]) -> list[Finding]:
             # Zeros by symmetry, and a few equal digits of small cells, are no sign of copying.
             return None if value is None or np.abs(value).max() < 1e-3 else value.round(9).tobytes()
 
-        groups = [g for g in _groups(frames, key) if len({_structure_key(frame) for frame in g}) > 1]
+        groups = [g for g in _groups(frames, key) if len({structure_key(frame) for frame in g}) > 1]
         groups = [g for g in groups if len({f.num_atoms for f in g}) == 1 and not _energies_equal(g)]
         if groups:
             findings.append(
                 Finding(
                     "error", "copied labels",
                     f"{counted(len(groups), 'group')} of frames with different structures and energies have "
-                    f"exactly the same {kind} (first: {_names(groups[0])}).",
-                    frame_ids([frame for group in groups for frame in group]),
+                    f"exactly the same {kind} (first: frames {numbers(groups[0])}).",
+                    frame_ids([frame for group in groups for frame in group]), (kind,),
                 )
             )  # fmt: skip
     return findings
@@ -128,7 +97,7 @@ def nearest_pair(frame: Frame) -> tuple[np.ndarray, float, tuple[int, int]]:
     return nearest, float(length[closest]), (int(center[closest]), int(neighbor[closest]))
 
 
-def _structure_key(frame: Frame) -> bytes:
+def structure_key(frame: Frame) -> bytes:
     """Equal for equal elements, positions and cells to 1e-6 Å, less than the strains of elastic constants."""
     rounded = [np.round(array, 6) + 0.0 for array in (frame.positions, frame.cell)]  # + 0.0: no negative zero
     parts = [frame.atomic_numbers, *rounded, frame.pbc]
@@ -145,18 +114,6 @@ def _groups(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[l
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _energy_range(group: Sequence[Frame]) -> float:
-    energies = [frame.energy / frame.num_atoms for frame in group if frame.energy is not None]
-    return max(energies) - min(energies)
-
-
 def _energies_equal(group: Sequence[Frame]) -> bool:
     energies = [frame.energy for frame in group if frame.energy is not None]
     return len(energies) < 2 or max(energies) - min(energies) < 1e-6 * group[0].num_atoms
-
-
-def _names(group: Sequence[Frame]) -> str:
-    files = {frame.file for frame in group}
-    if len(files) == 1:
-        return "frames " + ", ".join(str(frame.index) for frame in group[:4])
-    return ", ".join(f"{frame.file} frame {frame.index}" for frame in group[:2])

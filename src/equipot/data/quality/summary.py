@@ -7,10 +7,10 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.plausibility import implausibilities
 from equipot.data.quality.collect import Collected
-from equipot.data.quality.labels import pressure
 from equipot.data.quality.structures import nearest_pair
+from equipot.data.quality.units import implausibilities, pressure
+from equipot.data.text import naming_options
 from equipot.quantities import LABELS
 
 _MAX_DISTANCE_FRAMES = 200
@@ -61,7 +61,7 @@ def summarize(file: Collected) -> Summary:
         names={kind: dict(found.most_common()) for kind, found in file.names.items()},
         labelled={kind: sum(kind in f.values for f in frames) for kind in LABELS},
         values=_values(file),
-        suspicions=implausibilities(frames) if frames else [],
+        suspicions=[naming_options(words) for words in implausibilities(frames)],
         problems=[problem.message for problem in file.problems],
     )
 

@@ -144,7 +144,7 @@ class _Index:
 
     def __init__(self, chunks: Iterable[tuple[int, Chunk]]):
         self.chunks: list[tuple[NDArray, list[int], NDArray, NDArray]] = []
-        self.files: dict[str, int] = {}  # frames of each
+        self.files: dict[str, list[list[int]]] = {}  # runs of the numbers of the frames of each
         self.groups: dict[str, int] = {}
         self.names: dict[str, set[str]] = {key: set() for key in KEYS}
         self.num_frames = 0
@@ -160,7 +160,12 @@ class _Index:
         own = np.array(chunk.composition), np.array(chunk.label_weights)
         self.chunks.append((rows, chunk.elements, *own))
         self.num_frames += len(rows)
-        self.files[chunk.file] = self.files.get(chunk.file, 0) + len(rows)
+        runs = self.files.setdefault(chunk.file, [])
+        for run in chunk.numbers:
+            if runs and sum(runs[-1]) == run[0]:
+                runs[-1][1] += run[1]
+            else:
+                runs.append(list(run))
         for kind, names in chunk.names.items():
             self.names[kind] |= set(names)
 
@@ -204,7 +209,7 @@ def _append(
     stream: BinaryIO, index: _Index, files: Sequence[Path], source: Source, cutoff: float | None, workers: int
 ) -> None:
     """Read, encode and write the chunks that are not there yet."""
-    opened = [open_parts(file, source.format) for file in files]
+    opened = [open_parts(file, source.format, source.parsing) for file in files]
     for file, (contents, _) in zip(files, opened, strict=True):
         check_units(file, contents.units, source.labels, source.units, file.name)
     totals = [contents.total for contents, _ in opened]
@@ -227,7 +232,7 @@ def _encode(task: _Task) -> bytes:
     names: dict[str, set[str]] = {key: set() for key in KEYS}
     frames = []
     file = str(task.part.path)
-    for number, structure in enumerate(task.part.structures(), start=task.part.first):
+    for number, structure in task.part.structures():
         for key, found in label_candidates(structure).items():
             names[key] |= found
         frames.append(frame_of(structure, task.source, file, number))

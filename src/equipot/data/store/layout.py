@@ -56,6 +56,7 @@ class Chunk:
     label_weights: NDArray[np.float64]  # (F, Q)
     groups: list[str]
     names: dict[str, list[str]]  # of what could be labels in the source, by kind
+    numbers: list[list[int]]  # runs [first, how many] of the frames' numbers in their file
     records: bytes | memoryview
 
 
@@ -81,11 +82,22 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
     rows["energy"] = np.nan_to_num(columns.energy)
     rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
-    meta |= {"groups": groups, "names": names}
+    meta |= {"groups": groups, "names": names, "numbers": _runs([frame.index for frame in frames])}
     text = json.dumps(meta).encode()
     index = [rows, columns.composition.astype("<i4"), columns.label_weights.astype("<f8")]
     body = b"".join([text, *(array.tobytes() for array in index), *records])
     return _preamble(body, len(text)) + body
+
+
+def _runs(numbers: Sequence[int]) -> list[list[int]]:
+    """Ascending numbers as [first, how many] of those that follow one another."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and sum(runs[-1]) == number:
+            runs[-1][1] += 1
+        else:
+            runs.append([number, 1])
+    return runs
 
 
 def _preamble(body: bytes, text: int) -> bytes:
@@ -115,7 +127,8 @@ def decode(content: bytes) -> Chunk | None:
     weights = np.frombuffer(body, "<f8", frames * len(LABELS), start).reshape(frames, len(LABELS))
     records = body[start + weights.nbytes :]
     known = (meta[name] for name in ("file", "elements"))
-    return Chunk(rows, *known, composition, weights, meta["groups"], meta["names"], records)
+    about = (meta[name] for name in ("groups", "names", "numbers"))
+    return Chunk(rows, *known, composition, weights, *about, records)
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:

@@ -1,6 +1,5 @@
-"""Warnings about numbers that no usual material has: the mark of data read in the wrong units."""
+"""Numbers that no usual material has: the mark of data read in the wrong units."""
 
-import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +9,9 @@ from numpy.typing import NDArray
 from equipot.data.edges import edge_vectors
 from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
-from equipot.data.pool import Pool
-
-logger = logging.getLogger("equipot")
+from equipot.data.quality.findings import Finding, frame_ids
+from equipot.data.text import counted
+from equipot.units import EV_A3_TO_GPA
 
 # Molecules, metals, salts and oxides have medians of 0.9 to 1.2; Bohr read as Å gives about 1.9, Å read as
 # Bohr about 0.55, nm read as Å 0.1.
@@ -23,46 +22,63 @@ _FORCE_RANGE = (0.03, 10.0)  # eV/Å
 _NO_FORCE = 1e-4  # eV/Å; perfect crystals
 # The largest cohesive energies are about 9 eV/atom (W).
 _LARGEST_RESIDUAL = 10.0  # eV/atom
+_LARGE_PRESSURE = 1000.0  # GPa
 
 _MAX_FRAMES = 50  # for distances: a look at some frames, spread evenly, is enough
 _FIRST_RADIUS, _LAST_RADIUS = 0.25, 8.0  # Å
 _RARE_GASES = (2, 10, 18, 36, 54, 86)
 
 
-def warn_if_implausible(frames: Pool | Sequence[Frame], name: str) -> None:
-    """Warn when the interatomic distances or the forces of the ``name`` set suggest wrong units."""
-    for message in implausibilities(frames):
-        logger.warning("Units? In the %s set %s", name, message)
+def check_units(frames: Sequence[Frame]) -> list[Finding]:
+    """Distances, forces and pressures that no usual material has."""
+    findings = [Finding("warning", "units", message) for message in implausibilities(frames)]
+    stressed = [frame for frame in frames if frame.stress is not None]
+    pressures = np.array([pressure(frame) for frame in stressed])
+    extreme = [f for f, value in zip(stressed, pressures, strict=True) if abs(value) > _LARGE_PRESSURE]
+    if extreme:
+        message = (
+            f"{counted(len(extreme), 'frame')} beyond {_LARGE_PRESSURE:g} GPa (up to "
+            f"{np.abs(pressures).max():.4g} GPa): a wrong data.units.stress, or extreme compression."
+        )
+        findings.append(Finding("warning", "pressure", message, frame_ids(extreme), ("stress",)))
+    return findings
 
 
-def implausibilities(frames: Pool | Sequence[Frame]) -> list[str]:
+def check_reference_energies(residual_rms: float | None) -> list[Finding]:
+    """Reference energies that leave more (eV/atom, RMS) than any cohesive energy."""
+    if residual_rms is None or residual_rms <= _LARGEST_RESIDUAL:
+        return []
+    message = (
+        f"The reference energies leave {residual_rms:.3g} eV/atom (RMS) of the energies: reference energies "
+        "and energies do not belong together; check data.atomic_energies and data.units.energy."
+    )
+    return [Finding("warning", "reference energies", message, labels=("energy",))]
+
+
+def pressure(frame: Frame) -> float:
+    """GPa, positive under compression."""
+    return float(-np.trace(frame.stress) / 3 * EV_A3_TO_GPA)
+
+
+def implausibilities(frames: Sequence[Frame]) -> list[str]:
     """What about the interatomic distances and the forces suggests wrong units; empty if they look right."""
     found = []
     distance = median_relative_distance(frames)
     low, high = _DISTANCE_RANGE
     if distance is not None and not low <= distance <= high:
         found.append(
-            f"the median distance to the nearest atom is {distance:.2f} times the sum of the covalent radii; "
-            f"{low} to {high} is usual. Check data.units.length (--length-unit)."
+            f"The median distance to the nearest atom is {distance:.2f} times the sum of the covalent radii; "
+            f"{low} to {high} is usual. Check data.units.length."
         )
-    rms = Pool.of(frames).columns.force_rms or 0.0
+    forces = [frame.forces.ravel() for frame in frames if frame.forces is not None]
+    rms = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
     low, high = _FORCE_RANGE
     if rms > _NO_FORCE and not low <= rms <= high:
         found.append(
-            f"the forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
-            "equilibrium. Check data.units.energy or data.units.forces (--energy-unit, --forces-unit)."
+            f"The forces have an RMS of {rms:.3g} eV/Å; {low} to {high} is usual, less only near "
+            "equilibrium. Check data.units.energy and data.units.forces."
         )
     return found
-
-
-def warn_if_unrelated(residual_rms: float | None) -> None:
-    """Warn when reference energies leave more (eV/atom, RMS) than any cohesive energy."""
-    if residual_rms is not None and residual_rms > _LARGEST_RESIDUAL:
-        logger.warning(
-            "The reference energies leave %.3g eV/atom (RMS) of the energies: reference energies and "
-            "energies do not belong together; check data.atomic_energies and data.units.energy.",
-            residual_rms,
-        )  # fmt: skip
 
 
 def median_relative_distance(frames: Sequence[Frame]) -> float | None:
