@@ -278,7 +278,8 @@ def _check_stress(model: PairModel) -> Iterator[Finding]:
         message = (
             f"The stress seems to have the opposite sign (shear correlation {found:.2f}; "
             f"{model.basis_text}): "
-            "set data.units.stress to its unit with a minus sign, as in -GPa."
+            "a minus sign before its unit says so, as in data.units.stress: -GPa, or of a virial "
+            "data.units.virial: -eV."
         )
         yield Finding("error", "stress and forces", message, ids, ("stress",))
     else:

@@ -12,31 +12,42 @@ from equipot.data.quality.summary import Summary, summarize
 from equipot.data.readers import named_reading
 
 
-def inspect_files(paths: Sequence[str | Path], keys: Mapping[str, str], **reading: Any) -> list[Summary]:
+def inspect_files(
+    paths: Sequence[str | Path],
+    keys: Mapping[str, str],
+    units: Mapping[str, str] | None = None,
+    **reading: Any,
+) -> list[Summary]:
     """Numbers of each file; arguments and errors as ``check_files``."""
-    files, _ = _collected(paths, keys, **reading)
+    files, _ = _collected(paths, keys, units, **reading)
     return [summarize(file) for file in files]
 
 
-def check_files(paths: Sequence[str | Path], keys: Mapping[str, str], **reading: Any) -> Findings:
+def check_files(
+    paths: Sequence[str | Path],
+    keys: Mapping[str, str],
+    units: Mapping[str, str] | None = None,
+    **reading: Any,
+) -> Findings:
     """Read files and run every check; what cannot be read is a finding, too.
 
     Args:
         paths: files, patterns, folders of a format.
         keys: names of quantities in the files, as ``named_labels`` takes them.
-        reading: how they are read, as ``named_reading`` takes it.
+        units: as in ``data.units``.
+        reading: what else ``named_reading`` takes.
 
     Raises:
         DataError: a file does not exist or is listed twice, or ``named_reading`` refuses what it is told.
         ConfigError: there is no such unit.
     """
-    return check_collected(*_collected(paths, keys, **reading))
+    return check_collected(*_collected(paths, keys, units, **reading))
 
 
 def _collected(
     paths: Sequence[str | Path],
     keys: Mapping[str, str],
-    units: Mapping[str, str] | None = None,
+    units: Mapping[str, str] | None,
     missing: str | None = None,
     **others: Any,
 ) -> tuple[list[Collected], LabelsConfig]:
