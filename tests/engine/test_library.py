@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from equipot.config import NequIPConfig
+from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
-from equipot.engine.library import Engine, _Edges, _Results, load_library
+from equipot.engine.library import Engine, _Edges, _Results, _Structure, load_library
 from equipot.errors import DataError, ModelFileError, SimulationError
 from equipot.models.build import build_potential
 
@@ -133,6 +133,52 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
     assert calls == ["copy", "copy", "add", "add"] and not energies[len(types) :].any()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        NequIPConfig(type="nequip", **SETTINGS),
+        AllegroConfig(type="allegro", cutoff=CUTOFF, channels=2, l_max=1, scalar_channels=4),
+    ],
+    ids=lambda s: s.type,
+)
+def test_an_exchange_says_which_atoms_are_owned(settings, tmp_path):
+    """Without a mask ghosts' energies do not count, whatever the model."""
+    potential = build_potential(settings, SPECIES, 10.0, [-1.0, -2.0], 1.0).eval()
+    write(tmp_path / "model.pt", potential.program().files())
+    engine = Engine(tmp_path / "model.pt")
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    nothing = function(lambda *_: None)
+
+    class Exchange(ctypes.Structure):
+        _fields_ = (
+            ("context", ctypes.c_void_p),
+            ("num_owned", ctypes.c_int64),
+            ("copy", function),
+            ("add", function),
+        )
+
+    exchange = Exchange(None, 1, nothing, nothing)
+    types, center, neighbor = (np.array(a, dtype=np.int64) for a in ([0, 1], [0, 1], [1, 0]))
+    vec, energies = np.array([[1.0, 0, 0], [-1.0, 0, 0]]), np.ones(2)
+    edges = _Edges(
+        2,
+        2,
+        types.ctypes.data,
+        None,
+        *(a.ctypes.data for a in (center, neighbor, vec)),
+        ctypes.addressof(exchange),
+    )
+    results = _Results(None, energies.ctypes.data, None, None, None)
+    engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
+    assert energies[0] != 0 and energies[1] == 0
+
+
+def test_many_atoms_in_one_place_are_refused_at_once(file):
+    """Before all of their 10^10 edges are made."""
+    with pytest.raises(DataError, match="are 0 A apart"):
+        Engine(file).evaluate(np.zeros((100_000, 3)), np.eye(3), (0, 0, 0), np.zeros(100_000))
+
+
 def test_says_what_the_model_is(file):
     engine = Engine(file)
     assert (engine.species, engine.cutoff, engine.num_exchanges) == (("H", "O"), CUTOFF, 2)
@@ -158,6 +204,7 @@ def test_no_atoms_and_a_lone_atom(file):
         ({"cell": np.array([[5.0, 0, 0], [10.0, 0, 0], [0, 0, 5]])}, DataError, "zero, parallel"),
         ({"cell": np.diag([5, 5, np.inf])}, DataError, "not finite"),
         ({"cell": np.diag([1e-5, 5, 5])}, DataError, "too thin"),
+        ({"cell": np.diag([4e-3, 4e-3, 4e-3])}, DataError, "too thin"),  # thousands of millions of images
     ],
 )
 def test_bad_structures_are_refused(file, change, error, message):
@@ -205,8 +252,15 @@ def test_results_that_are_not_finite_are_refused(file, tmp_path):
     weights = bytearray(files["engine/weights.safetensors"])
     weights[start:] = b"\xff" * (len(weights) - start)  # NaN
     write(tmp_path / "model.pt", {**files, "engine/weights.safetensors": bytes(weights)})
+    engine = Engine(tmp_path / "model.pt")
+    positions, types = np.array([[0.0, 0, 0], [1, 0, 0]]), np.array([0, 1])
     with pytest.raises(SimulationError, match="not finite for atom 0"):
-        Engine(tmp_path / "model.pt").evaluate([[0, 0, 0], [1, 0, 0]], np.eye(3), (0, 0, 0), [0, 1])
+        engine.evaluate(positions, np.eye(3), (0, 0, 0), types)
+    structure = _Structure(2, types.ctypes.data, positions.ctypes.data, None)
+    virial = np.empty((3, 3))
+    only_virial = _Results(None, None, None, virial.ctypes.data, None)
+    with pytest.raises(SimulationError, match="not finite for atom"):
+        engine._call("equipot_evaluate", engine._model, ctypes.byref(structure), ctypes.byref(only_virial))
 
 
 @pytest.mark.parametrize(
@@ -229,6 +283,17 @@ def test_results_that_are_not_finite_are_refused(file, tmp_path):
             lambda p: p["steps"][3].update(inputs=p["steps"][3]["inputs"][::-1]),
             "does not fit|taken|used elsewhere",
         ),
+        # What would read past the end of an array, or search neighbors for ever.
+        (
+            lambda p: p["steps"][1]["blocks"].extend([[0, 2**30, 2**30, 0, 0]] * 16),
+            "does not fit its weights",
+        ),
+        (lambda p: p["steps"][3].update(inputs=["linear_1", "linear_1"]), "does not fit"),
+        (lambda p: p["steps"][7]["inputs"].__setitem__(0, "interaction_3"), "does not fit"),  # not exchanged
+        (lambda p: p.update(num_exchanges=0), "declares other exchanges than the 2 of up to 16 numbers"),
+        (lambda p: p.update(widest_exchange=4), "declares other exchanges"),
+        (lambda p: p.update(cutoff=1e300), "its cutoff must be a positive number of A, found 1e"),
+        (lambda p: p.update(cutoff="3"), "its cutoff must be a positive number of A, found 0"),
     ],
 )
 def test_programs_that_make_no_sense_are_refused(file, tmp_path, change, message):
@@ -240,9 +305,35 @@ def test_programs_that_make_no_sense_are_refused(file, tmp_path, change, message
         Engine(tmp_path / "model.pt")
 
 
+def test_weights_without_numbers_are_refused(file, tmp_path):
+    files = contents(file)
+    program, weights = json.loads(files["engine/program.json"]), files["engine/weights.safetensors"]
+    size = int.from_bytes(weights[:8], "little")
+    names = json.loads(weights[8 : 8 + size])
+    program["steps"][3]["paths"] = []
+    names[program["steps"][3]["radial"]["table"]] |= {"shape": [100, 0], "data_offsets": [0, 0]}
+    header = json.dumps(names).encode()
+    files["engine/program.json"] = json.dumps(program).encode()
+    files["engine/weights.safetensors"] = len(header).to_bytes(8, "little") + header + weights[8 + size :]
+    write(tmp_path / "model.pt", files)
+    with pytest.raises(ModelFileError, match="its weights are damaged"):
+        Engine(tmp_path / "model.pt")
+
+
+def test_a_strictly_local_model_that_claims_exchanges_is_refused(tmp_path):
+    config = AllegroConfig(type="allegro", cutoff=CUTOFF, channels=2, l_max=1, scalar_channels=4)
+    files = build_potential(config, SPECIES, 10.0, [-1.0, -2.0], 1.0).eval().program().files()
+    program = json.loads(files["engine/program.json"]) | {"num_exchanges": 1}
+    write(tmp_path / "model.pt", {**files, "engine/program.json": json.dumps(program).encode()})
+    with pytest.raises(ModelFileError, match="declares other exchanges than the 0"):
+        Engine(tmp_path / "model.pt")
+
+
 def test_files_that_are_no_models_are_refused(file, tmp_path):
     with pytest.raises(ModelFileError, match="no such file"):
         Engine(tmp_path / "missing.pt")
+    with pytest.raises(ModelFileError, match="no such file"):
+        Engine("a" * 5000)
     (tmp_path / "text.pt").write_text("energy")
     with pytest.raises(ModelFileError, match="truncated, or not a model"):
         Engine(tmp_path / "text.pt")

@@ -34,12 +34,8 @@ namespace {
 thread_local std::string message;
 
 constexpr int format_version = 1;  // FORMAT_VERSION of equipot/deploy/metadata.py
-constexpr double shortest_distance = 0.1;  // MIN_DISTANCE of equipot/data/frames.py
 
 struct BadFile : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-struct BadStructure : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 struct WrongResult : std::runtime_error {
@@ -54,12 +50,12 @@ equipot_status guarded(const F& work) {
   } catch (const BadFile& error) {
     message = error.what();
     return EQUIPOT_BAD_FILE;
-  } catch (const BadStructure& error) {
-    message = error.what();
-    return EQUIPOT_BAD_STRUCTURE;
   } catch (const WrongResult& error) {
     message = error.what();
     return EQUIPOT_WRONG_RESULT;
+  } catch (const std::length_error&) {
+    message = "there are more atoms or edges than memory can hold";
+    return EQUIPOT_BAD_ARGUMENT;
   } catch (const std::logic_error& error) {  // invalid_argument, out_of_range, domain_error
     message = error.what();
     return dynamic_cast<const std::domain_error*>(&error) ? EQUIPOT_BAD_STRUCTURE : EQUIPOT_BAD_ARGUMENT;
@@ -81,7 +77,7 @@ class Exchange : public GhostExchange {
  public:
   explicit Exchange(const equipot_exchange& functions) : functions_(functions) {
     if (functions.copy_to_ghosts == nullptr || functions.add_to_owners == nullptr || functions.num_owned < 0)
-      throw std::invalid_argument("the exchange lacks a function, or owns fewer than no atoms");
+      throw std::invalid_argument("the exchange lacks a function, or its num_owned is negative");
   }
   int64_t num_owned() const override { return functions_.num_owned; }
   void copy_to_ghosts(float* rows, int64_t n, int64_t width) override { copy(rows, n, width); }
@@ -101,7 +97,8 @@ std::string text_of(const Archive& archive, const std::string& name) {
 }
 
 Archive read_file(const char* path) {
-  if (!std::filesystem::is_regular_file(path))
+  std::error_code unknown;  // a name that is too long, a folder that is closed
+  if (!std::filesystem::is_regular_file(path, unknown))
     throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
   return Archive(path);
 }
@@ -138,12 +135,15 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
     model.reference_energies = model.program->values<double>("shift");
     model.masses = json["masses"].numbers<double>();
+    const double cutoff = json["cutoff"].number;
+    if (!(cutoff > 0 && cutoff < 1e4))
+      throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
     if (model.masses.size() != model.species.size()) throw std::runtime_error(model.path + ": it lacks masses.");
     model.description = {.num_species = int32_t(model.species.size()),
                          .species = model.symbols.data(),
                          .reference_energies = model.reference_energies.data(),
                          .masses = model.masses.data(),
-                         .cutoff = json["cutoff"].number,
+                         .cutoff = cutoff,
                          .num_exchanges = int32_t(json["num_exchanges"].number),
                          .widest_exchange = int64_t(json["widest_exchange"].number),
                          .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
@@ -162,10 +162,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
 void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results) {
   for (int64_t e = 0; e < edges.num_edges; ++e) {
     const double* v = edges.edge_vec + 3 * e;
-    const double squared = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
-    if (squared >= shortest_distance * shortest_distance && squared < 1e12) continue;
-    throw BadStructure("atoms " + std::to_string(edges.center[e]) + " and " + std::to_string(edges.neighbor[e]) + " are " +
-                       short_text(std::sqrt(squared)) + " A apart; expected at least " + short_text(shortest_distance));
+    require_distance(edges.center[e], edges.neighbor[e], v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
   }
   std::vector<double> energies, virials;
   Results to{results.atom_energies, results.forces, results.atom_virials};
@@ -178,13 +175,14 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     to.atom_virials = virials.data();
   }
   model.evaluator->evaluate(edges, to);
-  double energy = 0, virial[9] = {};
+  double energy = 0, virial[9] = {}, trace = 0;
   for (int64_t i = 0; i < edges.num_atoms; ++i) {
     if (to.atom_energies != nullptr) energy += to.atom_energies[i];
     if (results.virial != nullptr)
       for (int k = 0; k < 9; ++k) virial[k] += to.atom_virials[9 * i + k];
+    if (to.atom_virials != nullptr) trace += to.atom_virials[9 * i] + to.atom_virials[9 * i + 4] + to.atom_virials[9 * i + 8];
     const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
-    if (!std::isfinite(energy) || !std::isfinite(force))
+    if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace))
       throw WrongResult("the model's results are not finite for atom " + std::to_string(i) +
                         ": the structure is far from what the model was trained on, or the model is broken");
   }

@@ -37,7 +37,7 @@ class NetworkEvaluator : public Evaluator {
  public:
   explicit NetworkEvaluator(const Program& program)
       : harmonics_(program), scale_(program.values<double>("scale")), shift_(program.values<double>("shift")),
-        message_passing_(program.json["num_exchanges"].number > 0) {
+        message_passing_(false) {
     const auto num_types = int64_t(program.json["species"].items.size());
     if (num_types < 1 || int64_t(scale_.size()) != num_types || int64_t(shift_.size()) != num_types)
       throw std::runtime_error("it does not have one scale and one shift for each species");
@@ -45,6 +45,8 @@ class NetworkEvaluator : public Evaluator {
     Reader reader{program, {}};
     std::vector<Shape> shapes;
     std::vector<int> used, untouchable;  // by the steps so far; no more by later ones
+    int64_t exchanges = 0, widest = 0;
+    bool of_edges = false;
     for (const Json& json : program.json["steps"].items) {
       auto step = make_step<T>(reader, json, num_types, harmonics_.dim);
       std::vector<Shape> inputs;
@@ -68,12 +70,18 @@ class NetworkEvaluator : public Evaluator {
         untouchable.push_back(taken);
       }
       for (const int input : step->inputs) used.push_back(input);
-      message_passing_ = message_passing_ || json["do"].text == "interaction";
+      if (json["do"].text == "exchange") ++exchanges, widest = std::max(widest, shapes.back().width);
+      message_passing_ = message_passing_ || exchanges > 0 || json["do"].text == "interaction";
+      of_edges = of_edges || !shapes.back().of_atoms;
       reader.names.push_back(json["out"].text);
       steps_.push_back(std::move(step));
     }
     if (steps_.empty() || !shapes.back().of_atoms || shapes.back().width != 1 || !steps_.back()->differentiable)
       throw std::runtime_error("its steps do not end with one number for each atom");
+    if (message_passing_ && of_edges) throw std::runtime_error("its steps pass messages and make arrays of edges");
+    if (program.json["num_exchanges"].number != double(exchanges) || program.json["widest_exchange"].number != double(widest))
+      throw std::runtime_error("it declares other exchanges than the " + std::to_string(exchanges) + " of up to " +
+                               std::to_string(widest) + " numbers in its steps");
     find_uses();
   }
 
@@ -134,7 +142,7 @@ class NetworkEvaluator : public Evaluator {
 
   // The first atoms, of which energies must be known.
   int64_t num_computed(const Edges& given) const {
-    if (given.exchange != nullptr && message_passing_) return given.exchange->num_owned();
+    if (given.exchange != nullptr) return given.exchange->num_owned();
     int64_t last = given.num_atoms;
     if (!message_passing_ && given.owned != nullptr)
       while (last > 0 && !given.owned[last - 1]) --last;
@@ -263,7 +271,7 @@ class NetworkEvaluator : public Evaluator {
       run_backward(c);
       harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
                           gradient.data() + 3 * begin);
-    });
+    }, int(of_workers.size()));
   }
 
   void add_repulsion(const Edges& given, const Sorted& edges, int64_t num_edges, std::vector<double>& energies,

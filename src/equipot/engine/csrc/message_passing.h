@@ -25,7 +25,7 @@ struct Embedding : Step<T> {
     this->differentiable = false;
   }
 
-  Shape shape(const std::vector<Shape>& in) const override { return {true, in.empty() ? width : 0}; }
+  Shape shape(const std::vector<Shape>& in) const override { return {true, in.empty() ? width : 0, true}; }
 
   void forward(Context<T>& c) const override {
     const Array<T>& to = c.put(this->output, c.make(c.num_atoms, width));
@@ -40,7 +40,13 @@ struct Embedding : Step<T> {
 inline LinearMap read_map(const Reader& reader, const Json& json, const char* dim_in, const char* dim_out,
                           int64_t num_weights) {
   const auto numbers = json["blocks"].numbers<int64_t>();
-  if (numbers.size() % 5 != 0) throw std::runtime_error("the blocks of a linear map are damaged");
+  double weights = 0;  // which does not overflow
+  bool right = numbers.size() % 5 == 0;
+  for (size_t n = 0; right && n < numbers.size(); n += 5) {
+    right = 0 < numbers[n] && numbers[n] < 1024;
+    weights += double(numbers[n + 1]) * double(numbers[n + 2]);
+  }
+  if (!right || weights != double(num_weights)) throw std::runtime_error("a block of a linear map does not fit its weights");
   return make_linear_map(reinterpret_cast<const LinearBlock*>(numbers.data()), int64_t(numbers.size() / 5),
                          reader.integer(json, dim_in, 1), reader.integer(json, dim_out, 1), num_weights);
 }
@@ -62,7 +68,8 @@ struct Linear : Step<T> {
   }
 
   Shape shape(const std::vector<Shape>& in) const override {
-    return {true, in.size() == 1 && in[0].of_atoms && in[0].width == map.dim_in ? map.dim_out : 0};
+    const bool fits = in.size() == 1 && in[0].of_atoms && in[0].width == map.dim_in;
+    return {true, fits ? map.dim_out : 0, fits && in[0].complete && !by_type};
   }
 
   void forward(Context<T>& c) const override {
@@ -112,7 +119,7 @@ struct Linear : Step<T> {
 template <class T>
 struct Exchange : Step<T> {
   Shape shape(const std::vector<Shape>& in) const override {
-    return {true, in.size() == 1 && in[0].of_atoms ? in[0].width : 0};
+    return {true, in.size() == 1 && in[0].of_atoms ? in[0].width : 0, true};
   }
   std::vector<int> takes() const override { return this->inputs; }
 
@@ -238,8 +245,8 @@ struct Interaction : Step<T> {
   }
 
   Shape shape(const std::vector<Shape>& in) const override {
-    const bool fits = in.size() == 2 && in[0].of_atoms && in[1].of_atoms && in[0].width == plan.dim_in &&
-                      in[1].width == gate.dim_in;
+    const bool fits = in.size() == 2 && in[0].complete && in[1].of_atoms && in[0].width == plan.dim_in &&
+                      in[1].width == gate.dim_in && this->inputs[0] != this->inputs[1];
     return {true, fits ? gate.dim_out : 0};
   }
   std::vector<int> takes() const override { return {this->inputs[1]}; }

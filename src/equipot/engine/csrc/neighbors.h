@@ -6,7 +6,10 @@
 #include <cmath>
 #include <cstdint>
 #include <stdexcept>
+#include <string>
 #include <vector>
+
+#include "text.h"
 
 namespace equipot {
 
@@ -23,6 +26,14 @@ inline std::array<double, 3> cross(const std::array<double, 3>& a, const std::ar
 
 inline double dot(const std::array<double, 3>& a, const std::array<double, 3>& b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+// Throws std::domain_error for an edge of this squared length between two atoms.
+inline void require_distance(int64_t center, int64_t neighbor, double squared) {
+  constexpr double least = 0.1;  // Å, MIN_DISTANCE of equipot/data/frames.py
+  if (squared >= least * least && squared < 1e12) return;
+  throw std::domain_error("atoms " + std::to_string(center) + " and " + std::to_string(neighbor) + " are " +
+                          short_text(std::sqrt(squared)) + " A apart; expected at least " + short_text(least));
 }
 
 // Directions that are not periodic get a unit vector across the others, to count boxes along.
@@ -93,15 +104,23 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
     low[a] = periodic[a] || num_atoms == 0 ? 0 : least;
     width[a] = periodic[a] || num_atoms == 0 ? 1 : std::max(most - least, 1e-9);
   }
-  // Boxes at least as wide as the cutoff where there is room; how many of them the cutoff reaches over.
+  // Boxes at least as wide as the cutoff where there is room, not many more than atoms; how many of them the cutoff
+  // reaches over.
+  std::array<double, 3> height{};
   std::array<int64_t, 3> boxes{}, reach{};
   for (int a = 0; a < 3; ++a) {
-    const double height = width[a] / std::sqrt(dot(inverse[a], inverse[a]));
-    boxes[a] = std::clamp<int64_t>(int64_t(height / cutoff), 1, 256);
-    reach[a] = int64_t(std::ceil(cutoff / height * double(boxes[a])));
-    if (!periodic[a]) reach[a] = std::min(reach[a], boxes[a] - 1);
-    if (reach[a] > 1000) throw std::domain_error("the cell is too thin for the model's cutoff");
+    height[a] = width[a] / std::sqrt(dot(inverse[a], inverse[a]));
+    boxes[a] = int64_t(std::clamp(height[a] / cutoff, 1.0, 256.0));
   }
+  while (boxes[0] * boxes[1] * boxes[2] > 4 * num_atoms + 64) *std::max_element(boxes.begin(), boxes.end()) /= 2;
+  int64_t visited = 1;
+  for (int a = 0; a < 3; ++a) {
+    const double all = std::ceil(cutoff / height[a] * double(boxes[a]));
+    reach[a] = int64_t(std::min(all, periodic[a] ? 1001.0 : double(boxes[a] - 1)));
+    visited *= 2 * reach[a] + 1;
+  }
+  if (visited > 10000000 || *std::max_element(reach.begin(), reach.end()) > 1000)
+    throw std::domain_error("the cell is too thin for the model's cutoff");
   const auto box_along = [&](int64_t i, int a) {
     return std::clamp<int64_t>(int64_t((fractional[3 * i + a] - low[a]) / width[a] * double(boxes[a])), 0, boxes[a] - 1);
   };
@@ -148,6 +167,7 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
             }
             const double squared = dot(vec, vec);
             if (squared > limit || (i == j && image == std::array<int64_t, 3>{})) continue;
+            require_distance(i, j, squared);  // now: of many atoms in one place there would be too many edges
             list.center.push_back(i), list.neighbor.push_back(j);
             list.edge_vec.insert(list.edge_vec.end(), vec.begin(), vec.end());
           }

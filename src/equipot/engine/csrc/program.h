@@ -88,7 +88,7 @@ struct Program {
       weight.bytes = data.substr(size_t(range[0]), size_t(range[1] - range[0]));
       const int64_t size = weight.dtype == "F32" ? 4 : weight.dtype == "F64" || weight.dtype == "I64" ? 8 : 0;
       double count = 1;
-      for (const int64_t n : weight.shape) count *= n < 0 ? -1e300 : double(n);
+      for (const int64_t n : weight.shape) count *= n < 1 ? -1e300 : double(n);
       if (size == 0 || count * double(size) != double(weight.bytes.size())) damaged();
       weights[name] = weight;
     }

@@ -13,6 +13,7 @@ namespace equipot {
 struct Shape {
   bool of_atoms = true;  // a row for each atom; otherwise for each edge
   int64_t width = 0;  // 0: the inputs do not fit
+  bool complete = false;  // atoms: rows of those that other domains own, too
 };
 
 template <class T>

@@ -6,15 +6,17 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <climits>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <system_error>
 #include <thread>
-#include <vector>
 
 namespace equipot {
 
@@ -26,7 +28,7 @@ class Threads {
     if (threads->process_ != getpid()) {  // a child: fork() has copied no thread
       const int count = threads->count_;
       threads = new Threads;
-      threads->count_ = count;
+      threads->set_count(count);
     }
     return *threads;
   }
@@ -36,25 +38,32 @@ class Threads {
   int count() const { return count_; }
 
   // Calls work(block, worker) for all blocks; worker < count(). What it throws first is thrown here, at the end. A call
-  // while another one runs, from within or from another thread, does its work in its own thread.
+  // while another one runs, from within or from another thread, does its work in its own thread. worker < most, too:
+  // another thread may change count() at any time.
   template <class F>
-  void run(int64_t blocks, const F& work) {
+  void run(int64_t blocks, const F& work, int most = INT_MAX) {
     bool idle = false;
-    if (blocks < 2 || count_ < 2 || !busy_.compare_exchange_strong(idle, true)) {
+    most = std::min(most, count_.load());
+    if (blocks < 2 || most < 2 || !busy_.compare_exchange_strong(idle, true)) {
       for (int64_t block = 0; block < blocks; ++block) work(block, 0);
       return;
     }
-    const int helpers = int(std::min<int64_t>(count_, blocks)) - 1;
-    while (int(workers_.size()) < helpers) {
-      const int worker = int(workers_.size()) + 1;
-      workers_.emplace_back([this, worker, seen = generation_] { wait_for_work(worker, seen); });
-      workers_.back().detach();
+    int helpers = int(std::min<int64_t>(most, blocks)) - 1;
+    while (workers_ < helpers) {
+      const int worker = workers_ + 1;
+      try {
+        std::thread([this, worker, seen = generation_] { wait_for_work(worker, seen); }).detach();
+      } catch (const std::system_error&) {  // the system gives no more
+        break;
+      }
+      ++workers_;
     }
+    helpers = std::min(helpers, workers_);
     work_ = [&work](int64_t block, int worker) { work(block, worker); };
     error_ = nullptr;
     {
       const std::lock_guard lock(mutex_);
-      next_ = 0, blocks_ = blocks, wanted_ = helpers, working_ = int(workers_.size());
+      next_ = 0, blocks_ = blocks, wanted_ = helpers, working_ = workers_;
       ++generation_;
     }
     wake_.notify_all();
@@ -103,17 +112,16 @@ class Threads {
   }
 
   pid_t process_;
-  int count_;
+  std::atomic<int> count_;
   std::atomic<bool> busy_ = false;
   std::atomic<int64_t> next_ = 0;
   int64_t blocks_ = 0;
-  int wanted_ = 0, working_ = 0;  // helpers
+  int workers_ = 0, wanted_ = 0, working_ = 0;  // helpers
   uint64_t generation_ = 0;
   std::function<void(int64_t, int)> work_;
   std::exception_ptr error_;
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  std::vector<std::thread> workers_;
 };
 
 }  // namespace equipot
