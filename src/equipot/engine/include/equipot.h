@@ -69,7 +69,7 @@ typedef struct {
 typedef struct {
   int64_t num_atoms, num_edges;
   const int64_t* types;             /* (num_atoms) index into the species */
-  const uint8_t* owned;             /* (num_atoms) nonzero: its energy counts; null: all */
+  const uint8_t* owned;             /* (num_atoms) nonzero: its energy counts; null: all, with an exchange its first num_owned */
   const int64_t* center;            /* (num_edges) */
   const int64_t* neighbor;          /* (num_edges) */
   const double* edge_vec;           /* (num_edges, 3) Å, from the center to the neighbor */
