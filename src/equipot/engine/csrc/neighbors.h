@@ -33,7 +33,7 @@ inline void require_distance(int64_t center, int64_t neighbor, double squared) {
   constexpr double least = 0.1;  // Å, MIN_DISTANCE of equipot/data/frames.py
   if (squared >= least * least && squared < 1e12) return;
   throw std::domain_error("atoms " + std::to_string(center) + " and " + std::to_string(neighbor) + " are " +
-                          short_text(std::sqrt(squared)) + " A apart; expected at least " + short_text(least));
+                          short_text(std::sqrt(squared), 4) + " A apart; expected at least " + short_text(least));
 }
 
 // Directions that are not periodic get a unit vector across the others, to count boxes along.

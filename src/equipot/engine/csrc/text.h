@@ -6,9 +6,9 @@
 
 namespace equipot {
 
-inline std::string short_text(double value) {
+inline std::string short_text(double value, int digits = 2) {
   char text[32];
-  std::snprintf(text, sizeof text, "%.2g", value);
+  std::snprintf(text, sizeof text, "%.*g", digits, value);
   return text;
 }
 
