@@ -253,7 +253,8 @@ def test_units_stated_by_the_name_of_a_label():
 
 def test_stress_that_is_not_symmetric(crystal):
     crystal.info["stress"] = np.arange(9.0)
-    assert "not symmetric" in failing(crystal)
+    message = failing(crystal)
+    assert "not symmetric" in message and "data.labels.stress: null (--stress-key none)" in message
 
 
 def test_stress_of_wrong_size(crystal):

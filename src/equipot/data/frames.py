@@ -288,7 +288,10 @@ def _label(
     try:
         found = quantity.read(array, frame.num_atoms)
     except DataError as error:
-        raise DataError(f"{frame.where}: {key.name} '{name}' is {error}") from None
+        raise DataError(
+            f"{frame.where}: {key.name} '{name}' is {error} Correct it, or do without: "
+            f"data.labels.{key.name}: null (--{key.name}-key none)."
+        ) from None
     if found is None:
         raise DataError(f"{frame.where}: {key.name} '{name}' must {expected}, but has shape {array.shape}.")
     return found
@@ -323,8 +326,8 @@ def _weight(frame: Frame, named: Mapping[str, Any], name: str | None) -> float:
     _check_finite(frame, name, array)
     if array.size != 1 or array.item() < 0:
         raise DataError(
-            f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {value!r}. Correct it, or "
-            "set data.labels.weight to null (--weight-key none) to read no weights."
+            f"{frame.where}: the weight '{name}' must be one number ≥ 0, but is {array.tolist()}. Correct "
+            "it, or set data.labels.weight to null (--weight-key none) to read no weights."
         )
     return array.item()
 

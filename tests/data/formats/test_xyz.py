@@ -71,7 +71,18 @@ def test_three_edges_are_a_rectangular_cell(written):
 
 @pytest.mark.parametrize(
     "key",
-    ["cell", "Cell", "unit_cell", "box", "latt", "Latice", "lattices", "lattice_vectors", "cell-vectors"],
+    [
+        "cell",
+        "Cell",
+        "unit_cell",
+        "box",
+        "latt",
+        "Latice",
+        "lattices",
+        "lattice_vectors",
+        "cell-vectors",
+        "hmat",
+    ],
 )
 def test_a_key_that_looks_like_a_cell_is_named(written, failing, key):
     message = failing(written(f'{key}="{LATTICE}" {COLUMNS}'))
@@ -95,6 +106,11 @@ def test_a_key_that_looks_like_a_cell_is_named(written, failing, key):
         ('pbc="T T T"', "pbc is T T T, but the lattice vectors"),
         (f'Lattice="{LATTICE}" lattice="3 0 0 0 3 0 0 0 3"', "Lattice and lattice are both there and differ"),
         (f'Lattice="{LATTICE}" pbc="T T"', "pbc must be three times T or F"),
+        (
+            f'Lattice="{LATTICE}" periodic="T T F"',
+            """'periodic' means periodic directions, but is not read""",
+        ),
+        ("Periodicity=[T,T,T]", "write it as pbc=[T,T,T]"),
         ("energy=-1 energy=-2", "the key 'energy' is there twice, as -1 and as -2"),
         ("Properties=species:S:1:xyz:R:3", "no column of positions (pos:R:3)"),
         ("Properties=pos:R:3:forces:R:3", "no column of elements"),
@@ -123,6 +139,16 @@ def test_headers_that_would_be_misread(written, failing, header, words):
 def test_periodic_directions(written, text, pbc):
     [frame] = read_frames(written(f'Lattice="{LATTICE}" {text} {COLUMNS}'))
     assert frame.pbc.tolist() == [flag == "T" for flag in pbc]
+
+
+@pytest.mark.parametrize(
+    ("text", "periodic"),
+    [(f'Lattice="{LATTICE}" periodic=True', True), ("periodic=F", False), ("periodic=yearly", False),
+     (f'Lattice="{LATTICE}" pbc="F F F" periodic="T T T"', False)],
+)  # fmt: skip
+def test_other_words_for_periodic_directions_that_change_nothing(written, text, periodic):
+    [frame] = read_frames(written(f"{text} {COLUMNS}"))
+    assert frame.pbc.all() == periodic
 
 
 @pytest.mark.parametrize(

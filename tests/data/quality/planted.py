@@ -45,6 +45,29 @@ def crystals(number: int = 90) -> list[ase.Atoms]:
     return found
 
 
+def cells_of_their_own(number: int = 24) -> list[ase.Atoms]:
+    """Copper; no two frames have the same cell, as in dynamics at constant pressure."""
+    random = np.random.default_rng(7)
+    found = []
+    for _ in range(number):
+        atoms = bulk("Cu").repeat(2)
+        strain = random.normal(scale=0.02, size=(3, 3))
+        atoms.set_cell(atoms.cell @ (np.eye(3) + 0.5 * (strain + strain.T)), scale_atoms=True)
+        atoms.positions += random.normal(scale=0.1, size=(8, 3))
+        found.append(labelled(atoms))
+    return found
+
+
+def equation_of_state(number: int = 15) -> list[ase.Atoms]:
+    """Copper at rest, whose forces are zero by symmetry."""
+    crystal = bulk("Cu", cubic=True)
+    scales = np.linspace(0.95, 1.05, number)
+    frames = [
+        ase.Atoms(crystal.numbers, crystal.positions * s, cell=crystal.cell * s, pbc=True) for s in scales
+    ]
+    return [labelled(atoms) for atoms in frames]
+
+
 def molecules(number: int = 60) -> list[ase.Atoms]:
     """Ethanol with displaced atoms, turned at random."""
     random = np.random.default_rng(6)

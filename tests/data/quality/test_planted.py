@@ -115,6 +115,44 @@ def test_fault_of_crystals(crystals, findings, fault):
     named(plant, crystals, findings, *expected)
 
 
+@pytest.mark.parametrize("fault", ["sign of forces", "unit of forces", "half forces", "energies per atom"])
+def test_fault_where_no_two_frames_have_the_same_cell(findings, fault):
+    frames = planted.cells_of_their_own()
+    assert findings(frames) == {}
+    plant, *expected = FAULTS[fault]
+    named(plant, frames, findings, *expected)
+
+
+def test_lengths_in_bohr_where_no_two_frames_have_the_same_cell(findings):
+    frames = planted.cells_of_their_own()
+    planted.lengths_in_bohr(frames)
+    found = findings(frames)
+    assert found[E_F][0] == "error" and "Energies change by about 0.5" in found[E_F][1]
+
+
+@pytest.mark.parametrize(("sign", "key"), [(1, "data.units.virial: -eV"), (-1, "virial instead of stress ")])
+def test_sign_of_a_virial_where_no_two_frames_have_the_same_cell(findings, sign, key):
+    frames = planted.cells_of_their_own()
+    for atoms in frames:
+        atoms.info["stress"] = sign * atoms.get_volume() * atoms.info["stress"]
+    assert key in findings(frames)["stress and forces"][1]
+
+
+def test_forces_that_are_zero_by_symmetry(findings):
+    assert findings(planted.equation_of_state()) == {}
+
+
+def test_zeros_among_energies_relative_to_something(findings):
+    """At most one frame of a composition can have exactly the energy that the others are relative to."""
+    frames = planted.cells_of_their_own()
+    lowest = min(atoms.info["energy"] for atoms in frames)
+    for atoms in frames:
+        atoms.info["energy"] -= lowest
+    assert findings(frames).get("zero energy", ("warning",))[0] == "warning"
+    zero("energy")(frames)
+    assert findings(frames)["zero energy"][0] == "error"
+
+
 def test_labels_that_are_not_trained_stop_nothing(crystals, findings):
     scaled("stress", 1 / GPA)(crystals)
     assert findings(crystals, ("energy", "forces"))["stress and energies"][0] == "warning"

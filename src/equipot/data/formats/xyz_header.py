@@ -28,7 +28,9 @@ _WITHOUT_EQUALS = re.compile(  # as in i-PI's comments
     rf"\b((?:lattice|cell|box)\w*\s*(?:[({{\[]\w*[)}}\]])?)\s*:\s*{_NUMBER}(?:[\s,]+{_NUMBER}){{2}}", re.I
 )
 _CELLS = ("cell", "unitcell", "box", "simulationcell", "simulationbox", "boxvectors", "cellvectors", "latt",
-          "lat", "cellpar", "cellparameters", "cellmatrix", "abc", "lattvec", "latvec")  # fmt: skip
+          "lat", "cellpar", "cellparameters", "cellmatrix", "abc", "lattvec", "latvec", "hmat",
+          "hmatrix")  # fmt: skip
+_PERIODIC = re.compile("(is_?)?periodic(ity)?|pbcs|periodic_?boundar(y|ies)(_?conditions?)?", re.I)
 _TRUE = dict.fromkeys(("t", "true", "1", "yes", ".true."), True)
 _FLAGS = _TRUE | dict.fromkeys(("f", "false", "0", "no", ".false."), False)
 # Column names by what they mean, with their type and number; the first of each is the standard one.
@@ -154,12 +156,18 @@ def _pbc(tokens: dict[str, str]) -> tuple[bool, ...] | None:
     value = _standard(tokens, "pbc")
     if value is None:
         return None
-    words = re.findall(r"[^\s,;\[\](){}\"']+", value.lower().removeprefix("_json"))
-    if len(words) == 1 and re.fullmatch(r"[tf01]{3}", words[0]):
-        words = list(words[0])
-    if len(words) not in (1, 3) or any(word not in _FLAGS for word in words):
+    words = _flags(value)
+    if words is None:
         raise DataError(f"pbc must be three times T or F, as in pbc=\"T T F\", but is '{value[:60]}'.")
-    return tuple(_FLAGS[word] for word in (words if len(words) == 3 else words * 3))
+    return tuple(_FLAGS[word] for word in words)
+
+
+def _flags(value: str) -> list[str] | None:
+    """The three words of a ``pbc``; None if it has others."""
+    words = re.findall(r"[^\s,;\[\](){}\"']+", value.lower().removeprefix("_json"))
+    if len(words) == 1:
+        words = list(words[0]) if re.fullmatch(r"[tf01]{3}", words[0]) else words * 3
+    return words if len(words) == 3 and all(word in _FLAGS for word in words) else None
 
 
 def _looks_like_cell(key: str) -> bool:
@@ -191,6 +199,10 @@ def _refuse_unused(
         is_stress = ("stress" in key.lower() or "virial" in key.lower()) and numbers.size != 3
         if is_stress and cell is None and (pbc is None or any(pbc)) and np.nan_to_num(numbers).any():
             raise DataError(f"there is a '{key}', but no cell: {advice}, or remove '{key}'.")
+    for key, value in _TOKEN.findall(line) if pbc is None else ():
+        words = _flags(value) if _PERIODIC.fullmatch(key) else None
+        if words and any(_FLAGS[word] != (cell is not None) for word in words):
+            raise DataError(f"'{key}' means periodic directions, but is not read: write it as pbc={value}.")
     match = _WITHOUT_EQUALS.search(line)
     if match and cell is None:
         raise DataError(f"'{match.group(1).strip()}:' looks like a cell, but is not read: {advice}.")

@@ -11,39 +11,14 @@ from equipot.data.frames import Frame
 from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.quality.model_checks import GRADIENTS
 from equipot.data.quality.pairs import DisplacedPair, StrainedPair, displaced_pairs, strained_pairs
+from equipot.data.quality.ratios import ratio_words
 from equipot.data.text import counted
-from equipot.units import EV_A3_TO_GPA, energy_factor, length_factor
+from equipot.units import EV_A3_TO_GPA
 
 _FEWEST_PAIRS = 5
 _TOLERANCE = 0.5  # GPa; calculations with a plane-wave cutoff that suffices for stress stay below
 _SHEAR_NAMES = ("yz", "xz", "xy")
 _UNITS = {"eV/Å³": 1.0, "GPa": 1 / EV_A3_TO_GPA, "kbar": 0.1 / EV_A3_TO_GPA, "virial": -1.0}
-_BOHR, _HARTREE = length_factor("Bohr"), energy_factor("Hartree")
-# Energies over the work of the forces, where one is read in the wrong unit.
-_RATIOS = [
-    (1 / _BOHR, "the forces seem to be by Bohr: set data.units.forces: eV/Bohr"),
-    (_BOHR, "the positions seem to be in Bohr: set data.units.length: Bohr (and data.units.forces)"),
-    (_HARTREE / _BOHR, "the forces seem to be in Hartree/Bohr: set data.units.forces: Hartree/Bohr"),
-    (
-        1 / _HARTREE,
-        "the labels seem to be in Hartree and eV/Å: set data.units.energy: Hartree and "
-        "data.units.forces: eV/Ang",
-    ),
-    (_HARTREE, "the forces seem to be in Hartree/Å: set data.units.forces: Hartree/Ang"),
-    (_HARTREE / 2 / _BOHR, "the forces seem to be in Rydberg/Bohr: set data.units.forces: Rydberg/Bohr"),
-    (2.0, "the forces are half as large as they should be, or the energies twice"),
-    (0.5, "the forces are twice as large as they should be, or the energies half"),
-]
-for _unit in ("kcal/mol", "kJ/mol"):
-    _size = energy_factor(_unit)
-    _RATIOS += [
-        (
-            1 / _size,
-            f"the labels seem to be in {_unit} and eV/Å: set data.units.energy: {_unit} and "
-            "data.units.forces: eV/Ang",
-        ),
-        (_size, f"the forces seem to be in {_unit}/Å: set data.units.forces: {_unit}/Ang"),
-    ]
 
 
 def check_forces_against_energies(frames: Sequence[Frame]) -> list[Finding]:
@@ -83,7 +58,7 @@ def check_forces_against_energies(frames: Sequence[Frame]) -> list[Finding]:
         )
     elif agreement > 0.9:
         message = (
-            f"Energies change by {slope:.3g} times the work of the forces ({basis}): {_ratio_words(slope)}."
+            f"Energies change by {slope:.3g} times the work of the forces ({basis}): {ratio_words(slope)}."
         )
     elif largest < 0.1 or (agreement < 0.5 and len(pairs) >= 20):
         message = f"Energies do not change as the forces say ({basis}; correlation {agreement:.2f})."
@@ -115,15 +90,6 @@ def _contradicted(pairs: Sequence[DisplacedPair], far: NDArray[np.bool_]) -> lis
     bad = {frame for frame, rows in of_frame.items() if len(rows) > 2 and far[rows].mean() > 0.8}
     frames = {id(frame): frame for pair in pairs for frame in pair.frames}
     return [frames[key] for key in frames if key in bad]
-
-
-def _ratio_words(slope: float) -> str:
-    """What mistake of units gives this ratio of energies to the work of forces, and which key mends it."""
-    near = [ratio for ratio in _RATIOS if abs(np.log(slope / ratio[0])) < 0.08]
-    near.sort(key=lambda ratio: abs(np.log(slope / ratio[0])))
-    if near:
-        return "; or ".join(words for _, words in near)
-    return "another unit (data.units.energy, data.units.length, data.units.forces) or another calculation"
 
 
 def _frames_of(pairs: Sequence[StrainedPair | DisplacedPair]) -> tuple[tuple[str, int], ...]:

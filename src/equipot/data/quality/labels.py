@@ -27,7 +27,9 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
         if not zero:
             continue
         if len(zero) == len(known):
-            if kind != "stress" and len(known) > 1:
+            # Crystals at rest, and their equations of state, have no forces by symmetry.
+            wrong = kind == "energy" or (kind == "forces" and any(_is_no_zero(f, kind) for f in known))
+            if wrong and len(known) > 1:
                 message = (
                     f"The {kind} of all {counted(len(known), 'frame')} {_IS[kind]} zero: "
                     f"set data.labels.{kind}."
@@ -45,7 +47,7 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
             "the weight 0 "
             f"(config_{kind}_weight)."
         )
-        certain = far or (kind != "energy" and len(placeholders) > 1)
+        certain = far or (kind != "energy" and len(placeholders) > 1) or _repeated(placeholders)
         ids = frame_ids(placeholders)
         findings.append(Finding("error" if certain else "warning", f"zero {kind}", message, ids, (kind,)))
     return findings
@@ -67,6 +69,11 @@ def _far_from_zero(frames: Sequence[Frame]) -> bool:
     """Whether energies are such that zero is far from all others."""
     sizes = np.abs([frame.energy / frame.num_atoms for frame in frames if frame.energy])
     return bool(sizes.min() > max(0.5, 0.1 * sizes.max()))
+
+
+def _repeated(frames: Sequence[Frame]) -> bool:
+    """Whether two have the same composition: of relative energies at most one can be exactly zero."""
+    return len({tuple(sorted(frame.atomic_numbers)) for frame in frames}) < len(frames)
 
 
 def asymmetry(frame: Frame) -> float:

@@ -17,12 +17,14 @@ from equipot.data.quality.pair_model import (
     force_sizes,
     make_basis,
 )
+from equipot.data.quality.ratios import ratio_words
 from equipot.data.text import counted
 from equipot.units import EV_A3_TO_GPA, stress_to_voigt
 
 GRADIENTS = "set data.units.forces to the unit with a minus sign, as in -eV/Ang"
 _SHEAR_NAMES = ("yz", "xz", "xy")
 _GOOD = 0.7  # share of the forces that a model explains which may speak of single frames
+_NEARLY_ALL = 0.97  # of forces and energies: then their units can be compared where volumes differ, too
 _FEWEST = 10
 
 
@@ -158,14 +160,24 @@ def _check_energies(model: PairModel) -> Iterator[Finding]:
             f"({_basis(model, agreement)}): {GRADIENTS}."
         )
         yield Finding("error", "forces and energies", message, frame_ids(frames), ("energy", "forces"))
-    # With volumes or compositions that differ, the pairs' share in the energy is too uncertain.
-    elif alike and agreement > 0.85 and not 0.1 < slope < 10:
+    # With volumes or compositions that differ, the pairs' share in the energy is uncertain, unless they
+    # describe both.
+    elif (alike and agreement > 0.85 and not 0.1 < slope < 10) or (
+        _same_composition(frames)
+        and model.explained > _NEARLY_ALL
+        and agreement > _NEARLY_ALL
+        and not 0.6 < slope < 1.6
+    ):
+        per_atom = atoms[0] > 2 and len(set(atoms)) == 1 and abs(slope * atoms[0] - 1) < 0.1
+        words = (
+            "they seem to be per atom: multiply them by the number of atoms"
+            if per_atom
+            else ratio_words(slope)
+        )
         yield Finding(
             "error", "forces and energies",
             f"Energies change by about {slope:.2g} times the work of the forces "
-            f"({_basis(model, agreement)}): "
-            "their units differ. Set data.units.energy, data.units.length and data.units.forces.",
-            frame_ids(frames), ("energy", "forces"),
+            f"({_basis(model, agreement)}): {words}.", frame_ids(frames), ("energy", "forces"),
         )  # fmt: skip
     far = np.abs(left) > max(10 * sigma, 0.1)
     if agreement > 0.9 and far.any() and far.mean() < 0.5:
@@ -178,6 +190,11 @@ def _check_energies(model: PairModel) -> Iterator[Finding]:
             f"({_basis(model, agreement)}). Another level of theory, an unconverged calculation?",
             frame_ids(outliers), ("energy",),
         )  # fmt: skip
+
+
+def _same_composition(frames: Sequence[Frame]) -> bool:
+    shares = [np.bincount(frame.atomic_numbers, minlength=119) / frame.num_atoms for frame in frames]
+    return bool(np.ptp(shares, axis=0).max() < 1e-6)
 
 
 def _other_terms(frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -268,9 +285,12 @@ def _check_stress(model: PairModel) -> Iterator[Finding]:
     unit = min(sizes, key=lambda name: abs(np.log(shear / sizes[name])))
     if abs(np.log(shear / sizes[unit])) < np.log(2.5) and shear > 10 and abs(found) > 0.8:
         sign = "-" if found < 0 and unit in ("GPa", "kbar") else ""
-        key = f"data.units.stress: {sign}{unit}" if unit in ("GPa", "kbar") else "data.labels.virial"
+        key = f"data.units.stress: {sign}{unit}"
+        if unit not in ("GPa", "kbar"):
+            key = "data.labels.virial instead of stress" + ", data.units.virial: -eV" * (found > 0)
+        what = unit if unit not in ("GPa", "kbar") else f"in {sign}{unit}"
         message = (
-            f"The stress is {shear:.3g} times what the forces suggest: it seems to be in {sign}{unit}. Set "
+            f"The stress is {shear:.3g} times what the forces suggest: it seems to be {what}. Set "
             f"{key} (shear correlation {found:.2f}; {model.basis_text})."
         )
         yield Finding("error", "stress and forces", message, ids, ("stress",))
