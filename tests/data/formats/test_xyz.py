@@ -82,6 +82,7 @@ def test_three_edges_are_a_rectangular_cell(written):
         "lattice_vectors",
         "cell-vectors",
         "hmat",
+        "H",
     ],
 )
 def test_a_key_that_looks_like_a_cell_is_named(written, failing, key):
@@ -101,6 +102,7 @@ def test_a_key_that_looks_like_a_cell_is_named(written, failing, key):
         ("# CELL(abcABC): 35.2 35.2 35.2 90.0 90.0 90.0 Step: 0", "'CELL(abcABC):' looks like a cell"),
         ("unit cell: 3.65 3.65 3.7", "'cell:' looks like a cell"),
         ('lattice_constants="3.6 3.6 3.7"', "'lattice_constants' looks like a cell"),
+        ('a1="3 0 0" a2="0 3 0" A3="0 0 3"', "a1, a2, a3 look like a cell"),
         ('stress="1 2 3 4 5 6"', "there is a 'stress', but no cell"),
         ('REF_virial="1 2 3 4 5 6 7 8 9" pbc="T T T"', "there is a 'REF_virial', but no cell"),
         ('pbc="T T T"', "pbc is T T T, but the lattice vectors"),

@@ -29,7 +29,8 @@ _WITHOUT_EQUALS = re.compile(  # as in i-PI's comments
 )
 _CELLS = ("cell", "unitcell", "box", "simulationcell", "simulationbox", "boxvectors", "cellvectors", "latt",
           "lat", "cellpar", "cellparameters", "cellmatrix", "abc", "lattvec", "latvec", "hmat",
-          "hmatrix")  # fmt: skip
+          "h", "hmatrix")  # fmt: skip
+_VECTORS = ({"a", "b", "c"}, {"a1", "a2", "a3"}, {"va", "vb", "vc"})  # one key for each
 _PERIODIC = re.compile("(is_?)?periodic(ity)?|pbcs|periodic_?boundar(y|ies)(_?conditions?)?", re.I)
 _TRUE = dict.fromkeys(("t", "true", "1", "yes", ".true."), True)
 _FLAGS = _TRUE | dict.fromkeys(("f", "false", "0", "no", ".false."), False)
@@ -203,6 +204,10 @@ def _refuse_unused(
         words = _flags(value) if _PERIODIC.fullmatch(key) else None
         if words and any(_FLAGS[word] != (cell is not None) for word in words):
             raise DataError(f"'{key}' means periodic directions, but is not read: write it as pbc={value}.")
+    vectors = {key.lower() for key, value in info.items() if np.size(value) == 3}
+    named = next((names for names in _VECTORS if names <= vectors), None)
+    if named and cell is None:
+        raise DataError(f"{', '.join(sorted(named))} look like a cell, but are not read: {advice}.")
     match = _WITHOUT_EQUALS.search(line)
     if match and cell is None:
         raise DataError(f"'{match.group(1).strip()}:' looks like a cell, but is not read: {advice}.")
