@@ -28,7 +28,7 @@ class Pool {
     size_t best = free_.size();
     for (size_t n = 0; n < free_.size(); ++n)
       if (free_[n].capacity >= count && (best == free_.size() || free_[n].capacity < free_[best].capacity)) best = n;
-    if (best == free_.size() || free_[best].capacity > count + count / 8 + 4096)
+    if (best == free_.size() || free_[best].capacity > 2 * count + 4096)
       return {std::unique_ptr<T[]>(new T[size_t(std::max<int64_t>(count, 1))]), count};
     std::swap(free_[best], free_.back());
     Buffer found = std::move(free_.back());
