@@ -41,6 +41,14 @@ atoms = bulk("Si", cubic=True)
 atoms.calc = EquipotCalculator({file!r}, device="cpu", engine="torch")
 atoms.get_forces()
 """
+LARGE = """
+import numpy as np
+from ase.build import molecule
+from equipot.engine.library import Engine
+water = molecule("H2O", cell=[3.1] * 3, pbc=True) * ({cells}, {cells}, {cells})
+water.rattle(0.05, seed=1)
+Engine({file!r}).evaluate(water.positions, water.cell.array, (1, 1, 1), water.numbers == 8)
+"""
 BY_ENGINE = """
 import numpy as np
 from equipot.engine.library import Engine
@@ -69,7 +77,14 @@ def main() -> None:
     """Run it and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    parser.add_argument(
+        "--water", type=int, metavar="CELLS", help="only one evaluation of 3 CELLS³ atoms, by the engine"
+    )
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
+    if arguments.water:
+        large(arguments.water)
+        return
     torch.set_num_threads(1)
     keep_memory()
     print(f"{'ms of processor time':26s}{'TorchScript':>12s}{'engine':>9s}{'ratio':>7s}   "
@@ -90,6 +105,17 @@ def main() -> None:
                 f"a process that evaluates once, {name}: {seconds:.2f} s of processor time, "
                 f"{megabytes:.0f} MB"
             )
+
+
+def large(cells: int) -> None:
+    """Time and memory of a process that evaluates water once."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = deploy(Path(folder) / "water.pt", *cases()["192 water, NequIP"])
+        code = START.format(imports=LARGE.format(file=str(file), cells=cells))
+        seconds, megabytes = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    print(
+        f"{3 * cells**3} atoms of water: {float(seconds):.1f} s of processor time, {float(megabytes):.0f} MB"
+    )
 
 
 def deploy(file: Path, settings: dict, atoms: Atoms, neighbors: float) -> Path:

@@ -17,6 +17,19 @@ from equipot.models.build import build_potential
 SPECIES, CUTOFF = ["H", "O"], 3.0
 SETTINGS = {"cutoff": CUTOFF, "layers": 3, "channels": 4, "l_max": 1, "radial_hidden": (8,)}
 
+CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+class Exchange(ctypes.Structure):
+    """equipot_exchange"""
+
+    _fields_ = (
+        ("context", ctypes.c_void_p),
+        ("num_owned", ctypes.c_int64),
+        ("copy_to_ghosts", CALL),
+        ("add_to_owners", CALL),
+    )
+
 
 @pytest.fixture(scope="module", params=["float32", "float64"])
 def file(request, tmp_path_factory):
@@ -93,27 +106,17 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
         kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
         return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (atoms, width))
 
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-    @function
+    @CALL
     def copy_to_ghosts(_, address, atoms, width):
         rows = rows_at(address, atoms, width)
         rows[len(types) :] = rows[owner[len(types) :]]
         calls.append("copy")
 
-    @function
+    @CALL
     def add_to_owners(_, address, atoms, width):
         rows = rows_at(address, atoms, width)
         np.add.at(rows, owner[len(types) :], rows[len(types) :])
         calls.append("add")
-
-    class Exchange(ctypes.Structure):
-        _fields_ = (
-            ("context", ctypes.c_void_p),
-            ("num_owned", ctypes.c_int64),
-            ("copy", function),
-            ("add", function),
-        )
 
     exchange = Exchange(None, len(types), copy_to_ghosts, add_to_owners)
     energies, forces = np.empty(len(owner)), np.empty((len(owner), 3))
@@ -146,16 +149,7 @@ def test_an_exchange_says_which_atoms_are_owned(settings, tmp_path):
     potential = build_potential(settings, SPECIES, 10.0, [-1.0, -2.0], 1.0).eval()
     write(tmp_path / "model.pt", potential.program().files())
     engine = Engine(tmp_path / "model.pt")
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    nothing = function(lambda *_: None)
-
-    class Exchange(ctypes.Structure):
-        _fields_ = (
-            ("context", ctypes.c_void_p),
-            ("num_owned", ctypes.c_int64),
-            ("copy", function),
-            ("add", function),
-        )
+    nothing = CALL(lambda *_: None)
 
     exchange = Exchange(None, 1, nothing, nothing)
     types, center, neighbor = (np.array(a, dtype=np.int64) for a in ([0, 1], [0, 1], [1, 0]))

@@ -251,7 +251,7 @@ def test_npt_of_a_molecule_needs_no_model(water, tmp_path):
 
 @pytest.mark.parametrize("rows", [0, 2])
 def test_full_disk_is_what_is_reported(water, model_file, tmp_path, monkeypatch, rows):
-    record, calls = md._record, []
+    record, calls = md.record, []
 
     def failing(*arguments):
         calls.append(1)
@@ -259,7 +259,7 @@ def test_full_disk_is_what_is_reported(water, model_file, tmp_path, monkeypatch,
             raise OSError(errno.ENOSPC, "No space left on device")
         record(*arguments)
 
-    monkeypatch.setattr(md, "_record", failing)
+    monkeypatch.setattr(md, "record", failing)
     with pytest.raises(OSError, match=f"Cannot write {tmp_path}: No space left") as caught:
         run_md(water, model_file, tmp_path, MDSettings(steps=5, log_interval=1), device="cpu")
     assert caught.value.errno == errno.ENOSPC
@@ -276,14 +276,14 @@ def test_signal_leaves_whole_files(
     handler = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}[number]
     original = signal.signal(number, handler)
     request.addfinalizer(lambda: signal.signal(number, original))
-    measure = md._measure
+    measure = md.measure
 
     def interrupted(atoms, step, *arguments):
         if step == 7:
             os.kill(os.getpid(), number)
         return measure(atoms, step, *arguments)
 
-    monkeypatch.setattr(md, "_measure", interrupted)
+    monkeypatch.setattr(md, "measure", interrupted)
     with pytest.raises(expected):
         run_md(water, model_file, tmp_path, MDSettings(steps=1000, log_interval=5), device="cpu")
     assert read_log(tmp_path / "log.csv")["step"].tolist() == [0, 5, 7]

@@ -54,14 +54,14 @@ class Killed(BaseException):
 def killed_at(step, monkeypatch, *arguments, **options):
     """Run until ``step``, then vanish."""
     with monkeypatch.context() as patch:
-        measure = md._measure
+        measure = md.measure
 
         def measured(atoms, now, *rest):
             if now == step:
                 raise Killed
             return measure(atoms, now, *rest)
 
-        patch.setattr(md, "_measure", measured)
+        patch.setattr(md, "measure", measured)
         with pytest.raises(Killed):
             run_md(*arguments, **options, device="cpu")
 
@@ -88,14 +88,14 @@ def test_stopped_by_a_signal_and_with_more_steps(request, crystal, model_file, t
     request.addfinalizer(lambda: signal.signal(signal.SIGTERM, original))
     run_md(crystal, model_file, tmp_path / "whole", settings(), device="cpu")
     with monkeypatch.context() as patch:
-        measure = md._measure
+        measure = md.measure
 
         def interrupted(atoms, step, *rest):
             if step == 7:
                 os.kill(os.getpid(), signal.SIGTERM)
             return measure(atoms, step, *rest)
 
-        patch.setattr(md, "_measure", interrupted)
+        patch.setattr(md, "measure", interrupted)
         with pytest.raises(SystemExit):
             run_md(crystal, model_file, tmp_path / "parts", settings(), device="cpu")
     assert "--resume goes on" in capsys.readouterr().err

@@ -82,9 +82,9 @@ def load_datasets(
     test = test.take(positions_of(split.test, _places(test_ids)))
     _report_isolated(isolated)
     if checked:
-        others = {"test": test} | ({} if drawn else {"validation": held_out})
-        sets = {"training": train, "validation": held_out, "test": test}
-        _report(check_sets(pool, others, sets, trained), data.checks)
+        held = {"validation": held_out, "test": test}
+        others = {name: held[name] for name in held if not (drawn and name == "validation")}
+        _report(check_sets(pool, others, {"training": train, **held}, trained), data.checks)
     species = list(data.species) if data.species else train.columns.symbols
     levels = list(data.levels)
     train_set = _dataset(train, species, cutoff, levels)

@@ -69,9 +69,7 @@ def evaluate(
             ``calibration.png``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
-        units, missing: as in ``data.units`` and ``data.missing``.
-        format_name: one of the formats; None: by name and content.
-        species_map, keep_unconverged: as ``named_parsing`` takes them.
+        units, missing, format_name, species_map, keep_unconverged: as ``named_reading`` takes them.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -97,11 +95,11 @@ def evaluate(
         print_report(comparison, console)
     if console is not None and spread is not None:
         print_disagreement(disagreement_rows(comparison, spread), len(members), console)
-    files = []
+    files: list[Path] = []
     if output is not None:
         files += write_evaluation(comparison, loaded.path if spread is None else Path(model), output)
-        if spread is not None:
-            files += write_disagreement(comparison, spread, frames, len(members), output)
+    if output is not None and spread is not None:
+        files += write_disagreement(comparison, spread, frames, len(members), output)
     if predictions is not None:
         write_predictions(comparison, frames, predictions)
         files.append(predictions)

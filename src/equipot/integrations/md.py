@@ -14,7 +14,6 @@ import ase.io
 import ase.units
 import numpy as np
 from ase import Atoms
-from ase.io.extxyz import write_extxyz
 from ase.md.md import MolecularDynamics
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,13 +24,12 @@ from equipot.files import atomic_write, naming_errors, write_json
 from equipot.integrations.ase import EquipotCalculator
 from equipot.integrations.distances import TooClose
 from equipot.integrations.md_dynamics import (
-    RIGID,
     check_constraints,
     degrees_of_freedom,
     make_integrator,
     set_velocities,
 )
-from equipot.integrations.md_report import COLUMNS, plot_log, read_log, summarize
+from equipot.integrations.md_report import COLUMNS, measure, plot_log, read_log, record, summarize
 from equipot.integrations.md_restart import Restart, origin_of, platform_of, read_restart, write_restart
 from equipot.integrations.md_settings import MDSettings
 from equipot.integrations.signals import StopRequest, stop_requests
@@ -125,24 +123,13 @@ def run_md(
     restart = _check_output(output, overwrite, resume)
     if not (math.isfinite(skin) and skin >= 0):
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
-    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure, species_map)
-    if settings.velocities is None and atoms.get_momenta().any() and math.prod(supercell) > 1:
-        raise ConfigError(
-            f"supercell {supercell}: the structure has velocities, with which all copies would move alike. "
-            "Give --velocities draw, or keep if that is wanted."
-        )
-    atoms = repeated(atoms, supercell)
-    _check_structure(atoms, settings)
+    atoms = _atoms(structure, species_map, supercell, settings)
     calculator = EquipotCalculator(model, device=device, skin=skin)
     calculator.model.atom_types(atoms.numbers)
     _set_limits(calculator, settings)
     run = _prepare(atoms, calculator, settings, output, skin, restart)
     with naming_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        for name in FILES if restart is None else ("stopped.extxyz",):
-            (output / name).unlink(missing_ok=True)
-        if restart is not None:
-            restart.cut_files()
+        _make_room(output, restart)
     try:
         with stop_requests() as stop, naming_errors(output):
             steps = _go_on(run, console, stop)
@@ -153,12 +140,28 @@ def run_md(
     summary = summarize(rows, settings, steps, len(atoms), progress["seconds"], progress["builds"])
     write_json(output / "summary.json", summary)
     if stop.signal is not None:
-        message = (
-            f"Stopped at step {steps} of {settings.steps}; what was done is in {output}. --resume goes on."
-        )
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        done = f"Stopped at step {steps} of {settings.steps}; what was done is in {output}. --resume goes on."
+        console.print(done, markup=False, highlight=False, soft_wrap=True)
         stop.leave()
     return MDResult(output, output / "trajectory.extxyz", output / "log.csv", output / "plot.png", summary)
+
+
+def _atoms(
+    structure: str | Path | Atoms,
+    species_map: str | None,
+    supercell: tuple[int, int, int],
+    settings: MDSettings,
+) -> Atoms:
+    """What is simulated, checked."""
+    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure, species_map)
+    if settings.velocities is None and atoms.get_momenta().any() and math.prod(supercell) > 1:
+        raise ConfigError(
+            f"supercell {supercell}: the structure has velocities, with which all copies would move alike. "
+            "Give --velocities draw, or keep if that is wanted."
+        )
+    atoms = repeated(atoms, supercell)
+    _check_structure(atoms, settings)
+    return atoms
 
 
 def _check_output(output: Path, overwrite: bool, resume: bool) -> Restart | None:
@@ -178,6 +181,14 @@ def _check_output(output: Path, overwrite: bool, resume: bool) -> Restart | None
         other = "--overwrite, or --resume to go on" if restart.is_file() else "--overwrite"
         raise ConfigError(f"The output folder {output} is not empty. Name another, or give {other}.")
     return read_restart(restart)
+
+
+def _make_room(output: Path, restart: Restart | None) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    for name in FILES if restart is None else ("stopped.extxyz",):
+        (output / name).unlink(missing_ok=True)
+    if restart is not None:
+        restart.cut_files()
 
 
 def _set_limits(calculator: EquipotCalculator, settings: MDSettings) -> None:
@@ -289,7 +300,7 @@ def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
         if run.begun is None:
             table.write(",".join(COLUMNS) + "\n")
         for step, good in enumerate(_steps(run.dynamics, settings.steps - run.first), run.first):
-            row = _measure(atoms, step, settings.timestep, run.freedom)
+            row = measure(atoms, step, settings.timestep, run.freedom)
             problem = _problem(row, settings.temperature) if good is None else good
             if problem is not None:
                 _write_stopped(output / "stopped.extxyz", atoms)
@@ -297,11 +308,11 @@ def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
             stopping = stop.signal is not None  # asked once: a signal may come at any time
             last, regular = stopping or step == settings.steps, step % settings.log_interval == 0
             if regular and (run.begun is None or step > run.first):
-                _record(table, trajectory, atoms, row)
+                record(table, trajectory, atoms, row)
             if step % settings.restart_interval == 0 or last:
                 _write_restart(run, table, trajectory)
             if last and not regular:  # after the restart file: a run that goes on does not have it
-                _record(table, trajectory, atoms, row)
+                record(table, trajectory, atoms, row)
             if regular or last:
                 state = f"{row['temperature_K']:.0f} K, {row['potential_energy_eV']:.3f} eV"
                 progress.update(task, completed=step, state=state)
@@ -332,33 +343,6 @@ def _steps(dynamics: MolecularDynamics, steps: int) -> Iterator[str | None]:
         yield None
 
 
-def _measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str, float]:
-    """One line of the log."""
-    kinetic = atoms.get_kinetic_energy()
-    results = atoms.calc.results
-    potential = results.get("energy", np.nan) + sum(
-        constraint.adjust_potential_energy(atoms)
-        for constraint in atoms.constraints
-        if hasattr(constraint, "adjust_potential_energy")
-    )
-    stress, volume, pressure = results.get("stress"), np.nan, np.nan
-    if stress is not None:
-        volume = atoms.get_volume()
-        # Of the atoms' motion and of the forces; those that keep bonds rigid are not known.
-        if not {type(constraint).__name__ for constraint in atoms.constraints} & RIGID:
-            pressure = (2.0 * kinetic / (3.0 * volume) - stress[:3].mean()) / ase.units.GPa
-    return {
-        "step": step,
-        "time_ps": step * timestep / 1000.0,
-        "potential_energy_eV": potential,
-        "kinetic_energy_eV": kinetic,
-        "total_energy_eV": potential + kinetic,
-        "temperature_K": 2.0 * kinetic / (freedom * ase.units.kB),
-        "volume_A3": volume,
-        "pressure_GPa": pressure,
-    }
-
-
 def _problem(row: dict[str, float], temperature: float) -> str | None:
     if not math.isfinite(row["total_energy_eV"]):
         return "the energy is not finite"
@@ -366,18 +350,6 @@ def _problem(row: dict[str, float], temperature: float) -> str | None:
     if row["temperature_K"] > limit:
         return f"the temperature is {row['temperature_K']:.0f} K (limit {limit:.0f} K)"
     return None
-
-
-def _record(table: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float]) -> None:
-    # Energies with fixed decimals: a drift must not drown in reference energies of 1e5 eV.
-    table.write(",".join(f"{row[c]:.9f}" if c.endswith("_eV") else f"{row[c]:.10g}" for c in COLUMNS) + "\n")
-    frame = atoms.copy()
-    frame.calc = atoms.calc
-    frame.info = {"step": row["step"], "time_ps": row["time_ps"], "temperature_K": row["temperature_K"]}
-    write_extxyz(trajectory, [frame])
-    # Whoever watches the run, or finds it killed, sees whole frames.
-    table.flush()
-    trajectory.flush()
 
 
 def _write_stopped(path: Path, atoms: Atoms) -> None:

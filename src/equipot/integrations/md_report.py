@@ -1,11 +1,15 @@
-"""The log of a simulation: its columns, its plot, its summary."""
+"""The log of a simulation: its rows, its plot, its summary."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import ase.units
 import numpy as np
+from ase import Atoms
+from ase.io.extxyz import write_extxyz
 from rich.table import Table
 
+from equipot.integrations.md_dynamics import RIGID
 from equipot.integrations.md_settings import MDSettings
 
 COLUMNS = (
@@ -120,3 +124,43 @@ def plot_log(log: dict[str, np.ndarray], path: Path) -> None:
     for ax in axes:
         ax.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str, float]:
+    """One line of the log."""
+    kinetic = atoms.get_kinetic_energy()
+    results = atoms.calc.results
+    potential = results.get("energy", np.nan) + sum(
+        constraint.adjust_potential_energy(atoms)
+        for constraint in atoms.constraints
+        if hasattr(constraint, "adjust_potential_energy")
+    )
+    stress, volume, pressure = results.get("stress"), np.nan, np.nan
+    if stress is not None:
+        volume = atoms.get_volume()
+        # Of the atoms' motion and of the forces; those that keep bonds rigid are not known.
+        if not {type(constraint).__name__ for constraint in atoms.constraints} & RIGID:
+            pressure = (2.0 * kinetic / (3.0 * volume) - stress[:3].mean()) / ase.units.GPa
+    return {
+        "step": step,
+        "time_ps": step * timestep / 1000.0,
+        "potential_energy_eV": potential,
+        "kinetic_energy_eV": kinetic,
+        "total_energy_eV": potential + kinetic,
+        "temperature_K": 2.0 * kinetic / (freedom * ase.units.kB),
+        "volume_A3": volume,
+        "pressure_GPa": pressure,
+    }
+
+
+def record(table: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float]) -> None:
+    """Add a line to the log and a frame to the trajectory."""
+    # Energies with fixed decimals: a drift must not drown in reference energies of 1e5 eV.
+    table.write(",".join(f"{row[c]:.9f}" if c.endswith("_eV") else f"{row[c]:.10g}" for c in COLUMNS) + "\n")
+    frame = atoms.copy()
+    frame.calc = atoms.calc
+    frame.info = {"step": row["step"], "time_ps": row["time_ps"], "temperature_K": row["temperature_K"]}
+    write_extxyz(trajectory, [frame])
+    # Whoever watches the run, or finds it killed, sees whole frames.
+    table.flush()
+    trajectory.flush()
