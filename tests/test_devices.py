@@ -23,7 +23,7 @@ def gpu_without_cuda(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "choose", [lambda: devices.resolve_device("auto").type, lambda: choose_device(RunConfig())]
+    "choose", [lambda: devices.resolve_device("auto"), lambda: choose_device(RunConfig())]
 )
 def test_a_gpu_that_torch_cannot_use_is_mentioned_once(gpu_without_cuda, caplog, choose):
     with caplog.at_level(logging.WARNING, logger="equipot"):
@@ -34,7 +34,7 @@ def test_a_gpu_that_torch_cannot_use_is_mentioned_once(gpu_without_cuda, caplog,
 
 def test_nothing_is_said_where_the_cpu_was_chosen(gpu_without_cuda, caplog):
     with caplog.at_level(logging.WARNING, logger="equipot"):
-        assert devices.resolve_device("cpu").type == "cpu"
+        assert devices.resolve_device("cpu") == "cpu"
         assert choose_device(RunConfig(device="cpu")) == "cpu"
     assert not caplog.records
 

@@ -21,8 +21,8 @@ from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.structure import make_structure
 from equipot.deploy.torchscript import write_torchscript
 from equipot.engine.library import Engine
+from equipot.machine import keep_memory
 from equipot.models.build import build_potential
-from equipot.ops.operators import keep_memory
 
 NEQUIP = {"type": "nequip", "l_max": 2, "parity": False, "channels": 64, "layers": 4}
 ALLEGRO = {"type": "allegro", "l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}

@@ -17,7 +17,7 @@ def __getattr__(name: str):
 
         return EquipotCalculator
     if name == "keep_memory":
-        from equipot.ops.operators import keep_memory
+        from equipot.machine import keep_memory
 
         return keep_memory
     raise AttributeError(f"module 'equipot' has no attribute '{name}'")

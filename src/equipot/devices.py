@@ -1,30 +1,41 @@
-"""Which device a computation runs on, and in how many pieces: the one place that asks torch for GPUs."""
+"""Which device a computation runs on, and in how many pieces: the one place that asks torch for GPUs.
 
+Torch, which takes seconds to import, is asked only where there may be a GPU.
+"""
+
+import ctypes
 import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
-
-import torch
+from typing import TYPE_CHECKING, TypeVar
 
 from equipot.errors import DeviceError
-from equipot.graph import AtomicGraph, halves
+
+if TYPE_CHECKING:
+    import torch
+
+    from equipot.graph import AtomicGraph
 
 T = TypeVar("T")
 
 log = logging.getLogger("equipot")
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Turn "auto" or a PyTorch device name into a device that exists here; raises DeviceError otherwise.
+def resolve_device(device: "str | torch.device") -> str:
+    """Turn "auto" or a device of PyTorch into the name of one that exists here; raises DeviceError otherwise.
 
     "auto" is a GPU if torch has one. Where the machine has a GPU that torch cannot use, a warning says so.
     """
-    if str(device) == "auto":
+    name = str(device)
+    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+        return "cpu"
+    import torch
+
+    if name == "auto":
         if num_gpus() == 0:
             _warn_of_unused_gpu()
-        return torch.device("cuda" if num_gpus() else "cpu")
+        return "cuda" if num_gpus() else "cpu"
     try:
         target = torch.device(device)
     except RuntimeError:
@@ -33,14 +44,14 @@ def resolve_device(device: str | torch.device) -> torch.device:
         raise DeviceError(f"Device '{device}' is not supported. Expected auto, cpu, cuda or cuda:INDEX.")
     if target.type == "cuda" and (target.index or 0) >= num_gpus():
         raise DeviceError(f"Device '{device}' does not exist: {gpus_found()}. Use device='cpu' or 'auto'.")
-    return target
+    return "cpu" if target.type == "cpu" else str(target)
 
 
 def by_halves(
-    compute: Callable[[AtomicGraph], T],
-    graph: AtomicGraph,
-    lacks: Callable[[AtomicGraph, Exception], None],
-    fits: Callable[[AtomicGraph], bool] = lambda graph: True,
+    compute: "Callable[[AtomicGraph], T]",
+    graph: "AtomicGraph",
+    lacks: "Callable[[AtomicGraph, Exception], None]",
+    fits: "Callable[[AtomicGraph], bool]" = lambda graph: True,
 ) -> Iterator[T]:
     """``compute`` of a graph, or of its halves, their halves and so on where memory runs out.
 
@@ -50,6 +61,10 @@ def by_halves(
         lacks: called with the graph that was too large and the error; raises if it cannot be halved.
         fits: False: halve it without a try.
     """
+    import torch
+
+    from equipot.graph import halves
+
     if fits(graph):
         try:
             result = compute(graph)
@@ -65,13 +80,28 @@ def by_halves(
 
 def num_gpus() -> int:
     """How many GPUs torch can use."""
+    import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def gpus_found() -> str:
     """What torch finds, for messages."""
+    import torch
+
     built = "" if torch.version.cuda else f" (torch {torch.__version__} is built without CUDA)"
     return f"PyTorch finds {num_gpus() or 'no'} GPU{'s' * (num_gpus() > 1)} here{built}"
+
+
+def _may_have_gpu() -> bool:
+    """Whether this machine has a driver; torch may find a GPU only then."""
+    if _nvidia_driver() or Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _nvidia_driver() -> list[Path]:
@@ -85,6 +115,8 @@ def _warn_of_unused_gpu() -> None:
 
     A torch with CUDA that finds no GPU says why itself, or the user has hidden the GPU from it.
     """
+    import torch
+
     files = _nvidia_driver()
     if files and torch.version.cuda is None:
         log.warning(

@@ -44,7 +44,7 @@ _SPELLINGS = {
     "Hartree/Bohr^3": _ATOMIC,
 }
 
-_VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+_VOIGT = ([0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1])
 
 
 def energy_factor(name: str) -> float:
@@ -128,11 +128,8 @@ def _spelled(powers: Powers) -> dict[str, str]:
 
 def stress_to_voigt(stress):
     """(..., 3, 3) tensor or array to (..., 6) in ASE's order; the two off-diagonal halves are averaged."""
-    import numpy as np
-    import torch
-
-    columns = [0.5 * (stress[..., a, b] + stress[..., b, a]) for a, b in _VOIGT]
-    return torch.stack(columns, dim=-1) if isinstance(stress, torch.Tensor) else np.stack(columns, axis=-1)
+    rows, columns = _VOIGT
+    return 0.5 * (stress[..., rows, columns] + stress[..., columns, rows])
 
 
 def voigt_to_stress(voigt):

@@ -1,7 +1,13 @@
-"""The command line starts fast: nothing heavy is imported before a command needs it."""
+"""A fast start: nothing heavy is imported before it is needed, and no torch where the engine will do."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+SILICON = Path(__file__).parents[2] / "examples/04_engine/silicon.pt"
 
 HEAVY = ("torch", "lightning", "ase", "matplotlib", "e3nn", "pydantic", "numpy")
 
@@ -17,8 +23,19 @@ print("imported:", *[name for name in {heavy!r} if name in sys.modules])
 """
 
 
-def run(*arguments: str) -> str:
-    script = SCRIPT.format(arguments=arguments, heavy=HEAVY)
+EVALUATE = """
+import sys
+from ase import Atoms
+from equipot import EquipotCalculator
+atoms = Atoms("Si2", [[0, 0, 0], [1.3, 1.4, 1.3]], cell=[5.4] * 3, pbc=True)
+atoms.calc = EquipotCalculator(*{arguments!r}, engine="auto")
+assert atoms.get_potential_energy() < 0 and atoms.get_stress().shape == (6,)
+print("imported:", *[name for name in ("scipy", *{heavy!r}) if name in sys.modules])
+"""
+
+
+def run(*arguments: str, script: str = SCRIPT) -> str:
+    script = script.format(arguments=arguments, heavy=HEAVY)
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
@@ -41,3 +58,38 @@ def test_a_wrong_config_is_reported_before_torch_is_imported():
     out = run("train", "nowhere.yaml")
     assert "exit code 1" in out
     assert "torch" not in out.splitlines()[-1]
+
+
+def imported(*arguments: str) -> list[str]:
+    return run(*arguments).splitlines()[-1].split()[1:]
+
+
+def test_a_calculator_needs_ase_and_numpy(tmp_path):
+    """Of a file, and of an ensemble's folder."""
+    for index in range(2):
+        shutil.copy(SILICON, tmp_path / f"member_{index}.pt")
+    for model in (SILICON, tmp_path):
+        assert run(str(model), script=EVALUATE) == "imported: ase numpy\n"
+
+
+def test_torch_is_there_where_it_is_asked_for():
+    script = EVALUATE.replace('"auto"', '"torch"')
+    assert "torch" in run(str(SILICON), script=script).split()
+
+
+def test_dynamics_needs_no_torch(tmp_path):
+    """And goes on from its restart file."""
+    (tmp_path / "si.xyz").write_text(
+        '2\nLattice="5.4 0 0 0 5.4 0 0 0 5.4" pbc="T T T" Properties=species:S:1:pos:R:3\n'
+        "Si 0 0 0\nSi 1.3 1.4 1.3\n"
+    )
+    command = ("md", str(tmp_path / "si.xyz"), "--model", str(SILICON), "--output", str(tmp_path / "md"))
+    for steps in ((), ("--resume", "--steps", "12")):
+        found = imported(*command, *(steps or ("--steps", "8")))
+        assert "ase" in found and not {"torch", "e3nn", "lightning"} & set(found)
+    assert (tmp_path / "md" / "plot.png").is_file()
+
+
+@pytest.mark.parametrize("command", ["info", "check --help", "md --help", "evaluate --help"])
+def test_commands_that_evaluate_nothing_need_no_torch(command):
+    assert "torch" not in imported(*command.split(), *([str(SILICON)] if command == "info" else []))

@@ -10,8 +10,9 @@ from standin import verified_in_this_process
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.load import load_deployed
+from equipot.deploy.metadata import describe_tables
 from equipot.deploy.structure import evaluate
-from equipot.deploy.tables import describe_tables, tabulate
+from equipot.deploy.tables import tabulate
 from equipot.deploy.torchscript import write_torchscript
 from equipot.models.build import build_potential
 from equipot.ops.build import kernels_available

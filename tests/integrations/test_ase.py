@@ -1,5 +1,7 @@
 """The calculator against finite differences, and at work in ASE's algorithms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from standin import StandInNetwork, verified_in_this_process, write_standin
 import equipot
 from equipot import EquipotCalculator
 from equipot.data import graph_from_atoms
+from equipot.deploy.load import load_deployed
 from equipot.errors import (
     ConfigError,
     DataError,
@@ -190,6 +193,52 @@ def test_failed_self_check_refuses(model_file, monkeypatch):
     with pytest.raises(ModelFileError, match="does not reproduce its reference structures"):
         EquipotCalculator(model_file, device="cpu")
     EquipotCalculator(model_file, device="cpu", check=False)
+
+
+def test_edges_stay_on_the_device(model_file, crystal):
+    """As tensors; another name for the CPU stands for a GPU."""
+    model = replace(load_deployed(model_file, "cpu", "torch"), device="cpu:0")
+    there = EquipotCalculator(model)
+    assert torch.is_tensor(there.neighbors.edges(crystal.positions, crystal.cell.array, crystal.pbc).vec)
+    types = []
+    for _ in range(3):
+        expected = EquipotCalculator(model_file, device="cpu", skin=0.0)
+        for calculator in (expected, there):
+            calculator.calculate(crystal)
+        for name, value in expected.results.items():
+            np.testing.assert_allclose(there.results[name], value, rtol=1e-12, atol=1e-12)
+        types.append(there._types[1])
+        crystal.rattle(0.05)
+    assert types[0] is types[1]  # what a GPU has found out about them is kept
+    crystal.positions[1] = crystal.positions[0] + 0.05
+    with pytest.raises(DataError, match=r"Atoms 0 and 1 are 0\.0866 Å apart"):
+        there.calculate(crystal)
+
+
+def test_nothing_is_computed_twice(model_file, crystal, monkeypatch):
+    """Whatever is asked of the same structure, and once more for every change of it."""
+    calculator = EquipotCalculator(model_file, device="cpu")
+    evaluations = []
+    monkeypatch.setattr(calculator.distances, "find", lambda *_: evaluations.append(1) or [])
+    crystal.calc = calculator
+
+    def count():
+        crystal.get_forces(), crystal.get_potential_energy(), crystal.get_stress()
+        return len(evaluations)
+
+    assert count() == count() == 1
+    crystal.info["name"] = "other"
+    crystal.set_initial_magnetic_moments([1.0] * len(crystal))
+    assert count() == 1
+    crystal.positions[0, 0] += 1e-12
+    assert count() == 2
+    crystal.cell[0, 0] += 1e-12
+    assert count() == 3
+    crystal.numbers[0], crystal.numbers[1] = crystal.numbers[1], crystal.numbers[0]
+    assert count() == 4
+    crystal.calc = None
+    calculator.calculate(crystal)
+    assert len(evaluations) == 5
 
 
 def test_package_exports_the_calculator():

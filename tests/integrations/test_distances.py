@@ -3,7 +3,6 @@
 import ase.io
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import molecule
 from standin import make_potential, verified_in_this_process
@@ -14,6 +13,7 @@ from equipot.deploy.torchscript import write_torchscript
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.md import MDSettings, run_md
 from equipot.integrations.md_report import read_log
+from equipot.integrations.verlet import Edges
 
 SEEN = {"H-O": 1.7, "H-H": 1.4, "C-O": 1.2}
 
@@ -155,6 +155,7 @@ def test_limits_that_mean_nothing(model, model_file, tmp_path):
 
 def test_coinciding_atoms_are_an_error(model):
     calculator = EquipotCalculator(model, device="cpu")
-    edges = torch.tensor([[0.05, 0, 0], [-0.05, 0, 0]], dtype=torch.float64), torch.tensor([[0, 1], [1, 0]])
+    index, squared = np.array([[0, 1], [1, 0]]), np.full(2, 0.05**2)
+    edges = Edges(np.array([[0.05, 0, 0], [-0.05, 0, 0]]), index, squared, np.arange(2), np.arange(2))
     with pytest.raises(DataError, match=r"Atoms 0 and 1 are 0\.0500 Å apart"):
-        calculator.distances.find(*edges, torch.tensor([0, 0]), np.arange(2))
+        calculator.distances.find(edges, np.array([0, 0]))

@@ -5,6 +5,7 @@ import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from operator import methodcaller
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -108,3 +109,20 @@ def test_nudged_elastic_band(model_file, parallel):
     band.get_forces()
     energies = [image.get_potential_energy() for image in copy.deepcopy(images)]
     np.testing.assert_allclose(band.energies[1:-1], energies[1:-1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_arrays_give_arrays_and_tensors_tensors(engine):
+    """By the engine and by TorchScript, of a shipped model."""
+    model = load_deployed(Path(__file__).parents[2] / "examples/04_engine/silicon.pt", "cpu", engine)
+    assert (model.engine is None) == (engine == "torch")
+    edge_vec = np.array([[2.3, 0.1, 0.2], [-2.3, -0.1, -0.2]])
+    inputs = edge_vec, np.array([[0, 1], [1, 0]]), np.zeros(2, dtype=np.int64), np.array([True, False])
+    arrays = model(*inputs)
+    tensors = model(*map(torch.from_numpy, inputs))
+    with torch.inference_mode():
+        inference = model(*(torch.from_numpy(array).clone() for array in inputs))
+    for array, tensor, other in zip(arrays, tensors, inference, strict=True):
+        assert isinstance(array, np.ndarray) and array.dtype == np.float64
+        assert np.array_equal(array, tensor.numpy()) and np.array_equal(array, other.numpy())
+    assert arrays[0][0] != 0 == arrays[0][1] and arrays[2].shape == (2, 3, 3)

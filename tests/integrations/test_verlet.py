@@ -22,10 +22,12 @@ def canonical(edge_index, edge_vec):
 
 
 def assert_right(verlet, positions, cell, pbc):
-    edge_vec, edge_index, order = verlet.edges(positions, cell, pbc)
-    assert (np.diff(edge_index[0].numpy()) >= 0).all(), "not sorted by center"
+    edge_vec, edge_index, squared, order, place = verlet.edges(positions, cell, pbc)
+    assert (order[place] == np.arange(len(positions))).all()
+    np.testing.assert_allclose(squared, np.linalg.norm(edge_vec, axis=1) ** 2, rtol=1e-12)
+    assert (np.diff(edge_index[0]) >= 0).all(), "not sorted by center"
     expected = canonical(*fresh(positions, cell, pbc))
-    np.testing.assert_allclose(canonical(order[edge_index.numpy()], edge_vec), expected, atol=1e-8)
+    np.testing.assert_allclose(canonical(order[edge_index], edge_vec), expected, atol=1e-8)
 
 
 def random_crystal(seed, pbc):

@@ -7,7 +7,6 @@ import sys
 import pytest
 
 
-@pytest.mark.usefixtures("kernels")
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_large_arrays_are_made_of_the_memory_of_earlier_ones():
     code = """

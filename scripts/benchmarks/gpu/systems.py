@@ -87,9 +87,10 @@ def inputs(kind: str, num_atoms: int, device: str) -> Inputs:
     """Edges found, and atoms put in order, as the calculator does both."""
     atoms = structure(kind, num_atoms)
     neighbors = VerletList(CUTOFF, 0.0, device)
-    edge_vec, edge_index, order = neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
-    types = [SPECIES[kind].index(symbol) for symbol in np.array(atoms.get_chemical_symbols())[order]]
+    edges = neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
+    types = [SPECIES[kind].index(symbol) for symbol in np.array(atoms.get_chemical_symbols())[edges.order]]
     atom_types = torch.tensor(types, device=device)
+    edge_vec, edge_index = map(torch.as_tensor, edges[:2])
     return Inputs(edge_vec, edge_index, atom_types, torch.ones_like(atom_types, dtype=torch.bool))
 
 

@@ -177,7 +177,7 @@ def evaluate(
     from rich.console import Console
 
     from equipot.evaluation.run import evaluate as run_evaluation
-    from equipot.ops.operators import keep_memory
+    from equipot.machine import keep_memory
 
     keep_memory()
     result = run_evaluation(
@@ -303,7 +303,7 @@ def md(
 
     from equipot.integrations.md import run_md
     from equipot.integrations.md_report import summary_table
-    from equipot.ops.operators import keep_memory
+    from equipot.machine import keep_memory
 
     keep_memory()
     where = {"species_map": species_map, "supercell": supercell, "device": device, "skin": skin}

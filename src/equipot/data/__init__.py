@@ -3,13 +3,14 @@
 import importlib
 
 _MODULES = {
-    "dataset": ("GraphDataset", "LazyDataset", "atom_types", "graph_from_atoms", "species_of", "to_graph"),
+    "dataset": ("GraphDataset", "LazyDataset", "graph_from_atoms", "to_graph"),
     "frames": ("Frame", "frame_from_atoms"),
     "load": ("Datasets", "load_datasets"),
     "neighbors": ("neighbor_list",),
     "pool": ("Pool",),
     "readers": ("expand_paths", "read_frame", "read_frames"),
     "sources": ("read_sources",),
+    "species": ("atom_types", "species_of"),
     "splits": ("Split", "draw_split"),
     "statistics": ("Statistics", "compute_statistics"),
 }

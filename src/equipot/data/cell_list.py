@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from equipot.data.edges import edge_vectors
+from equipot.data.edges import edge_vectors, squared_lengths
 
 
 def cell_list(
@@ -55,7 +55,7 @@ def cell_list(
         neighbor = order[start[there[center]] + rank]
         shift = image[center] + (wrapped[center] - wrapped[neighbor]).long()
         edge_vec = edge_vectors(positions, cell, (center, neighbor), shift.to(cell.dtype))
-        near = (edge_vec * edge_vec).sum(dim=1) < cutoff**2
+        near = squared_lengths(edge_vec) < cutoff**2
         near &= (center != neighbor) | (shift != 0).any(dim=1)
         found.append((center[near], neighbor[near], shift[near]))
     return _sorted(*(torch.cat(part) for part in zip(*found, strict=True)), len(positions))

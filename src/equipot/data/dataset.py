@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import ase
 import numpy as np
 import torch
-from ase.data import atomic_numbers as number_of
-from ase.data import chemical_symbols
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -15,7 +13,7 @@ from equipot.data.frames import Frame, check_distances, frame_from_atoms
 from equipot.data.neighbors import neighbor_list
 from equipot.data.pool import Pool
 from equipot.data.progress import track
-from equipot.errors import UnknownSpeciesError
+from equipot.data.species import look_up, type_table
 from equipot.graph import AtomicGraph, Label, Labels
 from equipot.quantities import QUANTITIES
 
@@ -49,7 +47,7 @@ class GraphDataset(Dataset):
         self.frames, self.columns = frames, columns
         self.species, self.cutoff, self.levels = list(species), float(cutoff), list(levels)
         self.num_atoms, self.label_counts = columns.num_atoms, columns.label_counts
-        self._types = _type_table(self.species)
+        self._types = type_table(self.species)
 
     def __len__(self) -> int:
         return len(self.num_edges)
@@ -101,7 +99,7 @@ class LazyDataset(GraphDataset):
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:
     """The graph of one frame with its labels. Raises as ``GraphDataset``."""
-    return _graph(frame, _type_table(species), list(species), cutoff)
+    return _graph(frame, type_table(species), list(species), cutoff)
 
 
 def graph_from_atoms(atoms: ase.Atoms, species: Sequence[str], cutoff: float) -> AtomicGraph:
@@ -109,47 +107,10 @@ def graph_from_atoms(atoms: ase.Atoms, species: Sequence[str], cutoff: float) ->
     return to_graph(frame_from_atoms(atoms), species, cutoff)
 
 
-def atom_types(
-    atomic_numbers: NDArray, species: Sequence[str], where: str = "The structure"
-) -> NDArray[np.int64]:
-    """(N,) index of each atom's element in ``species``.
-
-    Raises:
-        UnknownSpeciesError: an element is not in ``species``; the message starts with ``where``.
-    """
-    return _look_up(np.asarray(atomic_numbers), _type_table(species), species, where)
-
-
-def _type_table(species: Sequence[str]) -> NDArray[np.int64]:
-    """(Z_max + 1,) atom type of each element, -1 for those not in ``species``."""
-    table = np.full(len(chemical_symbols), -1, dtype=np.int64)
-    for index, symbol in enumerate(species):
-        if symbol not in number_of or symbol == "X":
-            raise UnknownSpeciesError(f"'{symbol}' in the species list is not a chemical element.")
-        if table[number_of[symbol]] >= 0:
-            raise UnknownSpeciesError(f"'{symbol}' is more than once in the species list {list(species)}.")
-        table[number_of[symbol]] = index
-    return table
-
-
-def _look_up(
-    atomic_numbers: NDArray, table: NDArray, species: Sequence[str], where: str
-) -> NDArray[np.int64]:
-    types = table[atomic_numbers]
-    if (types < 0).any():
-        unknown = sorted(set(atomic_numbers[types < 0].tolist()))
-        names = ", ".join(chemical_symbols[number] for number in unknown)
-        raise UnknownSpeciesError(
-            f"{where} contains {names}, but the known species are {', '.join(species)}. Train with "
-            f"structures that contain {names}, or leave this structure out."
-        )
-    return types
-
-
 def _graph(
     frame: Frame, types: NDArray, species: list[str], cutoff: float, levels: Sequence[str] = ()
 ) -> AtomicGraph:
-    frame_types = _look_up(frame.atomic_numbers, types, species, frame.where)
+    frame_types = look_up(frame.atomic_numbers, types, species, frame.where)
     if frame.edges is not None and frame.edges.cutoff == cutoff:
         edge_index, edge_shift = (a.astype(np.int64) for a in (frame.edges.index, frame.edges.shift))
     else:
@@ -178,9 +139,3 @@ def _labels(frame: Frame) -> Labels:
         labels[name] = Label(value, known, None if own == 1 else value.new_full((len(rows),), own))
     weight = None if frame.weight == 1 else torch.tensor([frame.weight], dtype=torch.float64)
     return Labels(labels, weight)
-
-
-def species_of(frames: Sequence[Frame]) -> list[str]:
-    """Chemical symbols that occur, sorted by atomic number."""
-    numbers = sorted({int(number) for frame in frames for number in np.unique(frame.atomic_numbers)})
-    return [chemical_symbols[number] for number in numbers]

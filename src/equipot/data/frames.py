@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
-from equipot.data.edges import edge_vectors
+from equipot.data.edges import MIN_DISTANCE, edge_vectors, squared_lengths
 from equipot.data.neighbors import periodic_volume
 from equipot.data.stated_units import check_units, units_in_header
 from equipot.errors import DataError
@@ -18,8 +18,6 @@ from equipot.quantities import BY_INTEREST, KEYS, QUANTITIES, Key, Named, Quanti
 from equipot.units import length_factor
 
 _EV_AND_ANGSTROM = UnitsConfig()
-# No two nuclei come this close in a structure that means anything: atoms listed twice, or a wrong unit.
-MIN_DISTANCE = 0.1
 # A stress and a virial that differ by less than this share of the largest element say the same.
 _AGREEMENT = 0.01
 _WEIGHTS = (LabelsConfig().weight, *(key.weight for key in KEYS.values()))
@@ -153,7 +151,7 @@ def check_distances(frame: Frame, edge_index: NDArray, edge_shift: NDArray) -> N
     """Raise DataError if two atoms that an edge joins coincide."""
     center, neighbor = edge_index
     edge_vec = edge_vectors(frame.positions, frame.cell, edge_index, edge_shift)
-    squared = np.einsum("ea,ea->e", edge_vec, edge_vec)
+    squared = squared_lengths(edge_vec)
     if len(squared) and squared.min() < MIN_DISTANCE**2:
         edge = int(squared.argmin())
         i, j = int(center[edge]), int(neighbor[edge])

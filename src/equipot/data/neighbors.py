@@ -7,7 +7,7 @@ import numpy as np
 from matscipy.neighbours import neighbour_list as matscipy_neighbour_list
 from numpy.typing import ArrayLike, NDArray
 
-from equipot.data.edges import edge_vectors
+from equipot.data.edges import edge_vectors, rows, squared_lengths
 from equipot.errors import DataError
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ def neighbor_list(
     # A slightly larger radius: the exact decision is made below, with the same expression models use.
     center, neighbor, shift = search(positions, cell, pbc, cutoff * (1 + 1e-9))
     edge_vec = edge_vectors(positions, cell, (center, neighbor), shift)
-    inside = np.einsum("ea,ea->e", edge_vec, edge_vec) < cutoff**2
-    center, neighbor, shift = center[inside], neighbor[inside], shift[inside]
+    inside = np.flatnonzero(squared_lengths(edge_vec) < cutoff**2)
+    center, neighbor, shift = (rows(values, inside) for values in (center, neighbor, shift))
     order = np.lexsort((shift[:, 2], shift[:, 1], shift[:, 0], neighbor, center))
     edge_index = np.stack([center[order], neighbor[order]]).astype(np.int64)
     return edge_index, shift[order].astype(np.int64)

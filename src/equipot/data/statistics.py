@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from equipot.data.dataset import GraphDataset
 from equipot.data.frames import Frame
 from equipot.data.progress import track
+from equipot.data.species import pair_name
 from equipot.errors import DataError
 from equipot.graph import collate, edge_vectors
 from equipot.quantities import QUANTITIES
@@ -146,11 +147,6 @@ def shortest_distances(dataset: GraphDataset) -> dict[str, float]:
         squared.scatter_reduce_(0, center * len(species) + neighbor, (vectors * vectors).sum(dim=1), "amin")
     found = zip(product(species, species), squared.sqrt().tolist(), strict=True)  # edges go both ways
     return {pair_name(*pair): distance for pair, distance in found if distance < np.inf}
-
-
-def pair_name(one: str, other: str) -> str:
-    """Of two elements in either order: ``H-O``."""
-    return "-".join(sorted((one, other)))
 
 
 def _level_statistics(

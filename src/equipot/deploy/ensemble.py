@@ -8,17 +8,17 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from equipot.deploy.checkpoint import find_checkpoint
-from equipot.deploy.export import deploy
 from equipot.deploy.load import DeployedModel, load_deployed
-from equipot.deploy.metadata import Metadata
-from equipot.deploy.tables import describe_tables
+from equipot.deploy.metadata import Metadata, describe_tables
 from equipot.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger("equipot")
 
@@ -54,7 +54,7 @@ def find_members(path: str | Path) -> list[Path]:
 
 def load_members(
     models: str | Path | DeployedModel | Sequence[str | Path | DeployedModel],
-    device: str | torch.device,
+    device: "str | torch.device",
     engine: str = "auto",
 ) -> list[DeployedModel]:
     """Deployed models: of one file, of several, or of a folder written by ``deploy_ensemble``.
@@ -97,6 +97,9 @@ def deploy_any(
     Returns what was written (by default ``model.pt`` or the folder ``model``) and what to say of it.
     Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`.
     """
+    from equipot.deploy.checkpoint import find_checkpoint  # these need torch, and reading does not
+    from equipot.deploy.export import deploy
+
     members = find_members(run)
     if members:
         output = output or Path("model")
@@ -120,6 +123,8 @@ def deploy_ensemble(
     Raises:
         ModelFileError: ``output`` is a file, or holds members beyond these; or as `deploy`.
     """
+    from equipot.deploy.export import deploy
+
     if output.exists() and not output.is_dir():
         raise ModelFileError(f"'{output}' is a file: an ensemble becomes a folder with a file per member.")
     names = {f"{member_name(index)}.pt" for index in range(len(checkpoints))}

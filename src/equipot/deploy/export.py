@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 
-from equipot.data.dataset import atom_types
 from equipot.data.frames import Frame, frame_from_atoms
 from equipot.data.readers import expand_paths, read_frame
+from equipot.data.species import atom_types
 from equipot.data.splits import FrameId, Split
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, training_state

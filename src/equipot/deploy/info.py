@@ -7,11 +7,10 @@ from rich.syntax import Syntax
 from rich.table import Column, Table
 from rich.text import Text
 
-from equipot.data.statistics import pair_name
+from equipot.data.species import pair_name
 from equipot.data.text import counted
 from equipot.deploy.capsule import Capsule
-from equipot.deploy.metadata import Metadata, read_metadata
-from equipot.deploy.tables import describe_tables
+from equipot.deploy.metadata import Metadata, describe_tables, read_metadata
 from equipot.errors import ModelFileError
 
 

@@ -68,6 +68,19 @@ class Metadata:
             raise ModelFileError(message) from None
 
 
+def describe_tables(tables: dict[str, float]) -> str:
+    """One line about `Metadata.tables`."""
+    if not tables:
+        return "as in the training"
+    name = f"tables of {tables['intervals']:.0f} intervals"
+    if tables["force_error"] == 0:
+        return f"{name}, the splines that were trained"
+    return (
+        f"{name}: forces change by at most {tables['force_error']:.1e} eV/Å "
+        f"(by single precision: {tables['rounding']:.1e})"
+    )
+
+
 def read_metadata(path: str | Path) -> Metadata:
     """Metadata of a deployed model, without loading the model.
 

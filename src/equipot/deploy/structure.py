@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import neighbor_list
@@ -74,15 +73,13 @@ def evaluate_edges(module, edge_vec, edge_index, atom_types) -> ModelRows:
 
     Shapes: edge_vec (E, 3) Å, edge_index (2, E), atom_types (N,).
     """
-    device = getattr(module, "device", "cpu")  # of a deployed model
-    # Forces are gradients even where the caller has switched gradients off.
-    with torch.inference_mode(False), torch.enable_grad():
-        types = torch.as_tensor(atom_types, dtype=torch.int64, device=device)
-        results = module(
-            torch.as_tensor(edge_vec, dtype=torch.float64, device=device),
-            torch.as_tensor(edge_index, dtype=torch.int64, device=device),
-            types,
-            torch.ones_like(types, dtype=torch.bool),
-        )
-    arrays = (result.detach().cpu().numpy().astype(np.float64) for result in results)
-    return ModelRows(dict(zip(CONTRACT, arrays, strict=False)))  # not every model has every quantity
+    types = np.asarray(atom_types, dtype=np.int64)
+    edges = np.asarray(edge_vec, dtype=np.float64), np.asarray(edge_index, dtype=np.int64)
+    inputs = (*edges, types, np.ones(len(types), dtype=bool))
+    if hasattr(module, "metadata"):  # deployed
+        results = module(*inputs)
+    else:
+        from equipot.deploy.jit import on_arrays
+
+        results = on_arrays(module, inputs, "cpu")
+    return ModelRows(dict(zip(CONTRACT, results, strict=False)))  # not every model has every quantity

@@ -50,16 +50,3 @@ def tabulate(potential: Potential, structures: Sequence[Structure]) -> dict[str,
         *(intervals, error, rounding),
     )
     return {}
-
-
-def describe_tables(tables: dict[str, float]) -> str:
-    """One line about what :func:`tabulate` returned."""
-    if not tables:
-        return "as in the training"
-    name = f"tables of {tables['intervals']:.0f} intervals"
-    if tables["force_error"] == 0:
-        return f"{name}, the splines that were trained"
-    return (
-        f"{name}: forces change by at most {tables['force_error']:.1e} eV/Å "
-        f"(by single precision: {tables['rounding']:.1e})"
-    )

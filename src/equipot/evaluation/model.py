@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import torch
 import yaml
 
 from equipot.config import LabelsConfig, UnitsConfig
@@ -25,7 +24,7 @@ class LoadedModel:
     path: Path
     species: list[str]
     cutoff: float  # Å
-    device: torch.device
+    device: str
     labels: LabelsConfig
     units: UnitsConfig
     predict: Callable[[AtomicGraph], Prediction]
@@ -49,7 +48,7 @@ def load_model(path: str | Path, device: str = "auto", level: str | None = None)
     return load(file, target, level)
 
 
-def _load_checkpoint(path: Path, device: torch.device, level: str | None) -> LoadedModel:
+def _load_checkpoint(path: Path, device: str, level: str | None) -> LoadedModel:
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
     data, run = checkpoint.config.data, partial(predict, potential)
@@ -57,7 +56,7 @@ def _load_checkpoint(path: Path, device: torch.device, level: str | None) -> Loa
     return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, *how)
 
 
-def _load_deployed(path: Path, device: torch.device, level: str | None) -> LoadedModel:
+def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
     deployed = load_deployed(path, device)
     metadata = deployed.metadata
     if level is not None and level != metadata.level:

@@ -11,9 +11,10 @@ import torch
 from ase.data import atomic_numbers as number_of
 from numpy.typing import NDArray
 
-from equipot.data.dataset import atom_types, to_graph
+from equipot.data.dataset import to_graph
 from equipot.data.frames import Frame
 from equipot.data.progress import track
+from equipot.data.species import atom_types
 from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
@@ -106,7 +107,7 @@ def compare(
     graphs: Iterable[AtomicGraph],
     sources: Sequence[FrameOrigin],
     species: Sequence[str],
-    device: torch.device,
+    device: torch.device | str,
     max_edges: int | None = None,
 ) -> Comparison:
     """Predict graphs in batches, with a progress bar when it takes long; no graph is kept.
@@ -131,7 +132,7 @@ def compare(
         return _compared(predict(graph.to(device)), graph, origins, numbers)
 
     tracked = track(graphs, "evaluating", len(sources))
-    for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if device.type == "cpu" else "cuda"]):
+    for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if str(device) == "cpu" else "cuda"]):
         for part in by_halves(compared, collate(batch), _warn_of_halving):
             _refuse_non_finite(part)
             parts.append(part)

@@ -2,12 +2,11 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
@@ -15,9 +14,12 @@ from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
-from equipot.integrations.verlet import VerletList
-from equipot.quantities import QUANTITIES
+from equipot.integrations.verlet import Array, VerletList, as_array
+from equipot.quantities import CONTRACT, QUANTITIES
 from equipot.units import stress_to_voigt
+
+if TYPE_CHECKING:
+    import torch
 
 _STRESSES = {"stress", "stresses"}
 
@@ -67,7 +69,7 @@ class EquipotCalculator(Calculator):
     def __init__(
         self,
         model: str | Path | DeployedModel | Sequence[str | Path | DeployedModel],
-        device: str | torch.device = "auto",
+        device: "str | torch.device" = "auto",
         skin: float = 0.5,
         check: bool = True,
         *,
@@ -86,17 +88,18 @@ class EquipotCalculator(Calculator):
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
         self.distances = DistanceWatch([member.metadata for member in self.members])
-        self._types: tuple[np.ndarray, torch.Tensor] | None = None
+        self._types: tuple[np.ndarray, Array] | None = None
 
     def calculate(
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes
     ) -> None:
         """Fill `results`; everything is computed at once, whatever is asked."""
-        super().calculate(atoms, properties, system_changes)
-        atoms = self.atoms
+        atoms = self.atoms if atoms is None else atoms
+        if self.check_state(atoms):  # get_property has made the copy already
+            self.atoms = atoms.copy()
         if len(atoms) == 0:
             raise DataError("The structure has no atoms.")
-        periodic = bool(atoms.pbc.all()) and atoms.cell.rank == 3
+        periodic = bool(atoms.pbc.all() and atoms.cell.array.any(axis=1).all())
         if not periodic and _STRESSES & set(properties):
             raise PropertyNotImplementedError(
                 "Stress needs a structure that is periodic in all three directions; "
@@ -104,26 +107,48 @@ class EquipotCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
-        atom_types = self.model.atom_types(atoms.numbers)
-        edge_vec, edge_index, order = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
-        types = self._types_on_device(atom_types[order])
-        for found in self.distances.find(edge_vec, edge_index, types, order):
-            self.report_distance(found)
-        owned = torch.ones_like(types, dtype=torch.bool)
-        each = [member(edge_vec, edge_index, types, owned) for member in self.members]
-        of_members = [_per_atom(torch.stack(column), order) for column in zip(*each, strict=True)]
-        energies, forces, virials, *others = (values.mean(axis=0) for values in of_members)
-        _check_finite(energies, forces, virials, *others)
+        each = self._evaluate(atoms)
+        rows = each[0]
+        if len(each) > 1:
+            rows = {name: np.mean([found[name] for found in each], axis=0) for name in rows}
+        _check_finite(rows.values())
+        energies, forces = rows["atom_energies"], rows["forces"]
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-        for quantity, rows in zip(list(QUANTITIES.values())[3:], others, strict=False):
-            self.results[quantity.name] = quantity.choose(rows.sum(axis=0), rows)
-        if len(self.members) > 1:
-            total = of_members[0].sum(axis=1, keepdims=True)
-            self.results |= {"energy_std": float(deviation(total)[0]), "forces_std": deviation(of_members[1])}
+        for quantity in list(QUANTITIES.values())[3:]:
+            if (of_atoms := rows.get(quantity.rows.name)) is not None:
+                self.results[quantity.name] = quantity.choose(of_atoms.sum(axis=0), of_atoms)
+        if len(each) > 1:
+            totals = np.array([[found["atom_energies"].sum()] for found in each])
+            spread = deviation(np.stack([found["forces"] for found in each]))
+            self.results |= {"energy_std": float(deviation(totals)[0]), "forces_std": spread}
         if periodic:
-            stresses = stress_to_voigt(-virials / atoms.get_volume())
+            stresses = stress_to_voigt(-rows["atom_virials"] / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
+
+    def _evaluate(self, atoms: Atoms) -> list[dict[str, np.ndarray]]:
+        """What each member says of each atom, by the names of `CONTRACT`."""
+        atom_types = self.model.atom_types(atoms.numbers)
+        edges = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
+        types = self._types_on_device(atom_types[edges.order])
+        for found in self.distances.find(edges, types):
+            self.report_distance(found)
+        inputs = edges.vec, edges.index, types, types >= 0
+        each = [member(*inputs) for member in self.members]  # all are at work before a GPU is waited for
+        placed = [[as_array(rows).take(edges.place, axis=0) for rows in found] for found in each]
+        return [dict(zip(CONTRACT, found, strict=False)) for found in placed]
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed since the last evaluation. Exactly, which is ten times faster than ASE's."""
+        if self.atoms is None:
+            return list(all_changes)
+        pairs = {
+            "numbers": (atoms.numbers, self.atoms.numbers),
+            "positions": (atoms.positions, self.atoms.positions),
+            "cell": (atoms.cell.array, self.atoms.cell.array),
+            "pbc": (atoms.pbc, self.atoms.pbc),
+        }
+        return [name for name, pair in pairs.items() if not np.array_equal(*pair)]
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_types": None}  # which may be on a GPU
@@ -132,22 +157,16 @@ class EquipotCalculator(Calculator):
         """Told of atoms that are closer than any in the training set, once for each pair of elements."""
         log.warning("Closer than anything the model was trained on: %s.", found)
 
-    def _types_on_device(self, types: np.ndarray) -> torch.Tensor:
+    def _types_on_device(self, types: np.ndarray) -> Array:
         """(N,) → the same tensor as long as they stay the same: what follows from it is kept with it."""
         if self._types is None or not np.array_equal(self._types[0], types):
-            self._types = types, torch.as_tensor(types, device=self.model.device)
+            self._types = types, self.neighbors.there(types)
         return self._types[1]
 
 
-def _per_atom(rows: torch.Tensor, order: np.ndarray) -> np.ndarray:
-    """(members, N, ...): row n of each goes to atom order[n]."""
-    rows = rows.detach().cpu().numpy()
-    values = np.empty_like(rows)
-    values[:, order] = rows
-    return values
-
-
-def _check_finite(*rows: np.ndarray) -> None:
+def _check_finite(rows: Collection[np.ndarray]) -> None:
+    if math.isfinite(sum(values.sum() for values in rows)):
+        return
     finite = np.isfinite(np.column_stack([values.reshape(len(values), -1) for values in rows])).all(axis=1)
     if not finite.all():
         wrong = np.flatnonzero(~finite)

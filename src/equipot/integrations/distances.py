@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from equipot.data.frames import MIN_DISTANCE
-from equipot.data.statistics import pair_name
+from equipot.data.edges import MIN_DISTANCE, rows
+from equipot.data.species import pair_name
 from equipot.deploy.metadata import Metadata
 from equipot.errors import DataError
+from equipot.integrations.verlet import Array, Edges, as_array
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class DistanceWatch:
         limits = {pair: self.shortest.get(pair, unseen) * (1 - 1e-6) for row in self.pairs for pair in row}
         self._warn = self._table(limits)
         self._stop = np.zeros_like(self._warn)
-        self._limits: Tensor | None = None
+        self._limits: Array | None = None
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_limits": None}  # which may be on a GPU
@@ -59,29 +58,32 @@ class DistanceWatch:
         """Mark distances below these (Å, by pair) as reasons to stop."""
         self._stop, self._limits = self._table(limits), None
 
-    def find(self, edge_vec: Tensor, edge_index: Tensor, types: Tensor, order: np.ndarray) -> list[TooClose]:
+    def find(self, edges: Edges, types: Array) -> list[TooClose]:
         """What is below a limit, a pair of elements that was found before only if it is one to stop at.
 
-        edge_vec (E, 3) Å, edge_index (2, E) and types (N,) as for the model; row n is atom order[n]. Waits
-        for the device once, unless something is found.
+        ``types`` (N,) in the order of the edges. Waits for the device once, unless something is found.
 
         Raises:
             DataError: two atoms coincide.
         """
-        if not len(edge_vec):
+        if not len(edges.squared):
             return []
-        squared = (edge_vec * edge_vec).sum(dim=1)
         if self._limits is None:
             limits = np.maximum(np.maximum(self._warn, self._stop), MIN_DISTANCE) ** -2.0
-            self._limits = torch.as_tensor(limits, device=edge_vec.device)
+            on_cpu = isinstance(edges.squared, np.ndarray)
+            self._limits = limits if on_cpu else edges.squared.new_tensor(limits)
         if len(self.pairs) == 1:
-            nearest = squared.min() * self._limits[0, 0]
+            nearest = edges.squared.min() * self._limits[0, 0]
         else:
-            nearest = (squared * self._limits[types[edge_index[0]], types[edge_index[1]]]).min()
-        return self._describe(squared, edge_index, types, order) if nearest.item() < 1.0 else []
+            center, neighbor = rows(types, edges.index[0]), rows(types, edges.index[1])
+            pair = center * len(self.pairs) + neighbor
+            nearest = (edges.squared * rows(self._limits.reshape(-1), pair)).min()
+        return self._describe(edges, types) if nearest.item() < 1.0 else []
 
-    def _describe(self, squared: Tensor, edge_index: Tensor, types: Tensor, order) -> list[TooClose]:
-        distance, (center, neighbor) = squared.sqrt().cpu().numpy(), edge_index.cpu().numpy()
+    def _describe(self, edges: Edges, types: Array) -> list[TooClose]:
+        (center, neighbor), squared, types = map(as_array, (edges.index, edges.squared, types))
+        order = edges.order
+        distance = np.sqrt(squared)
         nearest = int(distance.argmin())
         if distance[nearest] < MIN_DISTANCE:
             raise DataError(
@@ -89,7 +91,7 @@ class DistanceWatch:
                 f"{distance[nearest]:.4f} Å apart, across a cell boundary or within the cell. "
                 "Remove the duplicate, or correct the positions, the cell or the length unit."
             )
-        one, other = (types.cpu().numpy()[atoms] for atoms in (center, neighbor))
+        one, other = (types[atoms] for atoms in (center, neighbor))
         below = np.flatnonzero(distance < np.maximum(self._warn, self._stop)[one, other])
         found: dict[str, TooClose] = {}
         for edge in below[np.argsort(distance[below])]:

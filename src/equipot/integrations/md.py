@@ -232,9 +232,8 @@ def _prepare(
     restart.set_up(run.dynamics, rng)
     log.info("Resuming %s at step %d of %d.", output, run.first, settings.steps)
     here = platform_of(calculator)
-    changed = [
-        f"{name} {value}, now {here[name]}" for name, value in restart.platform.items() if here[name] != value
-    ]
+    before = {name: value for name, value in restart.platform.items() if here.get(name) != value}
+    changed = [f"{name} {value}, now {here.get(name, 'not used')}" for name, value in before.items()]
     if changed:
         log.warning("Not to the last bit as without the interruption: %s.", "; ".join(changed))
     return run

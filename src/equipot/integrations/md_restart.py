@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.constraints import dict2constraint
 from ase.io import jsonio
@@ -101,13 +100,12 @@ def platform_of(calculator: EquipotCalculator) -> dict[str, Any]:
     """What rounding depends on."""
     import ase
 
-    return {
-        "equipot": __version__,
-        "torch": str(torch.__version__),
-        "ase": ase.__version__,
-        "device": str(calculator.model.device),
-        "threads": torch.get_num_threads(),
-    }
+    platform = {"equipot": __version__, "ase": ase.__version__, "model runs on": calculator.model.runs_by}
+    if calculator.model.engine is None:  # which gives the same bits for any number of threads
+        import torch
+
+        platform["threads"] = torch.get_num_threads()
+    return platform
 
 
 def write_restart(

@@ -2,18 +2,38 @@
 
 Its atoms are put in an order in which neighbors in space are mostly neighbors in memory too: what a model
 reads of an atom's neighbors is then still in a cache, however large and however mixed up the structure is.
+
+Edges are arrays on a CPU, and tensors on a GPU, which finds them itself and keeps them there.
 """
 
 from dataclasses import dataclass
-from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
 import numpy as np
-import torch
 from ase.geometry import wrap_positions
-from torch import Tensor
 
-from equipot.data.edges import edge_vectors
+from equipot.data.edges import edge_vectors, rows, squared_lengths
 from equipot.data.neighbors import check_geometry, neighbor_list, torch_neighbor_list
+
+if TYPE_CHECKING:
+    import torch
+
+Array: TypeAlias = Union[np.ndarray, "torch.Tensor"]
+
+
+class Edges(NamedTuple):
+    """Edges of atoms that are counted in ``order``: their n-th atom is atom order[n] of the positions."""
+
+    vec: Array  # (E, 3) float64 Å
+    index: Array  # (2, E) int64, center and neighbor; sorted by center
+    squared: Array  # (E,) float64 Å², of the lengths
+    order: np.ndarray  # (N,)
+    place: np.ndarray  # (N,) its inverse
+
+
+def as_array(values: Array) -> np.ndarray:
+    """Of a tensor, wherever it is."""
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
 
 
 @dataclass
@@ -23,9 +43,10 @@ class _Built:
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
-    edge_index: Tensor
-    edge_shift: Tensor  # float64, to be multiplied by the cell
+    edge_index: Array
+    edge_shift: Array  # float64, to be multiplied by the cell
     order: np.ndarray  # (N,) which atom each row of the edges is
+    place: np.ndarray  # (N,) which row each atom is
 
 
 class VerletList:
@@ -34,7 +55,7 @@ class VerletList:
     ``skin`` (Å) is what the list reaches beyond the cutoff; 0 rebuilds at every call. `builds` counts.
     """
 
-    def __init__(self, cutoff: float, skin: float, device: torch.device | str = "cpu"):
+    def __init__(self, cutoff: float, skin: float, device: str = "cpu"):
         self.cutoff, self.skin, self.device = cutoff, skin, device
         self.builds = 0
         self._built: _Built | None = None
@@ -57,39 +78,40 @@ class VerletList:
         vars(self).update(state)
         self.restore(state["_built"])
 
-    def edges(
-        self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
-    ) -> tuple[Tensor, Tensor, np.ndarray]:
-        """edge_vec (E, 3) float64 Å and edge_index (2, E), sorted by center, on the device; and the order.
-
-        positions (N, 3) Å, unwrapped or not; cell (3, 3) Å; pbc (3,). Edges count atoms in the order (N,):
-        their n-th atom is atom order[n] of the positions.
-        """
+    def edges(self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> Edges:
+        """On the device. positions (N, 3) Å, unwrapped or not; cell (3, 3) Å; pbc (3,)."""
         built = self._built
         if built is None or not self._still_complete(built, positions, cell, pbc):
             self._built = built = self._build(positions, cell, pbc)
-        r = torch.as_tensor(positions[built.order], device=self.device)
-        lattice = torch.as_tensor(cell, device=self.device)
-        edge_vec = edge_vectors(r, lattice, built.edge_index, built.edge_shift)
-        inside = ((edge_vec * edge_vec).sum(dim=1) < self.cutoff**2).nonzero().squeeze(1)
-        return edge_vec[inside], built.edge_index[:, inside], built.order
+        places = self.there(positions[built.order]), self.there(cell)
+        edge_vec = edge_vectors(*places, built.edge_index, built.edge_shift)
+        squared = squared_lengths(edge_vec)
+        near = squared < self.cutoff**2
+        (inside,) = np.nonzero(near) if self.device == "cpu" else near.nonzero(as_tuple=True)
+        index = rows(built.edge_index, inside, axis=1)
+        return Edges(rows(edge_vec, inside), index, rows(squared, inside), built.order, built.place)
+
+    def there(self, array: Array) -> Array:
+        """On the device."""
+        if self.device == "cpu":
+            return array
+        import torch
+
+        return torch.as_tensor(array, device=self.device)
 
     def _build(self, positions, cell, pbc) -> _Built:
         check_geometry(positions, cell, pbc)
         self.builds += 1
         order = spatial_order(positions, cell, pbc, self.cutoff / 2)
-        # A GPU finds the edges itself rather than wait for the CPU.
-        on_gpu = torch.device(self.device).type == "cuda"
-        search = partial(torch_neighbor_list, device=self.device) if on_gpu else neighbor_list
-        edge_index, edge_shift = search(positions[order], cell, pbc, self.cutoff + self.skin)
-        return _Built(
-            positions.copy(),
-            cell.copy(),
-            pbc.copy(),
-            torch.as_tensor(edge_index, device=self.device),
-            torch.as_tensor(edge_shift, dtype=torch.float64, device=self.device),
-            order,
-        )
+        structure = positions[order], cell, pbc, self.cutoff + self.skin
+        if self.device == "cpu":
+            edge_index, edge_shift = neighbor_list(*structure)
+            edge_shift = edge_shift.astype(np.float64)
+        else:
+            edge_index, edge_shift = torch_neighbor_list(*structure, device=self.device)
+            edge_shift = edge_shift.double()
+        given = positions.copy(), cell.copy(), pbc.copy()
+        return _Built(*given, edge_index, edge_shift, order, np.argsort(order))
 
     def _still_complete(self, built: _Built, positions, cell, pbc) -> bool:
         """True if no pair outside the list can have come within the cutoff.

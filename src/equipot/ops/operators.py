@@ -54,15 +54,3 @@ def plain_operators() -> Iterator[None]:
     finally:
         for name, operator in compiled.items():
             setattr(torch.ops.equipot, name, operator)
-
-
-def keep_memory() -> None:
-    """Memory that is freed stays with this process, for the rest of its life and for all that runs in it.
-
-    Structures of more than about 2,000 atoms are evaluated up to a third faster on a CPU: the system would
-    otherwise clear every page of every large array anew. Memory never falls below its peak, so a script or
-    notebook has to ask for it; ``equipot md``, ``equipot evaluate`` and the LAMMPS plugin do. Does nothing
-    where there are no kernels, or another C library than glibc.
-    """
-    if load_operators():
-        torch.ops.equipot.keep_memory()

@@ -25,7 +25,7 @@ def choose_device(run: RunConfig) -> str:
     """
     if run.strategy not in _STRATEGIES:
         raise DeviceError(f"run.strategy is '{run.strategy}'; supported: {', '.join(_STRATEGIES)}.")
-    kind = resolve_device("auto").type if run.device == "auto" else run.device
+    kind = resolve_device("auto") if run.device == "auto" else run.device
     if kind == "cuda" and num_gpus() == 0:
         raise DeviceError(f"run.device is cuda, but {gpus_found()}. Use cpu or auto.")
     if kind == "cuda" and run.devices > num_gpus():

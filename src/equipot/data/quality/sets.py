@@ -7,11 +7,11 @@ import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from equipot.data.dataset import species_of
 from equipot.data.frames import Frame
 from equipot.data.pool import Pool
 from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.quality.structures import structure_key
+from equipot.data.species import species_of
 from equipot.data.statistics import fit_atomic_energies
 from equipot.data.text import counted
 

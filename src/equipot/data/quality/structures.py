@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from equipot.data.edges import edge_vectors
-from equipot.data.frames import MIN_DISTANCE, Frame
+from equipot.data.edges import MIN_DISTANCE, edge_vectors
+from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.text import counted
