@@ -9,7 +9,8 @@ program md
     integer(c_int32_t) :: periodic(3)
   end type
   type, bind(c) :: equipot_results
-    type(c_ptr) :: energy, atom_energies, forces, virial, atom_virials
+    type(c_ptr) :: energy = c_null_ptr, atom_energies = c_null_ptr, forces = c_null_ptr, virial = c_null_ptr, &
+                   atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr
   end type
   interface
     integer(c_int) function equipot_open(path, model) bind(c)
@@ -66,7 +67,7 @@ program md
     cell(i, i) = cells * lattice
   end do
   structure = equipot_structure(atoms, c_loc(types), c_loc(x), c_loc(cell), [1, 1, 1])
-  results = equipot_results(c_loc(potential), c_null_ptr, c_loc(forces), c_null_ptr, c_null_ptr)
+  results = equipot_results(energy=c_loc(potential), forces=c_loc(forces))
   call require(equipot_evaluate(model, structure, results))
   do step = 0, steps
     if (step > 0) then ! velocity Verlet

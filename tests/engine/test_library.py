@@ -77,8 +77,8 @@ def test_neighbors_are_those_of_matscipy(file, pbc, scale):
     edge_index, shift = neighbor_list(positions, cell, np.array(pbc, dtype=bool), CUTOFF)
     vec = positions[edge_index[1]] - positions[edge_index[0]] + shift @ cell
     engine = Engine(file)
-    right = engine.evaluate_edges(vec, edge_index, types)
-    found = engine.evaluate(positions, cell, pbc, types)
+    right = engine.evaluate_edges(vec, edge_index, types, heat=True)
+    found = engine.evaluate(positions, cell, pbc, types, heat=True)
     for name, value in vars(right).items():
         np.testing.assert_allclose(getattr(found, name), value, rtol=2e-5, atol=2e-5)
     assert np.abs(right.forces).max() > 1e-3  # there is something to compare
@@ -90,7 +90,7 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
     pbc = np.ones(3, dtype=bool)
     edge_index, shift = neighbor_list(positions, cell, pbc, CUTOFF)
     vec = positions[edge_index[1]] - positions[edge_index[0]] + shift @ cell
-    right = Engine(file).evaluate_edges(vec, edge_index, types)
+    right = Engine(file).evaluate_edges(vec, edge_index, types, heat=True)
     # Every image that an edge leads to becomes an atom of its own.
     images, place = np.unique(np.column_stack([edge_index[1], shift]), axis=0, return_inverse=True)
     outside = images[:, 1:].any(axis=1)
@@ -119,21 +119,23 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
         calls.append("add")
 
     exchange = Exchange(None, len(types), copy_to_ghosts, add_to_owners)
-    energies, forces = np.empty(len(owner)), np.empty((len(owner), 3))
+    energies, forces, heat = (np.empty((len(owner), *shape)) for shape in ((), (3,), (3, 3)))
     owned = (np.arange(len(owner)) < len(types)).astype(np.uint8)
     center, neighbor = (np.ascontiguousarray(a, dtype=np.int64) for a in (edge_index[0], neighbor))
     all_types = np.ascontiguousarray(all_types, dtype=np.int64)
     arrays = [a.ctypes.data for a in (all_types, owned, center, neighbor, vec)]
     engine = Engine(file)
     edges = _Edges(len(owner), len(vec), *arrays, ctypes.addressof(exchange))
-    results = _Results(None, energies.ctypes.data, forces.ctypes.data, None, None)
+    results = _Results(None, energies.ctypes.data, forces.ctypes.data, None, None, heat.ctypes.data)
     engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
-    total = forces[: len(types)].copy()
+    total, total_heat = forces[: len(types)].copy(), heat[: len(types)].copy()
     np.add.at(total, owner[len(types) :], forces[len(types) :])
+    np.add.at(total_heat, owner[len(types) :], heat[len(types) :])
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
     np.testing.assert_allclose(energies[: len(types)], right.atom_energies, rtol=tolerance)
     np.testing.assert_allclose(total, right.forces, atol=tolerance)
-    assert calls == ["copy", "copy", "add", "add"] and not energies[len(types) :].any()
+    np.testing.assert_allclose(total_heat, right.atom_heat_virials, atol=tolerance)
+    assert calls == 2 * ["copy"] + 2 * 4 * ["add"] and not energies[len(types) :].any()
 
 
 @pytest.mark.parametrize(

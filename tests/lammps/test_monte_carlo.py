@@ -102,15 +102,17 @@ def test_masses_of_another_order_than_the_elements(lammps, model_file, tmp_path)
     assert "but its mass" not in lammps(setup(model_file("allegro")) + "run 0\n").output
 
 
-def test_heat_flux_of_message_passing_is_warned_of(lammps, model_file, tmp_path):
+def test_heat_flux_of_symmetric_virials_is_warned_of(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     computes = (
-        "compute ke all ke/atom\ncompute pe all pe/atom\ncompute s all centroid/stress/atom NULL virial\n"
+        "compute ke all ke/atom\ncompute pe all pe/atom\ncompute s all {} NULL virial\n"
         "compute flux all heat/flux ke pe s\nrun 0\n"
     )
-    warning = "'compute heat/flux' is exact for strictly local models"
-    assert warning in lammps(setup(model_file("nequip")) + computes, 2).output
-    assert warning not in lammps(setup(model_file("allegro")) + computes).output
+    warning = "'compute heat/flux' needs 'centroid/stress/atom'"
+    for name in ("nequip", "allegro"):
+        script = setup(model_file(name)) + computes
+        assert warning in lammps(script.format("stress/atom"), 2).output
+        assert warning not in lammps(script.format("centroid/stress/atom")).output
 
 
 def test_shares_of_time_add_up(lammps, model_file, tmp_path):

@@ -19,7 +19,7 @@ LIBRARY = Library(
     tuple(_FOLDER / name for name in ("csrc", "include", "kernels")),
     link=("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s", "-pthread"),
 )
-_ABI = 1  # EQUIPOT_ABI
+_ABI = 2  # EQUIPOT_ABI
 
 logger = logging.getLogger("equipot")
 
@@ -64,7 +64,8 @@ class _Structure(ctypes.Structure):
 
 class _Results(ctypes.Structure):
     _fields_ = tuple(
-        (name, ctypes.c_void_p) for name in ("energy", "atom_energies", "forces", "virial", "atom_virials")
+        (name, ctypes.c_void_p)
+        for name in ("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials")
     )
 
 
@@ -75,6 +76,8 @@ class Evaluation:
     atom_energies: NDArray[np.float64]  # (N,) eV, zero where not owned
     forces: NDArray[np.float64]  # (N, 3) eV/Å
     atom_virials: NDArray[np.float64]  # (N, 3, 3) eV, counted at the neighbor
+    # (N, 3, 3) eV, if wanted: V of the heat flux Σ V_i v_i; the last index is the velocity's.
+    atom_heat_virials: NDArray[np.float64] | None = None
 
 
 class Engine:
@@ -114,8 +117,9 @@ class Engine:
         edge_index: NDArray[np.int64],
         atom_types: NDArray[np.int64],
         owned: NDArray[np.bool_] | None = None,
+        heat: bool = False,
     ) -> Evaluation:
-        """The deployed contract: (E, 3) Å, (2, E), (N,), (N,) or None for all.
+        """The deployed contract: (E, 3) Å, (2, E), (N,), (N,) or None for all; ``heat``: heat virials too.
 
         Raises:
             DataError: an atom or a type that is not there; atoms that coincide.
@@ -135,7 +139,7 @@ class Engine:
         edges = _Edges(
             len(types), len(center), *map(_address, (types, owned, center, neighbor, edge_vec, None))
         )
-        return self._evaluate("equipot_evaluate_edges", edges, len(types))
+        return self._evaluate("equipot_evaluate_edges", edges, len(types), heat)
 
     def evaluate(
         self,
@@ -143,6 +147,7 @@ class Engine:
         cell: NDArray[np.float64],
         pbc: NDArray[np.bool_],
         atom_types: NDArray[np.int64],
+        heat: bool = False,
     ) -> Evaluation:
         """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. Raises as above."""
         positions, cell = (np.ascontiguousarray(array, dtype=np.float64) for array in (positions, cell))
@@ -154,7 +159,7 @@ class Engine:
             )
         periodic = (ctypes.c_int32 * 3)(*(int(bool(p)) for p in pbc))
         structure = _Structure(len(types), *map(_address, (types, positions, cell)), periodic)
-        return self._evaluate("equipot_evaluate", structure, len(types))
+        return self._evaluate("equipot_evaluate", structure, len(types), heat)
 
     def check(self) -> str:
         """Re-evaluate the reference structures in the file; a line about it.
@@ -166,11 +171,11 @@ class Engine:
         self._call("equipot_check", self._model, summary, ctypes.c_size_t(len(summary)))
         return summary.value.decode()
 
-    def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int) -> Evaluation:
-        found = Evaluation(np.empty(num_atoms), np.empty((num_atoms, 3)), np.empty((num_atoms, 3, 3)))
-        results = _Results(
-            None, _address(found.atom_energies), _address(found.forces), None, _address(found.atom_virials)
-        )
+    def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool) -> Evaluation:
+        rows = [np.empty((num_atoms, *shape)) for shape in [(), (3,), (3, 3), (3, 3)][: 4 if heat else 3]]
+        found = Evaluation(*rows)
+        energies, forces, *virials = map(_address, rows)
+        results = _Results(None, energies, forces, None, *virials)
         self._call(function, self._model, ctypes.byref(structure), ctypes.byref(results))
         return found
 

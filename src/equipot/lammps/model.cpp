@@ -38,17 +38,19 @@ class EngineModel : public Model {
     return summary;
   }
 
-  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange) override {
+  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) override {
     const int64_t num_atoms = in.num_atoms();
     energies_.resize(num_atoms), forces_.resize(3 * num_atoms), virials_.resize(9 * num_atoms), owned_.resize(num_atoms);
+    if (heat) heat_virials_.resize(9 * num_atoms);
     for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
     const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
                               in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions};
-    const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data()};
+    double* const for_heat = heat ? heat_virials_.data() : nullptr;
+    const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data(), for_heat};
     require(equipot_evaluate_edges(model_, &edges, &results));
-    return {energies_.data(), forces_.data(), virials_.data()};
+    return {energies_.data(), forces_.data(), virials_.data(), for_heat};
   }
 
  private:
@@ -71,7 +73,7 @@ class EngineModel : public Model {
   };
 
   equipot_model* model_ = nullptr;
-  std::vector<double> energies_, forces_, virials_;
+  std::vector<double> energies_, forces_, virials_, heat_virials_;
   std::vector<uint8_t> owned_;
 };
 

@@ -42,6 +42,7 @@ struct Evaluation {
   const double* atom_energies;  // (N) eV, zero for atoms that are not owned
   const double* forces;  // (N, 3) eV/Å; those of other atoms belong to their owners
   const double* atom_virials;  // (N, 3, 3) eV
+  const double* atom_heat_virials = nullptr;  // (N, 3, 3) eV, if wanted; see equipot.h
 };
 
 class Model {
@@ -54,7 +55,8 @@ class Model {
   virtual std::string check() = 0;
 
   // All processes with an exchange must call this together, with atoms or without. Throws std::runtime_error.
-  virtual Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr) = 0;
+  virtual Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr,
+                              bool heat = false) = 0;
 
  protected:
   ModelFacts facts_;

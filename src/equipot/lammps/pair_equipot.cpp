@@ -254,9 +254,9 @@ void PairEquipot::init_style()
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
   const auto &facts = model->facts();
-  if (facts.num_exchanges > 0 && comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty())
-    error->warning(FLERR, "equipot: 'compute heat/flux' is exact for strictly local models (Allegro) only; with message "
-                   "passing atomic virials are not its weights");
+  if (comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty() &&
+      !modify->get_compute_by_style("^stress/atom").empty())
+    error->warning(FLERR, "equipot: 'compute heat/flux' needs 'centroid/stress/atom'; with 'stress/atom' it is wrong");
   const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number;
   comm_width = static_cast<int>((bytes_per_row + sizeof(double) - 1) / sizeof(double));
   if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
@@ -351,7 +351,7 @@ void PairEquipot::compute(int eflag, int vflag)
   const double exchanged_before = time_in_exchange;
   const bool exchanges = model->facts().num_exchanges > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
-  const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr); });
+  const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr, cvflag_atom); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
@@ -460,19 +460,26 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 {
   // LAMMPS's orders: xx yy zz xy xz yz, and with the full tensor yx zx zy behind.
   constexpr int order[9] = {0, 4, 8, 1, 2, 5, 3, 6, 7}, transposed[9] = {0, 4, 8, 3, 6, 7, 1, 2, 5};
-  const int64_t num_rows = neighborhood.num_atoms();
-  std::vector<double> virials(result.atom_virials, result.atom_virials + 9 * num_rows);
-  for (int64_t row = 0; row < num_rows && vflag_global; ++row)
-    for (int k = 0; k < 6; ++k)
-      virial[k] += 0.5 * unit * (virials[9 * row + order[k]] + virials[9 * row + transposed[k]]);
-  if (!vflag_atom && !cvflag_atom) return;
-  if (!force->newton) add_rows(virials.data(), 9);
-  const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
-  for (int64_t row = 0; row < end; ++row) {
-    const double *w = &virials[9 * row];
-    for (int k = 0; k < 6 && vflag_atom; ++k)
-      vatom[slot_of[row]][k] += 0.5 * unit * (w[order[k]] + w[transposed[k]]);
-    for (int k = 0; k < 9 && cvflag_atom; ++k) cvatom[slot_of[row]][k] += unit * w[order[k]];
+  const int64_t num_rows = neighborhood.num_atoms(), end = force->newton ? num_rows : neighborhood.num_owned;
+  const auto at_owners = [&](const double *rows) {
+    std::vector<double> virials(rows, rows + 9 * num_rows);
+    if (!force->newton) add_rows(virials.data(), 9);
+    return virials;
+  };
+  for (int64_t row = 0; row < num_rows && vflag_global; ++row) {
+    const double *w = result.atom_virials + 9 * row;
+    for (int k = 0; k < 6; ++k) virial[k] += 0.5 * unit * (w[order[k]] + w[transposed[k]]);
+  }
+  if (vflag_atom) {
+    const std::vector<double> w = at_owners(result.atom_virials);
+    for (int64_t row = 0; row < end; ++row)
+      for (int k = 0; k < 6; ++k)
+        vatom[slot_of[row]][k] += 0.5 * unit * (w[9 * row + order[k]] + w[9 * row + transposed[k]]);
+  }
+  if (cvflag_atom) {    // the weights of the heat flux: compute heat/flux multiplies the second index by velocities
+    const std::vector<double> w = at_owners(result.atom_heat_virials);
+    for (int64_t row = 0; row < end; ++row)
+      for (int k = 0; k < 9; ++k) cvatom[slot_of[row]][k] += unit * w[9 * row + order[k]];
   }
 }
 

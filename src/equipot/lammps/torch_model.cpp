@@ -109,7 +109,7 @@ class TorchModel : public Model {
  public:
   TorchModel(const std::string& path, const std::string& device);
   std::string check() override;
-  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange) override;
+  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) override;
 
  private:
   std::string path_, capsule_;
@@ -148,7 +148,10 @@ TorchModel::TorchModel(const std::string& path, const std::string& device) : pat
   module_.eval();
 }
 
-Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange) {
+Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) {
+  if (heat && facts_.num_exchanges > 0)
+    throw std::runtime_error("'compute centroid/stress/atom' of a message-passing model, which heat fluxes need, is "
+                             "there on CPUs only; use 'device cpu', or 'stress/atom' for stresses");
   const AttachedExchange attached(exchange);
   // As in Python (deploy/jit.py): without the profiling executor, which compiles anew for new numbers of edges.
   const torch::jit::GraphOptimizerEnabledGuard optimizer(false);
@@ -175,7 +178,7 @@ Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange)
                              std::to_string(num_edges) + " neighbors: " + cause_of(error));
   }
   return {atom_energies_.const_data_ptr<double>(), forces_.const_data_ptr<double>(),
-          atom_virials_.const_data_ptr<double>()};
+          atom_virials_.const_data_ptr<double>(), atom_virials_.const_data_ptr<double>()};
 }
 
 std::string TorchModel::check() {
@@ -187,7 +190,7 @@ std::string TorchModel::check() {
         [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
             std::vector<double>& virials) {
           const auto n = int64_t(s.types.size());
-          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec}, nullptr);
+          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec}, nullptr, false);
           energies.assign(e.atom_energies, e.atom_energies + n), forces.assign(e.forces, e.forces + 3 * n);
           virials.assign(e.atom_virials, e.atom_virials + 9 * n);
         },

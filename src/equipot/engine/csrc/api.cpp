@@ -165,7 +165,7 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     require_distance(edges.center[e], edges.neighbor[e], v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
   }
   std::vector<double> energies, virials;
-  Results to{results.atom_energies, results.forces, results.atom_virials};
+  Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials};
   if (results.energy != nullptr && to.atom_energies == nullptr) {
     energies.resize(size_t(edges.num_atoms));
     to.atom_energies = energies.data();
@@ -181,6 +181,7 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     if (results.virial != nullptr)
       for (int k = 0; k < 9; ++k) virial[k] += to.atom_virials[9 * i + k];
     if (to.atom_virials != nullptr) trace += to.atom_virials[9 * i] + to.atom_virials[9 * i + 4] + to.atom_virials[9 * i + 8];
+    if (const double* heat = to.atom_heat_virials) trace += heat[9 * i] + heat[9 * i + 4] + heat[9 * i + 8];
     const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
     if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace))
       throw WrongResult("the model's results are not finite for atom " + std::to_string(i) +

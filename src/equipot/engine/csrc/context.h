@@ -75,12 +75,15 @@ struct Context {
   const EdgeGroups* by_type = nullptr;  // computed atoms, where there are several types
   const T* length = nullptr;  // (num_edges) Å
   const T* sh = nullptr;  // (num_edges, dim_sh)
+  const double* edge_vec = nullptr;  // (num_edges, 3) Å; for moments
   T* grad_length = nullptr;  // both are added to
   T* grad_sh = nullptr;
   int64_t dim_sh = 0;
   GhostExchange* exchange = nullptr;
   Pool<T>* pool = nullptr;
-  std::vector<Array<T>> values, grads;  // of each array of the program
+  std::vector<Array<T>> values;  // of each array of the program
+  std::vector<Array<T>> all_grads;  // the same for each moment
+  Array<T>* grads = nullptr;  // of the moment at hand
   std::vector<std::vector<Array<T>>> kept;  // of each step, for its way back
 
   Array<T> make(int64_t rows, int64_t width) const { return {pool->take(rows * width), rows, width}; }
@@ -88,6 +91,16 @@ struct Context {
   void release(Array<T>& array) const {
     pool->give(std::move(array.buffer));
     array = {};
+  }
+
+  // What is differentiated: 0 is the energy; for the heat flux there are 1 + a, sum_k (r_k - r_i)^a U_k over all atoms
+  // k, with i the atom whose row it is differentiated by, or the center of the edge.
+  int num_moments = 1, moment = 0;
+
+  void select(int next) {
+    grads = all_grads.data() + next * int64_t(values.size());
+    grad_length += (next - moment) * num_edges, grad_sh += (next - moment) * num_edges * dim_sh;
+    moment = next;
   }
 
   // The gradient by an array, zero when it is first asked for.

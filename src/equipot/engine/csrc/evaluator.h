@@ -25,6 +25,7 @@ struct Results {
   double* atom_energies = nullptr;  // (num_atoms) eV, zero where not owned
   double* forces = nullptr;  // (num_atoms, 3) eV/Å
   double* atom_virials = nullptr;  // (num_atoms, 3, 3) eV, counted at the neighbor
+  double* atom_heat_virials = nullptr;  // (num_atoms, 3, 3) eV; see equipot.h
 };
 
 class Evaluator {

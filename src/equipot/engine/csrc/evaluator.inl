@@ -92,8 +92,9 @@ class NetworkEvaluator : public Evaluator {
     const int64_t num_edges = edges.first[computed];  // those of other centers lead to no energy
     std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient;  // by the edges, made when there is room
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
+    const int num_moments = message_passing_ && results.atom_heat_virials != nullptr ? 4 : 1;
     if (message_passing_)
-      evaluate_whole(given, edges, by_neighbor, computed, energies, gradient);
+      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient);
     else
       evaluate_in_parts(given, edges, computed, energies, gradient);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
@@ -162,7 +163,8 @@ class NetworkEvaluator : public Evaluator {
   }
 
   void run_forward(Context<T>& c) const {
-    c.values.resize(steps_.size()), c.grads.resize(steps_.size()), c.kept.resize(steps_.size());
+    c.values.resize(steps_.size()), c.all_grads.resize(steps_.size() * c.num_moments), c.kept.resize(steps_.size());
+    c.grads = c.all_grads.data();
     c.values_rows.resize(steps_.size()), c.values_width.resize(steps_.size());
     for (size_t s = 0; s < steps_.size(); ++s) {
       steps_[s]->forward(c);
@@ -173,16 +175,22 @@ class NetworkEvaluator : public Evaluator {
 
   void run_backward(Context<T>& c) const {
     for (size_t s = steps_.size(); s-- > 0;) {
-      if (steps_[s]->differentiable && c.grads[s].exists()) steps_[s]->backward(c);
-      c.release(c.grads[s]), c.release(c.values[s]);
+      for (int moment = 0; moment < c.num_moments; ++moment) {
+        c.select(moment);
+        if (steps_[s]->differentiable && c.grads[s].exists()) steps_[s]->backward(c);
+        c.release(c.grads[s]);
+      }
+      c.release(c.values[s]);
       for (Array<T>& array : c.kept[s]) c.release(array);
       c.kept[s].clear();
     }
   }
 
-  // Energies of the atoms first ... of the program's last array, and the gradient that backward starts from.
+  // Energies of the atoms first ... of the program's last array, and the gradients that backward starts from.
   void finish(Context<T>& c, const Edges& given, int64_t first, double* energies) const {
     const int output = int(steps_.size()) - 1;
+    for (int moment = c.num_moments - 1; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
+    c.select(0);
     const Array<T>& rows = c.values[output];
     const Array<T>& grad = c.grad(output);
     for (int64_t i = 0; i < c.num_computed; ++i) {
@@ -193,8 +201,9 @@ class NetworkEvaluator : public Evaluator {
     }
   }
 
+  // gradient: (moments, num_edges, 3), beyond the energy about the neighbor.
   void evaluate_whole(const Edges& given, const Sorted& edges, const EdgeGroups& by_neighbor, int64_t computed,
-                      std::vector<double>& energies, std::vector<double>& gradient) {
+                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient) {
     const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
     Context<T> c;
     // Another thread may be evaluating, too.
@@ -203,7 +212,7 @@ class NetworkEvaluator : public Evaluator {
     c.pool = memory ? &pool_ : &own, c.exchange = given.exchange;
     c.num_atoms = given.num_atoms, c.num_computed = computed, c.num_edges = num_edges, c.dim_sh = dim;
     c.types = given.types, c.center = edges.center, c.neighbor = edges.neighbor, c.first_edge = edges.first.data();
-    c.by_neighbor = &by_neighbor;
+    c.by_neighbor = &by_neighbor, c.edge_vec = edges.vec, c.num_moments = num_moments;
     std::optional<EdgeGroups> by_type;
     if (scale_.size() > 1) {
       by_type = group_edges(given.types, computed, int64_t(scale_.size()));
@@ -216,15 +225,17 @@ class NetworkEvaluator : public Evaluator {
     });
     c.length = length.data(), c.sh = sh.data();
     run_forward(c);
-    finish(c, given, 0, energies.data());
-    Array<T> grad_length = c.make(num_edges, 1), grad_sh = c.make(num_edges, dim);
-    std::fill_n(grad_length.data(), num_edges, T(0)), std::fill_n(grad_sh.data(), num_edges * dim, T(0));
+    Array<T> grad_length = c.make(num_moments * num_edges, 1), grad_sh = c.make(num_moments * num_edges, dim);
+    std::fill_n(grad_length.data(), grad_length.size(), T(0)), std::fill_n(grad_sh.data(), grad_sh.size(), T(0));
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
+    finish(c, given, 0, energies.data());
     run_backward(c);
-    gradient.resize(size_t(3 * num_edges));
-    for_rows(num_edges, step, [&](int64_t first, int64_t count) {
-      harmonics_.backward(edges.vec, first, first + count, grad_length.data(), grad_sh.data(), gradient.data());
-    });
+    gradient.resize(size_t(3 * num_edges * num_moments));
+    for (int64_t m = 0; m < num_moments; ++m)
+      for_rows(num_edges, step, [&](int64_t first, int64_t count) {
+        harmonics_.backward(edges.vec, first, first + count, grad_length[m * num_edges], grad_sh[m * num_edges],
+                            gradient.data() + 3 * m * num_edges);
+      });
     for (Array<T>* array : {&length, &sh, &grad_length, &grad_sh}) c.release(*array);
     c.pool->trim(64);
   }
@@ -307,8 +318,28 @@ class NetworkEvaluator : public Evaluator {
         if (results.forces != nullptr)
           for (int a = 0; a < 3; ++a) results.forces[3 * i + a] = force[a] - sent[a];
         if (results.atom_virials != nullptr) std::copy_n(virial, 9, results.atom_virials + 9 * i);
+        if (results.atom_heat_virials == nullptr) continue;
+        // Without messages the moments about the center are zero.
+        if (message_passing_) heat_virial(edges, i, computed, by_neighbor, gradient, virial);
+        std::copy_n(virial, 9, results.atom_heat_virials + 9 * i);
       }
     });
+  }
+
+  // Moments about the neighbor of the edges to atom i, less moments about the center of its own edges. Repulsion, of
+  // which both atoms have half, adds no moments: it is counted at the centers, which is the same.
+  void heat_virial(const Sorted& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
+                   const std::vector<double>& gradient, double* to) const {
+    const int64_t num_edges = edges.first[computed];
+    std::fill_n(to, 9, 0.0);
+    for (int a = 0; a < 3; ++a) {
+      const double* moment = gradient.data() + 3 * (a + 1) * num_edges;
+      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
+        for (int b = 0; b < 3; ++b) to[3 * a + b] += moment[3 * by_neighbor.edges[k] + b];
+      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
+        for (int b = 0; b < 3; ++b)
+          to[3 * a + b] -= moment[3 * e + b] + edges.vec[3 * e + a] * gradient[3 * e + b];
+    }
   }
 
   Harmonics<T> harmonics_;

@@ -296,7 +296,10 @@ struct Interaction : Step<T> {
 
   void backward(Context<T>& c) const override {
     const Array<T>& gradient = c.grads[this->output];
-    Array<T>& update = c.kept[this->number][0];
+    std::vector<Array<T>>& kept = c.kept[this->number];  // what was given to the gate, and perhaps the energy's messages
+    const bool last = c.moment + 1 == c.num_moments;
+    Array<T> for_update = last ? std::move(kept[0]) : c.make(c.num_computed, gate.dim_in);
+    const Array<T>& update = last ? for_update : kept[0];
     Array<T> for_messages = c.make(c.num_computed, plan.dim_out);
     for_rows(c.num_computed, rows_at_once, [&](int64_t first, int64_t count) {
       std::vector<T> nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
@@ -304,12 +307,11 @@ struct Interaction : Step<T> {
       const auto [sigmoid, tanh] = nonlinearities(count, update[first], nonlinear);
       gate_gradient_rows<T>(gate, count, {update[first], gate.dim_in}, sigmoid, tanh, {gradient[first], gate.dim_out},
                             {for_rows.data(), gate.dim_in});
-      std::copy(for_rows.begin(), for_rows.end(), update[first]);
+      std::copy(for_rows.begin(), for_rows.end(), for_update[first]);
       std::fill_n(for_messages[first], count * plan.dim_out, T(0));
       add_linear(map_back, mixing_back.data(), count, for_rows.data(), for_messages[first]);
     });
-    c.grads[this->inputs[1]] = std::move(update);  // what was given to the gate is not needed any more
-    update = {};
+    c.grads[this->inputs[1]] = std::move(for_update);
     T* grad_x = c.grad(this->inputs[0]).data();
     const std::vector<int64_t>& start = c.by_neighbor->start;
     const std::vector<int64_t> bounds = parts_of(start);
@@ -318,23 +320,27 @@ struct Interaction : Step<T> {
       const int64_t count = start[bounds[part + 1]] - start[bounds[part]];
       Arrays<T> here = arrays_of(c);
       here.g = for_messages.data(), here.grad_x = grad_x;
-      if (radial.is_table()) {
+      if (radial.is_table() && c.moment == 0) {
         here.add_geometry = true, here.grad_sh = c.grad_sh, here.grad_length = c.grad_length;
         neighbor_pass(plan, here, edges, count);
       } else {
-        backward_with_network(c, here, edges, count);
+        backward_with_copies(c, here, edges, count);
       }
     });
-    c.release(for_messages);
+    if (c.moment == 0 && !last) kept.push_back(std::move(for_messages));
+    else c.release(for_messages);
   }
 
-  // The same with copies of what belongs to the edges, a few at a time.
-  void backward_with_network(const Context<T>& c, Arrays<T> here, const int64_t* edges, int64_t count) const {
+  // The same with copies of what belongs to the edges, a few at a time: for weights from a network, and for moments,
+  // which are taken about the center and are wanted about the neighbor: less edge_vec[a] times what the energy has.
+  void backward_with_copies(const Context<T>& c, Arrays<T> here, const int64_t* edges, int64_t count) const {
+    const T* g = here.g;
+    const int64_t at_once = c.moment == 0 ? edges_at_once : 64;  // rows of messages stay in a cache
     RadialRows<T> of_edges;
-    std::vector<T> length, grad_length, sh, grad_sh;
+    std::vector<T> length, grad_length, sh, grad_sh, about_neighbor;
     std::vector<int64_t> center, neighbor;
-    for (int64_t first = 0; first < count; first += edges_at_once) {
-      const int64_t n = std::min(edges_at_once, count - first);
+    for (int64_t first = 0; first < count; first += at_once) {
+      const int64_t n = std::min(at_once, count - first);
       length.resize(n), grad_length.assign(n, T(0)), center.resize(n), neighbor.resize(n);
       sh.resize(n * c.dim_sh), grad_sh.resize(n * c.dim_sh);
       for (int64_t k = 0; k < n; ++k) {
@@ -342,12 +348,26 @@ struct Interaction : Step<T> {
         length[k] = c.length[e], center[k] = c.center[e], neighbor[k] = c.neighbor[e];
         std::copy_n(c.sh + e * c.dim_sh, c.dim_sh, sh.data() + k * c.dim_sh);
       }
-      of_edges.forward(radial, length.data(), n);
-      of_edges.grad_weights.resize(size_t(n * radial.num_weights));
-      here.sh = sh.data(), here.center = center.data(), here.neighbor = neighbor.data();
-      here.w = of_edges.weights.data(), here.grad_w = of_edges.grad_weights.data(), here.grad_sh = grad_sh.data();
+      if (c.moment > 0) {
+        about_neighbor.resize(size_t(n * plan.dim_out));
+        for (int64_t k = 0; k < n; ++k) {
+          const T shift = T(c.edge_vec[3 * edges[first + k] + c.moment - 1]);
+          const T *of_energy = c.kept[this->number][1][center[k]], *from = g + center[k] * plan.dim_out;
+          T* to = about_neighbor.data() + k * plan.dim_out;
+          for (int64_t d = 0; d < plan.dim_out; ++d) to[d] = from[d] - shift * of_energy[d];
+          center[k] = k;
+        }
+        here.g = about_neighbor.data();
+      }
+      here.sh = sh.data(), here.center = center.data(), here.neighbor = neighbor.data(), here.length = length.data();
+      here.grad_sh = grad_sh.data(), here.grad_length = grad_length.data();
+      if (!radial.is_table()) {
+        of_edges.forward(radial, length.data(), n);
+        of_edges.grad_weights.resize(size_t(n * radial.num_weights));
+        here.w = of_edges.weights.data(), here.grad_w = of_edges.grad_weights.data();
+      }
       neighbor_pass(plan, here, counting.data(), n);
-      of_edges.backward(radial, length.data(), n, grad_length.data());
+      if (!radial.is_table()) of_edges.backward(radial, length.data(), n, grad_length.data());
       for (int64_t k = 0; k < n; ++k) {
         const int64_t e = edges[first + k];
         c.grad_length[e] += grad_length[k];

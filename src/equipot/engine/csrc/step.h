@@ -28,7 +28,7 @@ struct Step {
   virtual std::vector<int> takes() const { return {}; }  // inputs that are gone afterwards
   virtual std::vector<int> read_back() const { return {}; }  // arrays whose values backward reads
   virtual void forward(Context<T>& c) const = 0;
-  virtual void backward(Context<T>& c) const = 0;  // adds to the gradients by inputs and geometry
+  virtual void backward(Context<T>& c) const = 0;  // adds to the gradients by inputs and geometry, for each moment in turn
 };
 
 // Reads the program's arrays by name while steps are made.

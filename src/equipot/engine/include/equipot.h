@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EQUIPOT_ABI 1 /* grows when a struct or a function changes */
+#define EQUIPOT_ABI 2 /* grows when a struct or a function changes */
 
 typedef enum {
   EQUIPOT_OK = 0,
@@ -83,6 +83,10 @@ typedef struct {
   double* forces;        /* (num_atoms, 3) eV/Å */
   double* virial;        /* (3, 3) eV; the stress is -virial / volume */
   double* atom_virials;  /* (num_atoms, 3, 3) eV, counted at the neighbor */
+  double* atom_heat_virials; /* (num_atoms, 3, 3) eV: V_i of the heat flux, sum_i V_i v_i, of which the last index is the
+                              * velocity's; their sum is the virial. Langer et al., Phys. Rev. B 108, L100302 (2023).
+                              * Those of atoms that are not owned belong to their owners. The same as atom_virials for
+                              * strictly local models; else an evaluation takes several times as long. */
 } equipot_results;
 
 /* From edges that are known. */
