@@ -103,7 +103,7 @@ def test_key_like_no_other_lists_the_valid_ones():
         ("model.cutoff", float("inf"), "expected number > 0; found inf."),
         ("model.cutoff", float("nan"), "expected number > 0; found nan."),
         ("model.l_max", 5, "expected whole number from 0 to 4; found 5."),
-        ("model.parity", "yes", "expected true or false; found 'yes' (text)."),
+        ("model.parity", "yes", "expected true, false or ignored; found 'yes'."),
         ("model.scale", "rms", "expected force_rms or number > 0; found 'rms'. Did you mean 'force_rms'?"),
         ("model.scale", 0.0, "expected force_rms or number > 0; found 0.0."),
         ("model.radial_hidden", [], "expected list of whole numbers ≥ 1; found []."),

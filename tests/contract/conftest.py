@@ -31,6 +31,17 @@ MODELS = {
     "nequip-l3-channels-per-l": NequIPConfig(**_NEQUIP | {"channels": (5, 4, 3, 2), "l_max": 3}),
     "nequip-zbl": NequIPConfig(**_NEQUIP, zbl=True),
     "nequip-l0-one-layer": NequIPConfig(**_NEQUIP | {"l_max": 0, "layers": 1}),
+    "nequip-rotations-shared-bessel": NequIPConfig(
+        **_NEQUIP, parity="ignored", self_connection="shared", trainable_bessel=True, embedding_channels=6
+    ),
+    "nequip-xplor-biases": NequIPConfig(**_NEQUIP, xplor_start=2.9, biases=True),
+    "nequip-xplor-radial-network-solid": NequIPConfig(
+        **_NEQUIP,
+        layer_channels=((5, 4, 3), (4, 3), (6,)),
+        xplor_start=3.05,
+        radial_intervals=None,
+        normalize_harmonics=False,
+    ),
     "allegro": AllegroConfig(**_ALLEGRO),
     "allegro-no-parity-zbl": AllegroConfig(**_ALLEGRO, parity=False, zbl=True),
     "allegro-l3-three-layers": AllegroConfig(**_ALLEGRO | {"l_max": 3, "layers": 3}),
@@ -63,7 +74,11 @@ def potential(request):
     torch.manual_seed(7)
     name = request.param.removesuffix(" with two levels")
     if name == request.param:
-        return build_potential(MODELS[name], SPECIES, 6.0, SHIFT, 1.3).eval()
+        potential = build_potential(MODELS[name], SPECIES, 6.0, SHIFT, 1.3).eval()
+        for key, weight in potential.named_parameters():
+            if key.endswith(".bias"):  # which are zero at first
+                nn.init.normal_(weight)
+        return potential
     shifts = [[energy - 5.0 for energy in SHIFT], SHIFT]
     return AtSecondLevel(build_potential(MODELS[name], SPECIES, 6.0, shifts, 1.3, ["pbe", "pbe0"])).eval()
 

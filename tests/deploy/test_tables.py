@@ -40,8 +40,9 @@ def needs_kernels():
 
 @pytest.mark.usefixtures("needs_kernels")
 @pytest.mark.parametrize("radial_intervals", [None, 64])
-def test_forces_change_less_than_by_single_precision(radial_intervals):
-    potential = make_potential(channels=8, radial_intervals=radial_intervals)
+@pytest.mark.parametrize("xplor_start", [None, 3.6])
+def test_forces_change_less_than_by_single_precision(radial_intervals, xplor_start):
+    potential = make_potential(channels=8, radial_intervals=radial_intervals, xplor_start=xplor_start)
     structures = synthetic_structures(SPECIES, 4.0)
     exact = copy.deepcopy(potential).double()
     facts = tabulate(potential, structures)

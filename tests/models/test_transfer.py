@@ -16,6 +16,14 @@ CUTOFF = 3.5
 SMALL = {"cutoff": CUTOFF, "dtype": "float64", "l_max": 1, "layers": 2, "channels": 4}
 MODELS = {
     "nequip": NequIPConfig(type="nequip", radial_hidden=(8,), **SMALL),
+    "nequip, shared": NequIPConfig(
+        type="nequip",
+        radial_hidden=(8,),
+        self_connection="shared",
+        biases=True,
+        trainable_bessel=True,
+        **SMALL,
+    ),
     "allegro": AllegroConfig(type="allegro", scalar_channels=8, two_body_hidden=(8,), **SMALL),
 }
 SHIFT = [-13.6, -1030.0, -2040.0]
@@ -37,7 +45,7 @@ def carried_over(before, kind, species, shift, levels=(), origins=(0,)):
     torch.manual_seed(2)  # what is not carried over is not what it was by accident
     after = build_potential(MODELS[kind], species, 6.0, shift, 1.3, levels).eval()
     rows = [before.species.index(s) if s in before.species else None for s in species]
-    after.load_state_dict(transfer(before.state_dict(), kind, rows, origins))
+    after.load_state_dict(transfer(before.state_dict(), MODELS[kind].type, rows, origins))
     return after
 
 

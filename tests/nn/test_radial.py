@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from equipot.nn.mlp import MLP, SILU_FACTOR, TANH_FACTOR
-from equipot.nn.radial import BesselBasis, PolynomialCutoff
+from equipot.nn.radial import BesselBasis, PolynomialCutoff, XPLORCutoff
 
 
 @pytest.mark.parametrize("p", [2, 6])
@@ -22,9 +22,26 @@ def test_cutoff_is_flat_at_both_ends(p):
     assert ends.tolist() == [1.0, 0.0, 0.0]
 
 
+def test_xplor_cutoff():
+    """HOOMD-blue's formula in r; value and slope continuous where it starts and at the cutoff."""
+    on, cutoff, r = 4.5, 5.0, 4.8
+    expected = (cutoff**2 - r**2) ** 2 * (cutoff**2 + 2 * r**2 - 3 * on**2) / (cutoff**2 - on**2) ** 3
+    envelope = XPLORCutoff(on / cutoff)
+    assert envelope(torch.tensor(r / cutoff, dtype=torch.float64)).item() == pytest.approx(
+        expected, rel=1e-12
+    )
+    x = torch.tensor([0.3, 0.9 - 1e-9, 0.9 + 1e-9, 1.0 - 1e-9, 1.2], dtype=torch.float64, requires_grad=True)
+    u = envelope(x)
+    (slope,) = torch.autograd.grad(u.sum(), x)
+    torch.testing.assert_close(
+        u.detach(), torch.tensor([1, 1, 1, 0, 0.0], dtype=torch.float64), atol=1e-7, rtol=0
+    )
+    assert slope.abs().max() < 1e-6  # curvatures are below 400
+
+
 def test_bessel_functions_have_their_zeros():
     """sin(nπx)/x vanishes at x = 1/2 for even n only."""
-    basis = BesselBasis(4.0, 6, 6)(torch.tensor([[2.0]], dtype=torch.float64))[0]
+    basis = BesselBasis(4.0, 6, PolynomialCutoff(6))(torch.tensor([[2.0]], dtype=torch.float64))[0]
     assert basis[1::2].abs().max() < 1e-15
     assert basis[0::2].abs().min() > 0.1
     by_hand = 0.2 * math.sin(math.pi / 2) / 0.5 * PolynomialCutoff(6)(torch.tensor(0.5, dtype=torch.float64))

@@ -11,7 +11,7 @@ from e3nn import o3
 from torch import nn
 
 from equipot.ops import reference
-from equipot.ops.bspline import basis_splines, fit, interpolate
+from equipot.ops.bspline import Grid, basis_splines, interpolate
 from equipot.ops.convolution import Convolution, TabulatedConvolution
 from equipot.ops.operators import plain_operators
 from equipot.ops.paths import convolution_paths, feature_irreps
@@ -179,9 +179,10 @@ def test_fit_converges_with_the_sixth_power_and_vanishes_at_the_cutoff():
     function = lambda r: torch.sin(3 * r) * (1 - (r / CUTOFF) ** 2) ** 6  # noqa: E731
     r = torch.linspace(0.01, CUTOFF, 997, dtype=torch.float64)[:, None]
     errors = [
-        float((interpolate(r, fit(function, CUTOFF, n), CUTOFF) - function(r)).abs().max()) for n in (32, 64)
+        float((interpolate(r, Grid(n, CUTOFF).fit(function), CUTOFF) - function(r)).abs().max())
+        for n in (32, 64)
     ]
     assert errors[0] < 1e-5  # (h ω)^6 for h = 0.1, and the constant of the method
     assert errors[0] / errors[1] > 40  # 2^6 = 64 in the limit
     beyond = torch.tensor([[CUTOFF], [CUTOFF + 1e-9], [7.0]], dtype=torch.float64)
-    assert (interpolate(beyond, fit(function, CUTOFF, 32), CUTOFF) == 0).all()
+    assert (interpolate(beyond, Grid(32, CUTOFF).fit(function), CUTOFF) == 0).all()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
 from equipot.config.section import PositiveInts, Section
 
@@ -45,11 +45,47 @@ class NequIPConfig(CommonModelConfig):
     """NequIP: equivariant message passing."""
 
     type: Literal["nequip"] = Field(description="The architecture.")
+    parity: bool | Literal["ignored"] = Field(
+        True,
+        description="Keep features that are even and features that are odd under inversion for each l; "
+        "false: only those that transform like the spherical harmonics, (−1)^l, which costs less; `ignored`: "
+        "one for each l that knows rotations alone, of products of all kinds. Energies of mirror images may "
+        "then differ.",
+    )
     layers: int = Field(4, ge=1, description="Number of message-passing layers.")
     channels: Annotated[int, Field(ge=1)] | PositiveInts = Field(
         32,
         description="Channels of the features: one number for all l, or a list of l_max + 1 numbers, one for "
         "each l from 0.",
+    )
+    layer_channels: Annotated[tuple[PositiveInts, ...], Strict(False), Field(min_length=1)] | None = Field(
+        None,
+        description="In place of `channels`, a list for each layer, in which the last l may be missing. Of "
+        "the last layer only l = 0 counts.",
+    )
+    embedding_channels: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Numbers that describe an element; null: as many as channels of l = 0."
+    )
+    trainable_bessel: bool = Field(
+        False, description="Train the frequencies of the Bessel functions, of each layer its own."
+    )
+    xplor_start: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Distance in Å from which on X-PLOR's envelope brings messages to zero at the cutoff, in "
+        "place of the polynomial one: messages are untouched below, and forces have a kink at the cutoff.",
+    )
+    normalize_harmonics: bool = Field(
+        True,
+        description="Spherical harmonics of directions; false: solid ones, r^l times as large (r in Å).",
+    )
+    self_connection: Literal["by_element", "shared"] = Field(
+        "by_element",
+        description="The linear map of an atom's own features that is added to its messages: one for each "
+        "element, or `shared` by all, which suits models of many elements.",
+    )
+    biases: bool = Field(
+        False,
+        description="Train constants that are added to scalars before the convolution and before the gate.",
     )
     radial_hidden: PositiveInts = Field(
         (64, 64), description="Hidden-layer widths of the networks that weigh messages by distance."
@@ -75,6 +111,24 @@ class NequIPConfig(CommonModelConfig):
             raise ValueError(
                 f"`channels` lists {given} number{'s' * (given > 1)}, but l_max = {self.l_max} needs "
                 f"{needed}: one for each l from 0 to {self.l_max}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_list_per_layer(self):
+        lists = self.layer_channels
+        if lists is not None and (len(lists) != self.layers or max(map(len, lists)) > self.l_max + 1):
+            raise ValueError(
+                f"`layer_channels` has {len(lists)} lists of up to {max(map(len, lists))} numbers; expected "
+                f"one list for each of the {self.layers} layers, of at most l_max + 1 = {self.l_max + 1}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _envelope_starts_within_the_cutoff(self):
+        if self.xplor_start is not None and self.xplor_start >= self.cutoff:
+            raise ValueError(
+                f"`xplor_start` is {self.xplor_start:g} Å: it must be below the cutoff, {self.cutoff:g} Å."
             )
         return self
 

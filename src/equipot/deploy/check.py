@@ -8,6 +8,7 @@ from typing import Any
 import ase.units
 import numpy as np
 from ase.data import atomic_masses, atomic_numbers
+from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.table import Column, Table
 from rich.text import Text
@@ -22,8 +23,9 @@ from equipot.errors import EquipotError
 # Symmetries are exact up to rounding. Relative to the largest force, or to 1 eV/Å if that is larger; float64
 # models reach 1e-12, float32 models 1e-6..1e-5, a model that breaks a symmetry is off by 1e-3 and more.
 _SYMMETRY = {"float32": 1e-4, "float64": 1e-9}
-# At this distance inside the cutoff (Å) an envelope with two vanishing derivatives has fallen to about 1e-12,
-# and its slope to 1e-8; one that jumps or kinks leaves 1e-4 and more. float32 adds its rounding.
+# This far inside the cutoff (Å), and a tenth of it: what remains of an edge is extrapolated to the cutoff.
+# An envelope with two vanishing derivatives has fallen to 1e-12 and its slope to 1e-8; X-PLOR's slope is 1e-3
+# there, but falls linearly. One that jumps or kinks leaves 1e-4 and more. float32 adds its rounding.
 _EDGE_MARGIN = 1e-4
 _SMOOTHNESS = {"float32": 2e-5, "float64": 1e-6}
 # meV/atom, what is left of the energy error after the time step's own error is extrapolated away.
@@ -114,7 +116,7 @@ def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Itera
 
 def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
     """An edge that is about to pass the cutoff changes neither energy nor forces."""
-    jumps = [jump for structure in structures if (jump := _cutoff_jump(model, structure)) is not None]
+    jumps = [_cutoff_jump(model, structure) for structure in structures if structure.edge_index.shape[1] > 0]
     tolerance = _SMOOTHNESS[model.metadata.dtype]
     note = f"{_EDGE_MARGIN:g} Å inside"
     for column, quantity in enumerate(("energy", "forces")):
@@ -199,24 +201,27 @@ def _difference(found: ModelRows, expected: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(found.rows[name] - rows).max()) for name, rows in expected.items()) / scale
 
 
-def _cutoff_jump(model: DeployedModel, structure: Structure) -> tuple[float, float] | None:
-    """Energy and force that an edge just inside the cutoff contributes, relative to the largest force.
+def _cutoff_jump(model: DeployedModel, structure: Structure) -> NDArray:
+    """Energy and force that an edge at the cutoff contributes, relative to the largest force."""
+    wide, narrow = (_edge_share(model, structure, margin) for margin in (_EDGE_MARGIN, _EDGE_MARGIN / 10))
+    return np.abs(10 * narrow - wide) / 9
+
+
+def _edge_share(model: DeployedModel, structure: Structure, margin: float) -> NDArray:
+    """The same of an edge ``margin`` (Å) inside the cutoff.
 
     The structure is stretched so that one of its edges, or the longest distance of a small molecule, becomes
-    that edge; then the model is evaluated with and without it. None for a lone atom.
+    that edge; then the model is evaluated with and without it.
     """
     cutoff = model.metadata.cutoff
-    if structure.edge_index.shape[1] == 0:
-        return None
     longest = np.linalg.norm(structure.edge_vec, axis=1).max()
-    stretch = (cutoff - _EDGE_MARGIN) / longest
-    edge_vec = structure.edge_vec * stretch
+    edge_vec = structure.edge_vec * ((cutoff - margin) / longest)
     full = evaluate_edges(model, edge_vec, structure.edge_index, structure.atom_types)
-    kept = np.linalg.norm(edge_vec, axis=1) < cutoff - 2 * _EDGE_MARGIN
+    kept = np.linalg.norm(edge_vec, axis=1) < cutoff - 2 * margin
     less = evaluate_edges(model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types)
     scale = max(1.0, float(np.abs(full.forces).max()))
     energy = float(np.abs(full.rows["atom_energies"] - less.rows["atom_energies"]).max())
-    return energy / scale, float(np.abs(full.forces - less.forces).max()) / scale
+    return np.array([energy, float(np.abs(full.forces - less.forces).max())]) / scale
 
 
 def _nve_energies(

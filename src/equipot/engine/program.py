@@ -12,16 +12,18 @@ import numpy as np
 import safetensors.numpy
 from torch import Tensor
 
-VERSION = 1  # program_version in csrc/program.h
-
 
 class Program:
     """Steps over named arrays: rows of atoms or edges."""
 
     def __init__(self) -> None:
-        self.facts: dict[str, Any] = {"version": VERSION}
+        self.facts: dict[str, Any] = {"version": 1}
         self.steps: list[dict[str, Any]] = []
         self.weights: dict[str, np.ndarray] = {}
+
+    def require(self, version: int) -> None:
+        """An engine must read this version (program_version in csrc/program.h) to run the program rightly."""
+        self.facts["version"] = max(self.facts["version"], version)
 
     def add(self, kind: str, inputs: Sequence[str] = (), **facts: Any) -> str:
         """Add a step; the name of the array that it makes. Tensors among the facts become weights."""

@@ -157,7 +157,7 @@ class Allegro(Network):
         self.num_exchanges = self.widest_exchange = 0
         self.register_buffer("one_hot", torch.eye(num_species, dtype=torch.float64), persistent=False)
         self.norm = avg_num_neighbors**-0.5
-        self.basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
+        self.basis = BesselBasis(cutoff, num_bessel, PolynomialCutoff(polynomial_cutoff))
         self.envelope = PolynomialCutoff(polynomial_cutoff)
         self.spherical_harmonics = SphericalHarmonics(l_max)
         self.two_body = MLP([2 * num_species + num_bessel, *two_body_hidden, scalar_channels])
@@ -166,7 +166,7 @@ class Allegro(Network):
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
         irreps = o3.Irreps([(channels, ir) for _, ir in irreps_sh])
         blocks = []
-        for target in layer_targets(hidden, irreps_sh, layers):
+        for target in layer_targets([hidden] * layers, irreps_sh):
             block = AllegroLayer(irreps, target, l_max, scalar_channels, latent_hidden, avg_num_neighbors)
             blocks.append(block)
             irreps = block.irreps_out

@@ -15,12 +15,19 @@ from equipot.engine.program import Program
 from equipot.models.network import Network, State, columns_of, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
-from equipot.nn.radial import BesselBasis, RadialNetwork, RadialSplines, RadialTable
+from equipot.nn.radial import (
+    BesselBasis,
+    PolynomialCutoff,
+    RadialNetwork,
+    RadialSplines,
+    RadialTable,
+    XPLORCutoff,
+)
 from equipot.nn.spherical import SphericalHarmonics
-from equipot.ops.bspline import fit
+from equipot.ops.bspline import Grid
 from equipot.ops.convolution import Convolution, RadialConvolution, TabulatedConvolution
 from equipot.ops.operators import load_operators
-from equipot.ops.paths import convolution_paths, feature_irreps, layer_targets
+from equipot.ops.paths import convolution_paths, feature_irreps, harmonic_irreps, layer_targets
 
 
 class NequIPLayer(nn.Module):
@@ -29,7 +36,7 @@ class NequIPLayer(nn.Module):
     1. mix channels: x' = W₁ x
     2. convolve: m_i = 1/√n̄ Σ_j R(r_ij) x'_j ⊗ Y(r̂_ij), R a perceptron of the Bessel basis, as splines
     3. mix paths and channels: W₂ m
-    4. self-connection: + W_species(i) x
+    4. self-connection: + W_species(i) x, or one W for all species
     5. gate
     Source: Batzner et al. (2022), fig. 1 and eqs. 5–8.
 
@@ -37,6 +44,7 @@ class NequIPLayer(nn.Module):
     """
 
     splines: Final[bool]  # the radial functions are, or are tabulated
+    by_element: Final[bool]  # the self-connection is
 
     def __init__(
         self,
@@ -46,25 +54,33 @@ class NequIPLayer(nn.Module):
         num_species: int,
         basis: BesselBasis,
         radial_hidden: Sequence[int],
-        radial_intervals: int | None,
+        grid: Grid | None,
         avg_num_neighbors: float,
         exchanges: bool,
+        self_connection: str,
+        biases: bool,
     ):
         super().__init__()
         self.exchanges = exchanges
-        paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
+        self.paths = paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         self.gate = Gate(o3.Irreps([(mul, ir) for mul, ir in irreps_target if ir in paths.irreps_out]))
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
-        self.mix_channels = EquivariantLinear(irreps_in, irreps_in)
-        if radial_intervals is None:
+        self.mix_channels = EquivariantLinear(irreps_in, irreps_in, bias=biases)
+        if grid is None:
             radial = RadialNetwork(basis, radial_hidden, paths.num_weights)
             self.convolution = RadialConvolution(Convolution(paths), radial)
         else:
-            radial = RadialSplines(basis, radial_hidden, paths.num_weights, radial_intervals)
-            self.convolution = TabulatedConvolution(Convolution(paths), radial, basis.cutoff)
+            radial = RadialSplines(basis, radial_hidden, paths.num_weights, grid)
+            self.convolution = TabulatedConvolution(Convolution(paths), radial, grid.end)
         self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in, avg_num_neighbors**-0.5)
-        self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species)
-        self.splines = radial_intervals is not None
+        self.by_element = self_connection == "by_element"
+        if self.by_element:
+            self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species, biases)
+        else:
+            self.self_connection = EquivariantLinear(
+                irreps_in, self.gate.irreps_in, bias=biases, partial=True
+            )
+        self.splines = grid is not None
 
     def forward(
         self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor, owned: int
@@ -76,7 +92,10 @@ class NequIPLayer(nn.Module):
         sent = self.mix_channels(x)
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
-        kept = self.self_connection(x[:owned], atom_types)
+        if self.by_element:
+            kept = self.self_connection(x[:owned], atom_types)
+        else:
+            kept = self.self_connection(x[:owned])
         if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
@@ -125,10 +144,13 @@ class NequIPLayer(nn.Module):
 class NequIP(Network):
     """Atomic outputs from ``layers`` interaction blocks and a linear readout.
 
-    The last block keeps scalars only. Distances enter through a Bessel basis with a polynomial cutoff,
+    The last block keeps scalars only. Distances enter through a Bessel basis with an envelope,
     directions through spherical harmonics up to ``l_max``, species through an embedding and the
     self-connections.
     """
+
+    # Å; what is added to distances below ``kink`` and from there on, for splines of two pieces (`Grid`).
+    shifts: tuple[float, float]
 
     def __init__(
         self,
@@ -137,38 +159,56 @@ class NequIP(Network):
         cutoff: float,
         avg_num_neighbors: float,
         l_max: int = 2,
-        parity: bool = True,
+        parity: bool | str = True,
         layers: int = 4,
         channels: int | Sequence[int] = 32,
+        layer_channels: Sequence[Sequence[int]] | None = None,
+        embedding_channels: int | None = None,
         num_bessel: int = 8,
+        trainable_bessel: bool = False,
         polynomial_cutoff: int = 6,
+        xplor_start: float | None = None,
+        normalize_harmonics: bool = True,
         radial_hidden: Sequence[int] = (64, 64),
         radial_intervals: int | None = 128,
+        self_connection: str = "by_element",
+        biases: bool = False,
         num_outputs: int = 1,
     ):
         super().__init__()
         load_operators()
-        hidden = feature_irreps(l_max, parity, channels)
-        scalars = o3.Irreps([hidden[0]])
-        irreps_sh = o3.Irreps.spherical_harmonics(l_max)
+        of_layers = [channels] * layers if layer_channels is None else layer_channels
+        hidden = [feature_irreps(l_max, parity, numbers) for numbers in of_layers]
+        scalars = o3.Irreps([(embedding_channels or hidden[0][0].mul, (0, 1))])
+        irreps_sh = harmonic_irreps(l_max, parity)
         self.cutoff = cutoff
+        self.parity = parity
         self.num_exchanges = layers - 1
         self.radial_intervals = radial_intervals
-        basis = BesselBasis(cutoff, num_bessel, polynomial_cutoff)
+        self.kink, self.shifts = xplor_start, (0.0, 0.0)
+        self.normalize_harmonics = normalize_harmonics
         self.spherical_harmonics = SphericalHarmonics(l_max)
         self.embedding = nn.Parameter(torch.randn(num_species, scalars.dim, dtype=torch.float64))
+        grid = None
+        if radial_intervals is not None:
+            grid = self._use(Grid(radial_intervals, cutoff, xplor_start))
         blocks, irreps = [], scalars
-        for target in layer_targets(hidden, irreps_sh, layers):
+        for target in layer_targets(hidden, irreps_sh):
+            envelope = PolynomialCutoff(polynomial_cutoff)
+            if xplor_start is not None:
+                envelope = XPLORCutoff(xplor_start / cutoff)
             block = NequIPLayer(
                 irreps,
                 irreps_sh,
                 target,
                 num_species,
-                basis,
+                BesselBasis(cutoff, num_bessel, envelope, trainable_bessel),
                 radial_hidden,
-                radial_intervals,
+                grid,
                 avg_num_neighbors,
                 exchanges=bool(blocks),  # what the first layer sends follows from the species
+                self_connection=self_connection,
+                biases=biases,
             )
             blocks.append(block)
             irreps = block.irreps_out
@@ -181,7 +221,13 @@ class NequIP(Network):
         """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
-        sh = self.spherical_harmonics(edge_vec / edge_length)
+        sh = self.spherical_harmonics(edge_vec / edge_length if self.normalize_harmonics else edge_vec)
+        kink = self.kink
+        if kink is not None:
+            below, above = self.shifts
+            edge_length = edge_length + (
+                below + (above - below) * (edge_length >= kink).to(edge_length.dtype)
+            )
         x = self.embedding.index_select(0, atom_types)
         num_atoms = atom_types.shape[0]
         owned = torch.ops.equipot.num_owned(atom_types)
@@ -194,6 +240,12 @@ class NequIP(Network):
     def steps(self, program: Program) -> str:
         """As `Network.steps`."""
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
+        if not self.normalize_harmonics:
+            program.require(2)
+            program.facts["harmonics"]["normalize"] = False
+        if self.shifts != (0.0, 0.0):
+            program.require(2)
+            program.facts["kink"] = {"at": self.kink, "below": self.shifts[0], "above": self.shifts[1]}
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
@@ -211,7 +263,7 @@ class NequIP(Network):
         """As `Network.transfer`."""
         new = dict(state)
         for name, weight in state.items():
-            if name == "embedding" or ".self_connection." in name:
+            if name == "embedding" or ".self_connection.blocks." in name:
                 new[name] = rows_of(weight, species)
         name = "readout.weights.0"
         return new | {name: columns_of(state, name, levels)}
@@ -221,14 +273,18 @@ class NequIP(Network):
         """Radial networks by any number; splines keep their own."""
         return (self.radial_intervals,) if self.radial_intervals else (256, 512, 1024, 2048)
 
+    def _use(self, grid: Grid) -> Grid:
+        self.shifts = (grid.below, grid.above)
+        return grid
+
     @torch.jit.unused
     def tabulate(self, intervals: int) -> None:
         """Replace every radial function by a table of its splines; for inference."""
+        grid = self._use(Grid(intervals, self.cutoff, self.kink))
         for layer in self.layers:
             convolution, radial = layer.convolution.convolution, layer.convolution.radial
             exact = copy.deepcopy(radial).double()
-            is_spline = isinstance(radial, RadialSplines)
-            table = exact.table().detach() if is_spline else fit(exact, self.cutoff, intervals)
+            table = exact.table().detach() if isinstance(radial, RadialSplines) else grid.fit(exact)
             radial = RadialTable(radial, table.to(self.embedding.dtype))
-            layer.convolution = TabulatedConvolution(convolution, radial, self.cutoff)
+            layer.convolution = TabulatedConvolution(convolution, radial, grid.end)
             layer.splines = True

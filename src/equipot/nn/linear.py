@@ -14,9 +14,12 @@ class _Blocks(nn.Module):
 
     ``equipot::linear`` (csrc/linear.h) takes all weights side by side and ``table``, which says where each
     block lies. What multiplies the weights of a block, 1/√(channels in) and ``factor``, is in ``scales``.
+    ``bias``: constants, at first zero, are added to the even scalars, which are the first block.
     """
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, factor: float = 1.0):
+    bias: Tensor | None
+
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, factor: float = 1.0, bias: bool = False):
         super().__init__()
         load_operators()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
@@ -34,18 +37,35 @@ class _Blocks(nn.Module):
         sizes = torch.tensor([n_in * mul for n_in, mul in self.shapes])
         scale = torch.tensor([factor * max(n_in, 1) ** -0.5 for n_in, _ in self.shapes], dtype=torch.float64)
         self.register_buffer("scales", scale.repeat_interleave(sizes), persistent=False)
+        constants = nn.Parameter(torch.zeros(irreps_out.count("0e"), dtype=torch.float64)) if bias else None
+        self.register_parameter("bias", constants)
+
+    def biased(self, y: Tensor) -> Tensor:
+        """y (N, irreps_out.dim) with the constants added."""
+        bias = self.bias
+        return y if bias is None else y + nn.functional.pad(bias, [0, self.dim_out - bias.shape[0]])
 
 
 class EquivariantLinear(_Blocks):
-    """y_l[m, d] = factor · Σ_c x_l[m, c] W_l[c, d] / √(channels in), for every irrep l of ``irreps_out``."""
+    """y_l[m, d] = factor · Σ_c x_l[m, c] W_l[c, d] / √(channels in), for every irrep l of ``irreps_out``.
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, factor: float = 1.0):
-        super().__init__(irreps_in, irreps_out, factor)
+    ``partial``: output irreps that the input lacks are zero, instead of an error.
+    """
+
+    def __init__(
+        self,
+        irreps_in: o3.Irreps,
+        irreps_out: o3.Irreps,
+        factor: float = 1.0,
+        bias: bool = False,
+        partial: bool = False,
+    ):
+        super().__init__(irreps_in, irreps_out, factor, bias)
         missing = [str(ir) for _, ir in irreps_out if ir not in irreps_in]
-        if missing:
+        if missing and not partial:
             raise ValueError(f"no input block for the output irreps {missing}; inputs are {irreps_in}")
         self.weights = nn.ParameterList(
-            nn.Parameter(torch.randn(n_in, mul, dtype=torch.float64)) for n_in, mul in self.shapes
+            nn.Parameter(torch.randn(n_in, mul, dtype=torch.float64)) for n_in, mul in self.shapes if n_in > 0
         )
 
     def packed(self) -> Tensor:
@@ -63,7 +83,7 @@ class EquivariantLinear(_Blocks):
     def forward(self, x: Tensor) -> Tensor:
         """(N, irreps_in.dim) → (N, irreps_out.dim)."""
         types = self.table[:0, 0]  # one set of weights for all
-        return torch.ops.equipot.linear(x, self.packed(), self.table, types, self.dim_out)
+        return self.biased(torch.ops.equipot.linear(x, self.packed(), self.table, types, self.dim_out))
 
 
 class SpeciesLinear(_Blocks):
@@ -73,8 +93,8 @@ class SpeciesLinear(_Blocks):
     the features with a one-hot species vector. Output irreps that the input lacks are zero.
     """
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, num_species: int):
-        super().__init__(irreps_in, irreps_out)
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, num_species: int, bias: bool = False):
+        super().__init__(irreps_in, irreps_out, bias=bias)
         self.blocks = nn.ModuleDict(
             {str(i): _Weights(num_species, *shape) for i, shape in enumerate(self.shapes) if shape[0] > 0}
         )
@@ -96,12 +116,15 @@ class SpeciesLinear(_Blocks):
 
         On a GPU the order of the species is kept as long as the tensor of types; a slice would be a new one.
         """
-        return torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out)
+        return self.biased(torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out))
 
 
 def _linear_step(linear: _Blocks, program: Program, x: str, by_type: bool) -> str:
-    dims = {"dim_in": linear.irreps_in.dim, "dim_out": linear.dim_out}
-    return program.add("linear", [x], weights=linear.packed(), blocks=linear.table, by_type=by_type, **dims)
+    facts = {"dim_in": linear.irreps_in.dim, "dim_out": linear.dim_out}
+    if linear.bias is not None:
+        program.require(2)
+        facts["bias"] = linear.bias
+    return program.add("linear", [x], weights=linear.packed(), blocks=linear.table, by_type=by_type, **facts)
 
 
 class _Weights(nn.Module):

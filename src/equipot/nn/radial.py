@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from equipot.nn.mlp import Perceptron
-from equipot.ops.bspline import fit_matrix, interpolate, sample_distances
+from equipot.ops.bspline import Grid, interpolate
 
 
 class PolynomialCutoff(nn.Module):
@@ -30,21 +30,53 @@ class PolynomialCutoff(nn.Module):
         )
         return polynomial * (x < 1.0).to(x.dtype)
 
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        return {"power": self.p}
+
+
+class XPLORCutoff(nn.Module):
+    """u(x) = (1 − x²)² (1 + 2x² − 3s²) / (1 − s²)³ from x = s on, 1 below, x = r / cutoff; 0 beyond.
+
+    Value and slope are continuous. Source: X-PLOR's switching of van der Waals forces (A. T. Brünger, X-PLOR
+    Version 3.1 (1992)), as in HOOMD-blue's documentation of pair potentials.
+    """
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.start = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x = r / cutoff, any shape → the same shape."""
+        x2, s2 = x * x, self.start**2
+        switched = (1.0 - x2) ** 2 * (1.0 + 2.0 * x2 - 3.0 * s2) / (1.0 - s2) ** 3
+        return torch.where(x < self.start, torch.ones_like(x), switched) * (x < 1.0).to(x.dtype)
+
+    @torch.jit.unused
+    def facts(self) -> dict[str, Any]:
+        """What a program says of it."""
+        return {"start": self.start}
+
 
 class BesselBasis(nn.Module):
-    """B_n(r) = 0.2 sin(nπx)/x · u(x), n = 1 … num_bessel, x = r / cutoff.
+    """B_n(r) = 0.2 sin(nπx)/x · u(x), n = 1 … num_bessel, x = r / cutoff, u the ``envelope``.
 
     DimeNet's radial basis (Gasteiger et al., ICLR 2020, eq. 7) times its cutoff. The factor keeps
     an untrained network's energies and forces of order one at bond distances: gates multiply, so that layers
     amplify a basis that is much larger (measured on 3BPA, four layers: 0.2 → 1, 1 → 10⁵).
+    ``trainable``: the frequencies nπ are where training starts.
     """
 
-    def __init__(self, cutoff: float, num_bessel: int, polynomial_cutoff: int):
+    def __init__(self, cutoff: float, num_bessel: int, envelope: nn.Module, trainable: bool = False):
         super().__init__()
         self.cutoff = cutoff
-        self.envelope = PolynomialCutoff(polynomial_cutoff)
+        self.envelope = envelope
         frequencies = math.pi * torch.arange(1, num_bessel + 1, dtype=torch.float64)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        if trainable:
+            self.frequencies = nn.Parameter(frequencies)
+        else:
+            self.register_buffer("frequencies", frequencies, persistent=False)
 
     @torch.jit.unused
     def facts(self) -> dict[str, Any]:
@@ -53,7 +85,7 @@ class BesselBasis(nn.Module):
             "frequencies": self.frequencies,
             "cutoff": self.cutoff,
             "factor": 0.2,
-            "power": self.envelope.p,
+            **self.envelope.facts(),
         }
 
     def forward(self, edge_length: Tensor) -> Tensor:
@@ -83,27 +115,36 @@ class RadialSplines(nn.Module):
 
     The perceptron is a function of one number, so it is evaluated at a few hundred distances instead of every
     edge, and the splines (their coefficients are linear in its values) are the model: in training, in
-    deployment and in what derivatives are taken of. Value and four derivatives vanish at the cutoff.
+    deployment and in what derivatives are taken of. How they end, and where they are shifted: ``grid``.
     """
 
-    def __init__(self, basis: BesselBasis, hidden: Sequence[int], num_weights: int, intervals: int):
+    trainable: Final[bool]  # the basis is
+
+    def __init__(self, basis: BesselBasis, hidden: Sequence[int], num_weights: int, grid: Grid):
         super().__init__()
-        self.cutoff = basis.cutoff
+        self.cutoff, self.fixed = grid.end, grid.fixed
         self.network = Perceptron([basis.frequencies.shape[0], *hidden, num_weights])
-        self.register_buffer("fit", fit_matrix(intervals), persistent=False)
-        samples = basis(sample_distances(intervals, basis.cutoff))
+        self.trainable = isinstance(basis.frequencies, nn.Parameter)
+        self.register_buffer("fit", grid.matrix, persistent=False)
+        if self.trainable:
+            self.basis = basis
+        # Distances (M, 1), or the basis there.
+        samples = grid.samples if self.trainable else basis(grid.samples)
         self.register_buffer("samples", samples, persistent=False)
 
     def features(self) -> Tensor:
         """(intervals + 5, hidden width): splines of what the last hidden layer gives."""
-        return nn.functional.pad(torch.mm(self.fit, self.network.features(self.samples)), [0, 0, 0, 5])
+        samples = self.samples
+        if self.trainable:
+            samples = self.basis(samples)
+        return nn.functional.pad(torch.mm(self.fit, self.network.features(samples)), [0, 0, 0, self.fixed])
 
     def table(self) -> Tensor:
         """(intervals + 5, num_weights): spline coefficients."""
         return self.network.linear(self.features())
 
     def forward(self, edge_length: Tensor) -> Tensor:
-        """(E, 1) Å → (E, num_weights)."""
+        """(E, 1) Å, shifted as ``grid`` says → (E, num_weights)."""
         return self.network.linear(interpolate(edge_length, self.features(), self.cutoff))
 
 

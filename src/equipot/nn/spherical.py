@@ -72,5 +72,5 @@ class SphericalHarmonics(nn.Module):
         return {"powers": powers, "coefficients": self.coefficients}
 
     def forward(self, unit_vec: Tensor) -> Tensor:
-        """(E, 3) unit vectors → (E, (l_max + 1)²)."""
+        """(E, 3) unit vectors → (E, (l_max + 1)²); of vectors of length r it is r^l Y_l."""
         return torch.mm(torch.cat(self._monomials(unit_vec), dim=1), self.coefficients)

@@ -2,13 +2,16 @@
 
 f(r) = Σ_b B_b(u) c[k + b], k + u = r / h, h = cutoff / intervals, b = 0 … 5. The last five coefficients are
 zero, so that the value and four derivatives vanish at the cutoff, as those of the model's own functions do
-to lower order. Source of the splines: C. de Boor, A Practical Guide to Splines (1978), ch. IX.
+to lower order; of functions with a kink see `Grid`. Source of the splines: C. de Boor, A Practical Guide to
+Splines (1978), ch. IX.
 """
 
+import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _SAMPLES_PER_INTERVAL = 3
 
@@ -43,35 +46,61 @@ def interpolate(edge_length: Tensor, table: Tensor, cutoff: float) -> Tensor:
     return value
 
 
-def sample_distances(intervals: int, cutoff: float) -> Tensor:
-    """(M, 1) float64 Å: where :func:`fit_matrix` needs to know a function."""
-    return _sample_positions(intervals) * (cutoff / intervals)
+class Grid:
+    """About ``intervals`` equal intervals of (0, ``cutoff``), Å, and where functions are sampled to be fitted.
 
-
-def fit_matrix(intervals: int) -> Tensor:
-    """(intervals, M) float64: from a function's values to its splines, nearest in the mean square.
-
-    The result is a function's first ``intervals`` coefficients; the last five are zero.
+    At a ``kink`` (Å) and at the cutoff the second derivative may jump. There are then two pieces of splines
+    with free ends, below the kink and above, whose coefficients lie one behind the other in the table. Who
+    evaluates them shifts distances by ``below`` or ``above`` (Å), which are five intervals apart, so that the
+    same formula finds the coefficients of either piece.
     """
-    position = _sample_positions(intervals)
-    interval = position.floor()
-    design = torch.zeros(len(position), intervals + 5, dtype=torch.float64)
-    columns = interval.to(torch.int64) + torch.arange(6)
-    design.scatter_(1, columns, basis_splines(position - interval))
-    return torch.linalg.pinv(design[:, :intervals])
 
+    end: float  # Å, what is the cutoff to who evaluates the table
+    fixed: int  # coefficients at the end of the table that are zero
 
-def fit(function: Callable[[Tensor], Tensor], cutoff: float, intervals: int) -> Tensor:
-    """Coefficients (intervals + 5, W) float64 of the splines nearest to ``function`` in the mean square.
+    def __init__(self, intervals: int, cutoff: float, kink: float | None = None):
+        self.kink, self.below, self.above = kink, 0.0, 0.0
+        if kink is None:
+            self.end, self.fixed = cutoff, 5
+            count = _SAMPLES_PER_INTERVAL * intervals
+            position = (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / _SAMPLES_PER_INTERVAL
+            self.samples = position * (cutoff / intervals)  # (M, 1) float64 Å
+            self._pieces = [(intervals, position)]
+            return
+        last = max(round(intervals * (1 - kink / cutoff)), 1)
+        width = (cutoff - kink) / last
+        first = math.ceil(kink / width - 1e-9)
+        self.below = first * width - kink
+        self.above = self.below + 5 * width
+        self.end, self.fixed = (first + 5 + last) * width, 0
+        lower, upper = (
+            torch.arange(_SAMPLES_PER_INTERVAL * n + 1, dtype=torch.float64)[:, None] / _SAMPLES_PER_INTERVAL
+            for n in (first, last)
+        )
+        lower = lower[lower[:, 0] * width > self.below + 1e-6 * width]  # no distance is zero
+        self.samples = torch.cat([lower * width - self.below, kink + upper * width])
+        self._pieces = [(first, lower), (last, upper)]
 
-    ``function`` maps distances (M, 1) float64 Å to values (M, W).
-    """
-    with torch.no_grad():
-        values = function(sample_distances(intervals, cutoff)).double()
-    free = fit_matrix(intervals) @ values
-    return torch.cat([free, free.new_zeros(5, free.shape[1])])
+    @cached_property
+    def matrix(self) -> Tensor:
+        """(rows, M) float64: from values at ``samples`` to the table without the ``fixed`` coefficients.
 
+        The splines are nearest in the mean square.
+        """
+        blocks = []
+        for intervals, position in self._pieces:
+            interval = position.floor().clamp(max=intervals - 1)
+            design = torch.zeros(len(position), intervals + 5, dtype=torch.float64)
+            columns = interval.to(torch.int64) + torch.arange(6)
+            design.scatter_(1, columns, basis_splines(position - interval))
+            blocks.append(torch.linalg.pinv(design[:, : intervals + 5 - self.fixed]))
+        return torch.block_diag(*blocks)
 
-def _sample_positions(intervals: int) -> Tensor:
-    count = _SAMPLES_PER_INTERVAL * intervals
-    return (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / _SAMPLES_PER_INTERVAL
+    def fit(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Coefficients (rows, W) float64 of the splines nearest to ``function`` in the mean square.
+
+        ``function`` maps distances (M, 1) float64 Å to values (M, W).
+        """
+        with torch.no_grad():
+            values = function(self.samples).double()
+        return nn.functional.pad(self.matrix @ values, [0, 0, 0, self.fixed])

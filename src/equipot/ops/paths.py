@@ -53,33 +53,42 @@ def block_offsets(irreps: o3.Irreps) -> list[int]:
     return [block.start for block in irreps.slices()]
 
 
-def feature_irreps(l_max: int, parity: bool, channels: int | Sequence[int]) -> o3.Irreps:
+def feature_irreps(l_max: int, parity: bool | str, channels: int | Sequence[int]) -> o3.Irreps:
     """Irreps of the features, ordered by degree.
 
     ``parity`` false keeps one irrep per degree, the one with the parity of a spherical harmonic, (−1)^l;
-    energies are then still exactly invariant under inversion. ``channels``: one number, or one per degree.
+    energies are then still exactly invariant under inversion. "ignored" calls all of them even, harmonics too
+    (`harmonic_irreps`): irreps of the rotations alone. ``channels``: one number, or one per degree up to at
+    most ``l_max``.
     """
     per_degree = [channels] * (l_max + 1) if isinstance(channels, int) else list(channels)
-    if len(per_degree) != l_max + 1:
+    if len(per_degree) > l_max + 1:
         raise ValueError(f"expected {l_max + 1} numbers of channels for l_max {l_max}, got {per_degree}")
+    if parity == "ignored":
+        return o3.Irreps([(mul, (degree, 1)) for degree, mul in enumerate(per_degree)])
     signs = (1, -1) if parity else (1,)
     return o3.Irreps(
         [(mul, (degree, sign * (-1) ** degree)) for degree, mul in enumerate(per_degree) for sign in signs]
     )
 
 
-def layer_targets(hidden: o3.Irreps, irreps_sh: o3.Irreps, layers: int) -> list[o3.Irreps]:
-    """What each layer has to produce so that the last one can produce scalars.
+def harmonic_irreps(l_max: int, parity: bool | str) -> o3.Irreps:
+    """Those of the spherical harmonics; ``parity`` as in `feature_irreps`."""
+    return o3.Irreps.spherical_harmonics(l_max, 1 if parity == "ignored" else -1)
+
+
+def layer_targets(hidden: Sequence[o3.Irreps], irreps_sh: o3.Irreps) -> list[o3.Irreps]:
+    """What each layer has to produce of its ``hidden`` irreps so that the last one can produce scalars.
 
     Going back from the even scalars of the last layer, irreps from which no product with ``irreps_sh``
     leads on are dropped: they would be computed and never used.
     """
-    targets = [o3.Irreps([hidden[0]])]
-    for _ in range(layers - 1):
+    targets = [o3.Irreps([hidden[-1][0]])]
+    for of_layer in reversed(hidden[:-1]):
         needed = [ir for _, ir in targets[0]]
         useful = [
             (mul, ir)
-            for mul, ir in hidden
+            for mul, ir in of_layer
             if ir in needed or any(out in needed for _, ir_sh in irreps_sh for out in ir * ir_sh)
         ]
         targets.insert(0, o3.Irreps(useful))

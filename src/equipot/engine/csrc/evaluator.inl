@@ -41,6 +41,10 @@ class NetworkEvaluator : public Evaluator {
     const auto num_types = int64_t(program.json["species"].items.size());
     if (num_types < 1 || int64_t(scale_.size()) != num_types || int64_t(shift_.size()) != num_types)
       throw std::runtime_error("it does not have one scale and one shift for each species");
+    if (program.json.has("kink")) {
+      const Json& kink = program.json["kink"];
+      kink_ = T(kink["at"].number), below_ = T(kink["below"].number), above_ = T(kink["above"].number);
+    }
     if (program.json.has("zbl")) zbl_.emplace(program.json["zbl"], num_types);
     Reader reader{program, {}};
     std::vector<Shape> shapes;
@@ -222,6 +226,7 @@ class NetworkEvaluator : public Evaluator {
     constexpr int64_t step = 4096;  // a multiple of every vector
     for_rows(num_edges, step, [&](int64_t first, int64_t count) {
       harmonics_.forward(edges.vec, first, first + count, length.data(), sh.data());
+      for (int64_t e = first; e < first + count; ++e) length[e][0] += length[e][0] < kink_ ? below_ : above_;
     });
     c.length = length.data(), c.sh = sh.data();
     run_forward(c);
@@ -344,6 +349,7 @@ class NetworkEvaluator : public Evaluator {
 
   Harmonics<T> harmonics_;
   std::vector<double> scale_, shift_;  // eV, of each type
+  T kink_ = 0, below_ = 0, above_ = 0;  // added to distances, so that they find one of two pieces of splines
   bool message_passing_;
   std::optional<Zbl> zbl_;
   std::vector<std::unique_ptr<Step<T>>> steps_;

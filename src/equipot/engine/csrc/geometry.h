@@ -11,7 +11,8 @@
 
 namespace equipot {
 
-// Harmonics as polynomials of the edge's direction: Y[j] = sum over terms of value x^a y^b z^c.
+// Harmonics as polynomials of the edge's direction: Y[j] = sum over terms of value x^a y^b z^c. Solid ones are those
+// of the vector itself.
 template <class T>
 struct Harmonics {
   struct Monomial {
@@ -22,6 +23,7 @@ struct Harmonics {
   std::vector<Monomial> terms;
   int64_t dim = 0;
   int degree = 0;
+  bool solid = false;
 
   static constexpr int max_power = 8;
   using Powers = Vector<T>[3][max_power + 1];
@@ -31,6 +33,7 @@ struct Harmonics {
     const auto powers = json["powers"].numbers<int64_t>();
     const auto values = program.values<double>(json["coefficients"].text);
     const auto rows = int64_t(powers.size() / 3);
+    solid = json.has("normalize") && json["normalize"].number == 0;
     dim = rows > 0 ? int64_t(values.size()) / rows : 0;
     if (rows == 0 || powers.size() % 3 != 0 || dim * rows != int64_t(values.size()) || dim < 1 || dim > 1024)
       throw std::runtime_error("its harmonics are damaged");
@@ -59,7 +62,8 @@ struct Harmonics {
         for (int a = 0; a < 3; ++a) vec[a][b] = T(edge_vec[3 * (e + b) + a]);
       Vector<T> length = vec[0] * vec[0] + vec[1] * vec[1] + vec[2] * vec[2];
       for (int b = 0; b < lanes<T>; ++b) length[b] = std::sqrt(length[b]);
-      for (auto& component : vec) component /= length;
+      if (!solid)
+        for (auto& component : vec) component /= length;
       work(e, count, vec, length);
     }
   }
@@ -109,7 +113,8 @@ struct Harmonics {
       Vector<T> of_length{};
       for (int b = 0; b < count; ++b) of_length[b] = grad_length[e + b];
       for (int a = 0; a < 3; ++a) {
-        const Vector<T> of_vec = (g[a] - radial * direction[a]) / r + of_length * direction[a];
+        const Vector<T> of_vec = solid ? g[a] + of_length * direction[a] / r
+                                       : (g[a] - radial * direction[a]) / r + of_length * direction[a];
         for (int b = 0; b < count; ++b) gradient[3 * (e + b) + a] = double(of_vec[b]);
       }
     });

@@ -55,7 +55,7 @@ inline LinearMap read_map(const Reader& reader, const Json& json, const char* di
 template <class T>
 struct Linear : Step<T> {
   LinearMap map, map_back;
-  std::vector<T> weights, weights_back;
+  std::vector<T> weights, weights_back, bias;
   bool by_type;
 
   Linear(const Reader& reader, const Json& json, int64_t num_types)
@@ -65,10 +65,11 @@ struct Linear : Step<T> {
     if (map.num_weights * sets != int64_t(weights.size())) throw std::runtime_error("a linear map lacks weights");
     map_back = transposed(map);
     weights_back = transposed_weights(map, weights.data(), sets);
+    if (json.has("bias")) bias = reader.program.values<T>(json["bias"].text);
   }
 
   Shape shape(const std::vector<Shape>& in) const override {
-    const bool fits = in.size() == 1 && in[0].of_atoms && in[0].width == map.dim_in;
+    const bool fits = in.size() == 1 && in[0].of_atoms && in[0].width == map.dim_in && int64_t(bias.size()) <= map.dim_out;
     return {true, fits ? map.dim_out : 0, fits && in[0].complete && !by_type};
   }
 
@@ -77,6 +78,8 @@ struct Linear : Step<T> {
     const int64_t rows = by_type ? c.num_computed : x.rows;
     Array<T> y = c.make(rows, map.dim_out);
     apply(c, rows, map, weights, x, y, true);
+    for (int64_t i = 0; i < rows && !bias.empty(); ++i)
+      for (size_t k = 0; k < bias.size(); ++k) y[i][k] += bias[k];
     c.put(this->output, std::move(y));
   }
 

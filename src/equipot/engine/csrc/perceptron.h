@@ -24,18 +24,36 @@ inline void polynomial_cutoff(int p, T x, T& value, T& slope) {
   slope = below * (-a * p + x * (b * (p + 1) - x * (c * (p + 2))));
 }
 
+// u(x) = (1 - x^2)^2 (1 + 2 x^2 - 3 s^2) / (1 - s^2)^3 from x = s on, 1 below, and du/dx; 0 from x = 1 on.
+template <class T>
+inline void xplor_cutoff(T start, T x, T& value, T& slope) {
+  value = x < start, slope = 0;
+  if (x < start || !(x < T(1))) return;
+  const T x2 = x * x, s2 = start * start, left = 1 - x2, scale = 1 / ((1 - s2) * (1 - s2) * (1 - s2));
+  value = left * left * (1 + 2 * x2 - 3 * s2) * scale;
+  slope = 12 * x * left * (s2 - x2) * scale;
+}
+
 // B_n(r) = factor sin(f_n x) u(x) / x, x = r / cutoff.
 template <class T>
 struct Bessel {
   std::vector<T> frequencies;
-  T cutoff = 0, factor = 0;
-  int power = 0;
+  T cutoff = 0, factor = 0, start = 0;
+  int power = 0;  // of the polynomial envelope; 0: X-PLOR's
 
   Bessel() = default;
   Bessel(const Reader& reader, const Json& json)
       : frequencies(reader.program.values<T>(json["frequencies"].text)), cutoff(T(json["cutoff"].number)),
-        factor(T(json["factor"].number)), power(int(reader.integer(json, "power", 2, 64))) {
-    if (!(cutoff > 0) || frequencies.empty()) throw std::runtime_error("a radial basis is damaged");
+        factor(T(json["factor"].number)) {
+    if (json.has("start")) start = T(json["start"].number);
+    else power = int(reader.integer(json, "power", 2, 64));
+    if (!(cutoff > 0) || frequencies.empty() || !(start >= 0 && start < 1))
+      throw std::runtime_error("a radial basis is damaged");
+  }
+
+  void envelope(T x, T& value, T& slope) const {
+    if (power > 0) polynomial_cutoff(power, x, value, slope);
+    else xplor_cutoff(start, x, value, slope);
   }
 
   int64_t size() const { return int64_t(frequencies.size()); }
@@ -45,7 +63,7 @@ struct Bessel {
     for (int64_t e = 0; e < count; ++e, to += size()) {
       const T x = length[e] / cutoff;
       T u, slope;
-      polynomial_cutoff(power, x, u, slope);
+      envelope(x, u, slope);
       const T scale = factor * u / x;
       for (int64_t n = 0; n < size(); ++n) to[n] = u == 0 ? T(0) : std::sin(frequencies[n] * x) * scale;
     }
@@ -56,7 +74,7 @@ struct Bessel {
     for (int64_t e = 0; e < count; ++e, grad += size()) {
       const T x = length[e] / cutoff;
       T u, slope;
-      polynomial_cutoff(power, x, u, slope);
+      envelope(x, u, slope);
       if (u == 0) continue;
       const T scale = factor * u / x, scale_slope = factor * (slope - u / x) / x;
       T sum = 0;

@@ -14,7 +14,7 @@
 
 namespace equipot {
 
-constexpr int program_version = 1;
+constexpr int program_version = 2;
 
 struct Weight {
   std::vector<int64_t> shape;

@@ -1,0 +1,74 @@
+"""What may be chosen of NequIP models beside the contract: that it is trained, and what becomes of it."""
+
+import pytest
+import torch
+from ase.build import molecule
+
+from equipot.config import NequIPConfig
+from equipot.data import graph_from_atoms
+from equipot.models.build import build_potential
+from equipot.models.parts import parts_of
+from equipot.models.potential import predict
+
+SPECIES, CUTOFF = ["H", "C", "O"], 3.5
+SMALL = {"type": "nequip", "cutoff": CUTOFF, "dtype": "float64", "l_max": 1, "layers": 2, "channels": 4}
+ALL = {"trainable_bessel": True, "biases": True, "xplor_start": 2.8, "self_connection": "shared"}
+
+
+@pytest.mark.parametrize("radial_intervals", [None, 32])
+def test_every_weight_is_trained(radial_intervals):
+    """Gradients of a loss on forces against central differences, h = 1e-5: errors of 1e-10 and of h²."""
+    torch.manual_seed(1)
+    config = NequIPConfig(**SMALL, **ALL, radial_hidden=(8,), radial_intervals=radial_intervals)
+    potential = build_potential(config, SPECIES, 6.0, [0.0] * 3, 1.3).train()
+    graph = graph_from_atoms(molecule("CH3CH2OH"), SPECIES, CUTOFF)
+
+    def loss():
+        return predict(potential, graph).forces.square().sum()
+
+    weights = {n: w for n, w in potential.named_parameters() if w.requires_grad}
+    for name, gradient in zip(weights, torch.autograd.grad(loss(), list(weights.values())), strict=True):
+        # Behind the last gate every constant is one of the energy.
+        assert gradient.abs().max() > 1e-9, name
+        weight, at = weights[name].data, gradient.abs().argmax()
+        ends = []
+        for step in (1e-5, -2e-5):
+            weight.view(-1)[at] += step
+            ends.append(loss().item())
+        weight.view(-1)[at] += 1e-5
+        assert gradient.view(-1)[at].item() == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-7)
+    assert sum(name.endswith("frequencies") for name in weights) == 2
+    assert sum(name.endswith(".bias") for name in weights) == 4
+    radial = parts_of(potential)["radial"]
+    assert sum(name.endswith("frequencies") for name in radial) == 2
+
+
+def test_splines_of_an_envelope_with_a_kink():
+    """Two pieces of splines are as near to the network as its own smoothness allows, one piece is not."""
+    torch.manual_seed(1)
+    graph = graph_from_atoms(molecule("CH3CH2OH"), SPECIES, CUTOFF)
+    errors = {}
+    for start in (2.8, 2.83):  # the second does not divide the cutoff
+        config = NequIPConfig(**SMALL, xplor_start=start, radial_intervals=None)
+        potential = build_potential(config, SPECIES, 6.0, [0.0] * 3, 1.3).eval()
+        exact = predict(potential, graph).forces
+        assert exact.abs().max() > 0.1
+        potential.network.tabulate(200)
+        errors[start] = (predict(potential, graph).forces - exact).abs().max().item()
+        potential.network.kink = None  # as if there were none
+        potential.network.tabulate(200)
+        assert (predict(potential, graph).forces - exact).abs().max() > 10 * errors[start]
+    assert max(errors.values()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"xplor_start": 3.5}, "must be below the cutoff"),
+        ({"layer_channels": ((4, 2), (4,), (4,))}, "has 3 lists"),
+        ({"layer_channels": ((4, 2, 2), (4,))}, "of at most l_max"),
+    ],
+)
+def test_what_cannot_be(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        NequIPConfig(**SMALL, **wrong)
