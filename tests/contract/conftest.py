@@ -34,7 +34,7 @@ MODELS = {
     "nequip-rotations-shared-bessel": NequIPConfig(
         **_NEQUIP, parity="ignored", self_connection="shared", trainable_bessel=True, embedding_channels=6
     ),
-    "nequip-xplor-biases": NequIPConfig(**_NEQUIP, xplor_start=2.9, biases=True),
+    "nequip-xplor-biases": NequIPConfig(**_NEQUIP, xplor_start=2.95, biases=True),
     "nequip-xplor-radial-network-solid": NequIPConfig(
         **_NEQUIP,
         layer_channels=((5, 4, 3), (4, 3), (6,)),
