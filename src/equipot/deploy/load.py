@@ -16,6 +16,7 @@ from equipot.compile import KernelBuildError
 from equipot.data.species import look_up, type_table
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.metadata import Metadata, read_metadata
+from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine
 from equipot.errors import ConfigError, ModelFileError
@@ -101,7 +102,12 @@ class DeployedModel:
         """Re-evaluate the reference structures in the file, here and on this device."""
         capsule = Capsule.from_json(self.metadata.capsule)
         metadata = self.metadata
-        return compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
+        deviations = compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
+        if self.engine is not None and metadata.uncertainty:
+            structures = [reference.structure for reference in capsule.references]
+            references = metadata.uncertainty["references"]
+            deviations.append(compare_uncertainties(self.engine, structures, references, metadata.dtype))
+        return deviations
 
     def require_capsule(self) -> None:
         """Raises ModelFileError if the model does not reproduce its reference structures here."""
