@@ -69,9 +69,18 @@ class DeployedModel:
             return jit.on_arrays(self.module, inputs, self.device)
         return jit.run(self.module, *inputs)
 
-    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def has_features(self) -> bool:
+        """Whether `with_features` can be called: the file has an uncertainty, and the engine runs it."""
+        return self.engine is not None and self.engine.feature_width > 0
+
+    def with_features(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The deployed contract on arrays, and (N, K) eV features for `Engine.uncertainty`."""
         found = self.engine.evaluate_edges(*inputs)
-        return found.atom_energies, found.forces, found.atom_virials
+        return found.atom_energies, found.forces, found.atom_virials, found.features
+
+    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.with_features(*inputs)[:3]
 
     def __deepcopy__(self, _) -> "DeployedModel":
         return self
