@@ -221,11 +221,24 @@ def deploy(
         bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
     level: Level = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Add how uncertain energies are, from the last layer, calibrated on the validation set. "
+            "Reads the data of the training.",
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="CONFIG", help="YAML of the training, where its data lie elsewhere by now."),
+    ] = None,
 ) -> None:
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    written, content = deploy_any(checkpoint, output, tables=tables, level=level)
+    added = {"uncertainty": uncertainty, "config": config}
+    written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
     print(f"Wrote {written} ({content})")
 
 

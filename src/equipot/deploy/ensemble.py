@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import Metadata, describe_tables
+from equipot.deploy.uncertainty import describe_uncertainty
 from equipot.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -90,24 +91,39 @@ def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> No
 
 
 def deploy_any(
-    run: Path, output: Path | None = None, tables: bool = True, level: str | None = None
+    run: Path,
+    output: Path | None = None,
+    tables: bool = True,
+    level: str | None = None,
+    uncertainty: bool = False,
+    config: Path | None = None,
 ) -> tuple[Path, str]:
     """Deploy a run directory or a checkpoint as a file, or all of an ensemble into a folder.
 
     Returns what was written (by default ``model.pt`` or the folder ``model``) and what to say of it.
-    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`.
+    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`, and ModelFileError for an uncertainty of an
+    ensemble.
     """
     from equipot.deploy.checkpoint import find_checkpoint  # these need torch, and reading does not
     from equipot.deploy.export import deploy
 
     members = find_members(run)
+    if members and uncertainty:
+        raise ModelFileError(
+            f"'{run}' is an ensemble, whose members say by their disagreement how uncertain they are; an "
+            f"uncertainty is that of a single model: deploy one of them, such as {members[0]}."
+        )
     if members:
         output = output or Path("model")
         deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables, level=level)
         return output, f"{len(members)} members"
     output = output or Path("model.pt")
-    metadata = deploy(find_checkpoint(run), output, tables=tables, level=level)
-    return output, f"radial functions: {describe_tables(metadata.tables)}"
+    added = {"uncertainty": uncertainty, "config": config}
+    metadata = deploy(find_checkpoint(run), output, tables=tables, level=level, **added)
+    said = f"radial functions: {describe_tables(metadata.tables)}"
+    if metadata.uncertainty:
+        said += f"; uncertainty: {describe_uncertainty(metadata.uncertainty)}"
+    return output, said
 
 
 def deploy_ensemble(

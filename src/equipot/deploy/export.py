@@ -14,6 +14,7 @@ from equipot.data.splits import FrameId, Split
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, training_state
 from equipot.deploy.metadata import Metadata
+from equipot.deploy.rigidity import rigidity_of_run
 from equipot.deploy.structure import Structure, make_structure
 from equipot.deploy.torchscript import write_torchscript
 from equipot.errors import DataError
@@ -32,6 +33,8 @@ def deploy(
     weights: str = "average",
     tables: bool = True,
     level: str | None = None,
+    uncertainty: bool = False,
+    config: Path | None = None,
 ) -> Metadata:
     """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
 
@@ -46,10 +49,13 @@ def deploy(
         weights: "average" or "last".
         tables: replace the radial networks by tables that are as accurate.
         level: the level of theory to deploy; None: the only one.
+        uncertainty: add that of energies, measured on the training set and calibrated on the validation set.
+        config: the YAML of the training, where its data lie elsewhere by now; for the uncertainty.
 
     Raises:
         ModelFileError: the checkpoint is unusable, it has several levels and ``level`` is none of them, or
             the file does not reproduce the eager model.
+        ModelFileError, DataError: as `rigidity_of_run`, for an uncertainty.
         UnknownSpeciesError: ``structures`` contain an element that the model does not know.
     """
     whole = load_checkpoint(checkpoint, weights)
@@ -63,6 +69,7 @@ def deploy(
         given = [frame_from_atoms(atoms) for atoms in structures]
         frames = [_structure(frame, f"given {i}", species, cutoff) for i, frame in enumerate(given)]
         source = "given structures and synthetic ones"
+    measure = rigidity_of_run(loaded, level, config) if uncertainty else None
     return write_torchscript(
         loaded.potential,
         output,
@@ -78,6 +85,7 @@ def deploy(
         levels=tuple(whole.levels),
         shortest_distances=loaded.shortest_distances,
         training_state=training_state(loaded),
+        measure=measure,
     )
 
 

@@ -11,6 +11,7 @@ from equipot.data.species import pair_name
 from equipot.data.text import counted
 from equipot.deploy.capsule import Capsule
 from equipot.deploy.metadata import Metadata, describe_tables, read_metadata
+from equipot.deploy.uncertainty import describe_uncertainty
 from equipot.errors import ModelFileError
 
 
@@ -42,6 +43,7 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
         "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",
         "radial functions": describe_tables(metadata.tables),
+        "uncertainty of energies": describe_uncertainty(metadata.uncertainty),
         "self-check": _capsule(path, metadata),
         "created": metadata.created,
         "created by": f"equipot {metadata.equipot_version}, torch {metadata.torch_version}",

@@ -16,6 +16,7 @@ from equipot.compile import KernelBuildError
 from equipot.data.species import look_up, type_table
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.metadata import Metadata, read_metadata
+from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine
 from equipot.errors import ConfigError, ModelFileError
@@ -68,9 +69,18 @@ class DeployedModel:
             return jit.on_arrays(self.module, inputs, self.device)
         return jit.run(self.module, *inputs)
 
-    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def has_features(self) -> bool:
+        """Whether `with_features` can be called: the file has an uncertainty, and the engine runs it."""
+        return self.engine is not None and self.engine.feature_width > 0
+
+    def with_features(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The deployed contract on arrays, and (N, K) eV features for `Engine.uncertainty`."""
         found = self.engine.evaluate_edges(*inputs)
-        return found.atom_energies, found.forces, found.atom_virials
+        return found.atom_energies, found.forces, found.atom_virials, found.features
+
+    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.with_features(*inputs)[:3]
 
     def __deepcopy__(self, _) -> "DeployedModel":
         return self
@@ -101,7 +111,12 @@ class DeployedModel:
         """Re-evaluate the reference structures in the file, here and on this device."""
         capsule = Capsule.from_json(self.metadata.capsule)
         metadata = self.metadata
-        return compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
+        deviations = compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
+        if self.engine is not None and metadata.uncertainty:
+            structures = [reference.structure for reference in capsule.references]
+            references = metadata.uncertainty["references"]
+            deviations.append(compare_uncertainties(self.engine, structures, references, metadata.dtype))
+        return deviations
 
     def require_capsule(self) -> None:
         """Raises ModelFileError if the model does not reproduce its reference structures here."""

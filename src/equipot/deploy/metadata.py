@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from equipot.errors import ModelFileError
 
@@ -45,6 +46,9 @@ class Metadata:
     length_unit: str = "Ang"
     # Å, the closest that pairs of elements ("H-O") come in the training set; empty: not known.
     shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)
+    # That of energies: how it was calibrated (eV/atom, `equipot.deploy.rigidity`), and "references" (eV), of
+    # the capsule's structures. Empty: there is none.
+    uncertainty: dict[str, Any] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -177,5 +181,6 @@ _PARSERS = {
     "tables": json.loads,
     "validation": json.loads,
     "shortest_distances": json.loads,
+    "uncertainty": json.loads,
     "format_version": int,
 }

@@ -19,6 +19,7 @@ from equipot import __version__
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule, make_capsule
 from equipot.deploy.jit import quiet_jit, steady_execution
 from equipot.deploy.metadata import TRAINING_STATE, Metadata
+from equipot.deploy.rigidity import Measure, add_uncertainty
 from equipot.deploy.structure import Structure
 from equipot.deploy.tables import tabulate
 from equipot.errors import ModelFileError
@@ -35,12 +36,14 @@ def write_torchscript(
     atomic_energies: Sequence[float],
     tables: bool = True,
     training_state: bytes | None = None,
+    measure: Measure | None = None,
     **facts: Any,
 ) -> Metadata:
     """Write ``potential`` to ``output`` and verify the file before it gets that name.
 
     ``structures`` become the self-check capsule, ``source`` says where they come from; ``tables``: see
-    :func:`equipot.deploy.tables.tabulate`; ``training_state``: what a training can start from;
+    :func:`equipot.deploy.tables.tabulate`; ``training_state``: what a training can start from; ``measure``:
+    the uncertainty to add;
     ``atomic_energies`` (eV) and ``facts``: fields of the `Metadata`. The file is loaded in a fresh process
     and must reproduce the eager model, without tables, there. On any error nothing is left behind and an
     older ``output`` stays as it was.
@@ -58,6 +61,9 @@ def write_torchscript(
     except ValueError as error:
         raise ModelFileError(f"Not deployed: {error}. The training may have diverged.") from None
     facts["tables"] = tabulate(potential, structures) if tables else {}
+    program = potential.program()
+    if measure is not None:
+        facts["uncertainty"] = add_uncertainty(program, measure, structures, output)
     metadata = _describe(potential, capsule, atomic_energies=tuple(atomic_energies), **facts)
     with quiet_jit(), atomic_write(output) as temporary:
         module = torch.jit.script(potential)
@@ -65,7 +71,6 @@ def write_torchscript(
             deviations = compare_capsule(module, capsule, metadata.dtype, metadata.atomic_energies)
         _require(deviations, "TorchScript")
         state = {} if training_state is None else {TRAINING_STATE: training_state}
-        program = potential.program()
         _save(module, metadata.to_strings() | state, program.files() if program else {}, temporary)
         _require(_deviations_in_fresh_process(temporary), "the file, loaded in a fresh process,")
     return metadata

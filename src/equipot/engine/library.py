@@ -40,6 +40,7 @@ class _Description(ctypes.Structure):
         ("model_type", ctypes.c_char_p),
         ("equipot_version", ctypes.c_char_p),
         ("checksum", ctypes.c_uint64),
+        ("feature_width", ctypes.c_int64),
     )
 
 
@@ -65,7 +66,9 @@ class _Structure(ctypes.Structure):
 class _Results(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_void_p)
-        for name in ("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials")
+        for name in (
+            *("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials", "features"),
+        )
     )
 
 
@@ -78,6 +81,7 @@ class Evaluation:
     atom_virials: NDArray[np.float64]  # (N, 3, 3) eV, counted at the neighbor
     # (N, 3, 3) eV, if wanted: V of the heat flux Σ V_i v_i; the last index is the velocity's.
     atom_heat_virials: NDArray[np.float64] | None = None
+    features: NDArray[np.float64] | None = None  # (N, feature_width) eV, where the file has an uncertainty
 
 
 class Engine:
@@ -106,6 +110,7 @@ class Engine:
         self.species = tuple(found.species[n].decode() for n in range(found.num_species))
         self.cutoff = found.cutoff
         self.num_exchanges = found.num_exchanges
+        self.feature_width = found.feature_width  # 0: the file has no uncertainty
 
     def __del__(self):
         if getattr(self, "_model", None):
@@ -161,6 +166,23 @@ class Engine:
         structure = _Structure(len(types), *map(_address, (types, positions, cell)), periodic)
         return self._evaluate("equipot_evaluate", structure, len(types), heat)
 
+    def uncertainty(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n, feature_width) eV → (n,) eV: standard deviations, by last-layer prediction rigidity.
+
+        A row of features is an atom's, of its energy, or the sum over all atoms of a structure.
+
+        Raises:
+            DataError: another width, or the file was deployed without an uncertainty.
+            SimulationError: features that are not finite.
+        """
+        features = np.ascontiguousarray(features, dtype=np.float64)
+        if self.feature_width and (features.ndim != 2 or features.shape[1] != self.feature_width):
+            raise DataError(f"features must be (n, {self.feature_width}), but are {features.shape}.")
+        sigma = np.empty(len(features))
+        arrays = (ctypes.c_void_p(_address(array)) for array in (features, sigma))
+        self._call("equipot_energy_uncertainty", self._model, ctypes.c_int64(len(sigma)), *arrays)
+        return sigma
+
     def check(self) -> str:
         """Re-evaluate the reference structures in the file; a line about it.
 
@@ -172,10 +194,12 @@ class Engine:
         return summary.value.decode()
 
     def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool) -> Evaluation:
-        rows = [np.empty((num_atoms, *shape)) for shape in [(), (3,), (3, 3), (3, 3)][: 4 if heat else 3]]
-        found = Evaluation(*rows)
-        energies, forces, *virials = map(_address, rows)
-        results = _Results(None, energies, forces, None, *virials)
+        shapes = {"atom_energies": (), "forces": (3,), "atom_virials": (3, 3)}
+        shapes |= {"atom_heat_virials": (3, 3)} if heat else {}
+        shapes |= {"features": (self.feature_width,)} if self.feature_width else {}
+        rows = {name: np.empty((num_atoms, *shape)) for name, shape in shapes.items()}
+        results = _Results(**{name: _address(array) for name, array in rows.items()})
+        found = Evaluation(**rows)
         self._call(function, self._model, ctypes.byref(structure), ctypes.byref(results))
         return found
 

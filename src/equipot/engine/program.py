@@ -20,6 +20,7 @@ class Program:
         self.facts: dict[str, Any] = {"version": 1}
         self.steps: list[dict[str, Any]] = []
         self.weights: dict[str, np.ndarray] = {}
+        self._last_layer: dict[str, Any] = {}
 
     def require(self, version: int) -> None:
         """An engine must read this version (program_version in csrc/program.h) to run the program rightly."""
@@ -31,6 +32,23 @@ class Program:
         step = {key: self.stored(f"{name}.{key}", value) for key, value in facts.items()}
         self.steps.append({"do": kind, "out": name, "inputs": list(inputs), **step})
         return name
+
+    def ends_with(self, array: str, width: int, first: int = 0, factor: float = 1.0) -> None:
+        """The last layer is a linear map of ``width`` numbers of ``array``, from ``first`` on.
+
+        For an array of edges: of ``factor`` times the sum, at the center, of the last hidden layer of the
+        perceptron that makes it.
+        """
+        self._last_layer = {"array": array, "first": first, "width": width, "factor": factor}
+
+    @property
+    def feature_width(self) -> int:
+        """How many numbers the last layer is given; 0: the model does not say."""
+        return self._last_layer.get("width", 0)
+
+    def add_uncertainty(self, factor: Tensor) -> None:
+        """R (feature_width, feature_width), lower triangular: |R f| is the deviation of an energy."""
+        self.facts["uncertainty"] = self.stored("uncertainty", {**self._last_layer, "weights": factor})
 
     def stored(self, name: str, value: Any) -> Any:
         """What stands in the program for a value: for a tensor of floating-point numbers, its name."""

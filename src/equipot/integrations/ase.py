@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 _STRESSES = {"stress", "stresses"}
+_UNCERTAINTIES = ("energy_uncertainty", "energies_uncertainty")
 
 log = logging.getLogger("equipot")
 
@@ -57,6 +58,10 @@ class EquipotCalculator(Calculator):
     An ensemble gives the mean of its members, and in `results` their standard deviations: ``energy_std``
     (eV) and ``forces_std`` (eV/Å, one number for each atom: of vectors).
 
+    A single model deployed with ``--uncertainty`` gives, by the engine only, standard deviations of its
+    energies: ``energy_uncertainty`` (eV) and ``energies_uncertainty`` (eV, of each atom's). They do not add
+    up: atoms alike err alike.
+
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
     """
@@ -89,6 +94,13 @@ class EquipotCalculator(Calculator):
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
         self.distances = DistanceWatch([member.metadata for member in self.members])
         self._types: tuple[np.ndarray, Array] | None = None
+        if self._gives_uncertainties:
+            self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
+        elif len(self.members) == 1 and self.model.metadata.uncertainty:
+            log.warning(
+                "%s: the uncertainty of its energies is not given, which takes the engine on a CPU; it runs "
+                "on %s.", self.model.path, self.model.runs_by,
+            )  # fmt: skip
 
     def calculate(
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes
@@ -122,21 +134,33 @@ class EquipotCalculator(Calculator):
             totals = np.array([[found["atom_energies"].sum()] for found in each])
             spread = deviation(np.stack([found["forces"] for found in each]))
             self.results |= {"energy_std": float(deviation(totals)[0]), "forces_std": spread}
+        if self._gives_uncertainties:
+            features = rows["features"]
+            sigma = self.model.engine.uncertainty(np.vstack([features.sum(axis=0), features]))
+            self.results |= {"energy_uncertainty": float(sigma[0]), "energies_uncertainty": sigma[1:]}
         if periodic:
             stresses = stress_to_voigt(-rows["atom_virials"] / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
 
     def _evaluate(self, atoms: Atoms) -> list[dict[str, np.ndarray]]:
-        """What each member says of each atom, by the names of `CONTRACT`."""
+        """What each member says of each atom, by the names of `CONTRACT`, and ``features`` if it has them."""
         atom_types = self.model.atom_types(atoms.numbers)
         edges = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
         types = self._types_on_device(atom_types[edges.order])
         for found in self.distances.find(edges, types):
             self.report_distance(found)
         inputs = edges.vec, edges.index, types, types >= 0
+        if self._gives_uncertainties:
+            found = self.model.with_features(*inputs)
+            *rows, features = (values.take(edges.place, axis=0) for values in found)
+            return [dict(zip(CONTRACT, rows, strict=False), features=features)]
         each = [member(*inputs) for member in self.members]  # all are at work before a GPU is waited for
         placed = [[as_array(rows).take(edges.place, axis=0) for rows in found] for found in each]
         return [dict(zip(CONTRACT, found, strict=False)) for found in placed]
+
+    @property
+    def _gives_uncertainties(self) -> bool:
+        return len(self.members) == 1 and self.model.has_features
 
     def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
         """What has changed since the last evaluation. Exactly, which is ten times faster than ASE's."""

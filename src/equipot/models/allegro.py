@@ -204,6 +204,7 @@ class Allegro(Network):
         for layer in self.layers:
             scalars, tensors = layer.steps(program, scalars, tensors, envelope)
         pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
+        program.ends_with(pairs, self.readout.layers[-1].weight.shape[0], factor=self.norm)
         return program.add("sum_over_edges", [pairs], factor=self.norm)
 
     @staticmethod

@@ -249,6 +249,8 @@ class NequIP(Network):
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
+        _, width, _, first, _ = self.readout.table[0].tolist()
+        program.ends_with(x, width, first)
         return self.readout.steps(program, x)
 
     @staticmethod

@@ -149,7 +149,8 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
                          .model_type = model.model_type.c_str(),
                          .equipot_version = model.equipot_version.c_str(),
-                         .checksum = archive.checksum()};
+                         .checksum = archive.checksum(),
+                         .feature_width = model.evaluator->feature_width()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
     throw;
@@ -159,13 +160,19 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
   return opened;
 }
 
+void require_uncertainty(const equipot_model& model) {
+  if (model.evaluator->feature_width() == 0)
+    throw std::invalid_argument(model.path + ": deployed without an uncertainty. Run 'equipot deploy --uncertainty'");
+}
+
 void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results) {
   for (int64_t e = 0; e < edges.num_edges; ++e) {
     const double* v = edges.edge_vec + 3 * e;
     require_distance(edges.center[e], edges.neighbor[e], v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
   }
   std::vector<double> energies, virials;
-  Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials};
+  Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features};
+  if (to.features != nullptr) require_uncertainty(model);
   if (results.energy != nullptr && to.atom_energies == nullptr) {
     energies.resize(size_t(edges.num_atoms));
     to.atom_energies = energies.data();
@@ -259,6 +266,20 @@ EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_struc
     evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),
                       list.neighbor.data(), list.edge_vec.data(), nullptr},
              *results);
+  });
+}
+
+EXPORT equipot_status equipot_energy_uncertainty(const equipot_model* model, int64_t num_rows, const double* features,
+                                                 double* sigma) {
+  return guarded([&] {
+    require(model, "model");
+    if (num_rows < 0) throw std::invalid_argument("num_rows is negative");
+    if (num_rows > 0) require(features, "features"), require(sigma, "sigma");
+    require_uncertainty(*model);
+    model->evaluator->deviations(num_rows, features, sigma);
+    for (int64_t n = 0; n < num_rows; ++n)
+      if (!std::isfinite(sigma[n]))
+        throw WrongResult("the uncertainty of row " + std::to_string(n) + " is not finite: its features are not, or too large");
   });
 }
 

@@ -26,6 +26,7 @@ struct Results {
   double* forces = nullptr;  // (num_atoms, 3) eV/Å
   double* atom_virials = nullptr;  // (num_atoms, 3, 3) eV, counted at the neighbor
   double* atom_heat_virials = nullptr;  // (num_atoms, 3, 3) eV; see equipot.h
+  double* features = nullptr;  // (num_atoms, width) eV, of the last layer; only with a width
 };
 
 class Evaluator {
@@ -33,6 +34,9 @@ class Evaluator {
   virtual ~Evaluator() = default;
   // Throws std::invalid_argument for a type or an atom that is not there.
   virtual void evaluate(const Edges& edges, const Results& results) = 0;
+  virtual int64_t feature_width() const = 0;  // 0: the file does not say how uncertain its energies are
+  // sigma (rows) eV, from rows of features, or of their sums; only with a width.
+  virtual void deviations(int64_t rows, const double* features, double* sigma) const = 0;
 };
 
 // Throws std::runtime_error or std::invalid_argument if the program is damaged.

@@ -10,6 +10,7 @@
 #include "geometry.h"
 #include "message_passing.h"
 #include "strictly_local.h"
+#include "uncertainty.h"
 #include "zbl.h"
 
 namespace equipot {
@@ -86,6 +87,9 @@ class NetworkEvaluator : public Evaluator {
     if (program.json["num_exchanges"].number != double(exchanges) || program.json["widest_exchange"].number != double(widest))
       throw std::runtime_error("it declares other exchanges than the " + std::to_string(exchanges) + " of up to " +
                                std::to_string(widest) + " numbers in its steps");
+    if (program.json.has("uncertainty")) last_layer_.emplace(reader, program.json["uncertainty"], shapes, steps_);
+    if (last_layer_ && std::count(untouchable.begin(), untouchable.end(), last_layer_->array) > 0)
+      throw std::runtime_error("the features of its last layer are gone when they are read");
     find_uses();
   }
 
@@ -96,13 +100,20 @@ class NetworkEvaluator : public Evaluator {
     const int64_t num_edges = edges.first[computed];  // those of other centers lead to no energy
     std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient;  // by the edges, made when there is room
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
+    if (results.features != nullptr) std::fill_n(results.features, given.num_atoms * last_layer_->width, 0.0);
     const int num_moments = message_passing_ && results.atom_heat_virials != nullptr ? 4 : 1;
     if (message_passing_)
-      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient);
+      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient, results.features);
     else
-      evaluate_in_parts(given, edges, computed, energies, gradient);
+      evaluate_in_parts(given, edges, computed, energies, gradient, results.features);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
     write(given, edges, computed, by_neighbor, energies, gradient, results);
+  }
+
+  int64_t feature_width() const override { return last_layer_ ? last_layer_->width : 0; }
+
+  void deviations(int64_t rows, const double* features, double* sigma) const override {
+    last_layer_->deviations(rows, features, sigma);
   }
 
  private:
@@ -164,6 +175,7 @@ class NetworkEvaluator : public Evaluator {
       for (const int read : steps_[s]->read_back()) read_back_[read] = true;
     }
     last_use_.back() = steps_.size();
+    if (last_layer_) last_use_[last_layer_->array] = steps_.size();
   }
 
   void run_forward(Context<T>& c) const {
@@ -190,8 +202,8 @@ class NetworkEvaluator : public Evaluator {
     }
   }
 
-  // Energies of the atoms first ... of the program's last array, and the gradients that backward starts from.
-  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies) const {
+  // Energies and features (null: not wanted) of the atoms first ..., and the gradients that backward starts from.
+  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, double* features) const {
     const int output = int(steps_.size()) - 1;
     for (int moment = c.num_moments - 1; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
     c.select(0);
@@ -202,12 +214,16 @@ class NetworkEvaluator : public Evaluator {
       const int64_t type = given.types[first + i];
       energies[first + i] = owned ? scale_[type] * double(rows[i][0]) + shift_[type] : 0.0;
       grad[i][0] = owned ? T(scale_[type]) : T(0);
+      if (features == nullptr || !owned) continue;
+      double* row = features + (first + i) * last_layer_->width;
+      last_layer_->copy(c, i, row);
+      for (int64_t k = 0; k < last_layer_->width; ++k) row[k] *= scale_[type];
     }
   }
 
   // gradient: (moments, num_edges, 3), beyond the energy about the neighbor.
   void evaluate_whole(const Edges& given, const Sorted& edges, const EdgeGroups& by_neighbor, int64_t computed,
-                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient) {
+                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient, double* features) {
     const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
     Context<T> c;
     // Another thread may be evaluating, too.
@@ -233,7 +249,7 @@ class NetworkEvaluator : public Evaluator {
     Array<T> grad_length = c.make(num_moments * num_edges, 1), grad_sh = c.make(num_moments * num_edges, dim);
     std::fill_n(grad_length.data(), grad_length.size(), T(0)), std::fill_n(grad_sh.data(), grad_sh.size(), T(0));
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
-    finish(c, given, 0, energies.data());
+    finish(c, given, 0, energies.data(), features);
     run_backward(c);
     gradient.resize(size_t(3 * num_edges * num_moments));
     for (int64_t m = 0; m < num_moments; ++m)
@@ -253,7 +269,7 @@ class NetworkEvaluator : public Evaluator {
   };
 
   void evaluate_in_parts(const Edges& given, const Sorted& edges, int64_t computed, std::vector<double>& energies,
-                         std::vector<double>& gradient) const {
+                         std::vector<double>& gradient, double* features) const {
     constexpr int64_t edges_in_part = 256, atoms_in_part = 256;
     gradient.resize(size_t(3 * edges.first[computed]));
     std::vector<int64_t> bounds{0};
@@ -283,7 +299,7 @@ class NetworkEvaluator : public Evaluator {
       harmonics_.forward(edges.vec + 3 * begin, 0, num_edges, length.data(), sh.data());
       c.length = length.data(), c.sh = sh.data(), c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
       run_forward(c);
-      finish(c, given, first, energies.data());
+      finish(c, given, first, energies.data(), features);
       run_backward(c);
       harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
                           gradient.data() + 3 * begin);
@@ -352,6 +368,7 @@ class NetworkEvaluator : public Evaluator {
   T kink_ = 0, below_ = 0, above_ = 0;  // added to distances, so that they find one of two pieces of splines
   bool message_passing_;
   std::optional<Zbl> zbl_;
+  std::optional<LastLayer<T>> last_layer_;
   std::vector<std::unique_ptr<Step<T>>> steps_;
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;

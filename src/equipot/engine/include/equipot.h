@@ -52,6 +52,7 @@ typedef struct {
   const char* model_type;           /* "nequip", "allegro", ... */
   const char* equipot_version;      /* that wrote the file */
   uint64_t checksum;                /* of the file: to see whether two processes have read the same one */
+  int64_t feature_width;            /* of the last layer; 0: the file does not say how uncertain its energies are */
 } equipot_description;
 
 /* Pointers in *description are valid as long as the model. */
@@ -87,6 +88,7 @@ typedef struct {
                               * velocity's; their sum is the virial. Langer et al., Phys. Rev. B 108, L100302 (2023).
                               * Those of atoms that are not owned belong to their owners. The same as atom_virials for
                               * strictly local models; else an evaluation takes several times as long. */
+  double* features;      /* (num_atoms, feature_width) eV, of the last layer, zero where not owned */
 } equipot_results;
 
 /* From edges that are known. */
@@ -103,6 +105,12 @@ typedef struct {
 /* From positions: neighbors are searched anew at every call. */
 equipot_status equipot_evaluate(equipot_model* model, const equipot_structure* structure,
                                 const equipot_results* results);
+
+/* Standard deviations sigma (num_rows) eV of energies, by last-layer prediction rigidity, from rows of `features`
+ * (num_rows, feature_width) eV: that of an atom's energy from its features, that of a structure's from the sum over all
+ * of its atoms, those of other domains included. EQUIPOT_BAD_ARGUMENT if the file has no uncertainty. */
+equipot_status equipot_energy_uncertainty(const equipot_model* model, int64_t num_rows, const double* features,
+                                          double* sigma);
 
 /* Evaluates the reference structures in the file. `summary` receives at most `size` bytes; null: not wanted. */
 equipot_status equipot_check(equipot_model* model, char* summary, size_t size);
