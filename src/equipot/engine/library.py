@@ -40,6 +40,7 @@ class _Description(ctypes.Structure):
         ("model_type", ctypes.c_char_p),
         ("equipot_version", ctypes.c_char_p),
         ("checksum", ctypes.c_uint64),
+        ("shortest_distances", ctypes.POINTER(ctypes.c_double)),
     )
 
 
@@ -49,7 +50,7 @@ class _Edges(ctypes.Structure):
         ("num_edges", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
-            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange")
+            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange", "ids")
         ),
     )
 
