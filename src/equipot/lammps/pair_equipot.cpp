@@ -143,6 +143,7 @@ void PairEquipot::compute(int eflag, int vflag)
   const double start = MPI_Wtime();
   if (neighbor->ago == 0 || !types_as_before()) assign_rows();
   find_edges();
+  warn_of_distances();
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
 
@@ -226,6 +227,7 @@ void PairEquipot::find_edges()
   double **x = atom->x;
   auto &[num_owned, types, center, neighbors, edge_vec, ids] = neighborhood;
   center.clear(), neighbors.clear(), edge_vec.clear();
+  watch.begin();
   for (int ii = 0; ii < list->inum; ++ii) {
     const int i = list->ilist[ii];
     if (row_of[i] < 0) continue;
@@ -239,11 +241,39 @@ void PairEquipot::find_edges()
         error->one(FLERR, "equipot: two atoms have no distance: one of type {} at ({:g}, {:g}, {:g}) and one of type {} "
                    "at ({:g}, {:g}, {:g}); try 'delete_atoms overlap'", atom->type[i], x[i][0], x[i][1], x[i][2],
                    atom->type[j], x[j][0], x[j][1], x[j][2]);
+      watch.look(types[row_of[i]], types[row_of[j]], squared, i, j);
       center.push_back(row_of[i]);
       neighbors.push_back(row_of[j]);
       edge_vec.insert(edge_vec.end(), d, d + 3);
     }
   }
+}
+
+// By all ranks together, as long as there is something to find; LAMMPS itself does as much at every step to see whether
+// an atom has moved.
+void PairEquipot::warn_of_distances()
+{
+  int mine = watch.found(), any = 0;
+  if (watch.is_on()) MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+  const auto &species = models->species();
+  for (size_t one = 0; one < species.size() && any; ++one)
+    for (size_t other = one; other < species.size(); ++other) {
+      const auto &[squared, i, j] = watch.closest(one, other);
+      struct { double squared; int rank; } here{i < 0 ? HUGE_VAL : squared, comm->me}, nearest;
+      MPI_Allreduce(&here, &nearest, 1, MPI_DOUBLE_INT, MPI_MINLOC, world);
+      if (nearest.squared == HUGE_VAL) continue;
+      tagint ids[2] = {};
+      if (comm->me == nearest.rank && atom->tag_enable) ids[0] = atom->tag[i], ids[1] = atom->tag[j];
+      MPI_Bcast(ids, 2, MPI_LMP_TAGINT, nearest.rank, world);
+      watch.forget(one, other);
+      if (comm->me != 0) continue;
+      const auto [first, second] = std::minmax(species[one], species[other]);
+      const double shortest = models->shortest_distances()[one * species.size() + other];
+      error->warning(FLERR, "equipot: closer than anything the model was trained on: {} ({}-{}) are {:.3f} A apart; shortest "
+                     "in the training set: {}", atom->tag_enable ? fmt::format("atoms {} and {}", ids[0], ids[1]) : "two atoms",
+                     first, second, std::sqrt(nearest.squared),
+                     std::isinf(shortest) ? "no such pair is within the cutoff" : fmt::format("{:.3f} A", shortest));
+    }
 }
 
 // Forces on atoms of other ranks go to their ghosts, from which LAMMPS takes them home, or with newton off we do.

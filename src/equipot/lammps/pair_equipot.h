@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "distance_watch.h"
 #include "ensemble.h"
 #include "ghost_exchange.h"
 #include "pair.h"
@@ -71,10 +72,12 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
+  void warn_of_distances();
   void add_forces(const equipot::Evaluation &, double unit);
   void add_virials(const equipot::Evaluation &, double unit);
 
   std::unique_ptr<equipot::Ensemble> models;
+  equipot::DistanceWatch watch;
   std::string wanted_device, device;
   bool skip_check, relative_to_isolated;
   std::vector<double> isolated_energies;  // eV, of one atom of each species alone
