@@ -10,7 +10,7 @@ import torch
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
-from equipot.engine.library import Engine, _Edges, _Results, _Structure, load_library
+from equipot.engine.library import Engine, _Description, _Edges, _Results, _Structure, load_library
 from equipot.errors import DataError, ModelFileError, SimulationError
 from equipot.models.build import build_potential
 
@@ -221,6 +221,39 @@ def test_bad_structures_are_refused(file, change, error, message):
 def test_bad_edges_are_refused(file, edge_index, message):
     with pytest.raises(DataError, match=message):
         Engine(file).evaluate_edges([[1.0, 0, 0], [-1.0, 0, 0]], edge_index, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("known", "table"),
+    [
+        ('{"H-O": 0.95, "H-H": 1.5}', [[1.5, 0.95], [0.95, np.inf]]),
+        ("{}", None),
+        (None, None),  # deployed before files said so
+    ],
+)
+def test_shortest_distances_of_the_training_set(file, tmp_path, known, table):
+    files = contents(file) | ({"extra/shortest_distances": known} if known else {})
+    write(tmp_path / "model.pt", files)
+    engine, found = Engine(tmp_path / "model.pt"), _Description()
+    engine._call("equipot_describe", engine._model, ctypes.byref(found))
+    pointer = found.shortest_distances
+    assert (np.ctypeslib.as_array(pointer, (2, 2)).tolist() if pointer else None) == table
+
+
+def test_messages_call_atoms_by_their_ids(file):
+    """Those of atoms that are there: numbers of others are what they are."""
+    types, center, ids = (np.array(a, dtype=np.int64) for a in ([0, 1], [0, 1], [17, 4]))
+    vec, engine = np.array([[0.01, 0, 0], [-0.01, 0, 0]]), Engine(file)
+
+    def evaluate(neighbor):
+        addresses = [a.ctypes.data if a is not None else None for a in (types, None, center, neighbor, vec)]
+        edges = _Edges(2, 2, *addresses, None, ids.ctypes.data)
+        engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(_Results()))
+
+    with pytest.raises(DataError, match=r"Atoms 17 and 4 are 0.01 A apart"):
+        evaluate(np.array([1, 0]))
+    with pytest.raises(DataError, match=r"Atoms 17 and 9000000000 are"):
+        evaluate(np.array([9000000000, 0]))
 
 
 def test_null_pointers_are_refused(file):

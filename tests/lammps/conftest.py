@@ -47,21 +47,34 @@ def plugin() -> Path:
 
 @pytest.fixture(scope="session")
 def model_file(tmp_path_factory):
-    """Deploys a random model of that name, once."""
-    folder, made = tmp_path_factory.mktemp("models"), {}
+    """Deploys a random model of that name, once; with ``seed`` the member of that number of an ensemble."""
+    folder, made = tmp_path_factory.mktemp("models"), set()
 
-    def make(name: str) -> Path:
-        if name not in made:
-            torch.manual_seed(0)
+    def make(name: str, seed: int | None = None) -> Path:
+        path = folder / f"{name}.pt" if seed is None else folder / name / f"member_{seed}.pt"
+        if path not in made:
+            path.parent.mkdir(exist_ok=True)
+            torch.manual_seed(seed or 0)
             scale = 1e-6 if name == "nequip-ideal" else 1.0
             potential = build_potential(MODELS[name], SPECIES, 20.0, [-4.0, -1.0], scale)
-            made[name] = folder / f"{name}.pt"
             write_torchscript(
-                potential, made[name], synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",
+                potential, path, synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",
                 model_type=MODELS[name].type, atomic_energies=[-4.0, -1.0], weights="ema", validation={},
                 config="",
             )  # fmt: skip
-        return made[name]
+            made.add(path)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ensemble(model_file):
+    """A folder of three random models of that name, as ``equipot deploy`` writes it."""
+
+    def make(name: str) -> Path:
+        members = [model_file(name, seed) for seed in range(3)]
+        return members[0].parent
 
     return make
 

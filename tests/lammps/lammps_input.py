@@ -1,6 +1,7 @@
 """Inputs for LAMMPS and what comes out, shared by the tests of this folder."""
 
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def setup(model: Path, *, data: str = "atoms.data", before: str = "", pair: str 
         f"units metal\n{before}\natom_style atomic\nread_data {data}\n{pair}\nneighbor 0.5 bin\n"
         f"timestep 0.0005\n{THERMO}thermo 20\n"
     )
+
+
+def rewrite(source: Path, target: Path, change) -> Path:
+    """A copy of a model file whose entries (name, bytes) are changed; None keeps them."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for info in old.infolist():
+            content = old.read(info)
+            new.writestr(info, change(info.filename, content) or content)
+    return target
 
 
 def read_dump(path: Path) -> np.ndarray:

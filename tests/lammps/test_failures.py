@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from lammps_input import oxide, setup, write_data
+from lammps_input import oxide, rewrite, setup, write_data
 
 BIN = Path(sys.executable).parent
 PAIR = "pair_style equipot\npair_coeff * * {file} O Si\n"
@@ -18,15 +18,6 @@ HYBRID = "pair_style hybrid equipot lj/cut 4.0\npair_coeff * * equipot {model} O
 @pytest.fixture
 def atoms_file(tmp_path):
     write_data(tmp_path / "atoms.data", oxide((1, 1, 1)))
-
-
-def rewrite(source: Path, target: Path, change) -> Path:
-    """A copy of a model file whose entries (name, bytes) are changed; None keeps them."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for info in old.infolist():
-            content = old.read(info)
-            new.writestr(info, change(info.filename, content) or content)
-    return target
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class _Description(ctypes.Structure):
         ("equipot_version", ctypes.c_char_p),
         ("checksum", ctypes.c_uint64),
         ("feature_width", ctypes.c_int64),
+        ("shortest_distances", ctypes.POINTER(ctypes.c_double)),
     )
 
 
@@ -50,7 +51,7 @@ class _Edges(ctypes.Structure):
         ("num_edges", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
-            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange")
+            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange", "ids")
         ),
     )
 

@@ -24,6 +24,9 @@ class EngineModel : public Model {
     facts_.species.assign(about.species, about.species + about.num_species);
     facts_.reference_energies.assign(about.reference_energies, about.reference_energies + about.num_species);
     facts_.masses.assign(about.masses, about.masses + about.num_species);
+    if (about.shortest_distances != nullptr)
+      facts_.shortest_distances.assign(about.shortest_distances,
+                                       about.shortest_distances + about.num_species * about.num_species);
     facts_.checksum = about.checksum;
     facts_.model_type = about.model_type, facts_.equipot_version = about.equipot_version;
     facts_.cutoff = about.cutoff, facts_.bytes_per_number = about.bytes_per_number;
@@ -46,7 +49,8 @@ class EngineModel : public Model {
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
     const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
-                              in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions};
+                              in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions,
+                              in.ids.empty() ? nullptr : in.ids.data()};
     double* const for_heat = heat ? heat_virials_.data() : nullptr;
     const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data(), for_heat};
     require(equipot_evaluate_edges(model_, &edges, &results));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,13 +18,12 @@ struct ModelFacts {
   std::string model_type, equipot_version;
   std::vector<std::string> species;  // position = atom type of the model
   std::vector<double> reference_energies, masses;  // of an isolated atom; u
+  std::vector<double> shortest_distances;  // (species, species) Å; empty: not known; see equipot.h
   uint64_t checksum = 0;  // of the file
   double cutoff = 0;
   int num_exchanges = 0;  // of features with other domains, per evaluation
   int64_t widest_exchange = 0;  // numbers per atom
   int64_t bytes_per_number = 0;  // of a feature
-
-  double interaction_range() const { return cutoff * (1 + num_exchanges); }
 };
 
 // One evaluation's input: atoms with the owned ones in front, and directed edges.
@@ -32,6 +32,7 @@ struct Neighborhood {
   std::vector<int64_t> atom_types;  // (N)
   std::vector<int64_t> center, neighbor;  // (E)
   std::vector<double> edge_vec;  // (E, 3) Å, from the center to the neighbor
+  std::vector<int64_t> ids;  // (N) what messages call the atoms; or empty
 
   int64_t num_atoms() const { return static_cast<int64_t>(atom_types.size()); }
   int64_t num_edges() const { return static_cast<int64_t>(center.size()); }
@@ -64,6 +65,17 @@ class Model {
 
 // `device`: "cpu", "cuda" or "cuda:N". Throws std::runtime_error with a message for the user.
 std::unique_ptr<Model> open_model(const std::string& path, const std::string& device);
+
+// What `work` throws, as a message; empty if it throws nothing.
+template <class F>
+std::string failure_of(const F& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return {};
+}
 
 // "auto" becomes this rank's GPU, or the CPU where there is none. `local_rank` counts the processes of one node.
 std::string choose_device(const std::string& wanted, int local_rank);

@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <exception>
 #include <numeric>
-#include <thread>
 #include <unordered_map>
 
 #include "atom.h"
@@ -16,7 +13,6 @@
 #include "modify.h"
 #include "neigh_list.h"
 #include "neighbor.h"
-#include "universe.h"
 #include "update.h"
 #include "utils.h"
 
@@ -26,42 +22,17 @@ namespace {
 
 constexpr double kcal_per_mol = 23.060547830619;  // per eV (CODATA 2018)
 
-// What `work` throws, as a message; empty if it throws nothing.
-template <class F> std::string failure_of(const F &work)
-{
-  try {
-    work();
-  } catch (const std::exception &error) {
-    return error.what();
-  }
-  return {};
-}
-
 // LAMMPS keeps this to itself: the group that `comm_modify group` restricts ghosts to.
 struct CommGroup : Comm {
   static int of(const Comm &comm) { return comm.*(&CommGroup::bordergroup); }
 };
-
-bool names_device(const std::string &text)
-{
-  if (text == "auto" || text == "cpu" || text == "cuda") return true;
-  return text.rfind("cuda:", 0) == 0 && text.size() > 5 && text.size() < 9 &&
-      text.find_first_not_of("0123456789", 5) == std::string::npos;
-}
-
-std::string joined(const std::vector<std::string> &names)
-{
-  std::string text;
-  for (const auto &name : names) text += (text.empty() ? "" : " ") + name;
-  return text;
-}
 
 }    // namespace
 
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0), comm_width(0), bytes(0),
     exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
-    num_evaluations(0)
+    num_evaluations(0), evaluation(0)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -81,167 +52,6 @@ PairEquipot::~PairEquipot()
   }
 }
 
-/* ---------------------------------------------------------------------- settings ---- */
-
-void PairEquipot::settings(int narg, char **arg)
-{
-  wanted_device = "auto";
-  skip_check = relative_to_isolated = false;
-  for (int i = 0; i < narg; ++i) {
-    const std::string word = arg[i];
-    if (word == "skip_check") {
-      skip_check = true;
-    } else if (word == "energy" && i + 1 < narg) {
-      const std::string kind = arg[++i];
-      if (kind != "total" && kind != "isolated")
-        error->all(FLERR, "pair_style equipot: expected 'energy total' or 'energy isolated', found 'energy {}'", kind);
-      relative_to_isolated = kind == "isolated";
-    } else if (word == "device" && i + 1 < narg) {
-      wanted_device = arg[++i];
-      if (!names_device(wanted_device))
-        error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
-                   wanted_device);
-    } else {
-      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'energy total|isolated' and "
-                 "'skip_check', found '{}'", word);
-    }
-  }
-}
-
-void PairEquipot::coeff(int narg, char **arg)
-{
-  const int num_types = atom->ntypes;
-  if (narg < 3 || std::string(arg[0]) != "*" || std::string(arg[1]) != "*")
-    error->all(FLERR, "Expected 'pair_coeff * * FILE ELEMENT ...', FILE from 'equipot deploy'");
-  if (narg != 3 + num_types)
-    error->all(FLERR, "pair_coeff equipot: expected an element (or NULL) for each of the {} atom types, found {}",
-               num_types, narg - 3);
-
-  const int local_rank = rank_on_node();
-  std::string check = "skipped (skip_check)";
-  require_on_all_ranks(failure_of([&] {
-    device = equipot::choose_device(wanted_device, local_rank);
-    model = equipot::open_model(arg[2], device);
-    equipot::set_num_threads(comm->nthreads);
-    if (!skip_check) check = model->check();
-    equipot::Neighborhood alone;    // an atom of each species, and no edges
-    alone.num_owned = static_cast<int64_t>(model->facts().species.size());
-    for (int64_t s = 0; s < alone.num_owned; ++s) alone.atom_types.push_back(s);
-    const double *energies = model->evaluate(alone).atom_energies;
-    isolated_energies.assign(energies, energies + alone.num_owned);
-  }));
-  require_one_file();
-  single_precision = model->facts().bytes_per_number == 4;
-  allocate();
-  read_element_names(arg + 3);
-  print_summary(check);
-}
-
-// Counts the processes of all partitions. These read inputs of their own, so they cannot agree on anything here; the
-// launchers say it, and where none does, processes are taken to fill one node after the other.
-int PairEquipot::rank_on_node() const
-{
-  if (universe->nworlds > 1) {
-    for (const char *name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK",
-                             "PALS_LOCAL_RANKID", "SLURM_LOCALID"})
-      if (const char *value = std::getenv(name)) return std::max(std::atoi(value), 0);
-    return universe->me;
-  }
-  MPI_Comm node;
-  int rank = 0;
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, comm->me, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &rank);
-  MPI_Comm_free(&node);
-  return rank;
-}
-
-void PairEquipot::allocate()
-{
-  const int n = atom->ntypes + 1;
-  if (!allocated) {
-    memory->create(setflag, n, n, "pair:setflag");
-    memory->create(cutsq, n, n, "pair:cutsq");
-    memory->create(scale, n, n, "pair:scale");
-    std::fill_n(&scale[0][0], n * n, 1.0);
-    allocated = 1;
-  }
-  for (int i = 1; i < n; ++i)
-    for (int j = i; j < n; ++j) setflag[i][j] = 0;
-}
-
-void PairEquipot::read_element_names(char **names)
-{
-  const auto &species = model->facts().species;
-  const int num_types = atom->ntypes;
-  species_of_type.assign(num_types + 1, -1);
-  for (int type = 1; type <= num_types; ++type) {
-    const std::string name = names[type - 1];
-    if (name == "NULL") continue;
-    const auto found = std::find(species.begin(), species.end(), name);
-    if (found == species.end())
-      error->all(FLERR, "pair_coeff equipot: atom type {} is '{}', but the model knows {} only", type, name,
-                 joined(species));
-    species_of_type[type] = static_cast<int>(found - species.begin());
-  }
-  for (int i = 1; i <= num_types; ++i)
-    for (int j = i; j <= num_types; ++j)
-      if (species_of_type[i] >= 0 && species_of_type[j] >= 0) setflag[i][j] = 1;
-}
-
-void PairEquipot::print_summary(const std::string &check)
-{
-  const auto &facts = model->facts();
-  std::string text = fmt::format("equipot: {} model, {}, cutoff {:g} A, written by equipot {}\n", facts.model_type,
-                                 single_precision ? "float32" : "float64", facts.cutoff, facts.equipot_version);
-  text += facts.num_exchanges == 0
-      ? "  strictly local: no messages between ranks\n"
-      : fmt::format("  message passing: {} exchange{} of up to {} numbers per atom between ranks, in each direction\n",
-                    facts.num_exchanges, facts.num_exchanges == 1 ? "" : "s", facts.widest_exchange);
-  for (int type = 1; type <= atom->ntypes; ++type) {
-    const int s = species_of_type[type];
-    text += fmt::format("  atom type {}: {}\n", type, s < 0 ? "not of this model (NULL)" : facts.species[s]);
-  }
-  text += fmt::format("  self-check: {}\n", check);
-
-  // Who runs where, one line per device.
-  const int threads = comm->nthreads, cores = static_cast<int>(std::thread::hardware_concurrency());
-  std::vector<char> names(static_cast<size_t>(comm->nprocs) * 16, '\0');
-  char mine[16] = {};
-  device.copy(mine, sizeof(mine) - 1);
-  MPI_Gather(mine, 16, MPI_CHAR, names.data(), 16, MPI_CHAR, 0, world);
-  if (comm->me != 0) return;
-  for (int rank = 0; rank < comm->nprocs;) {
-    const std::string name = &names[rank * 16];
-    int last = rank;
-    while (last + 1 < comm->nprocs && name == &names[(last + 1) * 16]) ++last;
-    text += fmt::format("  rank{}: {}, {} thread{} each\n",
-                        last > rank ? fmt::format("s {}-{}", rank, last) : fmt::format(" {}", rank), name, threads,
-                        threads == 1 ? "" : "s");
-    rank = last + 1;
-  }
-  if (universe->nworlds > 1)
-    text += fmt::format("  partition {} starts with process {} of its node\n", universe->iworld + 1, rank_on_node());
-  utils::logmesg(lmp, text);
-  if (const auto unused = equipot::unused_gpu(); wanted_device == "auto" && device == "cpu" && !unused.empty())
-    error->warning(FLERR, "equipot: {}", unused);
-  if (device == "cpu" && cores > 0 && comm->nprocs == 1 && threads > cores)
-    error->warning(FLERR, "equipot: {} threads on {} cores; set OMP_NUM_THREADS", threads, cores);
-}
-
-// Fails on every rank with the message of the first that failed; returns if none did.
-void PairEquipot::require_on_all_ranks(const std::string &failure)
-{
-  int mine = failure.empty() ? comm->nprocs : comm->me, first = 0;
-  MPI_Allreduce(&mine, &first, 1, MPI_INT, MPI_MIN, world);
-  if (first == comm->nprocs) return;
-  auto length = static_cast<int>(failure.size());
-  MPI_Bcast(&length, 1, MPI_INT, first, world);
-  std::string message = failure;
-  message.resize(length);
-  MPI_Bcast(message.data(), length, MPI_CHAR, first, world);
-  error->all(FLERR, "equipot: {}", message);
-}
-
 /* ---------------------------------------------------------------------- before a run ---- */
 
 void PairEquipot::init_style()
@@ -253,12 +63,11 @@ void PairEquipot::init_style()
 
   neighbor->add_request(this, NeighConst::REQ_FULL);
 
-  const auto &facts = model->facts();
   if (comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty() &&
       !modify->get_compute_by_style("^stress/atom").empty())
     error->warning(FLERR, "equipot: 'compute heat/flux' needs 'centroid/stress/atom'; with 'stress/atom' it is wrong");
-  const int64_t bytes_per_row = facts.widest_exchange * facts.bytes_per_number;
-  comm_width = static_cast<int>((bytes_per_row + sizeof(double) - 1) / sizeof(double));
+  comm_width = static_cast<int>((models->widest_message() + sizeof(double) - 1) / sizeof(double));
+  if (!models->is_single()) comm_width = std::max(comm_width, 3);    // forces of ghosts by member
   if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
   // LAMMPS sizes its buffers by these; a hybrid style has taken them over before now.
   for (Pair *pair : {static_cast<Pair *>(this), force->pair}) {
@@ -293,30 +102,20 @@ void PairEquipot::require_supported_settings()
     error->all(FLERR, "pair_style equipot does not work with 'run_style respa'");
 }
 
-// Files of one name may differ between nodes.
-void PairEquipot::require_one_file()
-{
-  const uint64_t mine = model->facts().checksum;
-  uint64_t least = 0, most = 0;
-  MPI_Allreduce(&mine, &least, 1, MPI_UINT64_T, MPI_MIN, world);
-  MPI_Allreduce(&mine, &most, 1, MPI_UINT64_T, MPI_MAX, world);
-  if (least != most)
-    error->all(FLERR, "equipot: the ranks have read different files of this name (are there copies on the nodes?)");
-}
-
 // Types in another order than the elements: nothing else would show it.
 void PairEquipot::warn_of_masses() const
 {
   constexpr double close = 0.2;    // u
-  const auto &facts = model->facts();
-  if (!atom->mass || facts.masses.empty() || comm->me != 0) return;
+  const auto &species = models->species();
+  const auto &masses = models->masses();
+  if (!atom->mass || masses.empty() || comm->me != 0) return;
   for (int type = 1; type <= atom->ntypes; ++type) {
     const int named = species_of_type[type];
-    if (named < 0 || std::abs(atom->mass[type] - facts.masses[named]) < close) continue;
-    for (size_t other = 0; other < facts.species.size(); ++other)
-      if (std::abs(atom->mass[type] - facts.masses[other]) < close)
+    if (named < 0 || std::abs(atom->mass[type] - masses[named]) < close) continue;
+    for (size_t other = 0; other < species.size(); ++other)
+      if (std::abs(atom->mass[type] - masses[other]) < close)
         error->warning(FLERR, "equipot: atom type {} is {} in pair_coeff, but its mass {:g} is that of {}", type,
-                       facts.species[named], atom->mass[type], facts.species[other]);
+                       species[named], atom->mass[type], species[other]);
   }
 }
 
@@ -333,7 +132,7 @@ double PairEquipot::common_scale() const
 double PairEquipot::init_one(int i, int j)
 {
   scale[j][i] = scale[i][j];
-  return model->facts().cutoff;
+  return models->cutoff();
 }
 
 /* ---------------------------------------------------------------------- a step ---- */
@@ -344,20 +143,22 @@ void PairEquipot::compute(int eflag, int vflag)
   const double start = MPI_Wtime();
   if (neighbor->ago == 0 || !types_as_before()) assign_rows();
   find_edges();
+  warn_of_distances();
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
 
   // One rank holds every atom itself, and knows the images of an atom by its ID.
   const double exchanged_before = time_in_exchange;
-  const bool exchanges = model->facts().num_exchanges > 0 && (comm->nprocs > 1 || !atom->tag_enable);
+  const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
-  const std::string failure = failure_of([&] { result = model->evaluate(neighborhood, exchanges ? this : nullptr, cvflag_atom); });
+  const std::string failure = equipot::failure_of(
+      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, cvflag_atom != 0); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
-  ++num_evaluations;
+  ++num_evaluations, ++evaluation;
 
-  const double unit = energy_unit * common_scale();
+  const double unit = this->unit();
   for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
     const double isolated = relative_to_isolated ? isolated_energies[neighborhood.atom_types[row]] : 0.0;
     const double energy = (result.atom_energies[row] - isolated) * unit;
@@ -401,7 +202,7 @@ void PairEquipot::assign_rows()
   types_of_slots.assign(atom->type, atom->type + num_slots);
   row_of.assign(num_slots, -1);
   slot_of.clear();
-  neighborhood.atom_types.clear();
+  neighborhood.atom_types.clear(), neighborhood.ids.clear();
   std::unordered_map<tagint, int64_t> row_of_tag;
   row_of_tag.reserve(atom->tag_enable ? num_slots : 0);
   for (int slot = 0; slot < num_slots; ++slot) {
@@ -415,16 +216,18 @@ void PairEquipot::assign_rows()
     if (row != next) continue;
     slot_of.push_back(slot);
     neighborhood.atom_types.push_back(species);
+    if (atom->tag_enable) neighborhood.ids.push_back(atom->tag[slot]);
   }
   if (atom->nghost == 0) neighborhood.num_owned = neighborhood.num_atoms();
 }
 
 void PairEquipot::find_edges()
 {
-  const double cutoff = model->facts().cutoff, cutoff_squared = cutoff * cutoff;
+  const double cutoff_squared = models->cutoff() * models->cutoff();
   double **x = atom->x;
-  auto &[num_owned, types, center, neighbors, edge_vec] = neighborhood;
+  auto &[num_owned, types, center, neighbors, edge_vec, ids] = neighborhood;
   center.clear(), neighbors.clear(), edge_vec.clear();
+  watch.begin();
   for (int ii = 0; ii < list->inum; ++ii) {
     const int i = list->ilist[ii];
     if (row_of[i] < 0) continue;
@@ -438,11 +241,39 @@ void PairEquipot::find_edges()
         error->one(FLERR, "equipot: two atoms have no distance: one of type {} at ({:g}, {:g}, {:g}) and one of type {} "
                    "at ({:g}, {:g}, {:g}); try 'delete_atoms overlap'", atom->type[i], x[i][0], x[i][1], x[i][2],
                    atom->type[j], x[j][0], x[j][1], x[j][2]);
+      watch.look(types[row_of[i]], types[row_of[j]], squared, i, j);
       center.push_back(row_of[i]);
       neighbors.push_back(row_of[j]);
       edge_vec.insert(edge_vec.end(), d, d + 3);
     }
   }
+}
+
+// By all ranks together, as long as there is something to find; LAMMPS itself does as much at every step to see whether
+// an atom has moved.
+void PairEquipot::warn_of_distances()
+{
+  int mine = watch.found(), any = 0;
+  if (watch.is_on()) MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+  const auto &species = models->species();
+  for (size_t one = 0; one < species.size() && any; ++one)
+    for (size_t other = one; other < species.size(); ++other) {
+      const auto &[squared, i, j] = watch.closest(one, other);
+      struct { double squared; int rank; } here{i < 0 ? HUGE_VAL : squared, comm->me}, nearest;
+      MPI_Allreduce(&here, &nearest, 1, MPI_DOUBLE_INT, MPI_MINLOC, world);
+      if (nearest.squared == HUGE_VAL) continue;
+      tagint ids[2] = {};
+      if (comm->me == nearest.rank && atom->tag_enable) ids[0] = atom->tag[i], ids[1] = atom->tag[j];
+      MPI_Bcast(ids, 2, MPI_LMP_TAGINT, nearest.rank, world);
+      watch.forget(one, other);
+      if (comm->me != 0) continue;
+      const auto [first, second] = std::minmax(species[one], species[other]);
+      const double shortest = models->shortest_distances()[one * species.size() + other];
+      error->warning(FLERR, "equipot: closer than anything the model was trained on: {} ({}-{}) are {:.3f} A apart; shortest "
+                     "in the training set: {}", atom->tag_enable ? fmt::format("atoms {} and {}", ids[0], ids[1]) : "two atoms",
+                     first, second, std::sqrt(nearest.squared),
+                     std::isinf(shortest) ? "no such pair is within the cutoff" : fmt::format("{:.3f} A", shortest));
+    }
 }
 
 // Forces on atoms of other ranks go to their ghosts, from which LAMMPS takes them home, or with newton off we do.
@@ -482,6 +313,10 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
       for (int k = 0; k < 9; ++k) cvatom[slot_of[row]][k] += unit * w[9 * row + order[k]];
   }
 }
+
+double PairEquipot::unit() const { return energy_unit * common_scale(); }
+
+void PairEquipot::take_home(std::vector<double> &rows) { add_rows(rows.data(), 3); }
 
 /* ---------------------------------------------------------------------- afterwards ---- */
 

@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
+#include "distance_watch.h"
+#include "ensemble.h"
 #include "ghost_exchange.h"
-#include "model.h"
 #include "pair.h"
 
 namespace LAMMPS_NS {
@@ -37,6 +38,14 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int pack_reverse_comm(int, int, double *) override;
   void unpack_reverse_comm(int, int *, double *) override;
 
+  // For computes, of the last evaluation.
+  const equipot::Ensemble *ensemble() const { return models.get(); }
+  int64_t last_evaluation() const { return evaluation; }
+  int64_t num_owned_rows() const { return neighborhood.num_owned; }
+  int64_t row(int slot) const { return row_of[slot]; }
+  double unit() const;  // of LAMMPS's energies, per eV, with the scale
+  void take_home(std::vector<double> &rows);  // (rows, 3): what ghosts have is added to their owners, on all ranks
+
  private:
   // equipot::GhostExchange, by way of LAMMPS's communication
   int64_t num_owned() const override { return neighborhood.num_owned; }
@@ -52,21 +61,23 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int rank_on_node() const;
   void allocate();
   void read_element_names(char **);
-  void print_summary(const std::string &check);
+  void print_summary(const std::vector<std::string> &checks);
   void require_on_all_ranks(const std::string &failure);
   void require_supported_settings();
   void require_all_neighbors();
-  void require_one_file();
+  void require_same_files();
   void warn_of_masses() const;
   double common_scale() const;
   bool excluded(int slot) const;
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
+  void warn_of_distances();
   void add_forces(const equipot::Evaluation &, double unit);
   void add_virials(const equipot::Evaluation &, double unit);
 
-  std::unique_ptr<equipot::Model> model;
+  std::unique_ptr<equipot::Ensemble> models;
+  equipot::DistanceWatch watch;
   std::string wanted_device, device;
   bool skip_check, relative_to_isolated;
   std::vector<double> isolated_energies;  // eV, of one atom of each species alone
@@ -87,6 +98,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
+  int64_t evaluation;  // counted through all runs
 };
 
 }  // namespace LAMMPS_NS

@@ -1,4 +1,4 @@
-// What LAMMPS calls when it loads equipotplugin.so: refuses what would crash later, then registers the pair style.
+// What LAMMPS calls when it loads equipotplugin.so: refuses what would crash later, then registers the styles.
 #include <dlfcn.h>
 
 #include <fstream>
@@ -7,6 +7,7 @@
 #include <string>
 
 #include "build_info.h"
+#include "compute_deviation.h"
 #include "error.h"
 #include "lammps.h"
 #include "pair_equipot.h"
@@ -18,12 +19,17 @@ namespace {
 // LAMMPS's plugin interface (src/PLUGIN/lammpsplugin.h in its sources), which the PyPI package does not contain.
 struct lammpsplugin_t {
   const char *version, *style, *name, *info, *author;
-  void *(*creator)(LAMMPS *);
+  union {
+    void *(*alone)(LAMMPS *);
+    void *(*with_arguments)(LAMMPS *, int, char **);
+  } creator;
   void *handle;
 };
 using register_function = void (*)(lammpsplugin_t *, void *);
 
 void *create_pair(LAMMPS *lmp) { return new PairEquipot(lmp); }
+
+template <class Style> void *create(LAMMPS *lmp, int narg, char **arg) { return new Style(lmp, narg, arg); }
 
 // Empty if this LAMMPS was built with the integers of the headers; classes with others have another shape.
 std::string other_integers(void *lmp)
@@ -75,11 +81,13 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
   }
   static lammpsplugin_t plugin;
   plugin.version = EQUIPOT_LAMMPS_VERSION_TEXT;
-  plugin.style = "pair";
-  plugin.name = "equipot";
   plugin.info = "equipot " EQUIPOT_VERSION ": equivariant interatomic potentials";
   plugin.author = "the equipot developers";
-  plugin.creator = create_pair;
   plugin.handle = handle;
-  reinterpret_cast<register_function>(regfunc)(&plugin, lmp);
+  const auto take = reinterpret_cast<register_function>(regfunc);
+  plugin.style = "pair", plugin.name = "equipot", plugin.creator.alone = create_pair;
+  take(&plugin, lmp);
+  plugin.style = "compute", plugin.name = "equipot/deviation";
+  plugin.creator.with_arguments = create<ComputeEquipotDeviation>;
+  take(&plugin, lmp);
 }

@@ -8,11 +8,13 @@
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/script.h>
 
+#include <cmath>
 #include <filesystem>
 #include <sstream>
 
 #include "archive.h"
 #include "capsule.h"
+#include "distances.h"
 
 namespace equipot {
 namespace {
@@ -85,6 +87,7 @@ ModelFacts read_facts(const std::string& path, const torch::jit::ExtraFilesMap& 
   facts.species = words<std::string>(text("species"));
   facts.cutoff = std::stod(text("cutoff")), facts.bytes_per_number = text("dtype") == "float32" ? 4 : 8;
   facts.num_exchanges = std::stoi(text("num_exchanges")), facts.widest_exchange = std::stoll(text("widest_exchange"));
+  facts.shortest_distances = shortest_distances(extra.at("shortest_distances"), facts.species);
   if (facts.num_exchanges > 0 && facts.widest_exchange == 0)
     throw std::runtime_error(path + ": deployed by an equipot whose message passing does not cross the borders of "
                                     "domains. Run 'equipot deploy' again.");
@@ -133,7 +136,7 @@ TorchModel::TorchModel(const std::string& path, const std::string& device) : pat
   torch::jit::ExtraFilesMap extra;
   for (const char* key : {"format_version", "model_type", "dtype", "species", "atomic_energies", "cutoff",
                           "interaction_range", "num_exchanges", "widest_exchange", "equipot_version",
-                          "torch_version", "capsule"})
+                          "torch_version", "shortest_distances", "capsule"})
     extra[key] = "";
   try {
     device_ = torch::Device(device);
@@ -173,6 +176,9 @@ Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange,
                              .toTuple();
     const auto on_cpu = [&](int i) { return results->elements()[i].toTensor().to(at::kCPU).contiguous(); };
     atom_energies_ = on_cpu(0), forces_ = on_cpu(1), atom_virials_ = on_cpu(2);
+    for (const Tensor& rows : {atom_energies_, forces_, atom_virials_})
+      if (!std::isfinite(rows.sum().item<double>()))
+        throw std::runtime_error("its results are not finite: the structure is far from what the model was trained on");
   } catch (const std::exception& error) {
     throw std::runtime_error("the model " + path_ + " failed on " + std::to_string(in.num_owned) + " atoms with " +
                              std::to_string(num_edges) + " neighbors: " + cause_of(error));
@@ -190,7 +196,7 @@ std::string TorchModel::check() {
         [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
             std::vector<double>& virials) {
           const auto n = int64_t(s.types.size());
-          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec}, nullptr, false);
+          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec, {}}, nullptr, false);
           energies.assign(e.atom_energies, e.atom_energies + n), forces.assign(e.forces, e.forces + 3 * n);
           virials.assign(e.atom_virials, e.atom_virials + 9 * n);
         },

@@ -11,6 +11,7 @@
 
 #include "archive.h"
 #include "capsule.h"
+#include "distances.h"
 #include "evaluator.h"
 #include "neighbors.h"
 #include "threads.h"
@@ -24,7 +25,7 @@ struct equipot_model {
   std::unique_ptr<Evaluator> evaluator;
   std::vector<std::string> species;
   std::vector<const char*> symbols;
-  std::vector<double> reference_energies, masses;
+  std::vector<double> reference_energies, masses, shortest_distances;
   std::string capsule, model_type, equipot_version;
   equipot_description description{};
 };
@@ -98,6 +99,8 @@ std::string text_of(const Archive& archive, const std::string& name) {
 
 Archive read_file(const char* path) {
   std::error_code unknown;  // a name that is too long, a folder that is closed
+  if (std::filesystem::is_directory(path, unknown))
+    throw BadFile(std::string(path) + ": expected a model file written by 'equipot deploy', found a folder.");
   if (!std::filesystem::is_regular_file(path, unknown))
     throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
   return Archive(path);
@@ -138,6 +141,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     const double cutoff = json["cutoff"].number;
     if (!(cutoff > 0 && cutoff < 1e4))
       throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
+    model.shortest_distances = shortest_distances(text_of(archive, "shortest_distances"), model.species);
     if (model.masses.size() != model.species.size()) throw std::runtime_error(model.path + ": it lacks masses.");
     model.description = {.num_species = int32_t(model.species.size()),
                          .species = model.symbols.data(),
@@ -150,7 +154,8 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .model_type = model.model_type.c_str(),
                          .equipot_version = model.equipot_version.c_str(),
                          .checksum = archive.checksum(),
-                         .feature_width = model.evaluator->feature_width()};
+                         .feature_width = model.evaluator->feature_width(),
+                         .shortest_distances = model.shortest_distances.empty() ? nullptr : model.shortest_distances.data()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
     throw;
@@ -165,10 +170,11 @@ void require_uncertainty(const equipot_model& model) {
     throw std::invalid_argument(model.path + ": deployed without an uncertainty. Run 'equipot deploy --uncertainty'");
 }
 
-void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results) {
+void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results, const int64_t* ids = nullptr) {
+  const auto id = [&](int64_t atom) { return ids == nullptr || uint64_t(atom) >= uint64_t(edges.num_atoms) ? atom : ids[atom]; };
   for (int64_t e = 0; e < edges.num_edges; ++e) {
     const double* v = edges.edge_vec + 3 * e;
-    require_distance(edges.center[e], edges.neighbor[e], v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+    require_distance(id(edges.center[e]), id(edges.neighbor[e]), v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
   }
   std::vector<double> energies, virials;
   Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features};
@@ -191,7 +197,7 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     if (const double* heat = to.atom_heat_virials) trace += heat[9 * i] + heat[9 * i + 4] + heat[9 * i + 8];
     const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
     if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace))
-      throw WrongResult("the model's results are not finite for atom " + std::to_string(i) +
+      throw WrongResult("the model's results are not finite for atom " + std::to_string(id(i)) +
                         ": the structure is far from what the model was trained on, or the model is broken");
   }
   if (results.energy != nullptr) *results.energy = energy;
@@ -249,7 +255,7 @@ EXPORT equipot_status equipot_evaluate_edges(equipot_model* model, const equipot
     if (edges->exchange != nullptr) exchange = std::make_unique<Exchange>(*edges->exchange);
     evaluate(*model, {edges->num_atoms, edges->num_edges, edges->types, edges->owned, edges->center, edges->neighbor,
                       edges->edge_vec, exchange.get()},
-             *results);
+             *results, edges->ids);
   });
 }
 

@@ -53,6 +53,8 @@ typedef struct {
   const char* equipot_version;      /* that wrote the file */
   uint64_t checksum;                /* of the file: to see whether two processes have read the same one */
   int64_t feature_width;            /* of the last layer; 0: the file does not say how uncertain its energies are */
+  const double* shortest_distances; /* (num_species, num_species) Å, the closest that atoms of two species come in
+                                       the training set, infinite for a pair it does not have; null: not known */
 } equipot_description;
 
 /* Pointers in *description are valid as long as the model. */
@@ -75,6 +77,7 @@ typedef struct {
   const int64_t* neighbor;          /* (num_edges) */
   const double* edge_vec;           /* (num_edges, 3) Å, from the center to the neighbor */
   const equipot_exchange* exchange; /* null: none */
+  const int64_t* ids;               /* (num_atoms) what messages call the atoms; null: their index */
 } equipot_edges;
 
 /* Null: not wanted. */

@@ -1,0 +1,114 @@
+#include "ensemble.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
+#include <filesystem>
+#include <map>
+#include <stdexcept>
+
+namespace equipot {
+namespace {
+
+// The files of a folder in their order, with the messages of deploy/ensemble.py; a file stands for itself.
+std::vector<std::string> find_members(const std::string& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_directory(path, unknown)) return {path};
+  std::map<int, std::string> found;
+  std::string names;
+  for (const auto& entry : std::filesystem::directory_iterator(path, unknown)) {
+    const std::string name = entry.path().filename().string();
+    int index = 0, length = 0;
+    if (std::sscanf(name.c_str(), "member_%9d%n", &index, &length) == 1 && std::isdigit(name[7]) &&
+        (name.substr(length).empty() || name.substr(length) == ".pt"))
+      found[index] = name;
+  }
+  if (found.empty()) return {path};
+  std::vector<std::string> files;
+  for (const auto& [index, name] : found) {
+    names += (names.empty() ? "" : ", ") + name;
+    files.push_back((std::filesystem::path(path) / name).string());
+  }
+  if (files.size() == 1) throw std::runtime_error("'" + path + "' holds one member only: an ensemble has two at least.");
+  for (int index = 0; index < found.rbegin()->first; ++index)
+    if (!found.count(index))
+      throw std::runtime_error("'" + path + "' holds " + names + ", but no member_" + std::to_string(index) +
+                               ": it is not the whole ensemble.");
+  return files;
+}
+
+std::string named(const std::string& file, const ModelFacts& facts) {
+  std::string text = file + " (";
+  for (const auto& symbol : facts.species) text += symbol + " ";
+  char length[32];
+  std::snprintf(length, sizeof length, "%g A)", facts.cutoff);
+  text.back() = ',';
+  return text + " " + length;
+}
+
+}  // namespace
+
+Ensemble::Ensemble(const std::vector<std::string>& paths, const std::string& device)
+    : files_(paths.size() == 1 ? find_members(paths[0]) : paths) {
+  for (const auto& file : files_) members_.push_back(open_model(file, device));
+  const ModelFacts& first = members_[0]->facts();
+  for (size_t m = 1; m < members_.size(); ++m) {
+    const ModelFacts& other = members_[m]->facts();
+    if (other.species != first.species || other.cutoff != first.cutoff)
+      throw std::runtime_error("Species and cutoff of an ensemble's members must be the same, but those of " +
+                               named(files_[m], other) + " are not those of " + named(files_[0], first) + ".");
+  }
+}
+
+int Ensemble::num_exchanges() const {
+  int most = 0;
+  for (const auto& member : members_) most = std::max(most, member->facts().num_exchanges);
+  return most;
+}
+
+int64_t Ensemble::widest_message() const {
+  int64_t bytes = 0;
+  for (const auto& member : members_)
+    bytes = std::max(bytes, member->facts().widest_exchange * member->facts().bytes_per_number);
+  return bytes;
+}
+
+std::vector<double> Ensemble::shortest_distances() const {
+  std::vector<double> shortest;
+  for (const auto& member : members_) {
+    const auto& seen = member->facts().shortest_distances;
+    if (shortest.empty()) shortest = seen;
+    for (size_t pair = 0; pair < seen.size(); ++pair) shortest[pair] = std::min(shortest[pair], seen[pair]);
+  }
+  return shortest;
+}
+
+// That of a single file; of several, FNV-1a.
+uint64_t Ensemble::checksum() const {
+  if (is_single()) return members_[0]->facts().checksum;
+  uint64_t hash = 14695981039346656037u;
+  for (const auto& member : members_) hash = (hash ^ member->facts().checksum) * 1099511628211u;
+  return hash;
+}
+
+Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* exchange, bool heat) {
+  if (is_single()) return members_[0]->evaluate(neighborhood, exchange, heat);
+  const size_t num_atoms = neighborhood.num_atoms(), num_members = members_.size();
+  energies_.assign(num_atoms, 0.0), forces_.assign(3 * num_atoms, 0.0), virials_.assign(9 * num_atoms, 0.0);
+  heat_virials_.assign(heat ? 9 * num_atoms : 0, 0.0);
+  member_forces_.resize(num_members), member_virials_.assign(num_members, {});
+  for (size_t m = 0; m < num_members; ++m) {
+    const Evaluation found = members_[m]->evaluate(neighborhood, exchange, heat);
+    member_forces_[m].assign(found.forces, found.forces + 3 * num_atoms);
+    for (size_t n = 0; n < num_atoms; ++n) energies_[n] += found.atom_energies[n];
+    for (size_t n = 0; n < 3 * num_atoms; ++n) forces_[n] += found.forces[n];
+    for (size_t n = 0; n < 9 * num_atoms; ++n)
+      virials_[n] += found.atom_virials[n], member_virials_[m][n % 9] += found.atom_virials[n];
+    for (size_t n = 0; n < heat_virials_.size(); ++n) heat_virials_[n] += found.atom_heat_virials[n];
+  }
+  for (auto* sums : {&energies_, &forces_, &virials_, &heat_virials_})
+    for (double& sum : *sums) sum /= static_cast<double>(num_members);
+  return {energies_.data(), forces_.data(), virials_.data(), heat ? heat_virials_.data() : nullptr};
+}
+
+}  // namespace equipot
