@@ -79,8 +79,8 @@ def test_neighbors_are_those_of_matscipy(file, pbc, scale):
     engine = Engine(file)
     right = engine.evaluate_edges(vec, edge_index, types, heat=True)
     found = engine.evaluate(positions, cell, pbc, types, heat=True)
-    for name, value in vars(right).items():
-        np.testing.assert_allclose(getattr(found, name), value, rtol=2e-5, atol=2e-5)
+    for name in ("atom_energies", "forces", "atom_virials", "atom_heat_virials"):
+        np.testing.assert_allclose(getattr(found, name), getattr(right, name), rtol=2e-5, atol=2e-5)
     assert np.abs(right.forces).max() > 1e-3  # there is something to compare
 
 
@@ -295,7 +295,7 @@ def test_results_that_are_not_finite_are_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=2), "version 2, this engine reads up to 1. Upgrade equipot"),
+        (lambda p: p.update(version=99), "version 99, this engine reads up to 2. Upgrade equipot"),
         (lambda p: p.update(dtype="float16"), "type 'float16', expected float32 or float64"),
         (
             lambda p: p["steps"][1].update(do="attention"),
