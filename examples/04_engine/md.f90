@@ -10,7 +10,7 @@ program md
   end type
   type, bind(c) :: equipot_results
     type(c_ptr) :: energy = c_null_ptr, atom_energies = c_null_ptr, forces = c_null_ptr, virial = c_null_ptr, &
-                   atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr
+                   atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr, features = c_null_ptr
   end type
   interface
     integer(c_int) function equipot_open(path, model) bind(c)

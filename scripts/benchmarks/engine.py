@@ -88,13 +88,14 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_memory()
     print(f"{'ms of processor time':26s}{'TorchScript':>12s}{'engine':>9s}{'ratio':>7s}   "
-          f"{'ASE, torch':>10s}{'ASE':>9s}{'ratio':>7s}")  # fmt: skip
+          f"{'ASE, torch':>10s}{'ASE':>9s}{'ratio':>7s}   {'heat flux':>9s}{'ratio':>7s}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, case) in enumerate(cases().items()):
             file = Path(folder) / f"{number}.pt"
             row = measure(deploy(file, *case), case[1], rounds)
             print(f"{name:26s}{row[0]:12.2f}{row[1]:9.2f}{row[0] / row[1]:7.2f}   "
-                  f"{row[2]:10.2f}{row[3]:9.2f}{row[2] / row[3]:7.2f}", flush=True)  # fmt: skip
+                  f"{row[2]:10.2f}{row[3]:9.2f}{row[2] / row[3]:7.2f}   "
+                  f"{row[4]:9.2f}{row[4] / row[1]:7.2f}", flush=True)  # fmt: skip
             if name.startswith("216 Si, NequIP"):
                 silicon = str(file)
         for name, imports in (("ASE, TorchScript", BY_TORCH), ("engine alone", BY_ENGINE)):
@@ -132,7 +133,7 @@ def deploy(file: Path, settings: dict, atoms: Atoms, neighbors: float) -> Path:
 
 
 def measure(file: Path, atoms: Atoms, rounds: int) -> list[float]:
-    """ms: TorchScript, engine, ASE by TorchScript, ASE by the engine."""
+    """ms: TorchScript, engine, ASE by TorchScript, ASE by the engine, the engine for a heat flux."""
     atoms = atoms.copy()
     atoms.rattle(0.05, seed=1)
     calculators = [EquipotCalculator(file, device="cpu", engine=engine) for engine in ("torch", "auto")]
@@ -143,6 +144,7 @@ def measure(file: Path, atoms: Atoms, rounds: int) -> list[float]:
     tensors = [torch.as_tensor(a) for a in (*arrays, np.ones(len(types), dtype=bool))]
     calls = [lambda: model(*tensors), lambda: engine.evaluate_edges(*arrays)]
     calls += [lambda calc=calc: step(atoms, calc) for calc in calculators]
+    calls.append(lambda: engine.evaluate_edges(*arrays, heat=True))
     repeats = max(1, 600 // len(atoms))
     times = [[cpu_time(call, repeats) for call in calls] for _ in range(rounds + 1)]
     return list(1e3 * np.median(times[1:], axis=0))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from equipot.engine import library as bindings
 from equipot.engine.library import LIBRARY
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,20 @@ def test_runs_and_keeps_its_energy(source, tmp_path):
     assert abs(float(drifts[1])) < 0.5
     missing = subprocess.run([run[0], "no.pt"], capture_output=True, text=True, check=False)
     assert missing.returncode != 0 and "no.pt: no such file" in missing.stderr + missing.stdout
+
+
+@pytest.mark.parametrize("name", ["structure", "edges", "results", "description"])
+def test_structs_are_those_of_the_header(name):
+    """A member that a caller does not have would be read from what lies behind its struct."""
+    header = (ROOT / "src/equipot/engine/include/equipot.h").read_text()
+    header = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+    members = re.search(rf"typedef struct {{([^}}]*)}} equipot_{name};", header)[1]
+    expected = re.findall(r"(\w+)(?:\[\d\])?\s*[,;]", members)
+    assert [field[0] for field in getattr(bindings, f"_{name.capitalize()}")._fields_] == expected
+    fortran = (EXAMPLE / "md.f90").read_text()
+    if found := re.search(rf"type, bind\(c\) :: equipot_{name}\n(.*?)end type", fortran, flags=re.S):
+        names = re.sub(r"= c_null_ptr|\(3\)|&|.*::", "", found[1])
+        assert re.findall(r"\w+", names) == expected
 
 
 def test_programs_are_short():

@@ -20,8 +20,11 @@ from standin import StandInNetwork, verified_in_this_process, write_standin
 
 import equipot
 from equipot import EquipotCalculator
+from equipot.config import NequIPConfig
 from equipot.data import graph_from_atoms
+from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.load import load_deployed
+from equipot.deploy.torchscript import write_torchscript
 from equipot.errors import (
     ConfigError,
     DataError,
@@ -30,6 +33,7 @@ from equipot.errors import (
     SimulationError,
     UnknownSpeciesError,
 )
+from equipot.models.build import build_potential
 from equipot.models.potential import predict
 from equipot.units import stress_to_voigt
 
@@ -373,3 +377,66 @@ def test_ensemble_with_a_damaged_member_is_refused(ensemble, tmp_path):
     (tmp_path / "member_1.pt").write_bytes(b"nothing")
     with pytest.raises(ModelFileError, match=r"member_1\.pt"):
         EquipotCalculator(tmp_path, device="cpu")
+
+
+@pytest.fixture(scope="module", params=["standin", "nequip"])
+def heat_model(request, model_file, tmp_path_factory):
+    """By TorchScript without messages, and by the engine with them."""
+    if request.param == "standin":
+        return model_file
+    torch.manual_seed(0)
+    species, shift = ["H", "C", "O"], [-1.0, -2.0, -3.0]
+    settings = {"cutoff": 3.0, "layers": 3, "channels": 4, "radial_hidden": (8,), "dtype": "float64"}
+    potential = build_potential(NequIPConfig(type="nequip", **settings), species, 6.0, shift, 1.0)
+    path = tmp_path_factory.mktemp("heat") / "nequip.pt"
+    facts = {"atomic_energies": shift, "weights": "ema", "validation": {}, "config": ""}
+    structures = synthetic_structures(species, 3.0)
+    with verified_in_this_process():
+        write_torchscript(potential, path, structures, source="", model_type="nequip", **facts)
+    return path
+
+
+def test_heat_flux(heat_model, ethanol):
+    """d/dt Σ r_i E_i of a free molecule; dU_i/dt by central differences, steps of 1e-4 fs."""
+    ethanol.calc = EquipotCalculator(heat_model, device="cpu")
+    draw_velocities(ethanol, 2000)
+    velocities, step = ethanol.get_velocities(), 1e-5
+    flux = ethanol.calc.get_property("heat_flux", ethanol)
+    energies = ethanol.get_potential_energies()
+    energies += 0.5 * ethanol.get_masses() * (velocities**2).sum(axis=1)
+    power = (ethanol.get_forces() * velocities).sum(axis=1)
+    for sign in (1, -1):
+        moved = ethanol.copy()
+        moved.positions += sign * step * velocities
+        power += sign * ethanol.calc.get_property("energies", moved) / (2 * step)
+    np.testing.assert_allclose(flux, energies @ velocities + power @ ethanol.positions, rtol=0, atol=1e-7)
+    assert np.abs(power @ ethanol.positions).max() > 1e-3
+
+
+def test_heat_flux_follows_the_velocities(heat_model, ethanol, monkeypatch):
+    ethanol.calc = EquipotCalculator(heat_model, device="cpu")
+    assert not ethanol.calc.get_property("heat_flux", ethanol).any()
+    ethanol.get_forces()
+    assert "heat_virials" in ethanol.calc.results
+    monkeypatch.setattr(ethanol.calc, "calculate", None)  # nothing is evaluated again
+    draw_velocities(ethanol, 300)
+    flux = ethanol.calc.get_property("heat_flux", ethanol)
+    ethanol.set_velocities(-ethanol.get_velocities())
+    np.testing.assert_allclose(ethanol.calc.get_property("heat_flux", ethanol), -flux)
+    assert flux.any()
+
+
+def test_heat_flux_of_an_ensemble_is_the_mean(ensemble, crystal):
+    draw_velocities(crystal, 300)
+    calculators = [EquipotCalculator(model, device="cpu") for model in (ensemble, *ensemble.iterdir())]
+    mean, *each = (calculator.get_property("heat_virials", crystal) for calculator in calculators)
+    np.testing.assert_allclose(mean, np.mean(each, axis=0), atol=1e-12)
+    assert calculators[0].get_property("heat_flux", crystal).shape == (3,)
+
+
+@pytest.mark.parametrize("heat_model", ["nequip"], indirect=True)
+def test_torchscript_has_no_heat_flux_of_messages(heat_model, ethanol):
+    ethanol.calc = EquipotCalculator(heat_model, device="cpu", engine="torch")
+    with pytest.raises(PropertyNotImplementedError, match="passes messages, and only equipot's engine gives"):
+        ethanol.calc.get_property("heat_flux", ethanol)
+    assert ethanol.get_forces().any()

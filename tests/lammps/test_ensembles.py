@@ -91,6 +91,21 @@ def test_as_in_runs_of_each_member(lammps, ensemble, tmp_path):
     assert together[8:11] == pytest.approx([of_virial.max(), of_virial.min(), average], rel=1e-5)
 
 
+def test_heat_virials_are_the_mean(lammps, ensemble, tmp_path):
+    """For compute heat/flux, by way of a hybrid style."""
+    write_data(tmp_path / "atoms.data", oxide())
+    overlay = (
+        f"pair_style hybrid/overlay equipot zero 4.0\npair_coeff * * equipot {ensemble('nequip')} O Si\n"
+        "pair_coeff * * zero\ncompute w all centroid/stress/atom NULL virial\n"
+        "dump one all custom 1 w.dump id c_w[*]\ndump_modify one sort id format float %.15g\n"
+    )
+    lammps(setup(ensemble("nequip"), pair=overlay) + "run 0\n", 2)
+    atoms = read_atoms(tmp_path)
+    virials = EquipotCalculator(ensemble("nequip"), device="cpu").get_property("heat_virials", atoms)
+    expected = -BAR * virials[:, [0, 1, 2, 0, 0, 1, 1, 2, 2], [0, 1, 2, 1, 2, 2, 0, 0, 1]]
+    assert relative(read_dump(tmp_path / "w.dump")[0][:, 1:], expected) < 1e-7  # LAMMPS's bar
+
+
 def test_equal_members_agree(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     file = model_file("nequip")

@@ -20,6 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine
 from equipot.errors import ConfigError, ModelFileError
+from equipot.quantities import CONTRACT
 
 if TYPE_CHECKING:
     import torch
@@ -69,18 +70,35 @@ class DeployedModel:
             return jit.on_arrays(self.module, inputs, self.device)
         return jit.run(self.module, *inputs)
 
+    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found = self.engine.evaluate_edges(*inputs)
+        return found.atom_energies, found.forces, found.atom_virials
+
     @property
     def has_features(self) -> bool:
-        """Whether `with_features` can be called: the file has an uncertainty, and the engine runs it."""
+        """Whether `rows` has features: the file has an uncertainty, and the engine runs it."""
         return self.engine is not None and self.engine.feature_width > 0
 
-    def with_features(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The deployed contract on arrays, and (N, K) eV features for `Engine.uncertainty`."""
-        found = self.engine.evaluate_edges(*inputs)
-        return found.atom_energies, found.forces, found.atom_virials, found.features
+    def rows(self, *inputs: Array, heat: bool = False) -> dict[str, Array]:
+        """What the model says of each atom, by the names of `CONTRACT`; arrays where there is an engine.
 
-    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
-        return self.with_features(*inputs)[:3]
+        The engine adds ``features`` (N, K) eV for `Engine.uncertainty`, if the file has one. ``heat`` adds
+        ``atom_heat_virials`` (N, 3, 3) eV: V in the potential part Σ V_i v_i of the heat flux, whose second
+        index is the velocity's (Langer et al., Phys. Rev. B 108, L100302 (2023)).
+
+        Raises ConfigError for the heat of a model that passes messages where TorchScript evaluates it.
+        """
+        if self.engine is not None:
+            found = vars(self.engine.evaluate_edges(*inputs, heat=heat))
+            return {name: rows for name, rows in found.items() if rows is not None}
+        if heat and self.metadata.num_exchanges > 0:
+            raise ConfigError(
+                f"{self.path} passes messages, and only equipot's engine gives the heat flux of such a "
+                f"model; here it runs on {self.runs_by}. Use device='cpu' and engine='auto'."
+            )
+        rows = dict(zip(CONTRACT, self(*inputs), strict=False))
+        # Where each energy depends on edges of its own alone, virials are the weights.
+        return rows | ({"atom_heat_virials": rows["atom_virials"]} if heat else {})
 
     def __deepcopy__(self, _) -> "DeployedModel":
         return self

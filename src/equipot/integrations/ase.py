@@ -15,7 +15,7 @@ from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
-from equipot.quantities import CONTRACT, QUANTITIES
+from equipot.quantities import QUANTITIES
 from equipot.units import stress_to_voigt
 
 if TYPE_CHECKING:
@@ -64,11 +64,16 @@ class EquipotCalculator(Calculator):
 
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
+
+    On request only, since it takes as long as several evaluations: ``calc.get_property("heat_flux", atoms)``
+    (3,), eV Å per ASE's unit of time: J = Σ (U_i + m_i v_i²/2) v_i + Σ V_i v_i, not divided by the volume, of
+    the velocities of ``atoms``; ``heat_virials`` are V (N, 3, 3) eV, whose second index is the velocity's.
+    Source: Langer et al., Phys. Rev. B 108, L100302 (2023).
     """
 
     name = "equipot"
     implemented_properties: ClassVar[list[str]] = [
-        "energy", "free_energy", "energies", "forces", "stress", "stresses",
+        "energy", "free_energy", "energies", "forces", "stress", "stresses", "heat_virials", "heat_flux",
     ]  # fmt: skip
 
     def __init__(
@@ -119,10 +124,11 @@ class EquipotCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
-        each = self._evaluate(atoms)
+        each = self._evaluate(atoms, "heat_virials" in properties)
         rows = each[0]
         if len(each) > 1:
-            rows = {name: np.mean([found[name] for found in each], axis=0) for name in rows}
+            shared = [name for name in rows if name != "features"]  # whose widths may differ
+            rows = {name: np.mean([found[name] for found in each], axis=0) for name in shared}
         _check_finite(rows.values())
         energies, forces = rows["atom_energies"], rows["forces"]
         energy = float(energies.sum())
@@ -141,22 +147,36 @@ class EquipotCalculator(Calculator):
         if periodic:
             stresses = stress_to_voigt(-rows["atom_virials"] / atoms.get_volume())
             self.results |= {"stress": stresses.sum(axis=0), "stresses": stresses}
+        if "atom_heat_virials" in rows:
+            self.results["heat_virials"] = rows["atom_heat_virials"]
 
-    def _evaluate(self, atoms: Atoms) -> list[dict[str, np.ndarray]]:
-        """What each member says of each atom, by the names of `CONTRACT`, and ``features`` if it has them."""
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True):
+        """As every ASE calculator; the heat flux follows the velocities, which are no reason to calculate."""
+        if name != "heat_flux":
+            return super().get_property(name, atoms, allow_calculation)
+        virials = super().get_property("heat_virials", atoms, allow_calculation)
+        if virials is None:
+            return None
+        atoms = self.atoms if atoms is None else atoms
+        velocities = atoms.get_velocities()
+        energies = self.results["energies"] + 0.5 * atoms.get_masses() * (velocities**2).sum(axis=1)
+        self.results["heat_flux"] = energies @ velocities + np.einsum("nab,nb->a", virials, velocities)
+        return self.results["heat_flux"].copy()
+
+    def _evaluate(self, atoms: Atoms, heat: bool) -> list[dict[str, np.ndarray]]:
+        """What each member says of each atom, as `DeployedModel.rows`."""
         atom_types = self.model.atom_types(atoms.numbers)
         edges = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
         types = self._types_on_device(atom_types[edges.order])
         for found in self.distances.find(edges, types):
             self.report_distance(found)
         inputs = edges.vec, edges.index, types, types >= 0
-        if self._gives_uncertainties:
-            found = self.model.with_features(*inputs)
-            *rows, features = (values.take(edges.place, axis=0) for values in found)
-            return [dict(zip(CONTRACT, rows, strict=False), features=features)]
-        each = [member(*inputs) for member in self.members]  # all are at work before a GPU is waited for
-        placed = [[as_array(rows).take(edges.place, axis=0) for rows in found] for found in each]
-        return [dict(zip(CONTRACT, found, strict=False)) for found in placed]
+        try:  # all are at work before a GPU is waited for
+            each = [member.rows(*inputs, heat=heat) for member in self.members]
+        except ConfigError as error:
+            raise PropertyNotImplementedError(str(error)) from None
+        place = edges.place
+        return [{name: as_array(rows).take(place, axis=0) for name, rows in found.items()} for found in each]
 
     @property
     def _gives_uncertainties(self) -> bool:
