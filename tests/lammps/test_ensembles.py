@@ -14,6 +14,7 @@ BAR = 1.602176634e6  # per eV/Å³
 # Sums in another order: 1e-16 each in float64, 6e-8 in float32, and deviations are differences of them.
 TOLERANCE = {"nequip": 1e-10, "allegro": 1e-10, "nequip-float32": 2e-6}
 DEVIATION = "compute dev all equipot/deviation\n"
+COLUMNS = "thermo_style custom step pe c_dev[*]\nthermo_modify format float %.15g\n"
 DUMP = """
 group few id 1:10
 compute few few equipot/deviation
@@ -72,18 +73,24 @@ def test_as_in_ase(lammps, ensemble, tmp_path, name, ranks, newton):
 def test_as_in_runs_of_each_member(lammps, ensemble, tmp_path):
     """DeePMD's columns: of the virial's nine components by the number of atoms, of the forces by atom."""
     write_data(tmp_path / "atoms.data", oxide())
-    together = lammps(setup(ensemble("nequip")) + DEVIATION + DUMP, 2).thermo[0]
-    energies, forces, virials = [], [], []
-    alone = "".join(
-        line + "\n" for line in DUMP.splitlines() if "compute" not in line and "thermo" not in line
+    dump = (
+        "thermo_style custom step pe pxx pyy pzz pxy pxz pyz{}\nthermo_modify format float %.15g\n"
+        "compute w all centroid/stress/atom NULL virial\n"
+        "dump one all custom 1 first.dump id fx fy fz c_w[*]\n"
+        "dump_modify one sort id format float %.15g\nrun 0\n"
     )
+    together = lammps(setup(ensemble("nequip")) + DEVIATION + dump.format(" c_dev[*]"), 2).thermo[0]
+    of_heat = read_dump(tmp_path / "first.dump")[0][:, 4:]
+    energies, virials, columns = [], [], []
     for member in sorted(ensemble("nequip").iterdir()):
-        _, energy, *pressure = lammps(setup(member) + alone.replace(" c_dev c_few", "")).thermo[0]
+        _, energy, *pressure = lammps(setup(member) + dump.format("")).thermo[0]
         energies.append(energy)
         virials.append(np.array(pressure) * oxide().get_volume() / BAR)
-        forces.append(read_dump(tmp_path / "first.dump")[0][:, 1:])
+        columns.append(read_dump(tmp_path / "first.dump")[0][:, 1:])
     assert len(energies) == 3 and together[1] == pytest.approx(np.mean(energies), rel=1e-12)
-    of_forces = np.sqrt(np.square(forces - np.mean(forces, axis=0)).sum(axis=(0, 2)) / 2)
+    assert relative(of_heat, np.mean(columns, axis=0)[:, 3:]) < 1e-10
+    forces = np.array(columns)[:, :, :3]
+    of_forces = np.sqrt(np.square(forces - forces.mean(axis=0)).sum(axis=(0, 2)) / 2)
     assert together[11:14] == pytest.approx(of_all(of_forces), rel=1e-9)
     of_virial = np.std(virials, axis=0, ddof=1)[[0, 1, 2, 3, 4, 5, 3, 4, 5]] / 64
     average = np.sqrt(np.square(of_virial).mean())
@@ -121,7 +128,7 @@ def test_members_of_several_kinds(lammps, model_file, tmp_path):
     files = [model_file(name) for name in ("allegro", "nequip-float32", "nequip")]
     pair = f"pair_style equipot\npair_coeff * * {' '.join(map(str, files))} O Si\n"
     script = setup(files[0], pair=pair) + DEVIATION + "velocity all create 600 1 loop geom\nfix 1 all nve\n"
-    script += "thermo_style custom step pe c_dev[*]\nthermo_modify format float %.15g\n"
+    script += COLUMNS
     one, *others = (lammps(script + "run 20\n", ranks).thermo for ranks in (1, 3))
     for other in others:
         assert relative(other, one) < 1e-6
@@ -134,7 +141,7 @@ def test_members_of_several_kinds(lammps, model_file, tmp_path):
 def test_units_scale_and_isolated_atoms(lammps, ensemble, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     script = setup(ensemble("nequip")) + DEVIATION
-    run = "thermo_style custom step pe c_dev[*]\nthermo_modify format float %.15g\nrun 0\n"
+    run = COLUMNS + "run 0\n"
     metal = lammps(script + run).thermo[0]
     real = lammps(script.replace("units metal", "units real") + run, 2).thermo[0]
     assert real[1:] == pytest.approx(metal[1:] * 23.060547830619, rel=1e-9)
@@ -162,9 +169,8 @@ def test_atoms_that_the_model_does_not_see(lammps, ensemble, tmp_path):
     assert thermo[17:20] == pytest.approx(np.full(3, deviations[2]), rel=1e-12)
     write_data(tmp_path / "atoms.data", atoms)
     script = setup(ensemble("nequip")) + DEVIATION + "group out id 3 17 40\n"
-    columns = "thermo_style custom step pe c_dev[*]\nthermo_modify format float %.15g\n"
-    excluded = lammps(script + "neigh_modify exclude group out all\n" + columns + "run 0\n", 2).thermo
-    deleted = lammps(script + "delete_atoms group out compress no\n" + columns + "run 0\n", 2).thermo
+    excluded = lammps(script + "neigh_modify exclude group out all\n" + COLUMNS + "run 0\n", 2).thermo
+    deleted = lammps(script + "delete_atoms group out compress no\n" + COLUMNS + "run 0\n", 2).thermo
     assert excluded[0] == pytest.approx(deleted[0], rel=1e-9)
 
 
@@ -185,6 +191,32 @@ def test_file_in_the_columns_of_deepmd_and_a_halt(lammps, ensemble, tmp_path):
     assert table.shape == (halted // 10 + 1, 7)
     in_log = result.thermo[np.isin(result.thermo[:, 0], table[:, 0])]
     assert table == pytest.approx(in_log[:, [0, 2, 3, 4, 5, 6, 7]], rel=1e-4)
+
+
+def test_two_ensembles_in_one_input(lammps, ensemble, tmp_path):
+    """One after the other, by a second pair_coeff and after clear."""
+    write_data(tmp_path / "atoms.data", oxide())
+    nequip, allegro = (setup(ensemble(name)) + DEVIATION + COLUMNS for name in ("nequip", "allegro"))
+    right = [lammps(script + "run 0\n").thermo[0] for script in (nequip, allegro)]
+    again = f"pair_coeff * * {ensemble('allegro')} O Si\nrun 0\n"
+    found = lammps(nequip + "run 0\n" + again + "clear\n" + nequip + "run 0\n", 2).thermo
+    assert found == pytest.approx(np.array([*right, right[0]]), rel=1e-9)
+
+
+def test_atoms_without_ids(lammps, ensemble):
+    """Each ghost is a row of its own, on one rank too."""
+    made = (
+        "lattice fcc 4.6\nregion box block 0 2 0 2 0 2\ncreate_box 2 box\ncreate_atoms 1 box\n"
+        "lattice fcc 4.6 origin 0.5 0 0\ncreate_atoms 2 box\nmass * 20.0\n"
+    )
+    moved = "displace_atoms all ramp x 0 0.8 y 0 9.2 units box\nrun 0\n"
+    for newton in ("on", "off"):
+        script = setup(ensemble("nequip"), before=f"newton {newton}") + DEVIATION + COLUMNS + moved
+        script = script.replace("read_data atoms.data", made)
+        with_ids = lammps(script).thermo[0]
+        script = script.replace("atom_style", "atom_modify id no\natom_style")
+        for ranks in (1, 2):
+            assert relative(lammps(script, ranks).thermo[0, 1:], with_ids[1:]) < 1e-10
 
 
 def test_models_that_do_not_belong_together(lammps, model_file, ensemble, tmp_path):
