@@ -54,7 +54,8 @@ struct Term {
 template <class T>
 struct Plan {
   std::vector<Coupling> couplings;
-  std::vector<Term<T>> terms;  // by coupling: for the gradient with respect to Y
+  std::vector<Term<T>> terms;  // by coupling
+  std::vector<Term<T>> by_harmonic;  // the same, for the gradient with respect to Y
   std::vector<Term<T>> assigning;  // the same terms, the first of every element of M ...
   std::vector<Term<T>> adding;  // ... and the others, so that M is computed without first being zeroed
   int64_t num_elements = 0;

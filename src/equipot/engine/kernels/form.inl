@@ -238,15 +238,35 @@ void matrices(const Plan<T>& plan, const T* sh, const int64_t* edges, int count,
 
 constexpr int span = 6;  // splines that are not zero in an interval
 
-// Where in the table an edge lies, and the splines there: values and first and second derivatives by the distance.
+// Where in the table up to one vector of edges lie, and the splines there, one edge per lane: values and first and
+// second derivatives by the distance.
 template <class T>
-Knot<T> locate(const RadialTable<T>& table, T length) {
-  const T position = length / table.cutoff * T(table.intervals);
-  const bool inside = position < T(table.intervals);
-  if (!inside) return {};  // all zero
-  const int64_t row = std::max<int64_t>(int64_t(position), 0);
-  return splines_at(position - T(row), row, T(table.intervals) / table.cutoff, T(1));
-}
+struct Knots {
+  int64_t row[lanes<T>];
+  Knot<Vector<T>> splines;
+
+  void locate(const RadialTable<T>& table, const T* length, const int64_t* edges, int count) {
+    const T steps = T(table.intervals) / table.cutoff;
+    Vector<T> u{}, inside{};  // zero beyond the cutoff, and where there is no edge
+    for (int b = 0; b < count; ++b) {
+      const T position = length[edges[b]] / table.cutoff * T(table.intervals);
+      const bool within = position < T(table.intervals);
+      row[b] = within ? std::max<int64_t>(int64_t(position), 0) : 0;
+      u[b] = within ? position - T(row[b]) : T(0), inside[b] = T(within);
+    }
+    splines = splines_at<Vector<T>>(u, 0, steps - Vector<T>{}, inside);
+  }
+
+  Knot<T> operator[](int b) const {
+    Knot<T> knot;
+    knot.row = row[b];
+    for (int k = 0; k < span; ++k) {
+      knot.value[k] = splines.value[k][b], knot.slope[k] = splines.slope[k][b];
+      knot.curvature[k] = splines.curvature[k][b];
+    }
+    return knot;
+  }
+};
 
 // Calls tile(V{}, c) for whole vectors, then for single numbers.
 template <class T, class F>
@@ -297,13 +317,19 @@ void interpolate(const Arrays<T>& a, const Knot<T>& knot, int64_t edge, int64_t 
 template <class T, bool mixed>
 void pull_back(const Arrays<T>& a, const Knot<T>& knot, int64_t edge, int64_t num_weights, const Radial<T>& radial) {
   if (a.grad_length != nullptr) {
-    Vector<T> sum{};
-    along<T>(num_weights, [&]<class V>(int64_t c) {
+    constexpr int chains = 4;  // of additions, which need not wait for each other
+    Vector<T> sum[chains] = {};
+    const auto add = [&]<class V>(Vector<T>& to, int64_t c) {
       V product = load<V>(radial.grad + c) * load<V>(radial.w_slope + c);
       if constexpr (mixed) product += load<V>(radial.plain_grad + c) * load<V>(radial.cotangent_slope + c);
-      add_to_lanes(sum, product);
-    });
-    a.grad_length[edge] = sum_lanes<T>(sum) + (a.add_geometry ? a.grad_length[edge] : T(0));
+      add_to_lanes(to, product);
+    };
+    int64_t c = 0;
+    for (; c + chains * lanes<T> <= num_weights; c += chains * lanes<T>)
+      UNROLL for (int n = 0; n < chains; ++n) add.template operator()<Vector<T>>(sum[n], c + n * lanes<T>);
+    for (; c + lanes<T> <= num_weights; c += lanes<T>) add.template operator()<Vector<T>>(sum[0], c);
+    for (; c < num_weights; ++c) add.template operator()<T>(sum[0], c);
+    a.grad_length[edge] = sum_lanes<T>((sum[0] + sum[1]) + (sum[2] + sum[3])) + (a.add_geometry ? a.grad_length[edge] : T(0));
   }
   if (a.grad_table == nullptr) return;
   T* rows = a.grad_table + knot.row * num_weights;
@@ -332,14 +358,13 @@ Buffer<T> buffer(int64_t vectors) {
 template <class T>
 struct Workspace {
   Buffer<T> harmonics, m, m_cotangent;  // of a batch of edges, one edge per lane
-  Buffer<T> grad_sh, grad_m, scaled, radial_rows;  // of one edge
+  Buffer<T> grad_m, scaled, radial_rows;  // of one edge
   Radial<T> radial{};
 
   Workspace(const Plan<T>& plan, bool mixed, bool tabulated)
       : harmonics(buffer<T>(plan.dim_sh)),
         m(buffer<T>(plan.num_elements)),
         m_cotangent(buffer<T>(mixed ? plan.num_elements : 0)),
-        grad_sh(buffer<T>(plan.dim_sh)),
         grad_m(buffer<T>(plan.num_elements)),
         scaled(buffer<T>(plan.widest_block / lanes<T> + 1)) {
     if (!tabulated) return;
@@ -359,19 +384,15 @@ void run_couplings(const Plan<T>& plan, const Arrays<T>& a, const std::vector<Pa
   const Radial<T>& radial = workspace.radial;
   const int64_t in_row = a.neighbor[edge] * plan.dim_in, out_row = a.center[edge] * plan.dim_out;
   const bool want_sh = pass == Pass::neighbor && a.grad_sh != nullptr;
-  Vector<T>* grad_sh = workspace.grad_sh.get();
-  if (want_sh) std::fill_n(grad_sh, plan.dim_sh, Vector<T>{});
+  if (want_sh) std::fill_n(workspace.grad_m.get(), plan.num_elements, Vector<T>{});
   Item<T> item{};
   item.scaled = reinterpret_cast<T*>(workspace.scaled.get());
   for (size_t n = 0; n < plan.couplings.size(); ++n) {
     const Coupling& coupling = plan.couplings[n];
-    const int elements = coupling.diagonal ? 1 : (2 * coupling.l_in + 1) * (2 * coupling.l_out + 1);
-    Vector<T>* grad_m = workspace.grad_m.get() + coupling.first_element;
     item.m = reinterpret_cast<const T*>(workspace.m.get() + coupling.first_element) + b;
     if constexpr (mixed)
       item.m_cotangent = reinterpret_cast<const T*>(workspace.m_cotangent.get() + coupling.first_element) + b;
-    item.grad_m = want_sh ? grad_m : nullptr;
-    if (want_sh) std::fill_n(grad_m, elements, Vector<T>{});
+    item.grad_m = want_sh ? workspace.grad_m.get() + coupling.first_element : nullptr;
     for (const Path& path : coupling.paths) {
       item.channels = path.channels;
       item.out_stride = path.out_stride;
@@ -391,16 +412,15 @@ void run_couplings(const Plan<T>& plan, const Arrays<T>& a, const std::vector<Pa
       }
       functions[n](item);
     }
-    if (!want_sh) continue;
-    for (int t = coupling.first_term; t < coupling.last_term; ++t) {
-      const Term<T>& term = plan.terms[t];
-      grad_sh[term.harmonic] += term.value * workspace.grad_m[term.element];
-    }
   }
   if (!want_sh) return;
+  const Term<T>* term = plan.by_harmonic.data();
+  const Term<T>* const end = term + plan.by_harmonic.size();
   for (int64_t j = 0; j < plan.dim_sh; ++j) {
+    Vector<T> sum{};
+    for (; term != end && term->harmonic == j; ++term) sum += term->value * workspace.grad_m[term->element];
     T& to = a.grad_sh[edge * plan.dim_sh + j];
-    to = sum_lanes<T>(grad_sh[j]) + (a.add_geometry ? to : T(0));
+    to = sum_lanes<T>(sum) + (a.add_geometry ? to : T(0));
   }
 }
 
@@ -412,8 +432,10 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
   for (const Coupling& coupling : plan.couplings) functions.push_back(select<T, pass, mixed>(coupling));
   Workspace<T> workspace(plan, mixed, tabulated);
   Radial<T>& radial = workspace.radial;
+  Knots<T> knots;
   for (int64_t first = 0; first < count; first += lanes<T>) {
     const int batch = int(std::min<int64_t>(lanes<T>, count - first));
+    if (tabulated) knots.locate(a.table, a.length, edges + first, batch);
     Vector<T>* y = workspace.harmonics.get();
     matrices(plan, a.sh, edges + first, batch, y, workspace.m.get());
     if constexpr (mixed) matrices(plan, a.sh_cotangent, edges + first, batch, y, workspace.m_cotangent.get());
@@ -427,7 +449,7 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
         run_couplings<T, pass, mixed>(plan, a, functions, workspace, edge, b);
         continue;
       }
-      const Knot<T> knot = locate(a.table, a.length[edge]);
+      const Knot<T> knot = knots[b];
       interpolate<T, neighbor, mixed>(a, knot, edge, plan.num_weights, radial);
       run_couplings<T, pass, mixed>(plan, a, functions, workspace, edge, b);
       if constexpr (neighbor) pull_back<T, mixed>(a, knot, edge, plan.num_weights, radial);

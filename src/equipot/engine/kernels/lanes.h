@@ -1,6 +1,7 @@
 // Vectors of the width the compiler was told to use, through the vector extension of GCC and Clang.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -63,11 +64,19 @@ inline void multiply_add(V& sum, V a, V b) {
   sum += a * b;
 }
 
+// Halves are added until one number is left.
+template <class T, int count = lanes<T>>
+INLINE T sum_of(const T* numbers) {
+  if constexpr (count == 1) return *numbers;
+  constexpr int half = std::max(count / 2, 1);
+  typedef T Half __attribute__((vector_size(half * sizeof(T))));
+  const Half halves = load<Half>(numbers) + load<Half>(numbers + half);
+  return sum_of<T, half>(reinterpret_cast<const T*>(&halves));
+}
+
 template <class T>
-inline T sum_lanes(Vector<T> value) {
-  T sum = 0;
-  for (int i = 0; i < lanes<T>; ++i) sum += value[i];
-  return sum;
+INLINE T sum_lanes(const Vector<T>& value) {
+  return sum_of<T>(reinterpret_cast<const T*>(&value));
 }
 
 }  // namespace equipot

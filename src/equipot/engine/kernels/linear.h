@@ -73,11 +73,10 @@ std::vector<T> transposed_weights(const LinearMap& map, const T* weights, int64_
 template <class T>
 void add_linear(const LinearMap& map, const T* weights, int64_t rows, const T* x, T* y) {
   for (const LinearBlock& b : map.blocks) {
-    for (int64_t m = 0; m < b.components; ++m)
-      add_product<T>({.rows = rows, .depth = b.channels_in, .columns = b.channels_out,
-                      .a = x + b.in_offset + m * b.channels_in, .a_row = map.dim_in, .a_step = 1,
-                      .b = weights, .b_row = b.channels_out,
-                      .c = y + b.out_offset + m * b.channels_out, .c_row = map.dim_out});
+    add_product<T>({.rows = rows, .depth = b.channels_in, .columns = b.channels_out,
+                    .a = x + b.in_offset, .a_row = map.dim_in, .a_step = 1, .b = weights, .b_row = b.channels_out,
+                    .c = y + b.out_offset, .c_row = map.dim_out, .components = b.components,
+                    .a_component = b.channels_in, .c_component = b.channels_out});
     weights += b.channels_in * b.channels_out;
   }
 }

@@ -7,8 +7,9 @@
 
 namespace equipot {
 
-// c(i, :) += sum over k of a(i, k) b(k, :), for all rows i, with k < depth. Element (i, k) of a lies at
-// i * a_row + k * a_step; rows of b and c are contiguous. Each sum has the order of k, however rows are cut into tiles.
+// c(i, m, :) += sum over k of a(i, m, k) b(k, :), for all rows i and components m, with k < depth. Element (i, m, k) of a
+// lies at i * a_row + m * a_component + k * a_step; rows of b and c are contiguous. Each sum has the order of k, however
+// rows are cut into tiles.
 template <class T>
 struct Product {
   int64_t rows, depth, columns;
@@ -18,33 +19,61 @@ struct Product {
   int64_t b_row;
   T* c;
   int64_t c_row;
+  int64_t components = 1, a_component = 0, c_component = 0;
 };
 
-template <int R, int U, class V, class T>
-INLINE void product_tile(const Product<T>& p, int64_t i, int64_t j) {
+// R rows of M components, from row i and component m.
+template <int R, int M, int U, class V, class T>
+INLINE void product_tile(const Product<T>& p, int64_t i, int64_t m, int64_t j) {
   constexpr int width = sizeof(V) / sizeof(T);
-  const T *a = p.a + i * p.a_row, *b = p.b + j;
-  T* c = p.c + i * p.c_row + j;
-  V sum[R][U];
-  UNROLL for (int r = 0; r < R; ++r) UNROLL for (int u = 0; u < U; ++u) sum[r][u] = load<V>(c + r * p.c_row + u * width);
+  const T *a = p.a + i * p.a_row + m * p.a_component, *b = p.b + j;
+  T* c = p.c + i * p.c_row + m * p.c_component + j;
+  V sum[R * M][U];
+  UNROLL for (int r = 0; r < R * M; ++r)
+    UNROLL for (int u = 0; u < U; ++u) sum[r][u] = load<V>(c + r / M * p.c_row + r % M * p.c_component + u * width);
   for (int64_t k = 0; k < p.depth; ++k) {
     V row[U];
     UNROLL for (int u = 0; u < U; ++u) row[u] = load<V>(b + k * p.b_row + u * width);
-    UNROLL for (int r = 0; r < R; ++r) {
-      const V factor = a[r * p.a_row + k * p.a_step] - V{};
+    UNROLL for (int r = 0; r < R * M; ++r) {
+      const V factor = a[r / M * p.a_row + r % M * p.a_component + k * p.a_step] - V{};
       UNROLL for (int u = 0; u < U; ++u) multiply_add(sum[r][u], factor, row[u]);
     }
   }
-  UNROLL for (int r = 0; r < R; ++r) UNROLL for (int u = 0; u < U; ++u) store(c + r * p.c_row + u * width, sum[r][u]);
+  UNROLL for (int r = 0; r < R * M; ++r)
+    UNROLL for (int u = 0; u < U; ++u) store(c + r / M * p.c_row + r % M * p.c_component + u * width, sum[r][u]);
+}
+
+// All components of rows i, i + 1, ... R at a time while there are as many; returns the first that is left.
+template <int R, int M, int U, class V, class T>
+INLINE int64_t product_rows(const Product<T>& p, int64_t i, int64_t m, int64_t j) {
+  for (; i + R <= p.rows; i += R) product_tile<R, M, U, V>(p, i, m, j);
+  return i;
 }
 
 template <int U, class V, class T>
 INLINE void product_columns(const Product<T>& p, int64_t j) {
-  constexpr int R = vector_registers >= 32 ? 12 : 6;  // with U = 2 the sums, a row of b and a factor fill the registers
-  int64_t i = 0;
-  for (; i + R <= p.rows; i += R) product_tile<R, U, V>(p, i, j);
-  for (; i + 3 <= p.rows; i += 3) product_tile<3, U, V>(p, i, j);
-  for (; i < p.rows; ++i) product_tile<1, U, V>(p, i, j);
+  constexpr bool many = vector_registers >= 32;  // with U = 2 the sums, a row of b and a factor fill the registers
+  int64_t m = 0;
+  // Few rows: of several components, which the same weights mix.
+  if (p.rows % (many ? 12 : 6) != 0) {
+    for (; m + 5 <= p.components; m += 5) {
+      int64_t i = 0;
+      if constexpr (many) i = product_rows<2, 5, U, V>(p, i, m, j);
+      product_rows<1, 5, U, V>(p, i, m, j);
+    }
+    for (; m + 3 <= p.components; m += 3) {
+      int64_t i = 0;
+      if constexpr (many) i = product_rows<4, 3, U, V>(p, i, m, j);
+      i = product_rows<2, 3, U, V>(p, i, m, j);
+      product_rows<1, 3, U, V>(p, i, m, j);
+    }
+  }
+  for (; m < p.components; ++m) {
+    int64_t i = product_rows<many ? 12 : 6, 1, U, V>(p, 0, m, j);
+    if constexpr (many) i = product_rows<6, 1, U, V>(p, i, m, j);
+    i = product_rows<3, 1, U, V>(p, i, m, j);
+    product_rows<1, 1, U, V>(p, i, m, j);
+  }
 }
 
 template <class T>

@@ -99,6 +99,9 @@ Plan<T> make_plan(const PathRow* rows, int64_t num_paths, const double* c, int64
   if (weights_used != num_weights)
     throw std::runtime_error("equipot::convolution: paths use " + std::to_string(weights_used) + " weights of " +
                              std::to_string(num_weights));
+  plan.by_harmonic = plan.terms;
+  std::stable_sort(plan.by_harmonic.begin(), plan.by_harmonic.end(),
+                   [](const Term<T>& a, const Term<T>& b) { return a.harmonic < b.harmonic; });
   return plan;
 }
 
