@@ -40,6 +40,7 @@ from equipot.deploy.rigidity import (
     collect,
     engine_of,
 )
+from equipot.engine.library import Engine
 from equipot.errors import DataError, ModelFileError
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
@@ -260,6 +261,9 @@ def test_it_is_said_and_checked(run, tmp_path):
             archive.writestr(entry, data)
     item = next(i for i in check(tmp_path / "wrong.pt", "cpu").items if "uncertainty" in i.name)
     assert not item.passed and item.value == pytest.approx(0.1, rel=1e-3)
+    assert "eV, uncertainties by 0 %" in Engine(tmp_path / "model.pt").check()
+    with pytest.raises(ModelFileError, match=r"does not reproduce .* uncertainties by 10 %"):
+        Engine(tmp_path / "wrong.pt").check()
 
 
 @needs_engine
