@@ -32,7 +32,7 @@ struct CommGroup : Comm {
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0), comm_width(0), bytes(0),
     exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
-    num_evaluations(0), evaluation(0)
+    num_evaluations(0), evaluation(0), features_wanted(false), last_features(nullptr)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -77,6 +77,7 @@ void PairEquipot::init_style()
   }
   time_in_model = time_in_exchange = time_in_edges = 0;
   num_evaluations = 0;
+  features_wanted = false;    // computes are initialized after pair styles
 }
 
 void PairEquipot::require_supported_settings()
@@ -152,11 +153,12 @@ void PairEquipot::compute(int eflag, int vflag)
   const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
   const std::string failure = equipot::failure_of(
-      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, cvflag_atom != 0); });
+      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, {cvflag_atom != 0, features_wanted}); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations, ++evaluation;
+  last_features = result.features;
 
   const double unit = this->unit();
   for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
@@ -315,6 +317,16 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 }
 
 double PairEquipot::unit() const { return energy_unit * common_scale(); }
+
+std::vector<double> PairEquipot::uncertainties(const double *features, int64_t rows) const
+{
+  std::vector<double> sigma;
+  const std::string failure = equipot::failure_of([&] { sigma = models->members()[0]->uncertainties(features, rows); });
+  if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
+  const double unit = this->unit();
+  for (double &value : sigma) value *= unit;
+  return sigma;
+}
 
 void PairEquipot::take_home(std::vector<double> &rows) { add_rows(rows.data(), 3); }
 

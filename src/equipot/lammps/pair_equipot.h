@@ -43,6 +43,9 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int64_t last_evaluation() const { return evaluation; }
   int64_t num_owned_rows() const { return neighborhood.num_owned; }
   int64_t row(int slot) const { return row_of[slot]; }
+  const double *features() const { return last_features; }  // (rows, feature_width); see `want_features`
+  void want_features() { features_wanted = true; }  // in this run, of a model that has them
+  std::vector<double> uncertainties(const double *features, int64_t rows) const;  // in LAMMPS's units
   double unit() const;  // of LAMMPS's energies, per eV, with the scale
   void take_home(std::vector<double> &rows);  // (rows, 3): what ghosts have is added to their owners, on all ranks
 
@@ -99,6 +102,8 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
   int64_t evaluation;  // counted through all runs
+  bool features_wanted;
+  const double *last_features;
 };
 
 }  // namespace LAMMPS_NS
