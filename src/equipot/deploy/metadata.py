@@ -30,7 +30,7 @@ class Metadata:
     widest_exchange: int  # numbers per atom in the widest of them
     dtype: str  # of the network; the interface is float64
     atomic_energies: tuple[float, ...]  # eV, per species
-    weights: str  # which weights of the checkpoint: "ema", "swa" or "last"
+    weights: str  # which weights of the checkpoint: "ema", "swa" or "last"; or "imported"
     weights_sha256: str
     tables: dict[str, float]  # intervals, force_error, rounding (eV/Å); empty: the radial networks are kept
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written
@@ -45,6 +45,8 @@ class Metadata:
     length_unit: str = "Ang"
     # Å, the closest that pairs of elements ("H-O") come in the training set; empty: not known.
     shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)
+    # Of a model of another code, or fine-tuned from one: package, file, licence, ...; empty: equipot's own.
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -164,5 +166,6 @@ _PARSERS = {
     "tables": json.loads,
     "validation": json.loads,
     "shortest_distances": json.loads,
+    "origin": json.loads,
     "format_version": int,
 }
