@@ -11,8 +11,9 @@ import yaml
 
 from equipot.config import LabelsConfig, UnitsConfig
 from equipot.config.data import Parsing
-from equipot.deploy.checkpoint import find_checkpoint, is_deployed, load_checkpoint
+from equipot.deploy.checkpoint import find_checkpoint, load_checkpoint
 from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.deploy.metadata import is_deployed
 from equipot.devices import resolve_device
 from equipot.errors import ModelFileError
 from equipot.graph import AtomicGraph
