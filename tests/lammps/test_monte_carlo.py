@@ -177,12 +177,14 @@ def test_shares_of_time_add_up(lammps, model_file, tmp_path):
         )
 
 
-def test_ranks_that_read_different_files(lammps, model_file, tmp_path, plugin):
+@pytest.mark.parametrize("given", ["model.pt", "same.pt model.pt"])
+def test_ranks_that_read_different_files(lammps, model_file, tmp_path, plugin, given):
     write_data(tmp_path / "atoms.data", oxide())
-    script = setup("model.pt") + "run 0\n"
+    script = setup(given) + "run 0\n"
     for folder, model in (("one", "nequip"), ("two", "nequip-one-layer")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.pt").write_bytes(model_file(model).read_bytes())
+        (tmp_path / folder / "same.pt").write_bytes(model_file("nequip").read_bytes())
         (tmp_path / folder / "in.lammps").write_text(script)
         (tmp_path / folder / "atoms.data").write_bytes((tmp_path / "atoms.data").read_bytes())
     one, two = (
