@@ -75,6 +75,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
+  double energy_of_overlaps();
   void warn_of_distances();
   void add_forces(const equipot::Evaluation &, double unit);
   void add_virials(const equipot::Evaluation &, double unit);
@@ -104,6 +105,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int64_t evaluation;  // counted through all runs
   bool features_wanted;
   const double *last_features;
+  bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place
 };
 
 }  // namespace LAMMPS_NS
