@@ -29,10 +29,11 @@ ALLOWED = {
     "data": BOTTOM,
     "models": {"nn", "ops", *BOTTOM},
     "deploy": {"models", "data", "nn", "ops", *BOTTOM},
+    "interop": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
     "evaluation": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
     "training": {"evaluation", "deploy", "models", "data", "nn", "ops", *BOTTOM},
     "integrations": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
-    "cli": {"evaluation", "training", "integrations", "deploy", "models", "data", "ops", *BOTTOM},
+    "cli": {"evaluation", "training", "integrations", "interop", "deploy", "models", "data", "ops", *BOTTOM},
     "equipot": {"integrations", "machine"},  # its own __init__.py, which is the public interface
 }
 HARMLESS = {"equipot.__version__"}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from equipot.deploy.load import load_deployed
+from equipot.ops.build import kernels_available
 from equipot.training import learning_rate
 
 
@@ -47,6 +48,28 @@ def test_ensemble_is_trained_evaluated_deployed_and_run(equipot, workspace, tmp_
     assert result.code == 0, result.err
     result = equipot("deploy", run, "--output", model / "member_0.pt")
     assert result.code == 1 and "an ensemble becomes a folder" in result.err
+
+
+@pytest.mark.skipif(not kernels_available(), reason="no compiler")
+def test_uncertainty_is_deployed_shown_checked_evaluated_and_logged(
+    equipot, workspace, tmp_path, verified_here
+):
+    model = tmp_path / "model.pt"
+    result = equipot("deploy", workspace.run, "--uncertainty", "--output", model)
+    assert result.code == 0, result.err
+    assert "uncertainty: from 4 features of 12 frames, calibrated on 4: predicted" in result.out
+    assert "calibrated on 4 validation frames only" in result.err
+    assert "from 4 features of 12 frames" in equipot("info", model).out
+    assert "none" in equipot("info", workspace.model).out
+    result = equipot("check", model)
+    assert result.code == 0 and "reference uncertainty" in result.out
+    result = equipot("evaluate", model, workspace.test, "--output", tmp_path / "errors")
+    assert result.code == 0 and "Uncertainty of the energy" in result.out and "uncertainty.json" in result.out
+    steps = ("--steps", 2, "--interval", 1, "--output", tmp_path / "md")
+    assert equipot("md", f"{workspace.test}@0", "--model", model, *steps).code == 0
+    assert (tmp_path / "md" / "log.csv").read_text().splitlines()[0].endswith(",energy_uncertainty_eV")
+    result = equipot("deploy", workspace.run, "--config", workspace.config, "--output", model)
+    assert result.code == 2 and "it is where --uncertainty finds the data" in result.err
 
 
 def test_learning_rate_is_suggested_and_nothing_else_happens(equipot, workspace, tmp_path, monkeypatch):

@@ -142,6 +142,17 @@ def test_heat_virials_are_those_of_an_unfolded_cell(engine, structures, name):
     assert np.abs(found).max() > 1e-3
 
 
+def test_heat_virials_of_ghosts_belong_to_their_owners(engine, structures):
+    """Images as atoms that are not owned, as far as messages of three layers come; no exchange."""
+    atoms, images = structures["chain"], [0, *range(-5, 0), *range(1, 6)]
+    positions = np.concatenate([atoms.positions + n * atoms.cell.array[0] for n in images])
+    graph = graph_from_atoms(ase.Atoms(list(atoms.symbols) * len(images), positions), SPECIES, CUTOFF)
+    edges = edge_vectors(graph).numpy(), graph.edge_index.numpy(), graph.atom_types.numpy()
+    found = engine.evaluate_edges(*edges, np.arange(len(positions)) < len(atoms), heat=True)
+    at_owners = found.atom_heat_virials.reshape(len(images), len(atoms), 3, 3).sum(axis=0)
+    np.testing.assert_allclose(at_owners, evaluate(engine, atoms).atom_heat_virials, rtol=1e-10, atol=1e-11)
+
+
 def test_heat_virials_add_up_and_turn_with_the_atoms(engine, structures, molecule):
     for atoms in (*structures.values(), molecule):
         found = evaluate(engine, atoms)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from equipot.config import NequIPConfig
 from equipot.deploy import torchscript
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.load import load_deployed
+from equipot.deploy.rigidity import Rigidity
 from equipot.deploy.torchscript import write_torchscript
+from equipot.models.build import build_potential
 from equipot.models.network import Network
 from equipot.models.potential import Potential
 from equipot.models.terms import SpeciesScaleShift
@@ -88,6 +91,29 @@ def make_potential(
     shift = [-10.0 * (i + 1) for i in range(len(species))]
     scale_shift = SpeciesScaleShift([1.0] * len(species), shift, trainable=False)
     return potential(network(len(species), cutoff, dtype), list(species), scale_shift).eval()
+
+
+def write_uncertain(path, factor, species=("H", "C", "O", "Cu")):
+    """Deploy an untrained NequIP with R = ``factor`` (4, 4) as the uncertainty of its energies."""
+    torch.manual_seed(0)
+    settings = {"layers": 2, "channels": 4, "l_max": 1, "radial_hidden": (8,), "cutoff": 3.0}
+    shift = [-1.0 - number for number in range(len(species))]
+    config = NequIPConfig(type="nequip", **settings)
+    figures = {"features": 4, "training_frames": 9, "validation_frames": 5, "miscalibration": 0.1}
+    figures |= {"predicted_rms": 0.1, "error_rms": 0.1}
+    with verified_in_this_process():
+        return write_torchscript(
+            build_potential(config, list(species), 10.0, shift, 1.0).eval(),
+            path,
+            synthetic_structures(species, 3.0),
+            source="made for the tests",
+            model_type="nequip",
+            atomic_energies=shift,
+            weights="last",
+            validation={},
+            config="data: {labels: {}, units: {}}",
+            measure=lambda program: Rigidity(factor, figures),
+        )
 
 
 def write_standin(path, **keywords):

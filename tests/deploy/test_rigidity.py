@@ -40,6 +40,7 @@ from equipot.deploy.rigidity import (
     collect,
     engine_of,
 )
+from equipot.engine.library import Engine
 from equipot.errors import DataError, ModelFileError
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
@@ -260,6 +261,9 @@ def test_it_is_said_and_checked(run, tmp_path):
             archive.writestr(entry, data)
     item = next(i for i in check(tmp_path / "wrong.pt", "cpu").items if "uncertainty" in i.name)
     assert not item.passed and item.value == pytest.approx(0.1, rel=1e-3)
+    assert "eV, uncertainties by 0 %" in Engine(tmp_path / "model.pt").check()
+    with pytest.raises(ModelFileError, match=r"does not reproduce .* uncertainties by 10 %"):
+        Engine(tmp_path / "wrong.pt").check()
 
 
 @needs_engine
@@ -316,9 +320,12 @@ def test_only_frames_of_the_level_count():
         frame = replace(frame_from_atoms(atoms), values={"energy": -2000.0 - number})
         frames.append(replace(frame, level="pbe" if number % 3 else "ccsd"))
     dataset = GraphDataset(frames, ["H", "O"], 4.0, ["pbe", "ccsd"])
-    found = collect(engine_of(program, Path("x")), dataset, np.array([0, 2]), "ccsd")
-    assert len(found.errors) == 2
-    graph = graph_from_atoms(molecule("H2O"), SPECIES, 4.0)  # types by the model's species, not by the set's
-    assert found.errors.std() < 1 and graph.num_edges == 6
+    engine = engine_of(program, Path("x"))
+    found = collect(engine, dataset, np.array([0, 2]), "ccsd")
+    for sums, error, frame in zip(found.features, found.errors, frames[::3], strict=True):
+        # By the model's types, which are not the set's.
+        right = engine.evaluate(frame.positions, frame.cell, frame.pbc, [2, 0, 0])
+        np.testing.assert_allclose(sums, right.features.mean(axis=0), rtol=1e-5)
+        assert error == pytest.approx((right.atom_energies.sum() - frame.energy) / 3, rel=1e-6)
     with pytest.raises(DataError, match="none of the 6 frames in the data set has one of the level 'mp2'"):
-        collect(engine_of(program, Path("x")), dataset, np.array([0, 2]), "mp2")
+        collect(engine, dataset, np.array([0, 2]), "mp2")

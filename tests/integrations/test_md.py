@@ -19,7 +19,14 @@ from equipot import EquipotCalculator
 from equipot.errors import ConfigError, DataError, EquipotError, UnknownSpeciesError
 from equipot.integrations import md
 from equipot.integrations.md import FILES, MDSettings, SimulationError, degrees_of_freedom, run_md
-from equipot.integrations.md_report import energy_drift, plot_log, read_log, summarize, summary_table
+from equipot.integrations.md_report import (
+    COLUMNS,
+    energy_drift,
+    plot_log,
+    read_log,
+    summarize,
+    summary_table,
+)
 
 
 @pytest.fixture(scope="module")
@@ -297,7 +304,7 @@ def test_signal_leaves_whole_files(
 
 def test_torn_last_line_is_left_out(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text(",".join(md.COLUMNS) + "\n" + "0,0,1,2,3,4,nan,nan\n" + "1,0.5,1,-2")
+    path.write_text(",".join(COLUMNS) + "\n" + "0,0,1,2,3,4,nan,nan\n" + "1,0.5,1,-2")
     assert read_log(path)["step"].tolist() == [0]
     path.write_text("")
     assert all(len(column) == 0 for column in read_log(path).values())
@@ -316,7 +323,7 @@ def test_volume_is_drawn_without_offset(tmp_path, monkeypatch):
 
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-    log = {name: np.arange(3.0) for name in md.COLUMNS} | {"volume_A3": 12345.0 + np.arange(3.0) * 1e-4}
+    log = {name: np.arange(3.0) for name in COLUMNS} | {"volume_A3": 12345.0 + np.arange(3.0) * 1e-4}
     plot_log(log, tmp_path / "plot.png")
     axes = figures[0].axes
     assert [ax.get_ylabel() for ax in axes] == ["temperature (K)", "energy − start (eV)", "volume (Å³)"]
@@ -360,7 +367,7 @@ def test_drift_of_a_known_line():
 
 def test_speed():
     """1 ps in 86.4 s is one nanosecond a day."""
-    log = {name: np.ones(2) for name in md.COLUMNS}
+    log = {name: np.ones(2) for name in COLUMNS}
     summary = summarize(log, MDSettings(steps=9000, timestep=0.5), 2000, 3, seconds=86.4, list_builds=100)
     assert summary["time_ps"] == pytest.approx(1.0)
     assert summary["ns_per_day"] == pytest.approx(1.0)

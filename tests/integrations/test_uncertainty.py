@@ -2,26 +2,22 @@
 
 import pickle
 
+import ase.io
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
-from standin import verified_in_this_process
+from standin import write_uncertain
 
 from equipot import EquipotCalculator
-from equipot.config import NequIPConfig
-from equipot.deploy.capsule import synthetic_structures
-from equipot.deploy.rigidity import Rigidity
-from equipot.deploy.torchscript import write_torchscript
 from equipot.engine.library import Engine
-from equipot.models.build import build_potential
+from equipot.integrations.md import run_md
+from equipot.integrations.md_report import read_log
+from equipot.integrations.md_settings import MDSettings
 from equipot.ops.build import kernels_available
 
 pytestmark = pytest.mark.skipif(not kernels_available(), reason="no compiler")
-SPECIES, SHIFT = ["H", "C", "O", "Cu"], [-1.0, -2.0, -3.0, -4.0]
-FIGURES = {"features": 4, "training_frames": 9, "validation_frames": 5}
-FIGURES |= {"predicted_rms": 0.1, "error_rms": 0.1, "miscalibration": 0.1}
+SPECIES = ["H", "C", "O", "Cu"]
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +27,8 @@ def factor():
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory, factor):
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("uncertain") / "model.pt"
-    settings = {"layers": 2, "channels": 4, "l_max": 1, "radial_hidden": (8,), "cutoff": 3.0}
-    potential = build_potential(NequIPConfig(type="nequip", **settings), SPECIES, 10.0, SHIFT, 1.0).eval()
-    facts = {"model_type": "nequip", "weights": "last", "validation": {}, "config": ""}
-    with verified_in_this_process():
-        write_torchscript(
-            potential,
-            path,
-            synthetic_structures(SPECIES, 3.0),
-            source="made for the tests",
-            atomic_energies=SHIFT,
-            measure=lambda program: Rigidity(factor, FIGURES),
-            **facts,
-        )
+    write_uncertain(path, factor, SPECIES)
     return path
 
 
@@ -93,3 +76,20 @@ def test_torchscript_refuses_by_name(file, model_file, caplog):
     with pytest.raises(PropertyNotImplementedError, match="energy_uncertainty"):
         atoms.calc.get_property("energy_uncertainty", atoms)
     assert "uncertainty" not in caplog.text
+
+
+def test_dynamics_logs_it(file, tmp_path):
+    """A column of the log and a number of each frame; after a resumption, too."""
+    atoms = molecule("H2O")
+    settings = {"timestep": 0.1, "log_interval": 2, "restart_interval": 4}
+    run_md(atoms, file, tmp_path, MDSettings("nve", steps=4, **settings), device="cpu")
+    run_md(atoms, file, tmp_path, MDSettings("nve", steps=8, **settings), device="cpu", resume=True)
+    log, frames = read_log(tmp_path / "log.csv"), ase.io.read(tmp_path / "trajectory.extxyz", ":")
+    assert log["step"].tolist() == [0, 2, 4, 6, 8] and len(frames) == 5
+    calculator = EquipotCalculator(file, device="cpu")
+    for sigma, frame in zip(log["energy_uncertainty_eV"], frames, strict=True):
+        right = calculator.get_property("energy_uncertainty", frame)
+        assert sigma == pytest.approx(right, rel=1e-3) == frame.info["energy_uncertainty"]
+    run_md(atoms, [file, file], tmp_path / "two", MDSettings("nve", steps=2, **settings), device="cpu")
+    log = read_log(tmp_path / "two" / "log.csv")
+    assert log["energy_std_eV"].tolist() == [0, 0] and "energy_uncertainty_eV" not in log

@@ -193,6 +193,21 @@ def test_file_in_the_columns_of_deepmd_and_a_halt(lammps, ensemble, tmp_path):
     assert table == pytest.approx(in_log[:, [0, 2, 3, 4, 5, 6, 7]], rel=1e-4)
 
 
+def test_example(lammps, ensemble, tmp_path):
+    """Its input, with models that disagree more and more."""
+    (tmp_path / "ensemble").symlink_to(ensemble("nequip"))
+    example = Path(__file__).parents[2] / "examples" / "03_lammps" / "in.deviation"
+    arguments = [
+        word for pair in (("steps", 100), ("low", 0.01), ("high", 2)) for word in ("-var", *map(str, pair))
+    ]
+    thermo = lammps(example.read_text(), 2, arguments=arguments).thermo
+    table, steps = np.loadtxt(tmp_path / "model_devi.out"), range(0, 101, 10)
+    assert table[:, 0].tolist() == list(steps) and table[-1, 4] == pytest.approx(thermo[-1, 3], rel=1e-4)
+    shown = [step for step, *_, largest, _, _ in table if step % 50 == 0 and 0.01 <= largest <= 2]
+    frames = ase.io.read(tmp_path / "candidates.dump", ":", format="lammps-dump-text")
+    assert len(frames) == len(shown) > 0 and set(frames[-1].symbols) == {"Si"}
+
+
 def test_two_ensembles_in_one_input(lammps, ensemble, tmp_path):
     """One after the other, by a second pair_coeff and after clear."""
     write_data(tmp_path / "atoms.data", oxide())

@@ -55,6 +55,23 @@ def test_widom_insertions_into_a_dilute_gas(lammps, model_file):
     assert np.abs(lammps(script).thermo[1:, 3]).max() < 1e-4
 
 
+def test_insertions_upon_an_atom_are_rejected(lammps, model_file):
+    """All of them, into a sphere of 0.05 Å around it; MD refuses such atoms."""
+    script = BOX.format(model=model_file("nequip-ideal"))
+    script = script.replace("create_atoms 1 random 5 4711 box overlap 6", "create_atoms 1 single 20 20 20")
+    sphere = "region near sphere 20 20 20 0.05\n"
+    thermo = "thermo_style custom step pe atoms f_mc[{}]\nthermo_modify format float %.15g\nthermo 1\nrun 3\n"
+    gcmc = "fix mc all gcmc 1 20 0 1 29494 300.0 0.0 0.1 pressure 1000 full_energy region near group near\n"
+    gcmc = "group near empty\n" + gcmc.replace("mc all", "mc near")
+    for ranks in (1, 2):
+        found = lammps(script + sphere + gcmc + thermo.format(3), ranks).thermo
+        assert (found[:, 2] == 1).all() and found[-1, 3] > 20 and not found[:, 1].any()
+    widom = "fix mc all widom 1 50 1 29494 300.0 full_energy region near\n"
+    assert not lammps(script + sphere + widom + thermo.format(2)).thermo[:, 3].any()
+    upon = "create_atoms 1 single 20 20 20.05\nrun 0\n"
+    assert "atoms 1 and 2 are 0.05 A apart" in lammps(script + upon, expect=None).output
+
+
 def test_excluded_group_is_not_there(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     script = setup(model_file("nequip"))
@@ -64,6 +81,34 @@ def test_excluded_group_is_not_there(lammps, model_file, tmp_path):
     two = "group one id 3\ngroup two id 4\nneigh_modify exclude group one two\nrun 0\n"
     refused = lammps(script + two, expect=None)
     assert "'neigh_modify exclude' would take neighbors from the model" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("fix", "changes"),
+    [
+        ("deposit 4 1 2 4711 region room near 2.0", True),
+        ("evaporate 2 3 room 4711", True),
+        ("atom/swap 1 5 4711 30000 types 1 2", False),
+        ("balance 2 1.0 shift xyz 5 1.0", False),
+    ],
+    ids=lambda fix: str(fix).split()[0],
+)
+def test_fixes_that_change_or_move_atoms(lammps, ensemble, tmp_path, fix, changes):
+    """In the end energies and deviations are those of a run that begins with what was written."""
+    atoms = oxide()
+    atoms.set_cell([*atoms.cell.lengths()[:2], 18.0])
+    write_data(tmp_path / "atoms.data", atoms)
+    columns = "compute dev all equipot/deviation\nthermo_style custom step pe atoms c_dev[*]\n"
+    columns += "thermo_modify format float %.15g lost ignore\nthermo 1\n"
+    script = setup(ensemble("nequip")) + columns + "region room block 0 9 0 9 7 14\n"
+    script += (
+        f"velocity all create 600 1 loop geom\nfix 1 all nve\nfix it all {fix}\nrun 6\nwrite_data end.data\n"
+    )
+    for ranks in (1, 3):
+        last = lammps(script, ranks).thermo[-1]
+        fresh = lammps(setup(ensemble("nequip"), data="end.data") + columns + "run 0\n").thermo[0]
+        assert last[1:] == pytest.approx(fresh[1:], rel=1e-9)
+        assert (last[2] != len(atoms)) == changes
 
 
 def test_energies_relative_to_isolated_atoms(lammps, model_file, tmp_path):
@@ -132,12 +177,14 @@ def test_shares_of_time_add_up(lammps, model_file, tmp_path):
         )
 
 
-def test_ranks_that_read_different_files(lammps, model_file, tmp_path, plugin):
+@pytest.mark.parametrize("given", ["model.pt", "same.pt model.pt"])
+def test_ranks_that_read_different_files(lammps, model_file, tmp_path, plugin, given):
     write_data(tmp_path / "atoms.data", oxide())
-    script = setup("model.pt") + "run 0\n"
+    script = setup(given) + "run 0\n"
     for folder, model in (("one", "nequip"), ("two", "nequip-one-layer")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.pt").write_bytes(model_file(model).read_bytes())
+        (tmp_path / folder / "same.pt").write_bytes(model_file("nequip").read_bytes())
         (tmp_path / folder / "in.lammps").write_text(script)
         (tmp_path / folder / "atoms.data").write_bytes((tmp_path / "atoms.data").read_bytes())
     one, two = (

@@ -207,6 +207,41 @@ def report(
     print(f"Wrote {write_report(run, output)}")
 
 
+@app.command(name="import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="SevenNet checkpoint (.pth), or 7net-0, 7net-0_22May2024, 7net-l3i5 or 7net-mf-0, of the "
+            "installed package sevenn.",
+        ),
+    ],
+    level: Level = None,
+    elements: Annotated[
+        str | None, typer.Option(metavar="H,C,...", help="Keep these only; by default all.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
+    ] = False,
+) -> None:
+    """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
+    from rich.console import Console
+
+    from equipot.deploy.info import origin_table
+    from equipot.interop.importer import import_model
+    from equipot.interop.verify import comparison_table
+
+    symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
+    found = import_model(source, output, level, symbols, dtype, verify)
+    if found.comparisons:
+        Console().print(comparison_table(found.comparisons))
+    Console().print(origin_table(found.checkpoint.origin))
+    print(f"Wrote {found.checkpoint.path} ({len(found.checkpoint.potential.species)} elements, {dtype})")
+
+
 @app.command()
 def deploy(
     checkpoint: Annotated[
@@ -237,13 +272,19 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
+    if config is not None and not uncertainty:
+        raise typer.BadParameter("it is where --uncertainty finds the data.", param_hint="--config")
     added = {"uncertainty": uncertainty, "config": config}
     written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
     print(f"Wrote {written} ({content})")
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(metavar="FILE", help="Deployed model file.")]) -> None:
+def info(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Deployed model file; or a run directory or checkpoint.")
+    ],
+) -> None:
     """Print what a deployed model says about itself."""
     from rich.console import Console
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import ase.units
 import numpy as np
+import yaml
 from ase.data import atomic_masses, atomic_numbers
 from numpy.typing import NDArray
 from rich.box import SIMPLE
@@ -102,14 +103,18 @@ def check_reference(model: DeployedModel, structures: list[Structure]) -> Iterat
 
 
 def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
-    """Forces and virials turn with the structure, energies stay; renumbering atoms renumbers results."""
+    """Forces and virials turn with the structure, energies stay; renumbering atoms renumbers results.
+
+    A model that ignores parity may tell mirror images apart.
+    """
     relative = _SYMMETRY[model.metadata.dtype]
     rotation = Rotation.from_rotvec([0.4, -1.1, 0.7]).as_matrix()
-    for name, error in (
-        ("rotation", lambda s: _transformation_error(model, s, rotation)),
-        ("inversion", lambda s: _transformation_error(model, s, -np.eye(3))),
-        ("permutation", lambda s: _permutation_error(model, s)),
-    ):
+    config = yaml.safe_load(model.metadata.config) or {}
+    errors = {"rotation": lambda s: _transformation_error(model, s, rotation)}
+    if config.get("model", {}).get("parity") != "ignored":
+        errors["inversion"] = lambda s: _transformation_error(model, s, -np.eye(3))
+    errors["permutation"] = lambda s: _permutation_error(model, s)
+    for name, error in errors.items():
         worst = max(error(structure) for structure in structures)
         yield Deviation(name, "", worst, relative, "relative")
 

@@ -14,7 +14,7 @@ import torch
 from equipot import __version__
 from equipot.config import Config, config_from_dict
 from equipot.data.statistics import Statistics
-from equipot.deploy.metadata import read_training_state, require_checksums
+from equipot.deploy.metadata import is_deployed, read_training_state, require_checksums
 from equipot.errors import ConfigError, DataError, ModelFileError
 from equipot.models.build import build_potential
 from equipot.models.potential import Potential
@@ -38,6 +38,12 @@ class Checkpoint:
     validation: dict[str, float]  # validation errors when it was written
     built_from: dict[str, Any]  # arguments of `build_potential` beside the section ``model``
     shortest_distances: dict[str, float]  # Å, of pairs of elements in what it was trained on; {}: not known
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)  # of a model of another code; {}: ours
+
+    @property
+    def imported(self) -> bool:
+        """Whether its weights are those of another code, and not trained further."""
+        return bool(self.origin) and self.statistics.num_frames == 0
 
     @property
     def levels(self) -> list[str]:
@@ -106,21 +112,6 @@ def find_checkpoint(path: str | Path) -> Path:
     return path
 
 
-def is_deployed(path: Path) -> bool:
-    """Whether the file is a TorchScript archive; a checkpoint is an archive without code.
-
-    Raises ModelFileError if it is no archive at all.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelFileError(
-            f"'{path}' is neither a checkpoint nor a deployed model, or it is damaged ({error}). "
-            "If it was copied, copy it again; if it was deployed, run `equipot deploy` again."
-        ) from None
-
-
 def load_checkpoint(path: str | Path, weights: Literal["average", "last"] = "average") -> Checkpoint:
     """Rebuild the potential of a checkpoint.
 
@@ -158,7 +149,11 @@ def training_state(checkpoint: Checkpoint) -> bytes:
     content = {
         "state_dict": {_PREFIX + name: weight for name, weight in weights.items()},
         "equipot": describe(
-            checkpoint.config, checkpoint.statistics, checkpoint.built_from, checkpoint.shortest_distances
+            checkpoint.config,
+            checkpoint.statistics,
+            checkpoint.built_from,
+            checkpoint.shortest_distances,
+            checkpoint.origin,
         )
         | {"validation": dict(checkpoint.validation), "ema": None},
     }
@@ -172,6 +167,7 @@ def describe(
     statistics: Statistics,
     built_from: dict[str, Any],
     shortest_distances: Mapping[str, float] = MappingProxyType({}),
+    origin: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What every checkpoint says of the model, beside its weights: plain values only."""
     return {
@@ -181,6 +177,7 @@ def describe(
         "species": list(built_from["species"]),
         "built_from": dict(built_from),
         "shortest_distances": dict(shortest_distances),
+        "origin": dict(origin),
         "equipot_version": __version__,
         # A subclass of str, which a checkpoint of plain values may not hold.
         "torch_version": str(torch.__version__),
@@ -222,7 +219,8 @@ def _from_content(path: Path, content: dict[str, Any], weights: str) -> Checkpoi
         raise ModelFileError(f"{path}: the weights do not fit the configured model. {error}") from None
     validation = dict(extra.get("validation") or {})
     distances = dict(extra.get("shortest_distances") or {})  # which earlier checkpoints do not have
-    return Checkpoint(path, potential.eval(), used, config, statistics, validation, built_from, distances)
+    facts = (config, statistics, validation, built_from, distances, dict(extra.get("origin") or {}))
+    return Checkpoint(path, potential.eval(), used, *facts)
 
 
 def _read(path: Path) -> dict[str, Any]:

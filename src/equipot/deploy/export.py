@@ -13,6 +13,7 @@ from equipot.data.species import atom_types
 from equipot.data.splits import FrameId, Split
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, training_state
+from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import Metadata
 from equipot.deploy.rigidity import rigidity_of_run
 from equipot.deploy.structure import Structure, make_structure
@@ -38,12 +39,12 @@ def deploy(
 ) -> Metadata:
     """Write the model of a checkpoint as one TorchScript file with its metadata and self-check capsule.
 
-    The capsule holds ``structures`` if given, else a few validation frames of the training, and always two
-    synthetic structures that contain every species. The file is verified in a fresh process before it gets
-    its name; on failure nothing is left behind.
+    The capsule holds ``structures`` if given, else a few validation frames of the training, or examples for
+    an imported model, and always two synthetic structures that contain every species. The file is verified in
+    a fresh process before it gets its name; on failure nothing is left behind.
 
     Args:
-        checkpoint: written by ``equipot train``.
+        checkpoint: written by ``equipot train`` or ``equipot import``.
         output: the file to write.
         structures: for the capsule; positions in Å.
         weights: "average" or "last".
@@ -60,15 +61,16 @@ def deploy(
     """
     whole = load_checkpoint(checkpoint, weights)
     loaded = whole.at_level(level)
-    if weights == "average" and loaded.weights == "last":
+    if weights == "average" and loaded.weights == "last" and not loaded.imported:
         log.warning("%s has no averaged weights; the last ones are deployed.", checkpoint)
     species, cutoff = list(loaded.potential.species), float(loaded.potential.cutoff)
-    if structures is None:
+    if structures is None and not loaded.imported:
         frames, source = _frames_of_training(loaded, species, cutoff)
     else:
-        given = [frame_from_atoms(atoms) for atoms in structures]
-        frames = [_structure(frame, f"given {i}", species, cutoff) for i, frame in enumerate(given)]
-        source = "given structures and synthetic ones"
+        what = "given" if structures is not None else "example"
+        given = [frame_from_atoms(atoms) for atoms in structures or example_structures(species)]
+        frames = [_structure(frame, f"{what} {i}", species, cutoff) for i, frame in enumerate(given)]
+        source = f"{what} structures and synthetic ones"
     measure = rigidity_of_run(loaded, level, config) if uncertainty else None
     return write_torchscript(
         loaded.potential,
@@ -77,13 +79,14 @@ def deploy(
         source=source,
         model_type=loaded.config.model.type,
         atomic_energies=loaded.potential.scale_shift.shift.tolist(),
-        weights=loaded.weights,
+        weights="imported" if loaded.imported else loaded.weights,
         validation=loaded.validation,
         config=loaded.config.to_yaml(),
         tables=tables,
         level=next(iter(loaded.levels), ""),
         levels=tuple(whole.levels),
         shortest_distances=loaded.shortest_distances,
+        origin=loaded.origin,
         training_state=training_state(loaded),
         measure=measure,
     )

@@ -1,6 +1,8 @@
 """Readable metadata."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group
 from rich.syntax import Syntax
@@ -10,7 +12,7 @@ from rich.text import Text
 from equipot.data.species import pair_name
 from equipot.data.text import counted
 from equipot.deploy.capsule import Capsule
-from equipot.deploy.metadata import Metadata, describe_tables, read_metadata
+from equipot.deploy.metadata import Metadata, describe_tables, is_deployed, read_metadata
 from equipot.deploy.uncertainty import describe_uncertainty
 from equipot.errors import ModelFileError
 
@@ -18,11 +20,16 @@ from equipot.errors import ModelFileError
 def info(path: str | Path, config: bool = True) -> Group:
     """What a deployed file says about itself, for ``rich.print``; ``config`` adds its training YAML.
 
-    Raises ModelFileError as `read_metadata`. The model itself is not loaded.
+    Of a run directory or a checkpoint, which is loaded, it is less. Raises ModelFileError as `read_metadata`
+    and `load_checkpoint`.
     """
     path = Path(path)
+    if path.is_dir() or (path.is_file() and not is_deployed(path)):
+        return _of_checkpoint(path)
     metadata = read_metadata(path)
     parts = {str(path): _facts(path, metadata), "\nAtomic reference energies (eV)": _species(metadata)}
+    if metadata.origin:
+        parts["\nMade of a model of another code"] = origin_table(metadata.origin)
     if metadata.shortest_distances:
         parts["\nShortest distances in the training set (Å)"] = _distances(metadata)
     if metadata.validation:
@@ -50,6 +57,36 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "file": f"format {metadata.format_version}, {path.stat().st_size / 1e6:.2f} MB",
         "weights SHA-256": metadata.weights_sha256,
     }
+    return _pairs(rows)
+
+
+def origin_table(origin: Mapping[str, str]) -> Table:
+    """Where a model of another code comes from; its licence by the first line."""
+    return _pairs({name: text.strip().partition("\n")[0] for name, text in origin.items()})
+
+
+def _of_checkpoint(path: Path) -> Group:
+    from equipot.deploy.checkpoint import (
+        find_checkpoint,
+        load_checkpoint,
+    )  # need torch, which a deployed file does not
+
+    checkpoint = load_checkpoint(find_checkpoint(path))
+    potential = checkpoint.potential
+    facts = {
+        "checkpoint": f"{checkpoint.config.model.type}, {checkpoint.config.model.dtype}",
+        "weights": f"{sum(weight.numel() for weight in potential.parameters()):,} ({checkpoint.weights})",
+        "species": " ".join(potential.species),
+        "levels of theory": ", ".join(checkpoint.levels) or "one without a name",
+        "cutoff": f"{potential.cutoff:g} Å",
+    }
+    parts: list[Any] = [Text(str(checkpoint.path), "bold"), _pairs(facts)]
+    if checkpoint.origin:
+        parts += [Text("\nMade of a model of another code", "bold"), origin_table(checkpoint.origin)]
+    return Group(*parts)
+
+
+def _pairs(rows: Mapping[str, str]) -> Table:
     columns = Column(style="cyan", no_wrap=True), Column(overflow="fold")
     table = Table(*columns, show_header=False, box=None)
     for name, value in rows.items():

@@ -31,7 +31,7 @@ class Metadata:
     widest_exchange: int  # numbers per atom in the widest of them
     dtype: str  # of the network; the interface is float64
     atomic_energies: tuple[float, ...]  # eV, per species
-    weights: str  # which weights of the checkpoint: "ema", "swa" or "last"
+    weights: str  # which weights of the checkpoint: "ema", "swa" or "last"; or "imported"
     weights_sha256: str
     tables: dict[str, float]  # intervals, force_error, rounding (eV/Å); empty: the radial networks are kept
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written
@@ -49,6 +49,8 @@ class Metadata:
     # That of energies: how it was calibrated (eV/atom, `equipot.deploy.rigidity`), and "references" (eV), of
     # the capsule's structures. Empty: there is none.
     uncertainty: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Of a model of another code, or fine-tuned from one: package, file, licence, ...; empty: equipot's own.
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -83,6 +85,21 @@ def describe_tables(tables: dict[str, float]) -> str:
         f"{name}: forces change by at most {tables['force_error']:.1e} eV/Å "
         f"(by single precision: {tables['rounding']:.1e})"
     )
+
+
+def is_deployed(path: Path) -> bool:
+    """Whether the file is a TorchScript archive; a checkpoint is an archive without code.
+
+    Raises ModelFileError if it is no archive at all.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelFileError(
+            f"'{path}' is neither a checkpoint nor a deployed model, or it is damaged ({error}). "
+            "If it was copied, copy it again; if it was deployed, run `equipot deploy` again."
+        ) from None
 
 
 def read_metadata(path: str | Path) -> Metadata:
@@ -182,5 +199,6 @@ _PARSERS = {
     "validation": json.loads,
     "shortest_distances": json.loads,
     "uncertainty": json.loads,
+    "origin": json.loads,
     "format_version": int,
 }

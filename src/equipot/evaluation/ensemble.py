@@ -87,7 +87,8 @@ def predict_members(
     if len(each) == 1:
         return each[0], None
     values = {name: np.stack([c.values[name] for c in each]) for name in each[0].values}
-    mean = replace(each[0], values={name: value.mean(axis=0) for name, value in values.items()})
+    means = {name: value.mean(axis=0) for name, value in values.items()}
+    mean = replace(each[0], values=means, uncertainty=None)  # that of an ensemble is its disagreement
     per_atom = values["energy"] / mean.num_atoms
     spread = Disagreement(deviation(per_atom), deviation(values["forces"]), mean.offsets)
     return mean, spread
@@ -145,13 +146,16 @@ def plot_calibration(comparison: Comparison, spread: Disagreement, path: Path) -
         return False
     figure = Figure(figsize=(3.9 * len(panels), 4.0), layout="constrained", dpi=200)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_calibration(axes, *panel)
+        draw_calibration(axes, *panel)
     with atomic_write(path) as temporary:
         figure.savefig(temporary)
     return True
 
 
-def _draw_calibration(axes: Axes, quantity: str, unit: str, deviations: NDArray, errors: NDArray) -> None:
+def draw_calibration(
+    axes: Axes, quantity: str, unit: str, deviations: NDArray, errors: NDArray, called: str = "disagreement"
+) -> None:
+    """Errors against deviations (n,), and the RMS of tenths."""
     axes.scatter(deviations, errors, s=4, linewidths=0, color="tab:blue", alpha=0.3, rasterized=True)
     x, y = calibration(deviations, errors)
     axes.plot(x, y, "o-", color="tab:orange", label="RMS of tenths")
@@ -159,11 +163,11 @@ def _draw_calibration(axes: Axes, quantity: str, unit: str, deviations: NDArray,
     positive = positive[positive > 0]
     if positive.size:
         limits = positive.min() / 3, positive.max() * 3
-        axes.plot(limits, limits, color="0.5", linewidth=0.8, label="error = disagreement")
+        axes.plot(limits, limits, color="0.5", linewidth=0.8, label=f"error = {called}")
         axes.set(xscale="log", yscale="log", xlim=limits, ylim=limits, aspect="equal")
     axes.set_title(quantity)
-    axes.set_xlabel(f"disagreement ({unit})")
-    axes.set_ylabel(f"error of the mean ({unit})")
+    axes.set_xlabel(f"{called} ({unit})")
+    axes.set_ylabel(f"error ({unit})")
     axes.legend(frameon=False, fontsize=8)
 
 

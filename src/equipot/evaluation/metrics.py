@@ -1,6 +1,7 @@
 """Errors of predictions against reference labels. Everything here is in eV, Å and their quotients."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,18 +86,20 @@ class Group:
 
 def error_groups(comparison: Comparison) -> list[Group]:
     """Errors for each data file and each ``config_type``, where there are several; files come first."""
-    groups = []
+    return [
+        Group(kind, name, int(chosen.sum()), error_rows(comparison.select(chosen)))
+        for kind, name, chosen in frames_in_groups(comparison)
+    ]
+
+
+def frames_in_groups(comparison: Comparison) -> Iterator[tuple[str, str | None, NDArray]]:
+    """Kind and name of each group, and which frames (S,) are in it."""
     for kind in ("file", "config_type"):
         names = [getattr(source, kind) for source in comparison.sources]
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        if len(numbers) < 2:
-            continue
         group_of = np.array([numbers[name] for name in names])
-        for name, number in numbers.items():
-            chosen = group_of == number
-            rows = error_rows(comparison.select(chosen))
-            groups.append(Group(kind, name, int(chosen.sum()), rows))
-    return groups
+        for name, number in numbers.items() if len(numbers) > 1 else ():
+            yield kind, name, group_of == number
 
 
 @dataclass(frozen=True)

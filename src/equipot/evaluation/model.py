@@ -1,16 +1,19 @@
 """One interface to what can be evaluated: a training checkpoint, a run directory, a deployed file."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import torch
 import yaml
 
 from equipot.config import LabelsConfig, UnitsConfig
 from equipot.config.data import Parsing
-from equipot.deploy.checkpoint import find_checkpoint, is_deployed, load_checkpoint
-from equipot.deploy.load import load_deployed
+from equipot.deploy.checkpoint import find_checkpoint, load_checkpoint
+from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.deploy.metadata import is_deployed
 from equipot.devices import resolve_device
 from equipot.errors import ModelFileError
 from equipot.graph import AtomicGraph
@@ -66,5 +69,19 @@ def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
     data = yaml.safe_load(metadata.config)["data"]
     labels, units = LabelsConfig(**data["labels"]), UnitsConfig(**data["units"])
     missing = data.get("missing", "error")
-    species, run = list(metadata.species), partial(predict, deployed)
+    run = partial(_with_uncertainty if deployed.has_features else predict, deployed)
+    species = list(metadata.species)
     return LoadedModel(path, species, metadata.cutoff, device, labels, units, run, missing)
+
+
+def _with_uncertainty(deployed: DeployedModel, graph: AtomicGraph) -> Prediction:
+    """As `predict`, by one evaluation."""
+    sums = np.zeros((graph.num_structures, deployed.engine.feature_width))
+
+    def rows(*inputs: torch.Tensor) -> list[torch.Tensor]:
+        found = deployed.rows(*(x.numpy() for x in inputs))
+        np.add.at(sums, graph.structure.numpy(), found.pop("features"))
+        return [torch.from_numpy(row) for row in found.values()]
+
+    prediction = predict(rows, graph)
+    return replace(prediction, energy_uncertainty=torch.from_numpy(deployed.engine.uncertainty(sums)))

@@ -48,6 +48,7 @@ class Comparison(Named):
     atomic_numbers: NDArray  # (N,)
     values: dict[str, NDArray]  # predicted, of each quantity that the model has: (S, ...) or (N, ...)
     reference: dict[str, NDArray]  # labels of the same quantities
+    uncertainty: NDArray | None = None  # (S,) eV/atom, of the energies, if the model knows it
 
     @property
     def num_frames(self) -> int:
@@ -80,7 +81,8 @@ class Comparison(Named):
 
         sources = [source for source, wanted in zip(self.sources, chosen, strict=True) if wanted]
         own = self.num_atoms[chosen], self.atomic_numbers[atoms]
-        return Comparison(sources, *own, rows(self.values), rows(self.reference))
+        uncertainty = None if self.uncertainty is None else self.uncertainty[chosen]
+        return Comparison(sources, *own, rows(self.values), rows(self.reference), uncertainty)
 
 
 def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int | None = None) -> Comparison:
@@ -144,7 +146,10 @@ def compare(
 
     num_atoms = np.concatenate([part.num_atoms for part in parts])
     atomic_numbers = np.concatenate([part.atomic_numbers for part in parts])
-    return Comparison(list(sources), num_atoms, atomic_numbers, joined("values"), joined("reference"))
+    columns = joined("values"), joined("reference")
+    known = [part.uncertainty for part in parts if part.uncertainty is not None]
+    uncertainty = np.concatenate(known) if known else None
+    return Comparison(list(sources), num_atoms, atomic_numbers, *columns, uncertainty)
 
 
 def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[AtomicGraph]]:
@@ -176,7 +181,9 @@ def _compared(
     known = {name: value for name, value in predicted.items() if value is not None}
     values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
     reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}
-    return Comparison(sources, num_atoms, numbers[graph.atom_types.numpy()], values, reference)
+    sigma = prediction.energy_uncertainty
+    uncertainty = None if sigma is None else sigma.numpy() / num_atoms
+    return Comparison(sources, num_atoms, numbers[graph.atom_types.numpy()], values, reference, uncertainty)
 
 
 def _reference(label: Label | None, predicted: NDArray) -> NDArray:

@@ -25,6 +25,7 @@ from equipot.evaluation.ensemble import (
 from equipot.evaluation.model import load_model
 from equipot.evaluation.predict import Comparison
 from equipot.evaluation.report import print_report, write_evaluation
+from equipot.evaluation.uncertainty import print_uncertainty, write_uncertainty
 from equipot.files import atomic_write
 from equipot.quantities import QUANTITIES
 
@@ -66,7 +67,7 @@ def evaluate(
             whose mean is compared, and how well the disagreement of its members foretells the errors.
         data: structure files; label names, units and what NaN means are, unless given, as in its training.
         output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
-            ``calibration.png``.
+            ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
         units, missing, format_name, species_map, keep_unconverged: as ``named_reading`` takes them.
@@ -95,11 +96,15 @@ def evaluate(
         print_report(comparison, console)
     if console is not None and spread is not None:
         print_disagreement(disagreement_rows(comparison, spread), len(members), console)
+    if console is not None and comparison.uncertainty is not None:
+        print_uncertainty(comparison, console)
     files: list[Path] = []
     if output is not None:
         files += write_evaluation(comparison, loaded.path if spread is None else Path(model), output)
     if output is not None and spread is not None:
         files += write_disagreement(comparison, spread, frames, len(members), output)
+    if output is not None and comparison.uncertainty is not None:
+        files += write_uncertainty(comparison, output)
     if predictions is not None:
         write_predictions(comparison, frames, predictions)
         files.append(predictions)
@@ -128,7 +133,8 @@ def _check_targets(output: Path | None, predictions: Path | None) -> None:
 def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Path) -> None:
     """Write every frame with predicted and reference values, in eV and Å whatever the units of the data.
 
-    Names: ``predicted_energy``, ``predicted_forces``, ``predicted_stress`` and ``reference_*``; a missing
+    Names: ``predicted_energy``, ``predicted_forces``, ``predicted_stress`` and ``reference_*``, and
+    ``predicted_energy_uncertainty`` where the model knows it; a missing
     reference, and the stress of a frame that is not periodic in all directions, are left out.
     """
     with atomic_write(path) as temporary:
@@ -145,6 +151,8 @@ def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Ato
             if np.isfinite(value).all():
                 where = QUANTITIES[name].choose(atoms.info, atoms.arrays)
                 where[f"{prefix}_{name}"] = float(value) if np.ndim(value) == 0 else np.asarray(value)
+    if comparison.uncertainty is not None:
+        atoms.info["predicted_energy_uncertainty"] = float(comparison.uncertainty[i] * len(atoms))
     atoms.info["source_file"] = str(frame.file)
     atoms.info["source_index"] = frame.index
     if frame.config_type:

@@ -29,7 +29,7 @@ from equipot.integrations.md_dynamics import (
     make_integrator,
     set_velocities,
 )
-from equipot.integrations.md_report import COLUMNS, measure, plot_log, read_log, record, summarize
+from equipot.integrations.md_report import columns_of, measure, plot_log, read_log, record, summarize
 from equipot.integrations.md_restart import Restart, origin_of, platform_of, read_restart, write_restart
 from equipot.integrations.md_settings import MDSettings
 from equipot.integrations.signals import StopRequest, stop_requests
@@ -297,7 +297,9 @@ def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
         progress = stack.enter_context(_progress(console))
         task = progress.add_task(settings.ensemble.upper(), total=settings.steps, state="")
         if run.begun is None:
-            table.write(",".join(COLUMNS) + "\n")
+            table.write(",".join(columns_of(atoms.calc.results)) + "\n")
+            table.flush()
+        columns = (output / "log.csv").read_text().partition("\n")[0].split(",")
         for step, good in enumerate(_steps(run.dynamics, settings.steps - run.first), run.first):
             row = measure(atoms, step, settings.timestep, run.freedom)
             problem = _problem(row, settings.temperature) if good is None else good
@@ -307,11 +309,11 @@ def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
             stopping = stop.signal is not None  # asked once: a signal may come at any time
             last, regular = stopping or step == settings.steps, step % settings.log_interval == 0
             if regular and (run.begun is None or step > run.first):
-                record(table, trajectory, atoms, row)
+                record(table, trajectory, atoms, row, columns)
             if step % settings.restart_interval == 0 or last:
                 _write_restart(run, table, trajectory)
             if last and not regular:  # after the restart file: a run that goes on does not have it
-                record(table, trajectory, atoms, row)
+                record(table, trajectory, atoms, row, columns)
             if regular or last:
                 state = f"{row['temperature_K']:.0f} K, {row['potential_energy_eV']:.3f} eV"
                 progress.update(task, completed=step, state=state)

@@ -1,5 +1,6 @@
 """The log of a simulation: its rows, its plot, its summary."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,7 @@ COLUMNS = (
     "volume_A3",
     "pressure_GPa",
 )
+_UNCERTAINTIES = ("energy_uncertainty", "energy_std")  # of ASE's results, where the model gives them
 _ROWS_FOR_DRIFT = 10  # a line through fewer rows says more of the vibrations than of the drift
 _LABELS = {
     "time_ps": "time (ps)",
@@ -39,9 +41,15 @@ _LABELS = {
 def read_log(path: str | Path) -> dict[str, np.ndarray]:
     """Columns of a log.csv by name, (rows,) each; volume and pressure are NaN without a full cell."""
     # What follows the last line end is torn: the run was killed or the disk full.
-    lines = Path(path).read_text().rpartition("\n")[0].splitlines()[1:]
-    rows = np.array([line.split(",") for line in lines], dtype=np.float64).reshape(-1, len(COLUMNS))
-    return dict(zip(COLUMNS, rows.T, strict=True))
+    header, *lines = Path(path).read_text().rpartition("\n")[0].splitlines() or [",".join(COLUMNS)]
+    names = header.split(",")
+    rows = np.array([line.split(",") for line in lines], dtype=np.float64).reshape(-1, len(names))
+    return dict(zip(names, rows.T, strict=True))
+
+
+def columns_of(results: Mapping[str, Any]) -> list[str]:
+    """Of the log of a run that begins with these results of ASE."""
+    return [*COLUMNS, *(f"{name}_eV" for name in _UNCERTAINTIES if name in results)]
 
 
 def summarize(
@@ -127,7 +135,7 @@ def plot_log(log: dict[str, np.ndarray], path: Path) -> None:
 
 
 def measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str, float]:
-    """One line of the log."""
+    """One line of the log: `COLUMNS`, and how uncertain the energy is where the model knows it."""
     kinetic = atoms.get_kinetic_energy()
     results = atoms.calc.results
     potential = results.get("energy", np.nan) + sum(
@@ -150,16 +158,22 @@ def measure(atoms: Atoms, step: int, timestep: float, freedom: int) -> dict[str,
         "temperature_K": 2.0 * kinetic / (freedom * ase.units.kB),
         "volume_A3": volume,
         "pressure_GPa": pressure,
+        **{f"{name}_eV": results[name] for name in _UNCERTAINTIES if name in results},
     }
 
 
-def record(table: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float]) -> None:
+def record(
+    table: TextIO, trajectory: TextIO, atoms: Atoms, row: dict[str, float], columns: Sequence[str]
+) -> None:
     """Add a line to the log and a frame to the trajectory."""
     # Energies with fixed decimals: a drift must not drown in reference energies of 1e5 eV.
-    table.write(",".join(f"{row[c]:.9f}" if c.endswith("_eV") else f"{row[c]:.10g}" for c in COLUMNS) + "\n")
+    # A run may go on where the uncertainty is not given.
+    numbers = ((row.get(c, np.nan), ".9f" if c.endswith("_eV") else ".10g") for c in columns)
+    table.write(",".join(f"{value:{digits}}" for value, digits in numbers) + "\n")
     frame = atoms.copy()
     frame.calc = atoms.calc
     frame.info = {"step": row["step"], "time_ps": row["time_ps"], "temperature_K": row["temperature_K"]}
+    frame.info |= {name.removesuffix("_eV"): row[name] for name in row.keys() - COLUMNS}
     write_extxyz(trajectory, [frame])
     # Whoever watches the run, or finds it killed, sees whole frames.
     table.flush()

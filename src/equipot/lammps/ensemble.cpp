@@ -91,14 +91,14 @@ uint64_t Ensemble::checksum() const {
   return hash;
 }
 
-Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* exchange, bool heat) {
-  if (is_single()) return members_[0]->evaluate(neighborhood, exchange, heat);
+Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* exchange, Wanted wanted) {
+  if (is_single()) return members_[0]->evaluate(neighborhood, exchange, wanted);
   const size_t num_atoms = neighborhood.num_atoms(), num_members = members_.size();
   energies_.assign(num_atoms, 0.0), forces_.assign(3 * num_atoms, 0.0), virials_.assign(9 * num_atoms, 0.0);
-  heat_virials_.assign(heat ? 9 * num_atoms : 0, 0.0);
+  heat_virials_.assign(wanted.heat ? 9 * num_atoms : 0, 0.0);
   member_forces_.resize(num_members), member_virials_.assign(num_members, {});
   for (size_t m = 0; m < num_members; ++m) {
-    const Evaluation found = members_[m]->evaluate(neighborhood, exchange, heat);
+    const Evaluation found = members_[m]->evaluate(neighborhood, exchange, wanted);
     member_forces_[m].assign(found.forces, found.forces + 3 * num_atoms);
     for (size_t n = 0; n < num_atoms; ++n) energies_[n] += found.atom_energies[n];
     for (size_t n = 0; n < 3 * num_atoms; ++n) forces_[n] += found.forces[n];
@@ -108,7 +108,7 @@ Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* e
   }
   for (auto* sums : {&energies_, &forces_, &virials_, &heat_virials_})
     for (double& sum : *sums) sum /= static_cast<double>(num_members);
-  return {energies_.data(), forces_.data(), virials_.data(), heat ? heat_virials_.data() : nullptr};
+  return {energies_.data(), forces_.data(), virials_.data(), wanted.heat ? heat_virials_.data() : nullptr};
 }
 
 }  // namespace equipot

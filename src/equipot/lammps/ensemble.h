@@ -30,8 +30,11 @@ class Ensemble {
   std::vector<double> shortest_distances() const;
   uint64_t checksum() const;
 
-  // As `Model::evaluate`: the mean of the members.
-  Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr, bool heat = false);
+  // As `Model::evaluate`: the mean of the members. There are features of a single model only.
+  Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr, Wanted wanted = {});
+
+  // 0: there are no features, as of an ensemble.
+  int64_t feature_width() const { return is_single() ? members_[0]->facts().feature_width : 0; }
 
   // Of an ensemble's last evaluation, by member: (N, 3) eV/Å; (3, 3) eV, summed over the atoms.
   const std::vector<std::vector<double>>& member_forces() const { return member_forces_; }

@@ -31,6 +31,7 @@ class EngineModel : public Model {
     facts_.model_type = about.model_type, facts_.equipot_version = about.equipot_version;
     facts_.cutoff = about.cutoff, facts_.bytes_per_number = about.bytes_per_number;
     facts_.num_exchanges = about.num_exchanges, facts_.widest_exchange = about.widest_exchange;
+    facts_.feature_width = about.feature_width;
   }
 
   ~EngineModel() override { equipot_close(model_); }
@@ -41,20 +42,28 @@ class EngineModel : public Model {
     return summary;
   }
 
-  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) override {
+  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, Wanted wanted) override {
     const int64_t num_atoms = in.num_atoms();
     energies_.resize(num_atoms), forces_.resize(3 * num_atoms), virials_.resize(9 * num_atoms), owned_.resize(num_atoms);
-    if (heat) heat_virials_.resize(9 * num_atoms);
+    if (wanted.heat) heat_virials_.resize(9 * num_atoms);
+    if (wanted.features) features_.resize(facts_.feature_width * num_atoms);
     for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
     const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
                               in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions,
                               in.ids.empty() ? nullptr : in.ids.data()};
-    double* const for_heat = heat ? heat_virials_.data() : nullptr;
-    const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data(), for_heat};
+    double* const for_heat = wanted.heat ? heat_virials_.data() : nullptr;
+    double* const features = wanted.features ? features_.data() : nullptr;
+    const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data(), for_heat, features};
     require(equipot_evaluate_edges(model_, &edges, &results));
-    return {energies_.data(), forces_.data(), virials_.data(), for_heat};
+    return {energies_.data(), forces_.data(), virials_.data(), for_heat, features};
+  }
+
+  std::vector<double> uncertainties(const double* features, int64_t rows) override {
+    std::vector<double> sigma(rows);
+    require(equipot_energy_uncertainty(model_, rows, features, sigma.data()));
+    return sigma;
   }
 
  private:
@@ -77,7 +86,7 @@ class EngineModel : public Model {
   };
 
   equipot_model* model_ = nullptr;
-  std::vector<double> energies_, forces_, virials_, heat_virials_;
+  std::vector<double> energies_, forces_, virials_, heat_virials_, features_;
   std::vector<uint8_t> owned_;
 };
 

@@ -24,6 +24,7 @@ struct ModelFacts {
   int num_exchanges = 0;  // of features with other domains, per evaluation
   int64_t widest_exchange = 0;  // numbers per atom
   int64_t bytes_per_number = 0;  // of a feature
+  int64_t feature_width = 0;  // of the last layer; 0: the model does not say here how uncertain its energies are
 };
 
 // One evaluation's input: atoms with the owned ones in front, and directed edges.
@@ -44,6 +45,12 @@ struct Evaluation {
   const double* forces;  // (N, 3) eV/Å; those of other atoms belong to their owners
   const double* atom_virials;  // (N, 3, 3) eV
   const double* atom_heat_virials = nullptr;  // (N, 3, 3) eV, if wanted; see equipot.h
+  const double* features = nullptr;  // (N, feature_width) eV, if wanted
+};
+
+// Of an evaluation, beside what it always gives.
+struct Wanted {
+  bool heat = false, features = false;
 };
 
 class Model {
@@ -57,7 +64,10 @@ class Model {
 
   // All processes with an exchange must call this together, with atoms or without. Throws std::runtime_error.
   virtual Evaluation evaluate(const Neighborhood& neighborhood, GhostExchange* exchange = nullptr,
-                              bool heat = false) = 0;
+                              Wanted wanted = {}) = 0;
+
+  // (rows) eV, of the energies that rows of `features` (rows, feature_width) eV belong to; see equipot.h.
+  virtual std::vector<double> uncertainties(const double* /*features*/, int64_t /*rows*/) { return {}; }
 
  protected:
   ModelFacts facts_;

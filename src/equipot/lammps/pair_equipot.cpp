@@ -32,7 +32,7 @@ struct CommGroup : Comm {
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0), comm_width(0), bytes(0),
     exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
-    num_evaluations(0), evaluation(0)
+    num_evaluations(0), evaluation(0), features_wanted(false), last_features(nullptr), has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -77,6 +77,10 @@ void PairEquipot::init_style()
   }
   time_in_model = time_in_exchange = time_in_edges = 0;
   num_evaluations = 0;
+  has_trials = false;
+  for (const char *style : {"^gcmc", "^widom", "^charge/regulation"})
+    has_trials = has_trials || !modify->get_fix_by_style(style).empty();
+  features_wanted = false;    // computes are initialized after pair styles
 }
 
 void PairEquipot::require_supported_settings()
@@ -143,6 +147,7 @@ void PairEquipot::compute(int eflag, int vflag)
   const double start = MPI_Wtime();
   if (neighbor->ago == 0 || !types_as_before()) assign_rows();
   find_edges();
+  const double hopeless = energy_of_overlaps();
   warn_of_distances();
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
@@ -152,13 +157,15 @@ void PairEquipot::compute(int eflag, int vflag)
   const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
   const std::string failure = equipot::failure_of(
-      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, cvflag_atom != 0); });
+      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, {cvflag_atom != 0, features_wanted}); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations, ++evaluation;
+  last_features = result.features;
 
   const double unit = this->unit();
+  if (eflag_global) eng_vdwl += hopeless * energy_unit;
   for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
     const double isolated = relative_to_isolated ? isolated_energies[neighborhood.atom_types[row]] : 0.0;
     const double energy = (result.atom_energies[row] - isolated) * unit;
@@ -227,7 +234,7 @@ void PairEquipot::find_edges()
   double **x = atom->x;
   auto &[num_owned, types, center, neighbors, edge_vec, ids] = neighborhood;
   center.clear(), neighbors.clear(), edge_vec.clear();
-  watch.begin();
+  watch.begin(), overlap = false;
   for (int ii = 0; ii < list->inum; ++ii) {
     const int i = list->ilist[ii];
     if (row_of[i] < 0) continue;
@@ -237,6 +244,10 @@ void PairEquipot::find_edges()
       const double d[3] = {x[j][0] - x[i][0], x[j][1] - x[i][1], x[j][2] - x[i][2]};
       const double squared = d[0] * d[0] + d[1] * d[1] + d[2] * d[2];
       if (squared >= cutoff_squared) continue;
+      if (has_trials && squared < 0.1 * 0.1) {    // Å, below which the engine refuses a structure
+        overlap = true;
+        continue;
+      }
       if (!(squared > 0.0))    // or not a number
         error->one(FLERR, "equipot: two atoms have no distance: one of type {} at ({:g}, {:g}, {:g}) and one of type {} "
                    "at ({:g}, {:g}, {:g}); try 'delete_atoms overlap'", atom->type[i], x[i][0], x[i][1], x[i][2],
@@ -247,6 +258,18 @@ void PairEquipot::find_edges()
       edge_vec.insert(edge_vec.end(), d, d + 3);
     }
   }
+}
+
+// Monte Carlo fixes try insertions wherever it happens to be. Where one falls upon an atom, no model says anything: the atoms
+// are evaluated without neighbors, and this energy (eV) makes the fix reject the trial.
+double PairEquipot::energy_of_overlaps()
+{
+  int mine = overlap, any = 0;
+  if (has_trials) MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, world);
+  if (!any) return 0.0;
+  neighborhood.center.clear(), neighborhood.neighbor.clear(), neighborhood.edge_vec.clear();
+  watch.begin();
+  return comm->me == 0 ? 1e10 : 0.0;
 }
 
 // By all ranks together, as long as there is something to find; LAMMPS itself does as much at every step to see whether
@@ -315,6 +338,16 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 }
 
 double PairEquipot::unit() const { return energy_unit * common_scale(); }
+
+std::vector<double> PairEquipot::uncertainties(const double *features, int64_t rows) const
+{
+  std::vector<double> sigma;
+  const std::string failure = equipot::failure_of([&] { sigma = models->members()[0]->uncertainties(features, rows); });
+  if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
+  const double unit = this->unit();
+  for (double &value : sigma) value *= unit;
+  return sigma;
+}
 
 void PairEquipot::take_home(std::vector<double> &rows) { add_rows(rows.data(), 3); }
 

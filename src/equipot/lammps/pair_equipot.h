@@ -43,6 +43,9 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int64_t last_evaluation() const { return evaluation; }
   int64_t num_owned_rows() const { return neighborhood.num_owned; }
   int64_t row(int slot) const { return row_of[slot]; }
+  const double *features() const { return last_features; }  // (rows, feature_width); see `want_features`
+  void want_features() { features_wanted = true; }  // in this run, of a model that has them
+  std::vector<double> uncertainties(const double *features, int64_t rows) const;  // in LAMMPS's units
   double unit() const;  // of LAMMPS's energies, per eV, with the scale
   void take_home(std::vector<double> &rows);  // (rows, 3): what ghosts have is added to their owners, on all ranks
 
@@ -72,6 +75,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
+  double energy_of_overlaps();
   void warn_of_distances();
   void add_forces(const equipot::Evaluation &, double unit);
   void add_virials(const equipot::Evaluation &, double unit);
@@ -99,6 +103,9 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
   int64_t evaluation;  // counted through all runs
+  bool features_wanted;
+  const double *last_features;
+  bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place
 };
 
 }  // namespace LAMMPS_NS

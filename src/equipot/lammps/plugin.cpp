@@ -8,6 +8,7 @@
 
 #include "build_info.h"
 #include "compute_deviation.h"
+#include "compute_uncertainty.h"
 #include "error.h"
 #include "lammps.h"
 #include "pair_equipot.h"
@@ -89,5 +90,7 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
   take(&plugin, lmp);
   plugin.style = "compute", plugin.name = "equipot/deviation";
   plugin.creator.with_arguments = create<ComputeEquipotDeviation>;
+  take(&plugin, lmp);
+  plugin.name = "equipot/uncertainty", plugin.creator.with_arguments = create<ComputeEquipotUncertainty>;
   take(&plugin, lmp);
 }

@@ -112,7 +112,7 @@ class TorchModel : public Model {
  public:
   TorchModel(const std::string& path, const std::string& device);
   std::string check() override;
-  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) override;
+  Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, Wanted wanted) override;
 
  private:
   std::string path_, capsule_;
@@ -151,8 +151,8 @@ TorchModel::TorchModel(const std::string& path, const std::string& device) : pat
   module_.eval();
 }
 
-Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange, bool heat) {
-  if (heat && facts_.num_exchanges > 0)
+Evaluation TorchModel::evaluate(const Neighborhood& in, GhostExchange* exchange, Wanted wanted) {
+  if (wanted.heat && facts_.num_exchanges > 0)
     throw std::runtime_error("'compute centroid/stress/atom' of a message-passing model, which heat fluxes need, is "
                              "there on CPUs only; use 'device cpu', or 'stress/atom' for stresses");
   const AttachedExchange attached(exchange);
@@ -196,7 +196,7 @@ std::string TorchModel::check() {
         [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
             std::vector<double>& virials) {
           const auto n = int64_t(s.types.size());
-          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec, {}}, nullptr, false);
+          const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec, {}}, nullptr, {});
           energies.assign(e.atom_energies, e.atom_energies + n), forces.assign(e.forces, e.forces + 3 * n);
           virials.assign(e.atom_virials, e.atom_virials + 9 * n);
         },

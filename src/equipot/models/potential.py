@@ -186,6 +186,7 @@ class Prediction:
     forces: Tensor  # (N, 3) float64, eV/Å
     stress: Tensor  # (S, 3, 3) float64, eV/Å³, symmetric; NaN for structures that are not fully periodic
     atom_virials: Tensor  # (N, 3, 3) float64, eV
+    energy_uncertainty: Tensor | None = None  # (S,) float64, eV, a standard deviation, if known
 
 
 def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:

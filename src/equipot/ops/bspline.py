@@ -47,7 +47,7 @@ def interpolate(edge_length: Tensor, table: Tensor, cutoff: float) -> Tensor:
 
 
 class Grid:
-    """About ``intervals`` equal intervals of (0, ``cutoff``), Å, and where functions are to be sampled.
+    """About ``intervals`` equal intervals of (0, ``cutoff``), Å, and where functions are sampled to fit them.
 
     At a ``kink`` (Å) and at the cutoff the second derivative may jump. There are then two pieces of splines
     with free ends, below the kink and above, whose coefficients lie one behind the other in the table. Who

@@ -33,6 +33,7 @@ class Start:
     lines: list[str] = dataclasses.field(default_factory=list)
     factors: dict[str, float] = dataclasses.field(default_factory=dict)  # of the learning rate, by weight
     shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)  # as in `Checkpoint`
+    origin: dict[str, str] = dataclasses.field(default_factory=dict)  # the same
 
 
 def begin_training(
@@ -56,7 +57,9 @@ def begin_training(
         built_from = built_from_statistics(statistics, datasets.species, datasets.levels)
         start = Start(build_potential(config.model, **built_from), built_from, statistics)
     distances = _shortest_distances(datasets, source, resumed)
-    start = dataclasses.replace(start, shortest_distances=distances)
+    before = source or resumed
+    origin = {} if before is None else before.origin
+    start = dataclasses.replace(start, shortest_distances=distances, origin=origin)
     if settings is None:
         return start
     freeze(start.potential, settings.freeze)

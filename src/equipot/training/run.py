@@ -125,7 +125,7 @@ def _train(
         datasets.train, datasets.validation, config.training, config.run.seed, config.run.workers
     )
     _announce(prepared, batches, report, first_process)
-    record = describe(config, datasets.statistics, start.built_from, start.shortest_distances)
+    record = describe(config, datasets.statistics, start.built_from, start.shortest_distances, start.origin)
     module = PotentialModule(start.potential, config.training, record, start.factors)
     monitor = TrainingMonitor(
         config.training,

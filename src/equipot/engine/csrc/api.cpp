@@ -26,7 +26,7 @@ struct equipot_model {
   std::vector<std::string> species;
   std::vector<const char*> symbols;
   std::vector<double> reference_energies, masses, shortest_distances;
-  std::string capsule, model_type, equipot_version;
+  std::string capsule, uncertainty, model_type, equipot_version;
   equipot_description description{};
 };
 
@@ -131,7 +131,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     } catch (const std::exception& error) {
       throw std::runtime_error(model.path + ": " + error.what() + ".");
     }
-    model.capsule = text_of(archive, "capsule");
+    model.capsule = text_of(archive, "capsule"), model.uncertainty = text_of(archive, "uncertainty");
     model.model_type = text_of(archive, "model_type"), model.equipot_version = text_of(archive, "equipot_version");
     const Json& json = model.program->json;
     for (const Json& symbol : json["species"].items) model.species.push_back(symbol.text);
@@ -168,6 +168,21 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
 void require_uncertainty(const equipot_model& model) {
   if (model.evaluator->feature_width() == 0)
     throw std::invalid_argument(model.path + ": deployed without an uncertainty. Run 'equipot deploy --uncertainty'");
+}
+
+// Of the reference structures, from sums of their features, beside those in the file; the end of a line about them.
+std::string check_uncertainties(const equipot_model& model, const std::vector<double>& sums, bool& right) {
+  const auto references = Json::parse(model.uncertainty)["references"].numbers<double>();
+  std::vector<double> found(sums.size() / size_t(model.evaluator->feature_width()));
+  model.evaluator->deviations(int64_t(found.size()), sums.data(), found.data());
+  double worst = found.size() == references.size() ? 0 : INFINITY;
+  for (size_t n = 0; n < std::min(found.size(), references.size()); ++n) {
+    const double off = std::abs(found[n] - references[n]) / std::max(references[n], 1e-9);
+    worst = std::isfinite(off) ? std::max(worst, off) : INFINITY;
+  }
+  // As `compare_uncertainties` of deploy/uncertainty.py.
+  right = right && worst <= (model.description.bytes_per_number == 4 ? 1e-2 : 1e-7);
+  return ", uncertainties by " + short_text(100 * worst) + " %";
 }
 
 void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results, const int64_t* ids = nullptr) {
@@ -294,18 +309,26 @@ EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t 
     require(model, "model");
     bool right = false;
     std::string found;
+    const int64_t width = model->evaluator->feature_width();
+    std::vector<double> features, sums;
     try {
       found = check_capsule(
           model->capsule, model->description.bytes_per_number == 4, model->reference_energies,
           [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
               std::vector<double>& virials) {
             const auto n = int64_t(s.types.size());
-            energies.resize(n), forces.resize(3 * n), virials.resize(9 * n);
+            energies.resize(n), forces.resize(3 * n), virials.resize(9 * n), features.resize(width * n);
+            Results results{energies.data(), forces.data(), virials.data()};
+            if (width > 0) results.features = features.data();
             model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
                                         s.neighbor.data(), s.edge_vec.data(), nullptr},
-                                       {energies.data(), forces.data(), virials.data()});
+                                       results);
+            const size_t begin = sums.size();
+            sums.resize(begin + size_t(width), 0.0);
+            for (int64_t k = 0; k < width * n; ++k) sums[begin + size_t(k % width)] += features[size_t(k)];
           },
           right);
+      if (width > 0) found += check_uncertainties(*model, sums, right);
     } catch (const std::exception& error) {
       throw BadFile(model->path + ": the self-check capsule is damaged (" + error.what() + "). Run 'equipot deploy' again.");
     }

@@ -1,0 +1,1 @@
+"""Models of other codes, made models of equipot."""

@@ -1,0 +1,82 @@
+"""What a user does with an imported model: import, info, deploy, check, fine-tune."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from plain_sevennet import evaluate, make
+
+from equipot import EquipotCalculator, cli
+from equipot.data import graph_from_atoms
+from equipot.deploy.checkpoint import load_checkpoint
+from equipot.deploy.examples import example_structures
+from equipot.graph import edge_vectors
+
+LEVELS = {"_modal_map": {"R2SCAN": 0, "PBE": 1}}
+LEVELS |= {f"use_modal_{part}": True for part in ("self_inter_intro", "self_inter_outro", "output_block")}
+
+
+@pytest.fixture
+def equipot(monkeypatch, capfd, tmp_path):
+    """Run a command in ``tmp_path``, which must succeed; what it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["equipot", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as stop:
+            assert not stop.code, capfd.readouterr()
+        return capfd.readouterr().out
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_workflow(equipot, tmp_path):
+    model = make(**LEVELS)
+    torch.save(model.checkpoint(), tmp_path / "a.pth")
+    out = equipot("import", "a.pth", "--level", "PBE", "--elements", "H,O")
+    assert "Wrote a-PBE.ckpt (2 elements, float32)" in out and "SHA-256" in out
+    assert "levels of theory" in equipot("info", "a-PBE.ckpt")
+    assert "tables of" in equipot("deploy", "a-PBE.ckpt", "--output", "a.pt")
+    assert "SevenNet" in equipot("info", "a.pt")
+    report = equipot("check", "a.pt")
+    assert "passed" in report and "inversion" not in report  # parity is ignored
+
+    calculator = EquipotCalculator(tmp_path / "a.pt")
+    frames = example_structures(["H", "O"])
+    for atoms in frames:
+        graph = graph_from_atoms(atoms, ["H", "O"], 3.5)
+        types = torch.tensor([1, 2])[graph.atom_types]
+        energies, gradient = evaluate(model, edge_vectors(graph), graph.edge_index, types, 1)
+        forces = torch.zeros(len(atoms), 3, dtype=torch.float64).index_add(0, graph.edge_index[0], gradient)
+        forces.index_add_(0, graph.edge_index[1], -gradient)
+        atoms.calc = calculator
+        assert atoms.get_potential_energy() == pytest.approx(float(energies.sum()), rel=1e-6)
+        np.testing.assert_allclose(atoms.get_forces(), forces, rtol=0, atol=1e-5)
+        labels = {"energy": float(energies.sum()) + 0.1, "forces": 1.1 * forces.numpy()}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+
+    write(tmp_path / "train.xyz", frames, format="extxyz")
+    (tmp_path / "fine.yaml").write_text(
+        "fine_tune: {model: a-PBE.ckpt}\ndata: {train: train.xyz, validation: 2, checks: warn}\n"
+        "training: {epochs: 1}\nrun: {directory: run, device: cpu}\n"
+    )
+    equipot("train", "fine.yaml")
+    tuned = load_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
+    imported = load_checkpoint(tmp_path / "a-PBE.ckpt")
+    assert tuned.origin == imported.origin and imported.imported and not tuned.imported
+    assert (tuned.potential.network.embedding - imported.potential.network.embedding).abs().max() > 0
+
+
+def test_verify_needs_sevenn(equipot, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sevenn", None)  # which makes its import fail
+    torch.save(make(layers=2).checkpoint(), tmp_path / "a.pth")
+    monkeypatch.setattr(sys, "argv", ["equipot", "import", "a.pth", "--verify"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert not (tmp_path / "a.ckpt").exists()
