@@ -314,6 +314,7 @@ struct Interaction : Step<T> {
       std::fill_n(for_messages[first], count * plan.dim_out, T(0));
       add_linear(map_back, mixing_back.data(), count, for_rows.data(), for_messages[first]);
     });
+    c.release(c.grads[this->output]);  // the memory may become that of grad_x
     c.grads[this->inputs[1]] = std::move(for_update);
     T* grad_x = c.grad(this->inputs[0]).data();
     const std::vector<int64_t>& start = c.by_neighbor->start;
