@@ -130,6 +130,7 @@ def begun(done, tmp_path):
         ({"timestep": 1.0}, "--timestep: 2.0, now 1.0"),
         ({"seed": 5, "log_interval": 4}, "--seed: 4, now 5; --interval: 3, now 4"),
         ({"case": "csvr"}, "--thermostat: langevin, now csvr"),
+        ({"energy": "isolated"}, "--energy: total, now isolated"),
         ({"steps": 11}, "it has done 12 steps, --steps is 11"),
     ],
 )
@@ -193,6 +194,17 @@ def test_another_machine_is_said(crystal, model_file, begun, caplog):
     np.savez(restart, **(content | {"about": json.dumps(about)}))
     run_md(crystal, model_file, begun, settings(steps=13), device="cpu", resume=True)
     assert "Not to the last bit as without the interruption: threads 77, now" in caplog.text
+
+
+def test_a_file_from_before_there_were_two_energies_has_the_total(crystal, model_file, begun):
+    restart = begun / "restart.npz"
+    content = dict(np.load(restart))
+    about = json.loads(str(content["about"]))
+    del about["origin"]["--energy"]
+    np.savez(restart, **(content | {"about": json.dumps(about)}))
+    with pytest.raises(ConfigError, match="--energy: total, now isolated"):
+        run_md(crystal, model_file, begun, settings(steps=13, energy="isolated"), device="cpu", resume=True)
+    run_md(crystal, model_file, begun, settings(steps=13), device="cpu", resume=True)
 
 
 def test_resume_begins_where_there_is_nothing(crystal, model_file, tmp_path, caplog):

@@ -155,7 +155,8 @@ def read_restart(path: Path) -> Restart:
         atoms.arrays.update(parts["atoms"])
         atoms.set_constraint([dict2constraint(c) for c in jsonio.decode(about["constraints"])])
         geometry = tuple(parts["list"][key] for key in sorted(parts["list"])) or None
-        return Restart(path, about["origin"], about["platform"], about["progress"], about["random"], atoms,
+        origin = {"--energy": "total"} | about["origin"]  # the option came later than the first files
+        return Restart(path, origin, about["platform"], about["progress"], about["random"], atoms,
                        parts["integrator"], geometry)  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
