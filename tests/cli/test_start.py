@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from equipot import cli
+
 SILICON = Path(__file__).parents[2] / "examples/04_engine/silicon.pt"
 
 HEAVY = ("torch", "lightning", "ase", "matplotlib", "e3nn", "pydantic", "numpy")
@@ -93,3 +95,23 @@ def test_dynamics_needs_no_torch(tmp_path):
 @pytest.mark.parametrize("command", ["info", "check --help", "md --help", "evaluate --help"])
 def test_commands_that_evaluate_nothing_need_no_torch(command):
     assert "torch" not in imported(*command.split(), *([str(SILICON)] if command == "info" else []))
+
+
+@pytest.mark.parametrize(
+    ("given", "three"),
+    [
+        (["--mask", "1,0,1"], ["--mask", "1", "0", "1"]),
+        (["--mask=1,0,1"], ["--mask", "1", "0", "1"]),
+        (
+            ["a", "--supercell", "2x3x4", "--mask", "0,0,1"],
+            ["a", "--supercell", *"234", "--mask", *"001"],
+        ),
+        (["--mask", "1", "0", "1"], ["--mask", "1", "0", "1"]),
+        (["--mask", "1,0"], ["--mask", "1,0"]),
+        (["--mask", "1,0,1,1"], ["--mask", "1,0,1,1"]),
+        (["--supercells", "2,2,2", "x--mask=1,0,1"], ["--supercells", "2,2,2", "x--mask=1,0,1"]),
+        ([], []),
+    ],
+)
+def test_three_numbers_may_be_one_word(given, three):
+    assert cli._three_numbers(given) == three

@@ -170,6 +170,12 @@ def test_damaged_files(crystal, model_file, begun):
         restart.write_bytes(damaged)
         with pytest.raises(DataError, match=r"restart.npz: damaged"):
             run_md(*run, device="cpu", resume=True)
+    restart.write_text("steps = 12")
+    with pytest.raises(DataError, match=r"expected a zip archive, found 10 bytes .* start a new run"):
+        run_md(*run, device="cpu", resume=True)
+    np.savez(restart, positions=np.zeros((8, 3)))
+    with pytest.raises(DataError, match=r"no restart file of 'equipot md', for it has no 'about'. Put the"):
+        run_md(*run, device="cpu", resume=True)
     restart.write_bytes(whole)
     content = dict(np.load(restart))
     about = json.loads(str(content["about"]))
@@ -178,9 +184,18 @@ def test_damaged_files(crystal, model_file, begun):
         run_md(*run, device="cpu", resume=True)
     restart.write_bytes(whole)
     trajectory = begun / "trajectory.extxyz"
+    frames, log = trajectory.read_bytes(), (begun / "log.csv").read_bytes()
     trajectory.write_bytes(trajectory.read_bytes()[:100])
     with pytest.raises(DataError, match=r"trajectory.extxyz has 100 bytes and had"):
         run_md(*run, device="cpu", resume=True)
+    restart.write_bytes(whole)
+    (begun / "trajectory.extxyz").write_bytes(frames)
+    for damaged in (b"\xd4" * len(log), b"step\n1,2\n1,2,3\n" + log):
+        (begun / "log.csv").write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"log.csv: expected the log of a simulation, .* Put the whole file"
+        ):
+            run_md(*run, device="cpu", resume=True)
     restart.unlink()
     with pytest.raises(ConfigError, match=r"Nothing to resume: .* has no restart.npz"):
         run_md(*run, device="cpu", resume=True)

@@ -189,6 +189,7 @@ def _make_room(output: Path, restart: Restart | None) -> None:
         (output / name).unlink(missing_ok=True)
     if restart is not None:
         restart.cut_files()
+        read_log(output / "log.csv")  # an error now, not at the end
 
 
 def _set_limits(calculator: EquipotCalculator, settings: MDSettings) -> None:
