@@ -379,11 +379,12 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
 ) -> None:
     """Compile the fast kernels and the engine now rather than at their first use."""
-    from equipot.engine.library import LIBRARY
+    from equipot.engine.build import build as build_engine
+    from equipot.engine.library import instructions
     from equipot.ops.build import build as build_kernels
 
+    print(f"Engine: {build_engine(force)}, which uses {instructions()} instructions here")
     print(f"Kernels: {build_kernels(force)}")
-    print(f"Engine: {LIBRARY.build(force)}")
 
 
 @app.command()

@@ -5,7 +5,7 @@
 
 #include "lanes.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // c(i, :) += sum over k of a(i, k) b(k, :), for all rows i, with k < depth. Element (i, k) of a lies at
 // i * a_row + k * a_step; rows of b and c are contiguous. Each sum has the order of k, however rows are cut into tiles.
