@@ -39,6 +39,16 @@ def test_nothing_is_said_where_the_cpu_was_chosen(gpu_without_cuda, caplog):
     assert not caplog.records
 
 
+def test_the_library_of_a_driver_is_reason_to_ask_torch(monkeypatch):
+    """The files of a GPU may not be there before CUDA is first used."""
+    monkeypatch.setattr(devices, "_nvidia_driver", list)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: None)
+    assert devices.resolve_device("auto") == "cuda"
+    assert devices.resolve_device("cuda:1") == "cuda:1"
+
+
 def test_nothing_is_said_where_there_is_no_gpu(gpu_without_cuda, caplog, monkeypatch):
     monkeypatch.setattr(devices, "_nvidia_driver", list)
     with caplog.at_level(logging.WARNING, logger="equipot"):

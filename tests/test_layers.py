@@ -22,9 +22,9 @@ ALLOWED = {
     "devices": {"errors", "graph"},
     "machine": set(),
     "compile": {"errors", "files", "machine"},
-    "engine": {"compile", "errors"},
+    "engine": {"compile", "errors", "machine"},
     "run_directory": {"errors"},
-    "ops": {"engine", "compile", "errors"},
+    "ops": {"engine", "compile", "errors", "machine"},
     "nn": {"ops", "engine", "errors"},  # tensors only: never a graph, a config or a file
     "data": BOTTOM,
     "models": {"nn", "ops", *BOTTOM},

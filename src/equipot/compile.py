@@ -1,10 +1,9 @@
 """Compiles a C++ library at its first use, into a cache.
 
-The library is tuned to the machine (``-march=native``): the compiler then knows the width and number of the
-vector registers, on which the kernels' blocking depends. So the cache is keyed by the processor's features:
-machines of different kinds that share a home directory each get their own library. A cached library is used
-only if its manifest says that it was made from these sources, for this processor, and if its checksum agrees;
-anything else is rebuilt.
+A cached library is used only if its manifest says that it was made from these sources, in this way, and if
+its checksum agrees; anything else is rebuilt. Torch's operators are tuned to the machine (``-march=native``),
+so their place in the cache depends on the processor's features: machines of different kinds that share a home
+directory each get their own. The engine's depends on the set of instructions alone (``engine/build.py``).
 
 Environment variables
     EQUIPOT_CACHE     directory for compiled libraries; default $XDG_CACHE_HOME/equipot or ~/.cache/equipot.
@@ -30,13 +29,9 @@ from pathlib import Path
 
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
-from equipot.machine import available_cores, available_memory, processor_kinds
+from equipot.machine import available_cores, available_memory
 
-# -ffp-contract=fast: multiply-adds are fused, which halves the arithmetic and rounds once instead of twice.
-FLAGS = [
-    *("-std=gnu++20", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-DNDEBUG"),
-    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"),
-]
+FLAGS = ["-std=gnu++20", "-fPIC", "-fvisibility=hidden"]
 
 _MEMORY_OF_A_COMPILER = 1 << 30  # bytes; some sources include much of torch
 _SECONDS_BETWEEN_LOOKS = 0.02
@@ -58,6 +53,7 @@ class Library:
     flags: tuple[str, ...] = ()  # beside FLAGS
     link: tuple[str, ...] = ()
     identity: Mapping = field(default_factory=dict)  # further facts
+    units: tuple[tuple[Path, tuple[str, ...]], ...] = ()  # sources with flags of their own; empty: every .cpp
 
     def build(self, force: bool = False) -> Path:
         """Path of the compiled library; compiles it if there is no valid one, or if ``force``.
@@ -91,25 +87,27 @@ class Library:
         """All that decides, beside the compiler, whether a library fits this process."""
         return {
             "sources": {path.name: _checksum(path) for path in self._files()},
-            "flags": FLAGS,
+            "flags": [*FLAGS, *(flag for flag in self.flags if not flag.startswith("-I"))],
+            "units": [[path.name, *flags] for path, flags in self.units],
             "system": [platform.system(), platform.machine()],
-            "processor": processor_kinds(),
             **self.identity,
         }
 
     def compile(self, directory: Path) -> None:
         """Compile all sources, several at a time, link, and move the library to its final name."""
         command = compiler_command()
-        include = [f"-I{folder}" for folder in self.folders]
+        flags = [*FLAGS, *(f"-I{folder}" for folder in self.folders), *self.flags]
+        units = self.units or tuple((path, ()) for path in self._files() if path.suffix == ".cpp")
         with tempfile.TemporaryDirectory(prefix="equipot-build-") as scratch:
-            jobs = {
-                f"{scratch}/{source.stem}.o": [*command, *FLAGS, *include, *self.flags, "-c", str(source)]
-                for source in self._files()
-                if source.suffix == ".cpp"
-            }
-            run_all([[*job, "-o", output] for output, job in jobs.items()])
+            objects = [f"{scratch}/{n}.o" for n in range(len(units))]
+            run_all(
+                [
+                    [*command, *flags, *own, "-c", str(source), "-o", output]
+                    for (source, own), output in zip(units, objects, strict=True)
+                ]
+            )
             with atomic_write(directory / self.name) as temporary:
-                run_all([[*command, "-shared", *jobs, *self.link, "-o", str(temporary)]])
+                run_all([[*command, "-shared", *objects, *self.link, "-o", str(temporary)]])
 
     def _files(self) -> list[Path]:
         return sorted(path for folder in self.folders for path in folder.iterdir() if path.is_file())

@@ -1,8 +1,6 @@
 """The one data type everyone shares: atoms with their neighbor edges, one structure or many."""
 
 import dataclasses
-import functools
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,9 +8,6 @@ import torch
 from torch import Tensor
 
 from equipot.quantities import QUANTITIES, Named
-
-# GNU's OpenMP waits for ever in a forked process for the threads that stayed behind.
-os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 
 @dataclass(frozen=True)

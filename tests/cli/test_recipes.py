@@ -1,7 +1,9 @@
-"""Ensembles and the learning-rate finder, by the commands a user types."""
+"""Ensembles, uncertainties and the learning-rate finder, by the commands a user types."""
 
 import json
 
+import ase.io
+import numpy as np
 import pytest
 
 from equipot.deploy.load import load_deployed
@@ -65,6 +67,18 @@ def test_uncertainty_is_deployed_shown_checked_evaluated_and_logged(
     assert result.code == 0 and "reference uncertainty" in result.out
     result = equipot("evaluate", model, workspace.test, "--output", tmp_path / "errors")
     assert result.code == 0 and "Uncertainty of the energy" in result.out and "uncertainty.json" in result.out
+    frames = ase.io.read(workspace.test, ":")
+    for frame in frames:
+        frame.calc = None
+        frame.rattle(0.3, seed=1)
+    ase.io.write(tmp_path / "hot.xyz", frames)
+    files = ("--output", tmp_path / "hot", "--predictions", tmp_path / "p.xyz")
+    assert equipot("evaluate", model, tmp_path / "hot.xyz", *files).code == 0
+    cold, hot = (
+        np.mean([frame["uncertainty"] for frame in read(tmp_path / name / "uncertainty.json")["frames"]])
+        for name in ("errors", "hot")
+    )
+    assert hot > 2 * cold  # far from what it was trained on
     steps = ("--steps", 2, "--interval", 1, "--output", tmp_path / "md")
     assert equipot("md", f"{workspace.test}@0", "--model", model, *steps).code == 0
     assert (tmp_path / "md" / "log.csv").read_text().splitlines()[0].endswith(",energy_uncertainty_eV")

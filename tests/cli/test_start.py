@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from equipot import cli, devices
+
 SILICON = Path(__file__).parents[2] / "examples/04_engine/silicon.pt"
 
 HEAVY = ("torch", "lightning", "ase", "matplotlib", "e3nn", "pydantic", "numpy")
@@ -28,7 +30,7 @@ import sys
 from ase import Atoms
 from equipot import EquipotCalculator
 atoms = Atoms("Si2", [[0, 0, 0], [1.3, 1.4, 1.3]], cell=[5.4] * 3, pbc=True)
-atoms.calc = EquipotCalculator(*{arguments!r}, engine="auto")
+atoms.calc = EquipotCalculator(*{arguments!r}, engine="auto")  # model, device
 assert atoms.get_potential_energy() < 0 and atoms.get_stress().shape == (6,)
 print("imported:", *[name for name in ("scipy", *{heavy!r}) if name in sys.modules])
 """
@@ -64,17 +66,20 @@ def imported(*arguments: str) -> list[str]:
     return run(*arguments).splitlines()[-1].split()[1:]
 
 
-def test_a_calculator_needs_ase_and_numpy(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_calculator_needs_ase_and_numpy(tmp_path, device):
     """Of a file, and of an ensemble's folder."""
+    if device == "auto" and devices._may_have_gpu():
+        pytest.skip("torch is asked for the GPU of this machine")
     for index in range(2):
         shutil.copy(SILICON, tmp_path / f"member_{index}.pt")
     for model in (SILICON, tmp_path):
-        assert run(str(model), script=EVALUATE) == "imported: ase numpy\n"
+        assert run(str(model), device, script=EVALUATE) == "imported: ase numpy\n"
 
 
 def test_torch_is_there_where_it_is_asked_for():
     script = EVALUATE.replace('"auto"', '"torch"')
-    assert "torch" in run(str(SILICON), script=script).split()
+    assert "torch" in run(str(SILICON), "cpu", script=script).split()
 
 
 def test_dynamics_needs_no_torch(tmp_path):
@@ -83,7 +88,8 @@ def test_dynamics_needs_no_torch(tmp_path):
         '2\nLattice="5.4 0 0 0 5.4 0 0 0 5.4" pbc="T T T" Properties=species:S:1:pos:R:3\n'
         "Si 0 0 0\nSi 1.3 1.4 1.3\n"
     )
-    command = ("md", str(tmp_path / "si.xyz"), "--model", str(SILICON), "--output", str(tmp_path / "md"))
+    command = ("md", str(tmp_path / "si.xyz"), "--model", str(SILICON), "--device", "cpu")
+    command += ("--output", str(tmp_path / "md"))
     for steps in ((), ("--resume", "--steps", "12")):
         found = imported(*command, *(steps or ("--steps", "8")))
         assert "ase" in found and not {"torch", "e3nn", "lightning"} & set(found)
@@ -93,3 +99,23 @@ def test_dynamics_needs_no_torch(tmp_path):
 @pytest.mark.parametrize("command", ["info", "check --help", "md --help", "evaluate --help"])
 def test_commands_that_evaluate_nothing_need_no_torch(command):
     assert "torch" not in imported(*command.split(), *([str(SILICON)] if command == "info" else []))
+
+
+@pytest.mark.parametrize(
+    ("given", "three"),
+    [
+        (["--mask", "1,0,1"], ["--mask", "1", "0", "1"]),
+        (["--mask=1,0,1"], ["--mask", "1", "0", "1"]),
+        (
+            ["a", "--supercell", "2x3x4", "--mask", "0,0,1"],
+            ["a", "--supercell", *"234", "--mask", *"001"],
+        ),
+        (["--mask", "1", "0", "1"], ["--mask", "1", "0", "1"]),
+        (["--mask", "1,0"], ["--mask", "1,0"]),
+        (["--mask", "1,0,1,1"], ["--mask", "1,0,1,1"]),
+        (["--supercells", "2,2,2", "x--mask=1,0,1"], ["--supercells", "2,2,2", "x--mask=1,0,1"]),
+        ([], []),
+    ],
+)
+def test_three_numbers_may_be_one_word(given, three):
+    assert cli._three_numbers(given) == three

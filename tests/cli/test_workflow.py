@@ -167,6 +167,7 @@ def test_every_option_of_md_reaches_the_run(equipot, monkeypatch):
         "ensemble": "npt", "temperature": 250.0, "steps": 7, "timestep": 0.25, "pressure": 2.0,
         "friction": 0.03, "seed": 5, "interval": 3, "skin": 0.7, "thermostat": "nose-hoover",
         "mask": (0, 0, 1), "velocities": "draw", "restart-interval": 50, "stop-below": "0.9",
+        "energy": "isolated",
     }  # fmt: skip
     found = {}
 

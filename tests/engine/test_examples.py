@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from equipot.engine import library as bindings
-from equipot.engine.library import LIBRARY
+from equipot.engine.build import build
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "04_engine"
@@ -20,7 +20,7 @@ def test_runs_and_keeps_its_energy(source, tmp_path):
     compiler = COMPILERS[source]
     if shutil.which(compiler) is None:
         pytest.skip(f"there is no {compiler}")
-    library = LIBRARY.build()
+    library = build()
     command = [
         compiler,
         "-O2",

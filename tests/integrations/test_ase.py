@@ -371,6 +371,33 @@ def test_ensemble_gives_the_mean_and_the_deviations(ensemble, crystal):
     assert "energy_std" not in alone[0]
 
 
+@pytest.mark.parametrize("model", ["one", "ensemble"])
+def test_energies_relative_to_isolated_atoms(model, ensemble, model_file, crystal):
+    """Of each member; atoms alone have none, and nothing else changes."""
+    file = model_file if model == "one" else ensemble
+    total, isolated = (EquipotCalculator(file, device="cpu", energy=e) for e in ("total", "isolated"))
+    alone = {}
+    for symbol in "CO":
+        atom = Atoms(symbol)
+        alone[symbol] = total.get_potential_energy(atom)
+        assert isolated.get_potential_energy(atom) == 0.0
+    far = Atoms("CO", [[0, 0, 0], [0, 0, 50]])
+    assert isolated.get_potential_energy(far) == 0.0
+    for calculator in (total, isolated):
+        calculator.calculate(crystal)
+    taken_off = np.array([alone[symbol] for symbol in crystal.symbols])
+    np.testing.assert_allclose(
+        isolated.results["energies"], total.results["energies"] - taken_off, atol=1e-11
+    )
+    assert isolated.results["energy"] == isolated.results["free_energy"]
+    assert isolated.results["energy"] == pytest.approx(total.results["energy"] - taken_off.sum(), abs=1e-10)
+    assert isolated.results.keys() == total.results.keys()
+    for name in isolated.results.keys() - {"energy", "free_energy", "energies"}:
+        np.testing.assert_allclose(isolated.results[name], total.results[name], rtol=1e-9)
+    with pytest.raises(ConfigError, match="energy must be 'total' or 'isolated', found 'relative'"):
+        EquipotCalculator(model_file, energy="relative")
+
+
 def test_ensemble_with_a_damaged_member_is_refused(ensemble, tmp_path):
     for file in ensemble.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

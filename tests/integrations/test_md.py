@@ -56,6 +56,23 @@ def gas(model_file):
     return atoms
 
 
+def test_energies_relative_to_isolated_atoms(water, model_file, tmp_path):
+    """In log and trajectory; the dynamics is the same."""
+    runs = {}
+    for energy in ("total", "isolated"):
+        settings = MDSettings("nve", steps=10, timestep=0.25, log_interval=5, energy=energy)
+        runs[energy] = run_md(water, model_file, tmp_path / energy, settings, device="cpu")
+    alone = sum(EquipotCalculator(model_file).get_potential_energy(Atoms(symbol)) for symbol in water.symbols)
+    total, isolated = (read_log(run.log) for run in runs.values())
+    energies = isolated["potential_energy_eV"]
+    np.testing.assert_allclose(energies, total["potential_energy_eV"] - alone, atol=1e-8)
+    np.testing.assert_array_equal(isolated["temperature_K"], total["temperature_K"])
+    frames = ase.io.read(runs["isolated"].trajectory, ":")
+    np.testing.assert_allclose([frame.get_potential_energy() for frame in frames], energies, atol=1e-7)
+    with pytest.raises(ConfigError, match="--energy must be total or isolated, found 'none'"):
+        MDSettings(energy="none")
+
+
 def test_nve_writes_everything(water, model_file, tmp_path):
     ase.io.write(tmp_path / "water.xyz", water)
     settings = MDSettings("nve", steps=100, timestep=0.25, log_interval=10)

@@ -130,6 +130,7 @@ def begun(done, tmp_path):
         ({"timestep": 1.0}, "--timestep: 2.0, now 1.0"),
         ({"seed": 5, "log_interval": 4}, "--seed: 4, now 5; --interval: 3, now 4"),
         ({"case": "csvr"}, "--thermostat: langevin, now csvr"),
+        ({"energy": "isolated"}, "--energy: total, now isolated"),
         ({"steps": 11}, "it has done 12 steps, --steps is 11"),
     ],
 )
@@ -169,6 +170,12 @@ def test_damaged_files(crystal, model_file, begun):
         restart.write_bytes(damaged)
         with pytest.raises(DataError, match=r"restart.npz: damaged"):
             run_md(*run, device="cpu", resume=True)
+    restart.write_text("steps = 12")
+    with pytest.raises(DataError, match=r"expected a zip archive, found 10 bytes .* start a new run"):
+        run_md(*run, device="cpu", resume=True)
+    np.savez(restart, positions=np.zeros((8, 3)))
+    with pytest.raises(DataError, match=r"no restart file of 'equipot md', for it has no 'about'. Put the"):
+        run_md(*run, device="cpu", resume=True)
     restart.write_bytes(whole)
     content = dict(np.load(restart))
     about = json.loads(str(content["about"]))
@@ -177,9 +184,18 @@ def test_damaged_files(crystal, model_file, begun):
         run_md(*run, device="cpu", resume=True)
     restart.write_bytes(whole)
     trajectory = begun / "trajectory.extxyz"
+    frames, log = trajectory.read_bytes(), (begun / "log.csv").read_bytes()
     trajectory.write_bytes(trajectory.read_bytes()[:100])
     with pytest.raises(DataError, match=r"trajectory.extxyz has 100 bytes and had"):
         run_md(*run, device="cpu", resume=True)
+    restart.write_bytes(whole)
+    (begun / "trajectory.extxyz").write_bytes(frames)
+    for damaged in (b"\xd4" * len(log), b"step\n1,2\n1,2,3\n" + log):
+        (begun / "log.csv").write_bytes(damaged)
+        with pytest.raises(
+            DataError, match=r"log.csv: expected the log of a simulation, .* Put the whole file"
+        ):
+            run_md(*run, device="cpu", resume=True)
     restart.unlink()
     with pytest.raises(ConfigError, match=r"Nothing to resume: .* has no restart.npz"):
         run_md(*run, device="cpu", resume=True)
@@ -193,6 +209,17 @@ def test_another_machine_is_said(crystal, model_file, begun, caplog):
     np.savez(restart, **(content | {"about": json.dumps(about)}))
     run_md(crystal, model_file, begun, settings(steps=13), device="cpu", resume=True)
     assert "Not to the last bit as without the interruption: threads 77, now" in caplog.text
+
+
+def test_a_file_from_before_there_were_two_energies_has_the_total(crystal, model_file, begun):
+    restart = begun / "restart.npz"
+    content = dict(np.load(restart))
+    about = json.loads(str(content["about"]))
+    del about["origin"]["--energy"]
+    np.savez(restart, **(content | {"about": json.dumps(about)}))
+    with pytest.raises(ConfigError, match="--energy: total, now isolated"):
+        run_md(crystal, model_file, begun, settings(steps=13, energy="isolated"), device="cpu", resume=True)
+    run_md(crystal, model_file, begun, settings(steps=13), device="cpu", resume=True)
 
 
 def test_resume_begins_where_there_is_nothing(crystal, model_file, tmp_path, caplog):

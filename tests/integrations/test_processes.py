@@ -3,6 +3,8 @@
 import copy
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from operator import methodcaller
 from pathlib import Path
@@ -15,6 +17,8 @@ from ase.mep import NEB
 
 from equipot import EquipotCalculator
 from equipot.deploy.load import load_deployed
+
+SILICON = Path(__file__).parents[2] / "examples/04_engine/silicon.pt"
 
 forces = methodcaller("get_forces")
 
@@ -114,7 +118,7 @@ def test_nudged_elastic_band(model_file, parallel):
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_arrays_give_arrays_and_tensors_tensors(engine):
     """By the engine and by TorchScript, of a shipped model."""
-    model = load_deployed(Path(__file__).parents[2] / "examples/04_engine/silicon.pt", "cpu", engine)
+    model = load_deployed(SILICON, "cpu", engine)
     assert (model.engine is None) == (engine == "torch")
     edge_vec = np.array([[2.3, 0.1, 0.2], [-2.3, -0.1, -0.2]])
     inputs = edge_vec, np.array([[0, 1], [1, 0]]), np.zeros(2, dtype=np.int64), np.array([True, False])
@@ -126,3 +130,25 @@ def test_arrays_give_arrays_and_tensors_tensors(engine):
         assert isinstance(array, np.ndarray) and array.dtype == np.float64
         assert np.array_equal(array, tensor.numpy()) and np.array_equal(array, other.numpy())
     assert arrays[0][0] != 0 == arrays[0][1] and arrays[2].shape == (2, 3, 3)
+
+
+def test_a_calculator_survives_a_fork():
+    """Where nothing but the calculator has imported torch; a test's own process has imported much more."""
+    script = f"""
+import os
+from ase import Atoms
+from equipot import EquipotCalculator
+atoms = Atoms("Si2", [[0, 0, 0], [0, 0, 2.3]])
+atoms.calc = EquipotCalculator({str(SILICON)!r}, device="cpu", engine="torch")
+import torch
+torch.set_num_threads(2)
+torch.ones(2**22).sin().sum()
+if not (child := os.fork()):
+    atoms.rattle(0.1)
+    os._exit(atoms.get_forces().shape[0] - torch.get_num_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "1"  # 2 atoms, 1 thread

@@ -5,6 +5,7 @@ import pickle
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from standin import write_uncertain
@@ -48,6 +49,11 @@ def test_results(file, factor):
     assert atoms.calc.get_property("energy_uncertainty", atoms) == found["energy_uncertainty"]
     copy = pickle.loads(pickle.dumps(atoms.calc))
     assert copy.get_property("energy_uncertainty", atoms) == found["energy_uncertainty"]
+
+    atoms.calc = EquipotCalculator(file, device="cpu", energy="isolated")
+    alone = sum(copy.get_potential_energy(Atoms(symbol)) for symbol in atoms.symbols)
+    assert atoms.get_potential_energy() == pytest.approx(energy - alone, abs=1e-4)
+    assert atoms.calc.results["energy_uncertainty"] == found["energy_uncertainty"]
 
     atoms.calc = EquipotCalculator([file, file], device="cpu")
     assert atoms.get_potential_energy() == pytest.approx(energy)

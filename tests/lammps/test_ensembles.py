@@ -269,6 +269,8 @@ def test_models_that_do_not_belong_together(lammps, model_file, ensemble, tmp_pa
         f"are not those of {members[0]} (O Si, 4 A)"
     ) in said(f"{members[0]} shorter.pt")
     assert "needs an ensemble: 'pair_coeff * * FOLDER" in said(members[0])
+    early = "variable v equal 1+c_dev[4]\nfix scale all adapt 1 pair equipot scale * * v_v\nrun 0\n"
+    assert "on step 0 before the forces are known there" in said(members[0].parent, after=DEVIATION + early)
     bare = DEVIATION + "pair_style zero 4.0\npair_coeff * *\nrun 0\n"
     assert "needs one pair_style equipot" in said(members[0], after=bare)
     assert "found 'fast' behind it" in said(members[0], after="compute dev all equipot/deviation fast\n")

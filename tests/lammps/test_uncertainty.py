@@ -79,6 +79,18 @@ def test_units_scale_and_runs(lammps, uncertain, tmp_path):
     assert scaled[2] == pytest.approx(metal[2] / 2, rel=1e-9)
 
 
+def test_asked_for_too_early(lammps, uncertain, tmp_path):
+    """In a first run, and in a second one on the step where the first has ended."""
+    write_data(tmp_path / "atoms.data", oxide())
+    early = "compute sigma all equipot/uncertainty\nvariable v equal 1+c_sigma\n"
+    early += "fix scale all adapt 1 pair equipot scale * * v_v\nrun 0\n"
+    for script in (setup(uncertain), setup(uncertain) + "run 1\n"):
+        result = lammps(script + early, 2, expect=None)
+        assert result.returncode != 0 and "before the forces are known there" in " ".join(
+            result.output.split()
+        )
+
+
 def test_where_there_is_none(lammps, model_file, tmp_path):
     write_data(tmp_path / "atoms.data", oxide())
     one, compute = model_file("allegro"), "compute sigma all equipot/uncertainty\n"

@@ -215,8 +215,14 @@ def test_architecture_must_agree(source, files, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.type: nequip there, allegro"):
         run({"type": "allegro"})
     assert not (tmp_path / "run").exists()
-    single = {"type": "nequip", "channels": 2, "dtype": "float32"}  # the rest is as there
+    single = {
+        "type": "nequip",
+        "channels": 2,
+        "dtype": "float32",
+        "radial_intervals": 64,
+    }  # the rest is as there
     checkpoint = load_checkpoint(run(single).last_checkpoint)
+    assert checkpoint.config.model.radial_intervals == 64
     assert checkpoint.config.model.l_max == 1
     assert checkpoint.potential.dtype == torch.float32
 

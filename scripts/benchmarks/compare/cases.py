@@ -49,7 +49,7 @@ class Contender:
     """
 
     name: str
-    program: str  # equipot, nequip or mace
+    program: str  # equipot, nequip, mace or sevennet
     frames: list[Atoms]
     request: dict
     num_atoms: float  # per step
@@ -149,6 +149,14 @@ def _scaling_atoms(model: dict, box: bool, name: str, title: str, options: argpa
     return Case(name, title, contenders, in_turns=False)
 
 
+def _pretrained_case(
+    structure: Callable[[argparse.Namespace], Atoms], name: str, title: str, options: argparse.Namespace
+) -> Case:
+    first = _md({"cutoff": 5.0}, structure(options), options)
+    first = replace(first, request=first.request | {"pretrained": "7net-0"})
+    return Case(name, title, [first, _peer(first, "SevenNet", "sevennet")])
+
+
 def _scaling_model(key: str, values: list[int], name: str, title: str, options: argparse.Namespace) -> Case:
     contenders = [
         replace(_train(NEQUIP | {key: value}, 5, options), name=f"{key} = {value}") for value in values
@@ -173,6 +181,8 @@ _MAKERS = {
     "md-water": ("NequIP: MD step, water", partial(_md_case, NEQUIP, _box)),
     "md-silicon": ("NequIP: MD step, 216 silicon atoms", partial(_md_case, NEQUIP, _crystal)),
     "md-allegro-water": ("Allegro: MD step, water", partial(_md_case, ALLEGRO, _box)),
+    "sevennet-silicon": ("SevenNet-0: MD step, 216 silicon atoms", partial(_pretrained_case, _crystal)),
+    "sevennet-water": ("SevenNet-0: MD step, water", partial(_pretrained_case, _box)),
     "scaling-silicon": ("equipot's NequIP: MD step, silicon", partial(_scaling_atoms, NEQUIP, False)),
     "scaling-water": ("equipot's NequIP: MD step, water", partial(_scaling_atoms, NEQUIP, True)),
     "scaling-allegro-water": ("equipot's Allegro: MD step, water", partial(_scaling_atoms, ALLEGRO, True)),

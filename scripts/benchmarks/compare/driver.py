@@ -147,6 +147,7 @@ class Runner:
                 raise WorkerError(last_line(str(python)))
             worker = Worker(python, contender.program, folder, self._logs / f"{name}.log", self._threads)
             request = contender.request | {"structures": str(structures), "threads": self._threads}
+            request["pythons"] = {name: str(path) for name, path in self._pythons.items()}
             result.facts = worker.hello | worker.ask(do="prepare", **request)
             _check(result.facts, contender)
         except BaseException as error:

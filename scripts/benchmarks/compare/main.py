@@ -1,19 +1,21 @@
-"""equipot beside NequIP, Allegro and MACE: same structures, same hyperparameters, same threads, in turns.
+"""equipot beside NequIP, Allegro, MACE and SevenNet: same structures, hyperparameters and threads, in turns.
 
     python scripts/benchmarks/compare/main.py [--case NAME ...] [--threads 1] [--repeats 7]
-        [--molecules FILE] [--water FILE] [--output benchmark-results]
+        [--molecules FILE] [--water FILE] [--peer sevennet] [--output benchmark-results]
 
 Run it with equipot's interpreter. The peers get virtual environments of their own in .benchmark-envs unless
---nequip-python or --mace-python name interpreters that have them. Every contender is a process of its own;
-after all are prepared they compute one step after the other, round by round, so that what disturbs the
-machine disturbs all of them. A training step is energies and forces of a batch, the mean squares of their
-errors, the gradient and Adam's update; graphs are built before. An MD step is a small random displacement of
-all atoms and ASE's get_forces(), with whatever neighbor list the calculator keeps.
+--nequip-python, --mace-python or --sevennet-python name interpreters that have them. Every contender is a
+process of its own; after all are prepared they compute one step after the other, round by round, so that
+what disturbs the machine disturbs all of them. A training step is energies and forces of a batch, the mean
+squares of their errors, the gradient and Adam's update; graphs are built before. An MD step is a small random
+displacement of all atoms and ASE's get_forces(), with whatever neighbor list the calculator keeps.
 
 What has the same name in equipot and in a peer has the same size in both. NequIP's self-connection acts on an
 embedding of the species, equipot's on the species themselves, so the embedding is given as many features as
 there are species: with NequIP's default, 64, a step costs it a third more. equipot draws splines through its
 radial networks; "no splines" trains with these evaluated at every edge, as the peers do.
+
+SevenNet's cases run its pretrained model 7net-0, which equipot imports, deploys and evaluates.
 
 The ratio is a peer's time over equipot's, the median over rounds. "prepared in" holds model, neighbor lists,
 compilation and the first steps; the peak is that of the steps after it.
@@ -53,7 +55,8 @@ def main() -> int:
         for name, title in TITLES.items():
             print(f"{name:24}{title}")
         return 0
-    cases = [make_case(name, options) for name in dict.fromkeys(options.case or TITLES)]
+    names = [name for name in options.case or TITLES if name.startswith(options.peer or "")]
+    cases = [make_case(name, options) for name in dict.fromkeys(names)]
     cases = [replace(case, contenders=[c for c in case.contenders if wanted(c, options)]) for case in cases]
     logs = options.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -89,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
         "--case", action="append", choices=list(TITLES), metavar="NAME", help="may be repeated; default: all"
     )
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
+    parser.add_argument("--peer", choices=["sevennet"], help="only the cases of its pretrained models")
     parser.add_argument(
         "--skip", action="append", default=[], metavar="TEXT", help="contenders with this in their name"
     )
@@ -108,6 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("benchmark-results"), help="a folder")
     parser.add_argument("--nequip-python", type=Path, help="default: made in .benchmark-envs/nequip")
     parser.add_argument("--mace-python", type=Path, help="default: made in .benchmark-envs/mace")
+    parser.add_argument("--sevennet-python", type=Path, help="default: made in .benchmark-envs/sevennet")
     return parser.parse_args()
 
 
@@ -126,7 +131,7 @@ def positive(text: str) -> int:
 
 def find_pythons(programs: set[str], options: argparse.Namespace) -> dict[str, Path | Exception]:
     """The interpreter of each program; an error where there is none, which fails its rows only."""
-    given = {"nequip": options.nequip_python, "mace": options.mace_python}
+    given = {name: getattr(options, f"{name}_python") for name in ("nequip", "mace", "sevennet")}
     pythons: dict[str, Path | Exception] = {"equipot": Path(sys.executable)}
     for program in sorted(programs & PACKAGES.keys()):
         try:

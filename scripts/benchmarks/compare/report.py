@@ -14,7 +14,7 @@ from rich.table import Table
 
 from equipot.machine import processor_name
 
-_COLORS = {"equipot": "#2a6fbb", "nequip": "#e08a2e", "mace": "#6aa84f"}
+_COLORS = {"equipot": "#2a6fbb", "nequip": "#e08a2e", "mace": "#6aa84f", "sevennet": "#a64d79"}
 # Column, and how it is written; nothing for what a worker did not say.
 _COLUMNS = {
     "step": lambda r: _duration(r.seconds),

@@ -1,6 +1,7 @@
 """The benchmark's worker for equipot: training steps and ASE molecular dynamics."""
 
 import itertools
+import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from equipot.config import LossConfig
 from equipot.config.model import ModelConfig
 from equipot.data import frame_from_atoms, to_graph
 from equipot.deploy.capsule import synthetic_structures
+from equipot.deploy.export import deploy
 from equipot.deploy.torchscript import write_torchscript
 from equipot.graph import collate
+from equipot.interop.importer import MODELS, import_model
 from equipot.models.build import build_potential
 from equipot.models.potential import Potential, predict
 from equipot.ops.build import kernels_available
@@ -30,6 +33,8 @@ def prepare(request: dict) -> tuple[dict, Callable[[], None]]:
     """Facts and one step of what ``request`` asks for."""
     torch.set_num_threads(request["threads"])
     torch.manual_seed(0)
+    if "pretrained" in request:
+        return pretrained(request)
     config = TypeAdapter(ModelConfig).validate_python(request["model"])
     potential = build_potential(
         config,
@@ -46,6 +51,24 @@ def prepare(request: dict) -> tuple[dict, Callable[[], None]]:
     }
     task = {"train": training_step, "md": md_step}[request["task"]]
     edges, step = task(potential, request)
+    return {**facts, "edges": edges}, step
+
+
+def pretrained(request: dict) -> tuple[dict, Callable[[], None]]:
+    """The same of a model of another code, from the package in its environment."""
+    where = "import importlib.util; print(importlib.util.find_spec('sevenn').origin)"
+    command = [request["pythons"]["sevennet"], "-c", where]
+    package = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()).parent
+    with tempfile.TemporaryDirectory() as folder:
+        source = package / "pretrained_potentials" / MODELS[request["pretrained"]][0]
+        imported = import_model(str(source), Path(folder) / "model.ckpt").checkpoint
+        metadata = deploy(Path(folder) / "model.ckpt", Path(folder) / "model.pt")
+        edges, step = walk(Path(folder) / "model.pt", request)
+    facts = {
+        "versions": {"equipot": equipot.__version__, "torch": torch.__version__},
+        "parameters": sum(p.numel() for p in imported.potential.parameters()),
+        "dtype": metadata.dtype,
+    }
     return {**facts, "edges": edges}, step
 
 
@@ -77,7 +100,6 @@ def training_step(potential: Potential, request: dict) -> tuple[float, Callable[
 
 def md_step(potential: Potential, request: dict) -> tuple[float, Callable[[], None]]:
     """Edges of the structure, and a step of a random walk with forces from a deployed file."""
-    atoms = ase.io.read(request["structures"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         write_torchscript(
@@ -91,8 +113,14 @@ def md_step(potential: Potential, request: dict) -> tuple[float, Callable[[], No
             validation={},
             config="",
         )
-        keep_memory()
-        atoms.calc = EquipotCalculator(path, device="cpu")
+        return walk(path, request)
+
+
+def walk(model: Path, request: dict) -> tuple[float, Callable[[], None]]:
+    """The same from a deployed file, which is not read again."""
+    keep_memory()
+    atoms = ase.io.read(request["structures"])
+    atoms.calc = EquipotCalculator(model, device="cpu")
     random = np.random.default_rng(0)
     edge_index = atoms.calc.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)[1]
 

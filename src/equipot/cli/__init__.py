@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 """
 
 import logging
+import re
 import sys
 from dataclasses import fields
 from inspect import Parameter
@@ -47,7 +48,7 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     logger.addHandler(messages)
     try:
-        app([argument for argument in sys.argv[1:] if argument != "--debug"])
+        app(_three_numbers([argument for argument in sys.argv[1:] if argument != "--debug"]))
     except (EquipotError, OSError) as error:
         if debug:
             raise
@@ -58,6 +59,12 @@ def main() -> None:
         sys.exit(130)
     finally:
         logger.removeHandler(messages)
+
+
+def _three_numbers(arguments: list[str]) -> list[str]:
+    """``--mask 1,0,1``, ``--mask=1,0,1`` and ``--supercell 2x2x2`` as three arguments after the option."""
+    found = r"(?<![^\0])(--mask|--supercell)[=\0](\d+)[,x](\d+)[,x](\d+)(?=\0|$)"
+    return re.sub(found, "\\1\0\\2\0\\3\0\\4", "\0".join(arguments)).split("\0") if arguments else []
 
 
 def _message(error: Exception) -> str:
@@ -372,11 +379,12 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Compile again even if they are there.")] = False,
 ) -> None:
     """Compile the fast kernels and the engine now rather than at their first use."""
-    from equipot.engine.library import LIBRARY
+    from equipot.engine.build import build as build_engine
+    from equipot.engine.library import instructions
     from equipot.ops.build import build as build_kernels
 
+    print(f"Engine: {build_engine(force)}, which uses {instructions()} instructions here")
     print(f"Kernels: {build_kernels(force)}")
-    print(f"Engine: {LIBRARY.build(force)}")
 
 
 @app.command()

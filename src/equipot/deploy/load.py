@@ -18,7 +18,7 @@ from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
 from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
-from equipot.engine.library import Engine
+from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
 from equipot.quantities import CONTRACT
 
@@ -111,7 +111,7 @@ class DeployedModel:
     def runs_by(self) -> str:
         """On which device, and by what."""
         if self.engine is not None:
-            return f"{self.device}, engine"
+            return f"{self.device}, engine ({instructions()})"
         from torch import __version__
 
         return f"{self.device}, TorchScript of torch {__version__}"

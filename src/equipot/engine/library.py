@@ -2,27 +2,16 @@
 
 import ctypes
 import functools
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from equipot.compile import Library
-from equipot.errors import DataError, ModelFileError, SimulationError
+from equipot.engine.build import build
+from equipot.errors import ConfigError, DataError, ModelFileError, SimulationError
 
-_FOLDER = Path(__file__).parent
-LIBRARY = Library(
-    "libequipot.so",
-    "the engine",
-    tuple(_FOLDER / name for name in ("csrc", "include", "kernels")),
-    link=("-static-libstdc++", "-static-libgcc", "-Wl,--exclude-libs,ALL", "-s", "-pthread"),
-)
 _ABI = 2  # EQUIPOT_ABI
-
-logger = logging.getLogger("equipot")
-
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
 
@@ -218,11 +207,21 @@ def _address(array: NDArray | None) -> int | None:
 
 @functools.cache
 def load_library() -> ctypes.CDLL:
-    """The library, compiled at its first use. Raises KernelBuildError."""
-    path = LIBRARY.build()
-    library = ctypes.CDLL(str(path))
+    """The library, compiled at its first use if it is not in the package.
+
+    Raises KernelBuildError, or ConfigError if EQUIPOT_INSTRUCTIONS names what is not there.
+    """
+    library = ctypes.CDLL(str(build()))
     library.equipot_message.restype = ctypes.c_char_p
     library.equipot_close.argtypes = [ctypes.c_void_p]
     library.equipot_close.restype = None
+    library.equipot_instructions.restype = ctypes.c_char_p
     assert library.equipot_abi() == _ABI  # built from these sources
+    if library.equipot_instructions() is None:
+        raise ConfigError(f"The engine cannot be used: {library.equipot_message().decode()}.")
     return library
+
+
+def instructions() -> str:
+    """The set of instructions that the engine uses here. Raises as `load_library`."""
+    return load_library().equipot_instructions().decode()

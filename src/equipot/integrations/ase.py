@@ -43,10 +43,11 @@ class EquipotCalculator(Calculator):
             by half of it; 0 rebuilds it at every step.
         check: re-evaluate the reference structures in the file once, before the first use.
         engine: "auto": equipot's own on a CPU; "torch": TorchScript. Not used for a loaded model.
+        energy: "total"; or "isolated": relative to what the model gives for each atom alone.
         label, atoms, directory: as for every ASE calculator.
 
     Raises:
-        ConfigError: the skin is negative or not finite, or there is no such engine.
+        ConfigError: the skin is negative or not finite, or there is no such engine or energy.
         ModelFileError, DeviceError: as `load_deployed`; or the file fails its check on this machine.
         UnknownSpeciesError: at the first use, for an element the model does not know.
         DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
@@ -84,12 +85,15 @@ class EquipotCalculator(Calculator):
         check: bool = True,
         *,
         engine: str = "auto",
+        energy: str = "total",
         label: str | None = None,
         atoms: Atoms | None = None,
         directory: str | Path = ".",
     ):
         if not (math.isfinite(skin) and skin >= 0):
             raise ConfigError(f"skin must be a length of at least 0 Å, found {skin}.")
+        if energy not in ("total", "isolated"):
+            raise ConfigError(f"energy must be 'total' or 'isolated', found '{energy}'.")
         super().__init__(label=label, atoms=atoms, directory=directory)
         self.members = load_members(model, device, engine)
         self.model = self.members[0]
@@ -98,6 +102,7 @@ class EquipotCalculator(Calculator):
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
         self.distances = DistanceWatch([member.metadata for member in self.members])
+        self._alone = [_energies_alone(member) for member in self.members] if energy == "isolated" else []
         self._types: tuple[np.ndarray, Array] | None = None
         if self._gives_uncertainties:
             self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
@@ -125,6 +130,8 @@ class EquipotCalculator(Calculator):
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
         each = self._evaluate(atoms, "heat_virials" in properties)
+        for found, alone in zip(each, self._alone, strict=False):  # none: total energies
+            found["atom_energies"] -= alone[self.model.atom_types(atoms.numbers)]
         rows = each[0]
         if len(each) > 1:
             shared = [name for name in rows if name != "features"]  # whose widths may differ
@@ -206,6 +213,12 @@ class EquipotCalculator(Calculator):
         if self._types is None or not np.array_equal(self._types[0], types):
             self._types = types, self.neighbors.there(types)
         return self._types[1]
+
+
+def _energies_alone(model: DeployedModel) -> np.ndarray:
+    """(T,) eV, of an atom of each type that has no neighbors."""
+    types = np.arange(len(model.metadata.species))
+    return model(np.zeros((0, 3)), np.zeros((2, 0), dtype=np.int64), types, types >= 0)[0]
 
 
 def _check_finite(rows: Collection[np.ndarray]) -> None:

@@ -124,7 +124,7 @@ def run_md(
     if not (math.isfinite(skin) and skin >= 0):
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
     atoms = _atoms(structure, species_map, supercell, settings)
-    calculator = EquipotCalculator(model, device=device, skin=skin)
+    calculator = EquipotCalculator(model, device=device, skin=skin, energy=settings.energy)
     calculator.model.atom_types(atoms.numbers)
     _set_limits(calculator, settings)
     run = _prepare(atoms, calculator, settings, output, skin, restart)
@@ -189,6 +189,7 @@ def _make_room(output: Path, restart: Restart | None) -> None:
         (output / name).unlink(missing_ok=True)
     if restart is not None:
         restart.cut_files()
+        read_log(output / "log.csv")  # an error now, not at the end
 
 
 def _set_limits(calculator: EquipotCalculator, settings: MDSettings) -> None:

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.io.extxyz import write_extxyz
 from rich.table import Table
 
+from equipot.errors import DataError
 from equipot.integrations.md_dynamics import RIGID
 from equipot.integrations.md_settings import MDSettings
 
@@ -39,11 +40,22 @@ _LABELS = {
 
 
 def read_log(path: str | Path) -> dict[str, np.ndarray]:
-    """Columns of a log.csv by name, (rows,) each; volume and pressure are NaN without a full cell."""
+    """Columns of a log.csv by name, (rows,) each; volume and pressure are NaN without a full cell.
+
+    Raises DataError if it is none.
+    """
     # What follows the last line end is torn: the run was killed or the disk full.
-    header, *lines = Path(path).read_text().rpartition("\n")[0].splitlines() or [",".join(COLUMNS)]
-    names = header.split(",")
-    rows = np.array([line.split(",") for line in lines], dtype=np.float64).reshape(-1, len(names))
+    try:
+        header, *lines = Path(path).read_text().rpartition("\n")[0].splitlines() or [",".join(COLUMNS)]
+        names = header.split(",")
+        rows = np.array([line.split(",") for line in lines], dtype=np.float64).reshape(-1, len(names))
+        if names[: len(COLUMNS)] != list(COLUMNS):
+            raise ValueError(f"the first line is '{header[:60]}'")
+    except ValueError as error:
+        raise DataError(
+            f"{path}: expected the log of a simulation, {','.join(COLUMNS[:2])},... and numbers below, but "
+            f"found: {error}. Put the whole file back, or start a new run."
+        ) from None
     return dict(zip(names, rows.T, strict=True))
 
 

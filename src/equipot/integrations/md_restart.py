@@ -136,29 +136,39 @@ def write_restart(
 
 
 def read_restart(path: Path) -> Restart:
-    """Raises DataError: damaged, or of a newer format."""
-    try:
-        with np.load(path, allow_pickle=False) as file:  # a zip archive, with a checksum of each entry
-            arrays = {name: file[name] for name in file.files}
-        about = json.loads(str(arrays.pop("about")))
-        version = about["format"]
-        if version > RESTART_FORMAT:
-            raise DataError(
-                f"{path}: restart format {version}; this equipot reads formats up to {RESTART_FORMAT}. "
-                "Upgrade equipot."
-            )
-        parts: dict[str, dict[str, np.ndarray]] = {"atoms": {}, "integrator": {}, "list": {}}
-        for name in [name for name in arrays if "/" in name]:
-            part, _, key = name.partition("/")
-            parts[part][key] = arrays.pop(name)
-        atoms = Atoms(parts["atoms"]["numbers"], cell=arrays["cell"], pbc=arrays["pbc"])
-        atoms.arrays.update(parts["atoms"])
-        atoms.set_constraint([dict2constraint(c) for c in jsonio.decode(about["constraints"])])
-        geometry = tuple(parts["list"][key] for key in sorted(parts["list"])) or None
-        return Restart(path, about["origin"], about["platform"], about["progress"], about["random"], atoms,
-                       parts["integrator"], geometry)  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    """Raises DataError: damaged, no restart file at all, or of a newer format."""
+    advice = "Put the right file back, or start a new run from the last frame of the trajectory."
+    if not zipfile.is_zipfile(path):
         raise DataError(
-            f"{path}: damaged ({type(error).__name__}: {error}). The run cannot be resumed from it; start a "
-            "new one from the last frame of its trajectory."
-        ) from None
+            f"{path}: damaged, or no restart file of 'equipot md': expected a zip archive, found "
+            f"{path.stat().st_size} bytes that are none. {advice}"
+        )
+    try:
+        return _restart(path)
+    except KeyError as error:
+        raise DataError(f"{path}: no restart file of 'equipot md', for it has no {error}. {advice}") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged ({error}). {advice}") from None
+
+
+def _restart(path: Path) -> Restart:
+    with np.load(path, allow_pickle=False) as file:  # a zip archive, with a checksum of each entry
+        arrays = {name: file[name] for name in file.files}
+    about = json.loads(str(arrays.pop("about")))
+    if about["format"] > RESTART_FORMAT:
+        raise DataError(
+            f"{path}: restart format {about['format']}; this equipot reads formats up to {RESTART_FORMAT}. "
+            "Upgrade equipot."
+        )
+    parts: dict[str, dict[str, np.ndarray]] = {"atoms": {}, "integrator": {}, "list": {}}
+    for name in [name for name in arrays if "/" in name]:
+        part, _, key = name.partition("/")
+        parts[part][key] = arrays.pop(name)
+    atoms = Atoms(parts["atoms"]["numbers"], cell=arrays["cell"], pbc=arrays["pbc"])
+    for name, values in parts["atoms"].items():
+        atoms.set_array(name, values)
+    atoms.set_constraint([dict2constraint(c) for c in jsonio.decode(about["constraints"])])
+    geometry = tuple(parts["list"][key] for key in sorted(parts["list"])) or None
+    origin = {"--energy": "total"} | about["origin"]  # the option came later than the first files
+    return Restart(path, origin, about["platform"], about["progress"], about["random"], atoms,
+                   parts["integrator"], geometry)  # fmt: skip

@@ -13,6 +13,7 @@ _CHOICES = {
     "ensemble": ("nve", "nvt", "npt"),
     "thermostat": ("langevin", "nose-hoover", "csvr"),
     "velocities": (None, "keep", "draw"),
+    "energy": ("total", "isolated"),
 }
 
 
@@ -42,6 +43,9 @@ class MDSettings:
         None, "keep those of the structure, or draw them; by default kept if there are any."
     )
     seed: int = _option(0, "Of velocities and thermostat.")
+    energy: str = _option(
+        "total", "total, or isolated: relative to what the model gives for each atom alone."
+    )
     log_interval: int = _option(10, "Steps between frames of trajectory and log.", option="--interval")
     restart_interval: int = _option(1000, "Steps between restart files, from which --resume goes on.")
     stop_below: str | None = _option(

@@ -80,11 +80,12 @@ void ComputeEquipotDeviation::compute_peratom()
 // Members' forces on atoms of other ranks go home first.
 void ComputeEquipotDeviation::update_rows()
 {
+  pair->require_evaluation(style);
   if (evaluation == pair->last_evaluation()) return;
   evaluation = pair->last_evaluation();
   auto forces = pair->ensemble()->member_forces();
   for (auto &member : forces) pair->take_home(member);
-  const double unit = pair->unit();
+  const double unit = std::abs(pair->unit());
   rows.resize(pair->num_owned_rows());
   for (size_t row = 0; row < rows.size(); ++row)
     rows[row] = unit *
@@ -105,8 +106,9 @@ void ComputeEquipotDeviation::find_of_virial(double &largest, double &smallest, 
   MPI_Allreduce(MPI_IN_PLACE, &num_atoms, 1, MPI_LMP_BIGINT, MPI_SUM, world);
   std::array<double, 9> deviations{};
   double squares = 0;
+  const double unit = std::abs(pair->unit()) / std::max(static_cast<double>(num_atoms), 1.0);
   for (int k = 0; k < 9; ++k) {
-    deviations[k] = pair->unit() * std::sqrt(variance(virials, k)) / std::max(static_cast<double>(num_atoms), 1.0);
+    deviations[k] = unit * std::sqrt(variance(virials, k));
     squares += deviations[k] * deviations[k];
   }
   const auto [least, most] = std::minmax_element(deviations.begin(), deviations.end());

@@ -37,6 +37,7 @@ void ComputeEquipotUncertainty::init()
 double ComputeEquipotUncertainty::compute_scalar()
 {
   invoked_scalar = update->ntimestep;
+  pair->require_evaluation(style);
   const int64_t width = pair->ensemble()->feature_width();
   std::vector<double> sum(width, 0.0);
   for (int slot = 0; slot < atom->nlocal; ++slot) {
@@ -51,6 +52,7 @@ double ComputeEquipotUncertainty::compute_scalar()
 void ComputeEquipotUncertainty::compute_peratom()
 {
   invoked_peratom = update->ntimestep;
+  pair->require_evaluation(style);
   if (atom->nmax > max_atoms) {
     max_atoms = atom->nmax;
     memory->destroy(vector_atom);

@@ -30,9 +30,10 @@ struct CommGroup : Comm {
 }    // namespace
 
 PairEquipot::PairEquipot(LAMMPS *lmp) :
-    Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0), comm_width(0), bytes(0),
-    exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0), time_in_edges(0),
-    num_evaluations(0), evaluation(0), features_wanted(false), last_features(nullptr), has_trials(false), overlap(false)
+    Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0),
+    comm_width(0), bytes(0), exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0),
+    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), features_wanted(false), last_features(nullptr),
+    has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -162,6 +163,7 @@ void PairEquipot::compute(int eflag, int vflag)
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations, ++evaluation;
+  evaluated_on = update->ntimestep;
   last_features = result.features;
 
   const double unit = this->unit();
@@ -339,12 +341,18 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 
 double PairEquipot::unit() const { return energy_unit * common_scale(); }
 
+void PairEquipot::require_evaluation(const char *style) const
+{
+  if (evaluated_on != update->ntimestep || (features_wanted && !last_features))
+    error->all(FLERR, "compute {} is asked for on step {} before the forces are known there", style, update->ntimestep);
+}
+
 std::vector<double> PairEquipot::uncertainties(const double *features, int64_t rows) const
 {
   std::vector<double> sigma;
   const std::string failure = equipot::failure_of([&] { sigma = models->members()[0]->uncertainties(features, rows); });
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
-  const double unit = this->unit();
+  const double unit = std::abs(this->unit());
   for (double &value : sigma) value *= unit;
   return sigma;
 }

@@ -40,13 +40,14 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   // For computes, of the last evaluation.
   const equipot::Ensemble *ensemble() const { return models.get(); }
+  void require_evaluation(const char *style) const;  // on this step
   int64_t last_evaluation() const { return evaluation; }
   int64_t num_owned_rows() const { return neighborhood.num_owned; }
-  int64_t row(int slot) const { return row_of[slot]; }
+  int64_t row(int slot) const { return slot < static_cast<int>(row_of.size()) ? row_of[slot] : -1; }
   const double *features() const { return last_features; }  // (rows, feature_width); see `want_features`
   void want_features() { features_wanted = true; }  // in this run, of a model that has them
   std::vector<double> uncertainties(const double *features, int64_t rows) const;  // in LAMMPS's units
-  double unit() const;  // of LAMMPS's energies, per eV, with the scale
+  double unit() const;  // of LAMMPS's energies, per eV, times the scale
   void take_home(std::vector<double> &rows);  // (rows, 3): what ghosts have is added to their owners, on all ranks
 
  private:
@@ -102,7 +103,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
-  int64_t evaluation;  // counted through all runs
+  int64_t evaluation, evaluated_on;  // counted through all runs; the step of the last one
   bool features_wanted;
   const double *last_features;
   bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place

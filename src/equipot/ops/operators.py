@@ -2,12 +2,16 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 
 import torch
 
 from equipot.ops import reference
 from equipot.ops.build import kernels_available, operators_registered
+
+# GNU's OpenMP waits for ever in a forked process for the threads that stayed behind.
+os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
 # In Python every atom is owned; a parallel MD code brings the compiled operators.
 PLAIN = {

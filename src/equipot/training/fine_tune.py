@@ -20,7 +20,7 @@ from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
 
 # They say how a model is computed or trained, not what its weights mean.
-_MAY_DIFFER = {"dtype", "trainable_scale_shift"}
+_MAY_DIFFER = {"dtype", "trainable_scale_shift", "radial_intervals"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,8 +140,8 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
         levels=dict(zip(names, energies, strict=True)) if several else {},
     )
     lines = [
-        f"Starting from {source.path}: its scale and its neighbors per atom "
-        f"({built_from['avg_num_neighbors']:.1f}) are kept."
+        f"Starting from {source.path}: its scale and what sums over neighbors are divided by "
+        f"({built_from['avg_num_neighbors'] ** 0.5:.2f}) are kept."
     ]
     lines += _what_changes(source, now, names, origins)
     return Start(potential.train(), built_from, statistics, lines)

@@ -345,4 +345,12 @@ EXPORT void equipot_set_threads(int num_threads) { Threads::pool().set_count(num
 
 EXPORT int equipot_threads(void) { return Threads::pool().count(); }
 
+EXPORT const char* equipot_instructions(void) {
+  const char* found = nullptr;
+  guarded([&] { found = instructions(); });
+  return found;
+}
+
+EXPORT const char* equipot_sources(void) { return EQUIPOT_SOURCES; }
+
 }  // extern "C"

@@ -12,7 +12,7 @@
 #include "ghost_exchange.h"
 #include "threads.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Memory that goes from one array to the next, and to the next evaluation.
 template <class T>

@@ -42,4 +42,7 @@ class Evaluator {
 // Throws std::runtime_error or std::invalid_argument if the program is damaged.
 std::unique_ptr<Evaluator> make_evaluator(const Program& program);
 
+// The set of instructions that evaluators use. Throws std::runtime_error if EQUIPOT_INSTRUCTIONS names none.
+const char* instructions();
+
 }  // namespace equipot

@@ -13,7 +13,7 @@
 #include "uncertainty.h"
 #include "zbl.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 template <class T>
 std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64_t num_types, int64_t dim_sh) {

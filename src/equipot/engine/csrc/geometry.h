@@ -9,7 +9,7 @@
 #include "lanes.h"
 #include "program.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Harmonics as polynomials of the edge's direction: Y[j] = sum over terms of value x^a y^b z^c. Solid ones are those
 // of the vector itself.

@@ -10,7 +10,7 @@
 #include "plan.h"
 #include "step.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Rows by the types of the atoms.
 template <class T>

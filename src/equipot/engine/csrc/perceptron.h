@@ -8,7 +8,7 @@
 #include "sigmoid.h"
 #include "step.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // u(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2), and du/dx; 0 from x = 1 on.
 template <class T>

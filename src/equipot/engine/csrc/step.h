@@ -8,7 +8,7 @@
 #include "context.h"
 #include "program.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 struct Shape {
   bool of_atoms = true;  // a row for each atom; otherwise for each edge

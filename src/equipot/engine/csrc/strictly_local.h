@@ -9,7 +9,7 @@
 #include "plan.h"
 #include "step.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Functions of the distance: a Bessel basis (E, size), or the polynomial cutoff alone (E, 1).
 template <class T>

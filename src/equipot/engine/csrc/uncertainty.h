@@ -12,7 +12,7 @@
 #include "step.h"
 #include "strictly_local.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Where an evaluation has the features: some numbers of an array of atoms; or, of one of edges, factor times the sum over
 // the edges of an atom of the last hidden layer of the perceptron that makes it.

@@ -7,7 +7,7 @@
 #include "perceptron.h"
 #include "program.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 struct Zbl {
   std::vector<double> numbers, radii;  // of each type

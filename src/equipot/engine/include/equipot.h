@@ -123,6 +123,14 @@ equipot_status equipot_check(equipot_model* model, char* summary, size_t size);
 void equipot_set_threads(int num_threads);
 int equipot_threads(void);
 
+/* The set of instructions that evaluations use, "baseline", "avx2" or "avx512": the best that the library was compiled
+ * for and the processor has, or the one that the environment variable EQUIPOT_INSTRUCTIONS names; null if that is not
+ * there. */
+const char* equipot_instructions(void);
+
+/* SHA-256 of the sources that the library was built from. */
+const char* equipot_sources(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -16,7 +16,7 @@
 
 #include "lanes.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 constexpr int tile_edges = 4;
 constexpr int tile_rows = vector_registers >= 32 ? 4 : 2;

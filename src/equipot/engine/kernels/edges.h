@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace equipot {
+#include "instructions.h"
+
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Throws std::out_of_range if an edge refers to an atom that is not there.
 inline void check_range(const int64_t* atom_of_edge, int64_t num_edges, int64_t num_atoms) {

@@ -20,7 +20,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace equipot {
+#include "instructions.h"
+
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 constexpr int max_degree = 4;  // of features; harmonics may have any degree
 

@@ -8,12 +8,13 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <stdexcept>
 
 #include "form.h"
 #include "lanes.h"
 #include "splines.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 namespace {
 
 // What one path of one edge reads and writes; pointers to the first element of its blocks.
@@ -457,22 +458,26 @@ void run_pass(const Plan<T>& plan, const Arrays<T>& a, const int64_t* edges, int
   }
 }
 
+template <class T, Pass pass>
+void choose_form(const Plan<T>& plan, const Arrays<T>& arrays, const int64_t* edges, int64_t count) {
+  if (arrays.x_cotangent == nullptr) return run_pass<T, pass, false>(plan, arrays, edges, count);
+#ifdef EQUIPOT_FIRST_DERIVATIVES  // all that the engine takes: half of the code
+  throw std::logic_error("this library has no mixed form");
+#else
+  run_pass<T, pass, true>(plan, arrays, edges, count);
+#endif
+}
+
 }  // namespace
 
 template <class T>
 void center_pass(const Plan<T>& plan, const Arrays<T>& arrays, const int64_t* edges, int64_t count) {
-  if (arrays.x_cotangent != nullptr)
-    run_pass<T, Pass::center, true>(plan, arrays, edges, count);
-  else
-    run_pass<T, Pass::center, false>(plan, arrays, edges, count);
+  choose_form<T, Pass::center>(plan, arrays, edges, count);
 }
 
 template <class T>
 void neighbor_pass(const Plan<T>& plan, const Arrays<T>& arrays, const int64_t* edges, int64_t count) {
-  if (arrays.x_cotangent != nullptr)
-    run_pass<T, Pass::neighbor, true>(plan, arrays, edges, count);
-  else
-    run_pass<T, Pass::neighbor, false>(plan, arrays, edges, count);
+  choose_form<T, Pass::neighbor>(plan, arrays, edges, count);
 }
 
 }  // namespace equipot

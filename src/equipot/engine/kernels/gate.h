@@ -9,7 +9,7 @@
 
 #include "linear.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // An irrep whose channels are each multiplied by a nonlinear scalar; offsets of its first element and first gate.
 struct GatedBlock {

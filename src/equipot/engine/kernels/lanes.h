@@ -7,10 +7,12 @@
 #include <cstring>
 #include <type_traits>
 
+#include "instructions.h"
+
 #define UNROLL _Pragma("GCC unroll 16")
 #define INLINE inline __attribute__((always_inline))
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64;

@@ -13,7 +13,7 @@
 
 #include "matmul.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // One irrep: each of its components goes from `channels_in` to `channels_out` channels by the same weights.
 struct LinearBlock {

@@ -5,7 +5,7 @@
 
 #include "lanes.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // c(i, m, :) += sum over k of a(i, m, k) b(k, :), for all rows i and components m, with k < depth. Element (i, m, k) of a
 // lies at i * a_row + m * a_component + k * a_step; rows of b and c are contiguous. Each sum has the order of k, however

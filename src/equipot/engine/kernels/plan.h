@@ -11,7 +11,7 @@
 
 #include "form.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Columns of `paths`; see equipot/ops/convolution.py.
 struct PathRow {

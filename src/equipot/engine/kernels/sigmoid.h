@@ -7,7 +7,7 @@
 
 #include "lanes.h"
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor polynomial; the error is below two units in the last place.
 // Beyond the range of T the argument is cut off, which the logistic function does not see.

@@ -1,11 +1,12 @@
 // Quintic B-splines on equal intervals, once for the CPU and, as text, once for the GPU; see equipot/ops/bspline.py.
 #pragma once
 
+#include "instructions.h"
 #include "quote.h"
 
 #define EQUIPOT_DEVICE inline
 
-namespace equipot {
+namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 // Of the six splines at one distance: their values and two derivatives, and the first row of the table they multiply.
 EQUIPOT_DECLARE_AND_QUOTE(splines_text,
