@@ -237,6 +237,7 @@ def import_(
     """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
     from rich.console import Console
 
+    from equipot.data.text import counted
     from equipot.deploy.info import origin_table
     from equipot.interop.importer import import_model
     from equipot.interop.verify import comparison_table
@@ -246,7 +247,8 @@ def import_(
     if found.comparisons:
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
-    print(f"Wrote {found.checkpoint.path} ({len(found.checkpoint.potential.species)} elements, {dtype})")
+    kept = counted(len(found.checkpoint.potential.species), "element")
+    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
 
 
 @app.command()
