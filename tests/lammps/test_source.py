@@ -99,3 +99,23 @@ def test_lmp_gets_the_plugin_from_its_entry_point(tmp_path, monkeypatch, caplog)
     monkeypatch.setattr(integration, "build_plugin", fail)
     assert plugin_folder() == ""
     assert "no plugin of equipot for this LAMMPS: There is no cmake." in caplog.text
+
+
+def test_the_plugin_of_the_wheel_is_taken_for_its_lammps_only(tmp_path, monkeypatch):
+    for name in ("engine", "lammps"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lammps" / integration.PLUGIN).write_text("... 22 Jul 2025 ...")
+    monkeypatch.setattr(integration, "SOURCES", tmp_path / "lammps")
+    monkeypatch.setattr(integration, "ENGINE", tmp_path / "engine")
+    monkeypatch.setattr(integration, "build_engine", lambda: tmp_path / "engine" / "libequipot.so.1")
+    monkeypatch.setattr(integration, "_torch_with_cuda", dict)
+    monkeypatch.setenv("EQUIPOT_CACHE", str(tmp_path / "cache"))
+    ours = integration.Lammps("headers", 20250722, "22 Jul 2025", "mpi", None)
+    assert integration.build_plugin(ours) == tmp_path / "lammps" / integration.PLUGIN
+    compiled = []
+    monkeypatch.setattr(integration, "_compile", lambda *arguments: compiled.append(arguments[0]))
+    other = integration.Lammps("headers", 20240829, "29 Aug 2024", "mpi", None)
+    assert integration.build_plugin(other).parent.parent == tmp_path / "cache"
+    wide = integration.Lammps("headers", 20250722, "22 Jul 2025", "mpi", None, "LAMMPS_BIGBIG")
+    integration.build_plugin(wide)
+    assert compiled == [other, wide]
