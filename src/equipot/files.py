@@ -40,8 +40,11 @@ def write_json(path: Path, data: Mapping) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What a JSON file holds. Raises ValueError, with the file's name, if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON: {error}") from None
 
 
 @contextmanager

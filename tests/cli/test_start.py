@@ -77,6 +77,15 @@ def test_a_calculator_needs_ase_and_numpy(tmp_path, device):
         assert run(str(model), device, script=EVALUATE) == "imported: ase numpy\n"
 
 
+def test_models_run_where_torch_is_not_installed(tmp_path):
+    absent = "import sys\nsys.modules['torch'] = None  # cannot be imported\n"
+    assert run(str(SILICON), "cpu", script=absent + EVALUATE).endswith("ase numpy\n")
+    structure = SILICON.parents[1] / "02_crystal/test.xyz"
+    options = ("--model", str(SILICON), "--steps", "2", "--output", str(tmp_path / "md"))
+    assert "summary.json" in run("md", str(structure), *options, script=absent + SCRIPT)
+    assert "exit code 1" in run("build", script=absent + SCRIPT)
+
+
 def test_torch_is_there_where_it_is_asked_for():
     script = EVALUATE.replace('"auto"', '"torch"')
     assert "torch" in run(str(SILICON), "cpu", script=script).split()

@@ -44,7 +44,7 @@ def test_every_weight_is_trained(radial_intervals):
 
 
 def test_splines_of_an_envelope_with_a_kink():
-    """Two pieces of splines are as near to the network as its own smoothness allows, one piece is not."""
+    """Two pieces of splines are nearer to the network than one, which has a free end as well."""
     torch.manual_seed(1)
     graph = graph_from_atoms(molecule("CH3CH2OH"), SPECIES, CUTOFF)
     errors = {}
@@ -57,7 +57,7 @@ def test_splines_of_an_envelope_with_a_kink():
         errors[start] = (predict(potential, graph).forces - exact).abs().max().item()
         potential.network.kink = None  # as if there were none
         potential.network.tabulate(200)
-        assert (predict(potential, graph).forces - exact).abs().max() > 10 * errors[start]
+        assert (predict(potential, graph).forces - exact).abs().max() > 3 * errors[start]
     assert max(errors.values()) < 1e-6
 
 

@@ -184,5 +184,12 @@ def test_fit_converges_with_the_sixth_power_and_vanishes_at_the_cutoff():
     ]
     assert errors[0] < 1e-5  # (h ω)^6 for h = 0.1, and the constant of the method
     assert errors[0] / errors[1] > 40  # 2^6 = 64 in the limit
+    # The polynomial envelope's third derivative jumps at the cutoff: a free end is nearer.
+    cubic = lambda r: torch.sin(3 * r) * (1 - r / CUTOFF) ** 3  # noqa: E731
+    fixed, free = (
+        float((interpolate(r, grid.fit(cubic), CUTOFF) - cubic(r)).abs().max())
+        for grid in (Grid(64, CUTOFF), Grid(64, CUTOFF, free=True))
+    )
+    assert free < 1e-7 < 1e-6 < fixed
     beyond = torch.tensor([[CUTOFF], [CUTOFF + 1e-9], [7.0]], dtype=torch.float64)
     assert (interpolate(beyond, Grid(32, CUTOFF).fit(function), CUTOFF) == 0).all()

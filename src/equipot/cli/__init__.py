@@ -49,7 +49,7 @@ def main() -> None:
     logger.addHandler(messages)
     try:
         app(_three_numbers([argument for argument in sys.argv[1:] if argument != "--debug"]))
-    except (EquipotError, OSError) as error:
+    except (EquipotError, OSError, ModuleNotFoundError) as error:
         if debug:
             raise
         print(f"Error: {_message(error)}", file=sys.stderr)
@@ -69,6 +69,8 @@ def _three_numbers(arguments: list[str]) -> list[str]:
 
 def _message(error: Exception) -> str:
     """An OSError (a full disk, a folder that may not be written) has its file name apart from its message."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"This needs {error.name}, which is not installed. 'pip install equipot' brings all it needs."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)
@@ -237,6 +239,7 @@ def import_(
     """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
     from rich.console import Console
 
+    from equipot.data.text import counted
     from equipot.deploy.info import origin_table
     from equipot.interop.importer import import_model
     from equipot.interop.verify import comparison_table
@@ -246,7 +249,8 @@ def import_(
     if found.comparisons:
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
-    print(f"Wrote {found.checkpoint.path} ({len(found.checkpoint.potential.species)} elements, {dtype})")
+    kept = counted(len(found.checkpoint.potential.species), "element")
+    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
 
 
 @app.command()

@@ -38,3 +38,14 @@ def lammps_path(directory: _LammpsSources = None) -> None:
     from equipot.integrations.lammps import build_plugin, find_lammps
 
     print(build_plugin(find_lammps(directory)).parent)
+
+
+@lammps_app.command("source")
+def lammps_source(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to write.")],
+) -> None:
+    """Write a folder that CMake builds the plugin from, for any LAMMPS with PLUGIN, without Python."""
+    from equipot.integrations.lammps import write_sources
+
+    write_sources(directory)
+    print(f"Wrote {directory}; {directory / 'README.md'} has the two commands that build it.")

@@ -55,7 +55,9 @@ class Split:
         except FileNotFoundError as error:
             raise DataError(f"There is no split file {path}.") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is not a split written by equipot: {error!r}.") from error
+            raise DataError(
+                f"{path} is not a split written by equipot: {type(error).__name__}: {error}."
+            ) from None
 
 
 def draw_split(

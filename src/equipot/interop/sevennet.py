@@ -8,7 +8,7 @@ maps, which is a bias for each of them.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from e3nn.math import normalize2mom
 from torch import Tensor
 
 from equipot.errors import ModelFileError
+from equipot.interop.layout import SCALAR, Gate, Paths, paths_of, position
 from equipot.models.nequip import NequIP, NequIPLayer
 from equipot.models.network import State
 from equipot.nn.mlp import SILU_FACTOR, TANH_FACTOR
@@ -190,8 +191,8 @@ class SevenNet:
         embedding, constants = self._linear(
             "onehot_to_feature_x", o3.Irreps(f"{len(self.rows)}x0e"), self.irreps[0]
         )
-        state["network.embedding"] = embedding[_SCALAR][self.rows] + constants
-        factors = {_SCALAR: 1.0}
+        state["network.embedding"] = embedding[SCALAR][self.rows] + constants
+        factors = {SCALAR: 1.0}
         for number, layer in enumerate(network.layers):
             of_layer = self._layer(number, layer, factors)
             state |= {f"network.layers.{number}.{name}": weight for name, weight in of_layer.items()}
@@ -203,17 +204,17 @@ class SevenNet:
         hidden = o3.Irreps([(width // 2, (0, 1))])
         first, before = self._linear("reduce_input_to_hidden", scalars, hidden)
         last, after = self._linear("reduce_hidden_to_energy", hidden, o3.Irreps("1x0e"))
-        state["network.readout.weights.0"] = first[_SCALAR] @ last[_SCALAR] * (factors[_SCALAR] * width**0.5)
-        constant = before @ last[_SCALAR] + after
+        state["network.readout.weights.0"] = first[SCALAR] @ last[SCALAR] * (factors[SCALAR] * width**0.5)
+        constant = before @ last[SCALAR] + after
         state["scale_shift.scale"] = self._of_species("scale")
         state["scale_shift.shift"] = self._of_species("shift") + self._of_species("scale") * constant
         return state
 
     def _layer(self, number: int, layer: NequIPLayer, factors: Mapping[o3.Irrep, float]) -> State:
         """Weights of one interaction block; ``factors``: what its input is to be multiplied with."""
-        irreps_in, gate = self.irreps[number], _Gate(self.irreps[number + 1])
+        irreps_in, gate = self.irreps[number], Gate(self.irreps[number + 1])
         is_last = number + 1 == self.layers
-        convolution = _Convolution(irreps_in, self.harmonics, self.irreps[number + 1].lmax, is_last)
+        convolution = Paths(irreps_in, self.harmonics, self.irreps[number + 1].lmax, is_last)
         state = {}
         first, bias = self._linear(f"{number}_self_interaction_1", irreps_in, irreps_in)
         for k, (mul, ir) in enumerate(layer.irreps_in):
@@ -227,23 +228,23 @@ class SevenNet:
         state |= self._self_connection(number, layer, gate, factors)
         return state
 
-    def _mixing(self, number: int, layer: NequIPLayer, convolution: "_Convolution", gate: "_Gate") -> State:
+    def _mixing(self, number: int, layer: NequIPLayer, convolution: Paths, gate: Gate) -> State:
         """The map after the convolution: rows are paths, columns end in the gate."""
         mixing, bias = self._linear(f"{number}_self_interaction_2", convolution.irreps_out, gate.irreps_in)
         denominator = float(self.weights[f"{number}_convolution.denominator"])
         state = {}
         for mul, ir in layer.mix_paths.irreps_in:
-            rows = [index for key in _paths(layer) if key[2] == ir for index in convolution.rows(*key)]
+            rows = [index for key in paths_of(layer) if key[2] == ir for index in convolution.rows(*key)]
             weight = mixing[ir][rows][:, gate.columns(ir, layer)]
             # Their sum is divided by `denominator`, ours by the one of the first layer.
-            at = _position(layer.gate.irreps_in, ir)
+            at = position(layer.gate.irreps_in, ir)
             state[f"mix_paths.weights.{at}"] = weight * (mul**0.5 * self.denominator / denominator)
         if layer.self_connection.bias is not None:
-            state["self_connection.bias"] = bias[gate.columns(_SCALAR, layer)]
+            state["self_connection.bias"] = bias[gate.columns(SCALAR, layer)]
         return state
 
     def _self_connection(
-        self, number: int, layer: NequIPLayer, gate: "_Gate", factors: Mapping[o3.Irrep, float]
+        self, number: int, layer: NequIPLayer, gate: Gate, factors: Mapping[o3.Irrep, float]
     ) -> State:
         name, irreps_in, state = f"{number}_self_connection_intro", self.irreps[number], {}
         shared = self._linear(name, irreps_in, gate.irreps_in)[0] if self.shared else {}
@@ -261,7 +262,7 @@ class SevenNet:
             found += 1
         return state
 
-    def _radial(self, number: int, layer: NequIPLayer, convolution: "_Convolution") -> State:
+    def _radial(self, number: int, layer: NequIPLayer, convolution: Paths) -> State:
         """The perceptron of the distance, its last columns in the order of the layer's paths."""
         prefix = f"{number}_convolution.weight_nn.layer"
         weights = [
@@ -273,7 +274,7 @@ class SevenNet:
         silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
         weights[1:] = [weight * silu for weight in weights[1:]]
         columns, signs = [], []
-        for key in _paths(layer):
+        for key in paths_of(layer):
             found = convolution.columns(*key, before_sorting=self._is_before("0.11.0"))
             columns += found
             signs += [self._sign(number, *key)] * len(found)
@@ -310,7 +311,7 @@ class SevenNet:
         """
         weight = self.weights[f"{name}.linear.weight"].reshape(-1)
         modal = self._rows_of_level(name)
-        blocks = [*irreps_in, (modal, _SCALAR)] if modal else list(irreps_in)
+        blocks = [*irreps_in, (modal, SCALAR)] if modal else list(irreps_in)
         inputs = {ir: sum(mul for mul, other in blocks if other == ir) for _, ir in blocks}
         pieces: dict[o3.Irrep, list[Tensor]] = {}
         at = 0
@@ -324,11 +325,11 @@ class SevenNet:
                 pieces.setdefault(ir, []).append(torch.cat(row, dim=1))
         self._require_size(name, weight, at)
         matrices = {ir: torch.cat(rows) for ir, rows in pieces.items()}
-        width = irreps_out.count(_SCALAR)
+        width = irreps_out.count(SCALAR)
         bias = self.weights.get(f"{name}.linear.bias", weight[:0])
         constants = bias if len(bias) > 0 else weight.new_zeros(width)
         if modal:
-            matrices[_SCALAR], of_levels = matrices[_SCALAR].split([inputs[_SCALAR] - modal, modal])
+            matrices[SCALAR], of_levels = matrices[SCALAR].split([inputs[SCALAR] - modal, modal])
             constants = constants + of_levels[self.level]
         return matrices, constants
 
@@ -365,76 +366,6 @@ class SevenNet:
             raise ModelFileError(
                 f"{self.path}: '{name}' has {len(weight)} weights, its irreps need {expected}."
             )
-
-
-_SCALAR = o3.Irrep("0e")
-
-
-class _Convolution:
-    """SevenNet's paths of one layer: which there are, and in which order."""
-
-    def __init__(self, irreps_in: o3.Irreps, harmonics: o3.Irreps, l_max: int, even: bool):
-        found = [
-            (mul, (ir_in, ir_sh.l, ir_out))
-            for mul, ir_in in irreps_in
-            for _, ir_sh in harmonics
-            for ir_out in ir_in * ir_sh
-            if ir_out.l <= l_max and (ir_out.p > 0 or not even)
-        ]
-        self._as_made = found
-        # By output irrep, in e3nn's order of irreps; those of equal irreps stay in their order.
-        self._sorted = sorted(found, key=lambda item: item[1][2])
-        self.irreps_out = o3.Irreps([(mul, key[2]) for mul, key in self._sorted]).simplify()
-
-    def columns(self, *key: Any, before_sorting: bool) -> list[int]:
-        """Radial weights of a path."""
-        return _places(self._as_made if before_sorting else self._sorted, key)
-
-    def rows(self, *key: Any) -> list[int]:
-        """Channels of a path among those of its output irrep."""
-        return _places([item for item in self._sorted if item[1][2] == key[2]], key)
-
-
-class _Gate:
-    """e3nn's Gate of ``irreps_out``: 0e holds scalars, then gates in the order of what they gate."""
-
-    def __init__(self, irreps_out: o3.Irreps):
-        self.scalars = irreps_out.count(_SCALAR)
-        self.gated = [(mul, ir) for mul, ir in irreps_out if ir.l > 0]
-        gates = sum(mul for mul, _ in self.gated)
-        odd = [(mul, ir) for mul, ir in irreps_out if ir.l == 0 and ir.p < 0]
-        blocks = [*odd, (self.scalars + gates, _SCALAR), *self.gated]
-        self.irreps_in = o3.Irreps(sorted(blocks, key=lambda block: block[1]))
-
-    def columns(self, ir: o3.Irrep, layer: NequIPLayer) -> list[int]:
-        """Of the block of an irrep, those that the gate of ``layer`` has, in its order."""
-        if ir != _SCALAR:
-            return list(range(self.irreps_in.count(ir)))
-        found = list(range(self.scalars))
-        for _, gated in layer.irreps_out:
-            if gated.l > 0:
-                found += [self.scalars + place for place in _places(self.gated, gated)]
-        return found
-
-
-def _places(items: Sequence[tuple[int, Any]], key: Any) -> list[int]:
-    """Where the block ``key`` lies if blocks (size, key) lie one after the other."""
-    start = 0
-    for size, name in items:
-        if name == key:
-            return list(range(start, start + size))
-        start += size
-    raise KeyError(str(key))
-
-
-def _position(irreps: o3.Irreps, wanted: o3.Irrep) -> int:
-    return next(k for k, (_, ir) in enumerate(irreps) if ir == wanted)
-
-
-def _paths(layer: NequIPLayer) -> list[tuple[o3.Irrep, int, o3.Irrep]]:
-    """Input irrep, degree of the harmonic and output irrep of each path of a layer of ours."""
-    table = layer.paths
-    return [(table.irreps_in[p.in_block].ir, p.l_sh, table.irreps_out[p.out_block].ir) for p in table.paths]
 
 
 def _new_name(name: str) -> str:

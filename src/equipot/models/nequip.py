@@ -282,7 +282,7 @@ class NequIP(Network):
     @torch.jit.unused
     def tabulate(self, intervals: int) -> None:
         """Replace every radial function by a table of its splines; for inference."""
-        grid = self._use(Grid(intervals, self.cutoff, self.kink))
+        grid = self._use(Grid(intervals, self.cutoff, self.kink, free=True))
         for layer in self.layers:
             convolution, radial = layer.convolution.convolution, layer.convolution.radial
             exact = copy.deepcopy(radial).double()

@@ -52,18 +52,21 @@ class Grid:
     At a ``kink`` (Å) and at the cutoff the second derivative may jump. There are then two pieces of splines
     with free ends, below the kink and above, whose coefficients lie one behind the other in the table. Who
     evaluates them shifts distances by ``below`` or ``above`` (Å), which are five intervals apart, so that the
-    same formula finds the coefficients of either piece.
+    same formula finds the coefficients of either piece. ``free``: the end is free without a kink, too, for
+    functions whose third derivative jumps at the cutoff, as the polynomial envelope's.
     """
 
     end: float  # Å, what is the cutoff to who evaluates the table
     fixed: int  # coefficients at the end of the table that are zero
 
-    def __init__(self, intervals: int, cutoff: float, kink: float | None = None):
+    def __init__(self, intervals: int, cutoff: float, kink: float | None = None, free: bool = False):
         self.kink, self.below, self.above = kink, 0.0, 0.0
         if kink is None:
-            self.end, self.fixed = cutoff, 5
+            self.end, self.fixed = cutoff, 0 if free else 5
             count = _SAMPLES_PER_INTERVAL * intervals
             position = (torch.arange(count, dtype=torch.float64)[:, None] + 0.5) / _SAMPLES_PER_INTERVAL
+            if free:
+                position = torch.cat([position, position.new_full((1, 1), intervals)])
             self.samples = position * (cutoff / intervals)  # (M, 1) float64 Å
             self._pieces = [(intervals, position)]
             return

@@ -55,7 +55,8 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         text = render(describe(directory))
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise TrainingError(
-            f"'{directory.root}' has a file that cannot be read, damaged or of another version: {error!r}."
+            f"'{directory.root}' has a file that cannot be read, damaged or of another version: "
+            f"{type(error).__name__}: {error}."
         ) from error
     write_text(output, text)
     return output
