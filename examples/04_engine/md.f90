@@ -56,8 +56,8 @@ program md
   do i = 0, atoms - 1
     x(:, i + 1) = lattice * (basis(:, mod(i, 8) + 1) + [mod(i / 8, cells), mod(i / 8 / cells, cells), i / 8 / cells**2])
   end do
-  call random_number(v)
-  call random_number(u)
+  call random_init(.true., .false.) ! the same velocities in every run
+  call random_number(v); call random_number(u)
   v = sqrt(-2 * log(1 - v)) * cos(6.283185307179586d0 * u) * sqrt(boltzmann * temperature * acceleration / mass)
   v = v - spread(sum(v, dim=2) / atoms, 2, atoms)
   cell = 0
