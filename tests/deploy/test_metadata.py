@@ -76,7 +76,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="found a folder"):
+    with pytest.raises(ModelFileError, match=r"found a folder\. Of a run, 'equipot deploy .*' makes one"):
         load_deployed(tmp_path)
 
 

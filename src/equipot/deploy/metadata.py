@@ -142,7 +142,10 @@ def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
 
 def _read_extra_files(path: Path) -> dict[str, str]:
     if path.is_dir():
-        raise ModelFileError(f"{path}: expected a deployed model file, found a folder.")
+        raise ModelFileError(
+            f"{path}: expected a deployed model file, found a folder. "
+            f"Of a run, 'equipot deploy {path}' makes one."
+        )
     if not path.exists():
         raise ModelFileError(f"{path}: no such file. Expected a model written by 'equipot deploy'.")
     try:
