@@ -1,6 +1,7 @@
 """Metadata as flat strings, and every file that is no deployed model."""
 
 import io
+import zipfile
 
 import pytest
 import torch
@@ -75,7 +76,7 @@ def test_missing_file(tmp_path):
 
 
 def test_folder(tmp_path):
-    with pytest.raises(ModelFileError, match="found a folder"):
+    with pytest.raises(ModelFileError, match=r"found a folder\. Of a run, 'equipot deploy .*' makes one"):
         load_deployed(tmp_path)
 
 
@@ -84,6 +85,21 @@ def test_truncated_file(model_file, tmp_path, fraction):
     content = model_file.read_bytes()
     path = tmp_path / "cut.pt"
     path.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(ModelFileError, match="truncated or damaged"):
+        load_deployed(path)
+
+
+def test_truncated_behind_an_archive_inside(tmp_path):
+    """A model holds a checkpoint; what is left must not pass for one."""
+    inner, path = tmp_path / "inner", tmp_path / "cut.pt"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/a", b"x")
+        archive.writestr("model/extra/training_state", inner.read_bytes())
+        end = archive.fp.tell()
+        archive.writestr("model/b", b"x")
+    path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(ModelFileError, match="truncated or damaged"):
         load_deployed(path)
 

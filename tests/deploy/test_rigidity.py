@@ -296,6 +296,22 @@ def test_data_that_are_gone_or_elsewhere(run, tmp_path):
         quick_deploy(folder, tmp_path / "model.pt")
 
 
+def test_settings_with_other_units(run, tmp_path):
+    """Errors in another unit would calibrate something, too."""
+    folder = run()
+    found = quick_deploy(folder, tmp_path / "model.pt").uncertainty["error_rms"]
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    content = torch.load(checkpoint, weights_only=False)
+    content["equipot"]["validation"] = {"energy_rmse": 1.2 * found}
+    torch.save(content, checkpoint)
+    settings, text = tmp_path / "new.yaml", (folder / "config.yaml").read_text()
+    settings.write_text(text)
+    quick_deploy(folder, tmp_path / "model.pt", config=settings)
+    settings.write_text(text.replace("energy: eV", "energy: kcal/mol"))
+    with pytest.raises(DataError, match="must have the labels and units of the training"):
+        quick_deploy(folder, tmp_path / "model.pt", config=settings)
+
+
 def test_what_has_no_uncertainty(run, tmp_path):
     for member in ("member_0", "member_1"):
         shutil.copytree(run() if member == "member_0" else tmp_path / "run", tmp_path / "ensemble" / member)

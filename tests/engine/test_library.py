@@ -196,6 +196,11 @@ def test_no_atoms_and_a_lone_atom(file):
         ({"positions": [[0, 0, 0], [0.01, 0, 0]]}, DataError, "0.01 A apart; expected at least 0.1"),
         ({"positions": [[0, 0, 0], [np.nan, 0, 0]]}, DataError, "the position of atom 1 is not finite"),
         ({"positions": [[0, 0, 0]]}, DataError, r"positions must be \(2, 3\)"),
+        ({"types": [0, 0.7]}, DataError, "atom_types must be int64, but are float64"),
+        ({"types": [[0], [1]]}, DataError, r"atom_types must be \(n,\)"),
+        ({"pbc": (1, 1)}, DataError, r"pbc must be \(3,\)"),
+        ({"pbc": True}, DataError, r"pbc must be \(3,\)"),
+        ({"cell": [5, 5, 5]}, DataError, r"cell must be \(3, 3\)"),
         ({"cell": np.zeros((3, 3))}, DataError, "zero, parallel or not finite"),
         ({"cell": np.array([[5.0, 0, 0], [10.0, 0, 0], [0, 0, 5]])}, DataError, "zero, parallel"),
         ({"cell": np.diag([5, 5, np.inf])}, DataError, "not finite"),
@@ -216,6 +221,9 @@ def test_bad_structures_are_refused(file, change, error, message):
         ([[0, 1], [1, 7]], "refers to atom 7 of 2"),
         ([[0, -1], [1, 0]], "refers to atom -1"),
         ([[0], [1]], r"edge_vec must be \(1, 3\)"),
+        ([[0, 1], [1, 0.9]], "edge_index must be int64, but are float64"),
+        ([0, 1], r"edge_index must be \(2, n\)"),
+        ([[0, 1]] * 3, r"edge_index must be \(2, n\)"),
     ],
 )
 def test_bad_edges_are_refused(file, edge_index, message):
@@ -254,6 +262,13 @@ def test_messages_call_atoms_by_their_ids(file):
         evaluate(np.array([1, 0]))
     with pytest.raises(DataError, match=r"Atoms 17 and 9000000000 are"):
         evaluate(np.array([9000000000, 0]))
+
+
+def test_messages_leave_file_names_as_they_are(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pt").write_bytes(file.read_bytes())
+    with pytest.raises(DataError, match=r"^model.pt: deployed without an uncertainty"):
+        Engine("model.pt").uncertainty(np.ones((1, 1)))
 
 
 def test_null_pointers_are_refused(file):

@@ -453,6 +453,25 @@ def test_heat_flux_follows_the_velocities(heat_model, ethanol, monkeypatch):
     assert flux.any()
 
 
+@pytest.mark.parametrize("wrong", ["momenta", "masses"])
+def test_heat_flux_that_is_not_finite(heat_model, ethanol, wrong):
+    ethanol.calc = EquipotCalculator(heat_model, device="cpu")
+    draw_velocities(ethanol, 300)
+    values = ethanol.get_momenta() if wrong == "momenta" else ethanol.get_masses()
+    values[2] = np.nan
+    ethanol.set_array(wrong, values)
+    with pytest.raises(DataError, match="velocities or masses of the structure are not"):
+        ethanol.calc.get_property("heat_flux", ethanol)
+    ethanol.set_array(wrong, np.ones_like(values))
+    assert np.isfinite(ethanol.calc.get_property("heat_flux", ethanol)).all()
+
+
+def test_no_structure(heat_model):
+    for name in ("energy", "heat_flux"):
+        with pytest.raises(DataError, match="There is no structure: give one"):
+            EquipotCalculator(heat_model, device="cpu").get_property(name)
+
+
 def test_heat_flux_of_an_ensemble_is_the_mean(ensemble, crystal):
     draw_velocities(crystal, 300)
     calculators = [EquipotCalculator(model, device="cpu") for model in (ensemble, *ensemble.iterdir())]

@@ -47,6 +47,7 @@ def test_results(file, factor):
     total = np.linalg.norm(factor @ features.sum(axis=0))
     assert found["energy_uncertainty"] == pytest.approx(total, rel=1e-5)
     assert atoms.calc.get_property("energy_uncertainty", atoms) == found["energy_uncertainty"]
+    assert atoms.calc.export_properties()["energy"] == energy  # ASE has no name for uncertainties
     copy = pickle.loads(pickle.dumps(atoms.calc))
     assert copy.get_property("energy_uncertainty", atoms) == found["energy_uncertainty"]
 

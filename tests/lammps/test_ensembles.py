@@ -253,6 +253,9 @@ def test_models_that_do_not_belong_together(lammps, model_file, ensemble, tmp_pa
     (gap / "member_1").mkdir()  # as a training leaves it
     assert "member_1: expected a model file written by 'equipot deploy', found a folder" in said(gap)
     assert "expected a model file written by 'equipot deploy', found a folder" in said(tmp_path)
+    assert "is a folder: expected one folder of an ensemble alone" in said(
+        f"{members[0].parent} {members[0]}"
+    )
     assert "found 3, or 2 files: there is no file 'O'" in said(f"{members[0]} O")
     damaged = bytearray(members[1].read_bytes())
     damaged[damaged.index(b"engine/weights") + 5000] ^= 1

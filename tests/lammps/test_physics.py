@@ -275,6 +275,19 @@ def test_heat_flux(lammps, model_file, tmp_path, name, ranks, newton):
     assert off > 0.05 if name == "nequip" else off < 1e-6
 
 
+@pytest.mark.parametrize("style", ["brick", "tiled"])
+def test_heat_flux_on_ranks_without_atoms(lammps, model_file, tmp_path, style):
+    """Tiled domains wait for each other's gradients, those without atoms and ghosts too."""
+    cluster = oxide((1, 1, 1))
+    cluster.pbc = False
+    write_data(tmp_path / "atoms.data", cluster)
+    script = setup(model_file("nequip"), before=f"comm_style {style}")
+    script += "change_box all boundary f f f x final -20 60 y final -20 60 z final -20 60\n"
+    script += "velocity all create 600 1 loop geom\n" + HEAT_FLUX + "run 0\n"
+    one, four = (lammps(script, ranks).thermo[0, 1:] for ranks in (1, 4))
+    assert relative(four, one) < 1e-9 and np.abs(one).max() > 1
+
+
 def test_partitions_of_a_node_know_of_each_other(lammps, model_file, tmp_path):
     """Each replica takes a GPU of its own where there are several, by its process's number on the node."""
     write_data(tmp_path / "atoms.data", oxide())

@@ -102,3 +102,39 @@ def test_where_there_is_none(lammps, model_file, tmp_path):
     bare = setup(one) + compute + "pair_style zero 4.0\npair_coeff * *\nrun 0\n"
     assert "needs one pair_style equipot" in lammps(bare, expect=None).output
     assert "found 'fast' behind it" in lammps(setup(one) + compute[:-1] + " fast\n", expect=None).output
+
+
+def test_ranks_without_atoms(lammps, uncertain, tmp_path):
+    """Which know no features, and must not wait elsewhere than the others; or no atoms at all."""
+    atoms = oxide((1, 1, 1))
+    atoms.pbc = False
+    write_data(tmp_path / "atoms.data", atoms)
+    alone = "change_box all boundary f f f x final -20 60 y final -20 60 z final -20 60\n"
+    columns = "compute sigma all equipot/uncertainty\nthermo_style custom step pe c_sigma\n"
+    columns += "thermo_modify format float %.15g\nrun 0\n"
+    one, four = (lammps(setup(uncertain) + alone + columns, ranks).thermo[0] for ranks in (1, 4))
+    assert four == pytest.approx(one, rel=1e-9) and one[2] > 0
+    none = "delete_atoms group all\n"
+    assert lammps(setup(uncertain) + none + columns, 2).thermo[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [
+        ("", None),
+        ("delete_atoms group one\n", "atoms and model are others by now"),
+        ("create_atoms 1 single 0.7 0.7 0.7\n", "atoms and model are others by now"),
+        ("set group one type 1\n", "atoms and model are others by now"),
+        ("pair_coeff * * {model} O Si\n", "atoms and model are others by now"),
+        ("pair_style equipot\npair_coeff * * {model} O Si\n", "atoms and model are others by now"),
+        ("pair_style zero 4.0\npair_coeff * *\n", "needs one pair_style equipot"),
+    ],
+)
+def test_changed_between_runs(lammps, uncertain, tmp_path, between, expected):
+    """What is asked for then would be of other atoms, or of a model that is gone."""
+    write_data(tmp_path / "atoms.data", oxide())
+    script = setup(uncertain) + "group one id 1\ncompute sigma all equipot/uncertainty\nrun 0\n"
+    script += between.format(model=uncertain) + "write_dump all custom one.dump id c_sigma\n"
+    result = lammps(script, 2, expect=None)
+    assert (result.returncode == 0) == (expected is None), result.output[-2000:]
+    assert expected is None or expected in " ".join(result.output.split())

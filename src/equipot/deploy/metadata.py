@@ -128,6 +128,9 @@ def read_training_state(path: Path) -> bytes | None:
 
 def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
     """Raises ModelFileError if a byte of an entry has changed; torch reads such a file without a word."""
+    # A model holds an archive of its own, to start trainings from; where the file ends early, that is found.
+    if min((entry.header_offset for entry in archive.infolist()), default=0) > 0:
+        raise ModelFileError(f"{path}: truncated or damaged (what remains is a part). Use an intact copy.")
     try:
         damaged = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
@@ -139,7 +142,10 @@ def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
 
 def _read_extra_files(path: Path) -> dict[str, str]:
     if path.is_dir():
-        raise ModelFileError(f"{path}: expected a deployed model file, found a folder.")
+        raise ModelFileError(
+            f"{path}: expected a deployed model file, found a folder. "
+            f"Of a run, 'equipot deploy {path}' makes one."
+        )
     if not path.exists():
         raise ModelFileError(f"{path}: no such file. Expected a model written by 'equipot deploy'.")
     try:

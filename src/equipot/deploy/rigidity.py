@@ -73,7 +73,7 @@ def rigidity_of_run(checkpoint: Checkpoint, level: str | None, config: Path | No
 
     Raises:
         ModelFileError: the checkpoint does not lie in the run directory of its training.
-        DataError: its data are gone or have changed.
+        DataError: its data are gone or have changed; in the function, ``config`` has other labels or units.
     """
     run = RunDirectory.of_checkpoint(checkpoint.path)
     if not run.split.is_file():
@@ -98,9 +98,21 @@ def rigidity_of_run(checkpoint: Checkpoint, level: str | None, config: Path | No
             collect(engine, dataset, np.array(species), level, name)
             for name, dataset in (("training", sets.train), ("validation", sets.validation))
         )
+        if config is not None:
+            _require_same_energies(validation, checkpoint, config)
         return calibrated(train, validation)
 
     return measure
+
+
+def _require_same_energies(validation: Energies, checkpoint: Checkpoint, config: Path) -> None:
+    """Raises DataError where another file of settings has other labels or units than the training."""
+    found, before = float(np.sqrt(np.mean(validation.errors**2))), checkpoint.validation.get("energy_rmse")
+    if before is not None and found > 2 * before + 1e-3:
+        raise DataError(
+            f"By {config} the energies of the validation frames are off by {1e3 * found:.3g} meV/atom (RMS); "
+            f"in the training by {1e3 * before:.3g}. It must have the labels and units of the training."
+        )
 
 
 def collect(

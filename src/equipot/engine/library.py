@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from equipot.engine.build import build
 from equipot.errors import ConfigError, DataError, ModelFileError, SimulationError
@@ -120,17 +120,11 @@ class Engine:
             DataError: an atom or a type that is not there; atoms that coincide.
             SimulationError: the results are not finite.
         """
-        edge_vec = np.ascontiguousarray(edge_vec, dtype=np.float64)
-        center, neighbor = (np.ascontiguousarray(row, dtype=np.int64) for row in edge_index)
-        types = np.ascontiguousarray(atom_types, dtype=np.int64)
-        if edge_vec.shape != (len(center), 3):
-            raise DataError(
-                f"edge_vec must be ({len(center)}, 3) as edge_index says, but is {edge_vec.shape}."
-            )
+        center, neighbor = _array("edge_index", edge_index, np.int64, (2, -1))
+        edge_vec = _array("edge_vec", edge_vec, np.float64, (len(center), 3))
+        types = _array("atom_types", atom_types, np.int64, (-1,))
         if owned is not None:
-            owned = np.ascontiguousarray(owned, dtype=np.uint8)
-            if owned.shape != types.shape:
-                raise DataError(f"owned must be {types.shape} as atom_types, but is {owned.shape}.")
+            owned = _array("owned", owned, np.bool_, types.shape)
         edges = _Edges(
             len(types), len(center), *map(_address, (types, owned, center, neighbor, edge_vec, None))
         )
@@ -145,14 +139,10 @@ class Engine:
         heat: bool = False,
     ) -> Evaluation:
         """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. Raises as above."""
-        positions, cell = (np.ascontiguousarray(array, dtype=np.float64) for array in (positions, cell))
-        types = np.ascontiguousarray(atom_types, dtype=np.int64)
-        if positions.shape != (len(types), 3) or cell.shape != (3, 3):
-            raise DataError(
-                f"positions must be ({len(types)}, 3) and cell (3, 3), but are {positions.shape} and "
-                f"{cell.shape}."
-            )
-        periodic = (ctypes.c_int32 * 3)(*(int(bool(p)) for p in pbc))
+        types = _array("atom_types", atom_types, np.int64, (-1,))
+        positions = _array("positions", positions, np.float64, (len(types), 3))
+        cell = _array("cell", cell, np.float64, (3, 3))
+        periodic = (ctypes.c_int32 * 3)(*_array("pbc", np.asarray(pbc) != 0, np.bool_, (3,)).tolist())
         structure = _Structure(len(types), *map(_address, (types, positions, cell)), periodic)
         return self._evaluate("equipot_evaluate", structure, len(types), heat)
 
@@ -165,9 +155,7 @@ class Engine:
             DataError: another width, or the file was deployed without an uncertainty.
             SimulationError: features that are not finite.
         """
-        features = np.ascontiguousarray(features, dtype=np.float64)
-        if self.feature_width and (features.ndim != 2 or features.shape[1] != self.feature_width):
-            raise DataError(f"features must be (n, {self.feature_width}), but are {features.shape}.")
+        features = _array("features", features, np.float64, (-1, self.feature_width or -1))
         sigma = np.empty(len(features))
         arrays = (ctypes.c_void_p(_address(array)) for array in (features, sigma))
         self._call("equipot_energy_uncertainty", self._model, ctypes.c_int64(len(sigma)), *arrays)
@@ -198,7 +186,21 @@ class Engine:
         if status:
             message = self._library.equipot_message().decode(errors="replace")
             kind = ModelFileError if function == "equipot_check" else _ERRORS.get(status, SimulationError)
-            raise kind(message[:1].upper() + message[1:].removesuffix(".") + ".")
+            if not message.startswith(str(self.path)):
+                message = message[:1].upper() + message[1:]
+            raise kind(message.removesuffix(".") + ".")
+
+
+def _array(name: str, values: ArrayLike, dtype: type, shape: tuple[int, ...]) -> NDArray:
+    """As the library takes it; -1: any length. Raises DataError for another shape, or numbers cut by it."""
+    given = np.asarray(values)
+    if given.ndim != len(shape) or any(n not in (m, -1) for n, m in zip(shape, given.shape, strict=True)):
+        lengths = ", ".join("n" if n == -1 else str(n) for n in shape) + ("," if len(shape) == 1 else "")
+        raise DataError(f"{name} must be ({lengths}), but are {given.shape}.")
+    array = np.ascontiguousarray(given, dtype=dtype)
+    if not np.can_cast(given.dtype, dtype, "same_kind") and not np.array_equal(array, given):
+        raise DataError(f"{name} must be {np.dtype(dtype)}, but are {given.dtype}, not all of them whole.")
+    return array
 
 
 def _address(array: NDArray | None) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
 
 from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
@@ -50,7 +51,8 @@ class EquipotCalculator(Calculator):
         ConfigError: the skin is negative or not finite, or there is no such engine or energy.
         ModelFileError, DeviceError: as `load_deployed`; or the file fails its check on this machine.
         UnknownSpeciesError: at the first use, for an element the model does not know.
-        DataError: at a use, for no atoms, positions that are not finite, and atoms closer than 0.1 Å.
+        DataError: at a use, for no atoms, positions (heat flux: velocities, masses) that are not finite, and
+            atoms closer than 0.1 Å.
         SimulationError: at a use, if the model's results are not finite.
 
     It can be pickled and copied, with its model, for processes (on a GPU started by ``spawn``) and threads.
@@ -117,6 +119,8 @@ class EquipotCalculator(Calculator):
     ) -> None:
         """Fill `results`; everything is computed at once, whatever is asked."""
         atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise DataError("There is no structure: give one, as in calc.get_property('energy', atoms).")
         if self.check_state(atoms):  # get_property has made the copy already
             self.atoms = atoms.copy()
         if len(atoms) == 0:
@@ -167,8 +171,15 @@ class EquipotCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         velocities = atoms.get_velocities()
         energies = self.results["energies"] + 0.5 * atoms.get_masses() * (velocities**2).sum(axis=1)
-        self.results["heat_flux"] = energies @ velocities + np.einsum("nab,nb->a", virials, velocities)
-        return self.results["heat_flux"].copy()
+        flux = energies @ velocities + np.einsum("nab,nb->a", virials, velocities)
+        if not np.isfinite(flux).all():
+            raise DataError("The heat flux is not finite: velocities or masses of the structure are not.")
+        self.results["heat_flux"] = flux
+        return flux.copy()
+
+    def export_properties(self) -> Properties:
+        """Of the last evaluation, what ASE has names for."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def _evaluate(self, atoms: Atoms, heat: bool) -> list[dict[str, np.ndarray]]:
         """What each member says of each atom, as `DeployedModel.rows`."""

@@ -47,13 +47,19 @@ ComputeEquipotDeviation::~ComputeEquipotDeviation()
   memory->destroy(vector_atom);
 }
 
-void ComputeEquipotDeviation::init()
+// Each time: between two runs there may be another.
+void ComputeEquipotDeviation::find_pair()
 {
   pair = dynamic_cast<PairEquipot *>(force->pair_match("equipot", 1));
   if (!pair) error->all(FLERR, "compute equipot/deviation needs one pair_style equipot, alone or in a hybrid style");
   if (!pair->ensemble() || pair->ensemble()->is_single())
     error->all(FLERR, "compute equipot/deviation needs an ensemble: 'pair_coeff * * FOLDER ELEMENT ...' with a folder from "
                "'equipot deploy', or several files");
+}
+
+void ComputeEquipotDeviation::init()
+{
+  find_pair();
   evaluation = -1;
 }
 
@@ -80,6 +86,7 @@ void ComputeEquipotDeviation::compute_peratom()
 // Members' forces on atoms of other ranks go home first.
 void ComputeEquipotDeviation::update_rows()
 {
+  find_pair();
   pair->require_evaluation(style);
   if (evaluation == pair->last_evaluation()) return;
   evaluation = pair->last_evaluation();

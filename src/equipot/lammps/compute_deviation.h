@@ -24,6 +24,7 @@ class ComputeEquipotDeviation : public Compute {
   double memory_usage() override;
 
  private:
+  void find_pair();
   void update_rows();
   void find_of_virial(double &largest, double &smallest, double &average) const;
   void find_of_forces(double &largest, double &smallest, double &average) const;

@@ -23,7 +23,8 @@ ComputeEquipotUncertainty::ComputeEquipotUncertainty(LAMMPS *lmp, int narg, char
 
 ComputeEquipotUncertainty::~ComputeEquipotUncertainty() { memory->destroy(vector_atom); }
 
-void ComputeEquipotUncertainty::init()
+// Each time: between two runs there may be another.
+void ComputeEquipotUncertainty::find_pair()
 {
   pair = dynamic_cast<PairEquipot *>(force->pair_match("equipot", 1));
   if (!pair) error->all(FLERR, "compute equipot/uncertainty needs one pair_style equipot, alone or in a hybrid style");
@@ -31,13 +32,19 @@ void ComputeEquipotUncertainty::init()
     error->all(FLERR, "compute equipot/uncertainty is that of a single model; an ensemble has 'compute equipot/deviation'");
   if (pair->ensemble()->feature_width() == 0)
     error->all(FLERR, "compute equipot/uncertainty needs a model from 'equipot deploy --uncertainty', on a CPU");
+}
+
+void ComputeEquipotUncertainty::init()
+{
+  find_pair();
   pair->want_features();
 }
 
 double ComputeEquipotUncertainty::compute_scalar()
 {
   invoked_scalar = update->ntimestep;
-  pair->require_evaluation(style);
+  find_pair();
+  pair->require_evaluation(style, true);
   const int64_t width = pair->ensemble()->feature_width();
   std::vector<double> sum(width, 0.0);
   for (int slot = 0; slot < atom->nlocal; ++slot) {
@@ -52,7 +59,8 @@ double ComputeEquipotUncertainty::compute_scalar()
 void ComputeEquipotUncertainty::compute_peratom()
 {
   invoked_peratom = update->ntimestep;
-  pair->require_evaluation(style);
+  find_pair();
+  pair->require_evaluation(style, true);
   if (atom->nmax > max_atoms) {
     max_atoms = atom->nmax;
     memory->destroy(vector_atom);

@@ -18,6 +18,8 @@ class ComputeEquipotUncertainty : public Compute {
   double memory_usage() override;
 
  private:
+  void find_pair();
+
   class PairEquipot *pair;
   int max_atoms;
 };

@@ -50,6 +50,10 @@ std::string named(const std::string& file, const ModelFacts& facts) {
 
 Ensemble::Ensemble(const std::vector<std::string>& paths, const std::string& device)
     : files_(paths.size() == 1 ? find_members(paths[0]) : paths) {
+  std::error_code unknown;
+  for (const auto& file : files_)
+    if (paths.size() > 1 && std::filesystem::is_directory(file, unknown))
+      throw std::runtime_error("'" + file + "' is a folder: expected one folder of an ensemble alone, or files.");
   for (const auto& file : files_) members_.push_back(open_model(file, device));
   const ModelFacts& first = members_[0]->facts();
   for (size_t m = 1; m < members_.size(); ++m) {

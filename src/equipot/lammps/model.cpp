@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <equipot.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <stdexcept>
 
@@ -45,7 +46,8 @@ class EngineModel : public Model {
   Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, Wanted wanted) override {
     const int64_t num_atoms = in.num_atoms();
     energies_.resize(num_atoms), forces_.resize(3 * num_atoms), virials_.resize(9 * num_atoms), owned_.resize(num_atoms);
-    if (wanted.heat) heat_virials_.resize(9 * num_atoms);
+    // Without atoms too an address: what is wanted decides on exchanges, and all ranks take part in them.
+    if (wanted.heat) heat_virials_.resize(9 * std::max<int64_t>(num_atoms, 1));
     if (wanted.features) features_.resize(facts_.feature_width * num_atoms);
     for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
     Link link{exchange, facts_.bytes_per_number == 4};

@@ -32,8 +32,8 @@ struct CommGroup : Comm {
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0),
     comm_width(0), bytes(0), exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0),
-    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), features_wanted(false), last_features(nullptr),
-    has_trials(false), overlap(false)
+    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), features_wanted(false), features_known(false),
+    last_features(nullptr), has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -164,7 +164,7 @@ void PairEquipot::compute(int eflag, int vflag)
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations, ++evaluation;
   evaluated_on = update->ntimestep;
-  last_features = result.features;
+  features_known = features_wanted, last_features = result.features;    // null on a rank without atoms
 
   const double unit = this->unit();
   if (eflag_global) eng_vdwl += hopeless * energy_unit;
@@ -341,10 +341,19 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 
 double PairEquipot::unit() const { return energy_unit * common_scale(); }
 
-void PairEquipot::require_evaluation(const char *style) const
+// By all ranks together. Between two runs commands add, take away and reorder atoms, and change their types.
+void PairEquipot::require_evaluation(const char *style, bool of_features) const
 {
-  if (evaluated_on != update->ntimestep || (features_wanted && !last_features))
-    error->all(FLERR, "compute {} is asked for on step {} before the forces are known there", style, update->ntimestep);
+  int known = evaluated_on == update->ntimestep && (features_known || !of_features);
+  if (known) {
+    known = types_of_slots.size() == static_cast<size_t>(atom->nlocal + atom->nghost) && types_as_before();
+    for (int slot = 0; slot < atom->nlocal && known && atom->tag_enable; ++slot)
+      known = row(slot) < 0 || neighborhood.ids[row(slot)] == atom->tag[slot];
+    MPI_Allreduce(MPI_IN_PLACE, &known, 1, MPI_INT, MPI_MIN, world);
+  }
+  if (!known)
+    error->all(FLERR, "compute {} is asked for on step {} before the forces are known there, or atoms and model are others by "
+               "now: use it during a run, or directly after 'run 0'", style, update->ntimestep);
 }
 
 std::vector<double> PairEquipot::uncertainties(const double *features, int64_t rows) const

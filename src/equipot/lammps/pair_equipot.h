@@ -40,7 +40,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   // For computes, of the last evaluation.
   const equipot::Ensemble *ensemble() const { return models.get(); }
-  void require_evaluation(const char *style) const;  // on this step
+  void require_evaluation(const char *style, bool of_features = false) const;  // on this step, of these atoms
   int64_t last_evaluation() const { return evaluation; }
   int64_t num_owned_rows() const { return neighborhood.num_owned; }
   int64_t row(int slot) const { return slot < static_cast<int>(row_of.size()) ? row_of[slot] : -1; }
@@ -104,7 +104,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
   int64_t evaluation, evaluated_on;  // counted through all runs; the step of the last one
-  bool features_wanted;
+  bool features_wanted, features_known;  // by computes in this run; of the last evaluation
   const double *last_features;
   bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place
 };

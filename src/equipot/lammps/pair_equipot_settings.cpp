@@ -85,6 +85,7 @@ void PairEquipot::coeff(int narg, char **arg)
     isolated_energies.assign(energies, energies + alone.num_owned);
   }));
   require_same_files();
+  evaluated_on = -1;    // by another model
   watch = equipot::DistanceWatch(models->shortest_distances(), models->species().size(), models->cutoff());
   allocate();
   read_element_names(arg + 2 + num_files);

@@ -100,7 +100,8 @@ std::string text_of(const Archive& archive, const std::string& name) {
 Archive read_file(const char* path) {
   std::error_code unknown;  // a name that is too long, a folder that is closed
   if (std::filesystem::is_directory(path, unknown))
-    throw BadFile(std::string(path) + ": expected a model file written by 'equipot deploy', found a folder.");
+    throw BadFile(std::string(path) + ": expected a model file written by 'equipot deploy', found a folder. Of a run, 'equipot deploy " +
+                  path + "' makes one.");
   if (!std::filesystem::is_regular_file(path, unknown))
     throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
   return Archive(path);

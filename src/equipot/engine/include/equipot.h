@@ -90,7 +90,8 @@ typedef struct {
   double* atom_heat_virials; /* (num_atoms, 3, 3) eV: V_i of the heat flux, sum_i V_i v_i, of which the last index is the
                               * velocity's; their sum is the virial. Langer et al., Phys. Rev. B 108, L100302 (2023).
                               * Those of atoms that are not owned belong to their owners. The same as atom_virials for
-                              * strictly local models; else an evaluation takes several times as long. */
+                              * strictly local models; else an evaluation takes several times as long, and exchanges
+                              * more: all domains must want them, those without atoms by any address. */
   double* features;      /* (num_atoms, feature_width) eV, of the last layer, zero where not owned */
 } equipot_results;
 
