@@ -28,8 +28,10 @@ class Pool {
     size_t best = free_.size();
     for (size_t n = 0; n < free_.size(); ++n)
       if (free_[n].capacity >= count && (best == free_.size() || free_[n].capacity < free_[best].capacity)) best = n;
-    if (best == free_.size() || free_[best].capacity > 2 * count + 4096)
+    if (best == free_.size() || free_[best].capacity > 2 * count + 4096) {
+      make_room(count * int64_t(sizeof(T)));
       return {std::unique_ptr<T[]>(new T[size_t(std::max<int64_t>(count, 1))]), count};
+    }
     std::swap(free_[best], free_.back());
     Buffer found = std::move(free_.back());
     free_.pop_back();
@@ -38,6 +40,13 @@ class Pool {
 
   void give(Buffer buffer) {
     if (buffer.numbers) free_.push_back(std::move(buffer));
+  }
+
+  // A large array takes the place of unused ones, which go.
+  void make_room(int64_t bytes) {
+    constexpr int64_t large = 1 << 27;
+    for (int64_t left = bytes; bytes > large && left > 0 && !free_.empty(); free_.pop_back())
+      left -= free_.back().capacity * int64_t(sizeof(T));
   }
 
   // Between evaluations: what has not fitted for a while goes.

@@ -251,6 +251,7 @@ class NetworkEvaluator : public Evaluator {
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
     finish(c, given, 0, energies.data(), features);
     run_backward(c);
+    c.pool->make_room(3 * num_edges * num_moments * int64_t(sizeof(double)));
     gradient.resize(size_t(3 * num_edges * num_moments));
     for (int64_t m = 0; m < num_moments; ++m)
       for_rows(num_edges, step, [&](int64_t first, int64_t count) {
