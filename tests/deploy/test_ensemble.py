@@ -6,7 +6,7 @@ from standin import verified_in_this_process, write_standin
 
 from equipot.deploy.ensemble import deviation, find_members, load_members
 from equipot.deploy.load import load_deployed
-from equipot.errors import ModelFileError
+from equipot.errors import ConfigError, ModelFileError
 
 
 @pytest.fixture
@@ -58,3 +58,6 @@ def test_members_must_agree_on_species_and_cutoff(tmp_path):
         load_members([tmp_path / "a.pt", tmp_path / "b.pt"], "cpu")
     with pytest.raises(ModelFileError, match="list is empty"):
         load_members([], "cpu")
+    for wrong in (None, [None], 3):
+        with pytest.raises(ConfigError, match="Expected a model file, a folder, or a list"):
+            load_members(wrong, "cpu")

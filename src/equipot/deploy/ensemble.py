@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import Metadata, describe_tables
 from equipot.deploy.uncertainty import describe_uncertainty
-from equipot.errors import ModelFileError
+from equipot.errors import ConfigError, ModelFileError
 
 if TYPE_CHECKING:
     import torch
@@ -62,12 +62,15 @@ def load_members(
 
     Raises:
         ModelFileError: none, or models that do not belong together; or as `load_deployed`.
+        ConfigError: something else than these.
         DeviceError: as `load_deployed`.
     """
     if isinstance(models, str | Path):
         models = find_members(models) or [models]
     elif isinstance(models, DeployedModel):
         models = [models]
+    if not isinstance(models, Sequence) or not all(isinstance(m, str | Path | DeployedModel) for m in models):
+        raise ConfigError(f"Expected a model file, a folder, or a list of model files, found {models!r}.")
     loaded = [m if isinstance(m, DeployedModel) else load_deployed(m, device, engine) for m in models]
     if not loaded:
         raise ModelFileError("An ensemble needs two model files at least; the list is empty.")

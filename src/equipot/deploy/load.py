@@ -94,7 +94,8 @@ class DeployedModel:
         if heat and self.metadata.num_exchanges > 0:
             raise ConfigError(
                 f"{self.path} passes messages, and only equipot's engine gives the heat flux of such a "
-                f"model; here it runs on {self.runs_by}. Use device='cpu' and engine='auto'."
+                f"model; here it runs on {self.runs_by}. Use device='cpu', engine='auto', no "
+                "EQUIPOT_KERNELS=off, and a file deployed since there is an engine ('equipot deploy' again)."
             )
         rows = dict(zip(CONTRACT, self(*inputs), strict=False))
         # Where each energy depends on edges of its own alone, virials are the weights.
