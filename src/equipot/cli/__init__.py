@@ -283,10 +283,7 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    if config is not None and not uncertainty:
-        raise typer.BadParameter("it is where --uncertainty finds the data.", param_hint="--config")
-    added = {"uncertainty": uncertainty, "config": config}
-    written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
+    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config)
     print(f"Wrote {written} ({content})")
 
 
