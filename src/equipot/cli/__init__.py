@@ -250,7 +250,9 @@ def import_(
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
     kept = counted(len(found.checkpoint.potential.species), "element")
-    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
+    levels = found.checkpoint.levels
+    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
+    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
 
 
 @app.command()
