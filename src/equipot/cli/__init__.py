@@ -6,14 +6,13 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
+from equipot.cli import properties
+from equipot.cli.data import SPECIES, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -31,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lammps_app)
 app.add_typer(data_app)
+properties.register(app)
 
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
@@ -337,18 +337,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _md_options() -> list[Parameter]:
-    """One for each field of `MDSettings`, which says what it is."""
-    options = []
-    for field in fields(MDSettings):
-        described = dict(field.metadata)
-        words = (described.pop("option"),) if "option" in described else ()
-        options.append(option(field.name, field.type, field.default, *words, **described))
-    return options
-
-
 @app.command()
-@with_options("settings", _md_options(), MDSettings)
+@with_options("settings", options_of(MDSettings), MDSettings)
 def md(
     structure: Annotated[
         str,
