@@ -2,6 +2,7 @@
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.optimize import BFGS
 from numpy.typing import NDArray
 
@@ -31,6 +32,16 @@ def _relax(atoms: Atoms, moved, fmax: float, steps: int, what: str) -> int:
             "--steps, or a larger --fmax if the forces of this model (float32?) have more noise than that."
         )
     return optimizer.nsteps + 1
+
+
+def with_results(atoms: Atoms) -> Atoms:
+    """A copy that keeps energy, forces and, of a crystal, stress, to be written or compared later."""
+    kept = atoms.copy()
+    results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+    if atoms.pbc.all():
+        results["stress"] = atoms.get_stress()
+    kept.calc = SinglePointCalculator(kept, **results)
+    return kept
 
 
 def deformed(atoms: Atoms, gradient: NDArray) -> Atoms:
