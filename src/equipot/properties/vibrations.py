@@ -1,0 +1,260 @@
+"""Vibrations of molecules and adsorbates: Hessian, normal modes, ideal-gas thermochemistry."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+from ase.constraints import FixAtoms
+from ase.thermochemistry import HarmonicThermo, IdealGasThermo
+from numpy.typing import NDArray
+from scipy.linalg import null_space
+
+from equipot.errors import ConfigError, DataError, SimulationError
+
+DISPLACEMENT = 0.01  # Å
+TOLERANCE = 0.05  # Å, by which a turned molecule may differ from itself
+_STRAIGHT = 1e-3  # of the largest moment of inertia: what is less is a line's
+
+
+@dataclass(frozen=True)
+class Vibrations:
+    """Normal modes, M of them; without translations and rotations where all atoms are free."""
+
+    atoms: Atoms
+    free: NDArray  # (n,) indices of atoms that move
+    hessian: NDArray  # (3n, 3n) eV/Å²
+    energies: NDArray  # (M,) eV, ascending; imaginary ones as negative numbers
+    modes: NDArray  # (M, N, 3) Å, displacements, the mass-weighted ones normalised: times √u
+    rigid: NDArray  # (R,) eV: energies that translations and rotations have, ideally 0
+    asymmetry: float  # eV/Å², the largest |H − Hᵀ|
+    change: float  # cm⁻¹, the most by which a frequency of the smaller displacement differs
+    geometry: str  # "monatomic", "linear" or "nonlinear"; "fixed" where atoms are
+
+    @property
+    def wavenumbers(self) -> NDArray:
+        """(M,) cm⁻¹, imaginary ones negative."""
+        return self.energies / units.invcm
+
+    @property
+    def imaginary(self) -> NDArray:
+        """(M,) bool: by more than what translations, rotations and the differences are wrong by."""
+        noise = max(abs(self.rigid).max(initial=0.0), self.change * units.invcm)
+        return self.energies < -noise
+
+    @property
+    def zero_point_energy(self) -> float:
+        """eV, of the real modes."""
+        return float(0.5 * self.energies[self.energies > 0].sum())
+
+
+def hessian(atoms: Atoms, free: NDArray, displacement: float) -> NDArray:
+    """(3n, 3n) eV/Å² of the free atoms, by central differences of forces; as found, not symmetrised."""
+    moved = atoms.copy()
+    moved.set_constraint()
+    moved.calc = atoms.calc
+    rows = []
+    for atom in free:
+        for axis in range(3):
+            forces = []
+            for sign in (1, -1):
+                moved.positions = atoms.positions
+                moved.positions[atom, axis] += sign * displacement
+                forces.append(moved.get_forces()[free])
+            rows.append((forces[1] - forces[0]).ravel() / (2 * displacement))
+    return np.array(rows)
+
+
+def vibrations(atoms: Atoms, displacement: float = DISPLACEMENT) -> Vibrations:
+    """Normal modes of a structure with a calculator, at a stationary point of its energy.
+
+    Forces are differentiated at ``displacement`` δ (Å) and at half of it: H = (4 H(δ/2) − H(δ)) / 3.
+    Of a structure without fixed atoms (`FixAtoms`) translations and rotations are projected out. Periodic
+    structures need fixed atoms, as adsorbates have. Raises DataError for others, ConfigError.
+    """
+    if not 1e-4 <= displacement <= 0.1:
+        raise ConfigError(f"--displacement must be between 0.0001 and 0.1 Å, found {displacement}.")
+    free = free_atoms(atoms)
+    if atoms.pbc.any() and len(free) == len(atoms):
+        raise DataError(
+            f"Vibrations of a periodic structure (pbc {atoms.pbc.tolist()}) depend on a wave vector: "
+            "use equipot phonons. Of an adsorbate fix atoms of the surface; of a molecule take off pbc."
+        )
+    masses = np.repeat(atoms.get_masses()[free], 3)
+    coarse, fine = (hessian(atoms, free, d) for d in (displacement, 0.5 * displacement))
+    found = (4 * fine - coarse) / 3
+    geometry = "fixed" if len(free) < len(atoms) else shape_of(atoms)
+    rigid = rigid_motions(atoms) if geometry != "fixed" else np.zeros((3 * len(free), 0))
+    inner = null_space(rigid.T) if rigid.shape[1] else np.eye(3 * len(free))
+    weighted = 0.5 * (found + found.T) / np.sqrt(np.outer(masses, masses))
+    values, vectors = np.linalg.eigh(inner.T @ weighted @ inner)
+    modes = np.zeros((len(values), len(atoms), 3))
+    modes[:, free] = (inner @ vectors / np.sqrt(masses)[:, None]).T.reshape(-1, len(free), 3)
+    smaller = 0.5 * (fine + fine.T) / np.sqrt(np.outer(masses, masses))
+    change = _energies(np.linalg.eigvalsh(inner.T @ smaller @ inner)) - _energies(values)
+    of_rigid = _energies(np.linalg.eigvalsh(rigid.T @ weighted @ rigid))
+    asymmetry, largest = abs(found - found.T).max(initial=0.0), abs(change).max(initial=0.0) / units.invcm
+    return Vibrations(
+        *(atoms, free, 0.5 * (found + found.T), _energies(values), modes),
+        *(of_rigid, float(asymmetry), float(largest), geometry),
+    )
+
+
+def _energies(values: NDArray) -> NDArray:
+    """eV of eigenvalues in eV/(Å² u); negative for imaginary ones."""
+    scale = units._hbar * 1e10 / np.sqrt(units._e * units._amu)
+    return np.sign(values) * scale * np.sqrt(abs(values))
+
+
+def free_atoms(atoms: Atoms) -> NDArray:
+    """(n,) indices of the atoms that `FixAtoms` does not fix. Raises DataError for other constraints."""
+    others = {type(c).__name__ for c in atoms.constraints if not isinstance(c, FixAtoms)}
+    if others:
+        raise DataError(
+            f"Of constraints only FixAtoms is understood here, found {', '.join(sorted(others))}."
+        )
+    fixed = [c.index for c in atoms.constraints]
+    return np.setdiff1d(np.arange(len(atoms)), np.concatenate(fixed) if fixed else [])
+
+
+def shape_of(atoms: Atoms) -> str:
+    """ "monatomic", "linear" or "nonlinear", by the moments of inertia."""
+    if len(atoms) == 1:
+        return "monatomic"
+    moments = atoms.get_moments_of_inertia()
+    return "linear" if moments[0] < _STRAIGHT * moments[-1] else "nonlinear"
+
+
+def rigid_motions(atoms: Atoms) -> NDArray:
+    """(3N, 3, 5 or 6) orthonormal, mass-weighted: translations, and rotations about the center of mass."""
+    masses = np.sqrt(atoms.get_masses())[:, None]
+    arms = atoms.positions - atoms.get_center_of_mass()
+    axes = np.eye(3)
+    if (shape := shape_of(atoms)) == "linear":
+        axes = atoms.get_moments_of_inertia(vectors=True)[1][1:]  # not about the line itself
+    turns = [] if shape == "monatomic" else [masses * np.cross(axis, arms) for axis in axes]
+    moves = [masses * np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
+    return np.linalg.qr(np.reshape([*moves, *turns], (-1, 3 * len(atoms))).T)[0]
+
+
+def symmetry_number(atoms: Atoms, tolerance: float = TOLERANCE) -> int:
+    """How many rotations bring a molecule onto itself, atoms within ``tolerance`` (Å).
+
+    A rotation about the center of mass is known by the images of two atoms that are not in line with it: two
+    of the rarest kinds, by element and distance from the center, are taken.
+    """
+    if len(atoms) == 1:
+        return 1
+    points = atoms.positions - atoms.get_center_of_mass()
+    if shape_of(atoms) == "linear":
+        return 2 if _maps(-np.eye(3), points, atoms.numbers, tolerance) else 1
+    radii = np.linalg.norm(points, axis=1)
+    alike = (atoms.numbers[:, None] == atoms.numbers) & (abs(radii[:, None] - radii) < 2 * tolerance)
+    order = [i for i in np.argsort(alike.sum(axis=1), kind="stable") if radii[i] > 0.3]
+    first = order[0]
+    sines = np.linalg.norm(np.cross(points, points[first]), axis=1) / np.maximum(radii * radii[first], 1e-9)
+    second = next((i for i in order if sines[i] > 0.5), sines.argmax())
+    found: list[NDArray] = []
+    for i in np.flatnonzero(alike[first]):
+        for j in np.flatnonzero(alike[second]):
+            turn = _rotation(points[[first, second]], points[[i, j]], 3 * tolerance)
+            if turn is None or any(np.trace(turn.T @ other) > 2.99 for other in found):
+                continue
+            if _maps(turn, points, atoms.numbers, tolerance):
+                found.append(turn)
+    return len(found)
+
+
+def _rotation(two: NDArray, images: NDArray, tolerance: float) -> NDArray | None:
+    """(3, 3) that turns two vectors (2, 3) into their images, if any does."""
+    if abs(np.linalg.norm(two[0] - two[1]) - np.linalg.norm(images[0] - images[1])) > tolerance:
+        return None
+    frames = []
+    for a, b in (two, images):
+        x = a / np.linalg.norm(a)
+        z = np.cross(a, b)
+        z /= np.linalg.norm(z)
+        frames.append(np.array([x, np.cross(z, x), z]))
+    return frames[1].T @ frames[0]
+
+
+def _maps(operation: NDArray, points: NDArray, numbers: NDArray, tolerance: float) -> bool:
+    """Whether each atom comes onto one of its element."""
+    distances = np.linalg.norm((points @ operation.T)[:, None] - points, axis=2)
+    distances[numbers[:, None] != numbers] = np.inf
+    nearest = distances.argmin(axis=1)
+    return bool(distances.min(axis=1).max() < tolerance) and len(set(nearest)) == len(nearest)
+
+
+def thermochemistry(
+    found: Vibrations,
+    temperature: float = 298.15,
+    pressure: float = 101325.0,
+    *,
+    symmetry: int | None = None,
+    spin: float | None = None,
+) -> dict[str, Any]:
+    """Ideal gas in the rigid-rotor, harmonic-oscillator approximation; of adsorbates the oscillators alone.
+
+    Args:
+        temperature: K. pressure: Pa.
+        symmetry: rotations onto itself; by default those that are found.
+        spin: S; by default 0, or 1/2 for an odd number of electrons (of the neutral molecule).
+
+    Raises:
+        ConfigError: values that make no sense; SimulationError: imaginary modes but for the one of a saddle.
+    """
+    if not 0 < temperature <= 1e4 or not 0 < pressure < np.inf:
+        raise ConfigError(
+            f"Expected a temperature up to 10000 K and a pressure above 0, found {temperature} and {pressure}."
+        )
+    if found.imaginary.sum() > 1:
+        raise SimulationError(
+            "Thermochemistry needs a minimum or a saddle; there are several imaginary modes."
+        )
+    real = found.energies[found.energies > 0]
+    potential = float(found.atoms.get_potential_energy())
+    at = {"temperature_K": temperature}
+    if found.geometry == "fixed":
+        thermo = HarmonicThermo(real, potential)
+        inner, entropy = (
+            getattr(thermo, f"get_{name}")(temperature, verbose=False)
+            for name in ("internal_energy", "entropy")
+        )
+        free = {"helmholtz_energy_eV": float(inner - temperature * entropy)}
+        return at | {"internal_energy_eV": float(inner), "entropy_eV_per_K": float(entropy)} | free
+    symmetry = symmetry_number(found.atoms) if symmetry is None else symmetry
+    spin = _spin(found.atoms, spin)
+    if symmetry < 1:
+        raise ConfigError(f"--symmetry-number must be at least 1, found {symmetry}.")
+    thermo = IdealGasThermo(
+        real, found.geometry, potential, found.atoms, symmetry, spin, vib_selection="all"
+    )  # fmt: skip
+    enthalpy = thermo.get_enthalpy(temperature, verbose=False)
+    entropy = thermo.get_entropy(temperature, pressure, verbose=False)
+    rise = thermo.get_enthalpy(temperature + 0.5, verbose=False) - thermo.get_enthalpy(
+        temperature - 0.5, verbose=False
+    )
+    return at | {
+        "pressure_Pa": pressure,
+        "symmetry_number": symmetry,
+        "spin": spin,
+        "internal_energy_eV": float(thermo.get_internal_energy(temperature, verbose=False)),
+        "enthalpy_eV": float(enthalpy),
+        "entropy_eV_per_K": float(entropy),
+        "entropy_J_per_mol_K": float(entropy / (units.J / units.mol)),
+        "heat_capacity_J_per_mol_K": float(rise / (units.J / units.mol)),
+        "gibbs_energy_eV": float(enthalpy - temperature * entropy),
+    }
+
+
+def _spin(atoms: Atoms, spin: float | None) -> float:
+    odd = int(atoms.numbers.sum()) % 2
+    if spin is None:
+        return 0.5 * odd
+    if spin < 0 or (2 * spin) % 1 or int(2 * spin) % 2 != odd:
+        raise ConfigError(
+            f"--spin {spin:g} does not fit {atoms.get_chemical_formula()}, which has an "
+            f"{'odd' if odd else 'even'} number of electrons: expected {'0.5, 1.5' if odd else '0, 1'}, ..."
+        )
+    return float(spin)
