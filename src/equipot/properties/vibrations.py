@@ -65,17 +65,18 @@ def hessian(atoms: Atoms, free: NDArray, displacement: float) -> NDArray:
     return np.array(rows)
 
 
-def vibrations(atoms: Atoms, displacement: float = DISPLACEMENT) -> Vibrations:
+def vibrations(atoms: Atoms, displacement: float = DISPLACEMENT, *, any_cell: bool = False) -> Vibrations:
     """Normal modes of a structure with a calculator, at a stationary point of its energy.
 
     Forces are differentiated at ``displacement`` δ (Å) and at half of it: H = (4 H(δ/2) − H(δ)) / 3.
     Of a structure without fixed atoms (`FixAtoms`) translations and rotations are projected out. Periodic
-    structures need fixed atoms, as adsorbates have. Raises DataError for others, ConfigError.
+    structures need fixed atoms, as adsorbates have; ``any_cell`` takes others, whose cells all move alike.
+    Raises DataError, ConfigError.
     """
     if not 1e-4 <= displacement <= 0.1:
         raise ConfigError(f"--displacement must be between 0.0001 and 0.1 Å, found {displacement}.")
     free = free_atoms(atoms)
-    if atoms.pbc.any() and len(free) == len(atoms):
+    if atoms.pbc.any() and len(free) == len(atoms) and not any_cell:
         raise DataError(
             f"Vibrations of a periodic structure (pbc {atoms.pbc.tolist()}) depend on a wave vector: "
             "use equipot phonons. Of an adsorbate fix atoms of the surface; of a molecule take off pbc."
@@ -83,8 +84,8 @@ def vibrations(atoms: Atoms, displacement: float = DISPLACEMENT) -> Vibrations:
     masses = np.repeat(atoms.get_masses()[free], 3)
     coarse, fine = (hessian(atoms, free, d) for d in (displacement, 0.5 * displacement))
     found = (4 * fine - coarse) / 3
-    geometry = "fixed" if len(free) < len(atoms) else shape_of(atoms)
-    rigid = rigid_motions(atoms) if geometry != "fixed" else np.zeros((3 * len(free), 0))
+    geometry = "fixed" if atoms.pbc.any() or len(free) < len(atoms) else shape_of(atoms)
+    rigid = rigid_motions(atoms) if len(free) == len(atoms) else np.zeros((3 * len(free), 0))
     inner = null_space(rigid.T) if rigid.shape[1] else np.eye(3 * len(free))
     weighted = 0.5 * (found + found.T) / np.sqrt(np.outer(masses, masses))
     values, vectors = np.linalg.eigh(inner.T @ weighted @ inner)
@@ -126,13 +127,14 @@ def shape_of(atoms: Atoms) -> str:
 
 
 def rigid_motions(atoms: Atoms) -> NDArray:
-    """(3N, 3, 5 or 6) orthonormal, mass-weighted: translations, and rotations about the center of mass."""
+    """(3N, 3, 5 or 6) orthonormal, mass-weighted: translations, and rotations of what is not periodic."""
     masses = np.sqrt(atoms.get_masses())[:, None]
     arms = atoms.positions - atoms.get_center_of_mass()
     axes = np.eye(3)
     if (shape := shape_of(atoms)) == "linear":
         axes = atoms.get_moments_of_inertia(vectors=True)[1][1:]  # not about the line itself
-    turns = [] if shape == "monatomic" else [masses * np.cross(axis, arms) for axis in axes]
+    still = shape == "monatomic" or atoms.pbc.any()
+    turns = [] if still else [masses * np.cross(axis, arms) for axis in axes]
     moves = [masses * np.tile(axis, (len(atoms), 1)) for axis in np.eye(3)]
     return np.linalg.qr(np.reshape([*moves, *turns], (-1, 3 * len(atoms))).T)[0]
 
@@ -206,7 +208,7 @@ def thermochemistry(
     """
     if not 0 < temperature <= 1e4 or not 0 < pressure < np.inf:
         raise ConfigError(
-            f"Expected a temperature up to 10000 K and a pressure above 0, found {temperature} and {pressure}."
+            f"Expected a temperature up to 1e4 K and a pressure above 0, found {temperature}, {pressure}."
         )
     if found.imaginary.sum() > 1:
         raise SimulationError(
