@@ -8,9 +8,9 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixCartesian
 
 from equipot.errors import ConfigError, DataError, SimulationError
-from equipot.properties.neb import matched, minimum_energy_path
+from equipot.properties.band import matched, minimum_energy_path
+from equipot.properties.normal_modes import vibrations
 from equipot.properties.strained import relax_ions
-from equipot.properties.vibrations import vibrations
 
 
 def hollow(shift: float = 0.0) -> Atoms:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.properties.normal_modes import free_atoms
 from equipot.properties.strained import with_results
-from equipot.properties.vibrations import free_atoms
 
 _SAME = 0.1  # Å; ends whose atoms are all closer are one structure
 _ROUGH = 5.0  # times fmax: from there on the highest image climbs

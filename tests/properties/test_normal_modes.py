@@ -11,14 +11,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixCartesian
 
 from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.properties.normal_modes import Vibrations, shape_of, vibrations
 from equipot.properties.strained import relax_ions
-from equipot.properties.vibrations import (
-    Vibrations,
-    shape_of,
-    symmetry_number,
-    thermochemistry,
-    vibrations,
-)
+from equipot.properties.thermochemistry import symmetry_number, thermochemistry
 
 INVCM_OF = np.sqrt(units._e / units._amu) * 1e10 / (2 * np.pi * units._c * 100)  # of √(eV/Å²/u)
 

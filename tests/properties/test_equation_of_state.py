@@ -10,9 +10,9 @@ from ase.calculators.lj import LennardJones
 from ase.eos import vinet
 
 from equipot.errors import ConfigError, DataError, SimulationError
-from equipot.properties.elastic import elastic_tensor
+from equipot.properties.elastic_tensor import elastic_tensor
 from equipot.properties.elasticity import moduli
-from equipot.properties.eos import _same_phase, equation_of_state, fit
+from equipot.properties.equation_of_state import _same_phase, equation_of_state, fit
 from equipot.units import EV_A3_TO_GPA
 
 

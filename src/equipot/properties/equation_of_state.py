@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 
 from equipot.errors import ConfigError, SimulationError
-from equipot.properties.elastic import require_crystal
+from equipot.properties.elastic_tensor import require_crystal
 from equipot.properties.elasticity import crystal_symmetry
 from equipot.properties.strained import FMAX, deformed, relax_ions, relax_shape, with_results
 from equipot.units import EV_A3_TO_GPA

@@ -12,7 +12,7 @@ from ase.calculators.tersoff import Tersoff, TersoffParameters
 from scipy.spatial.transform import Rotation
 
 from equipot.errors import ConfigError, DataError, SimulationError
-from equipot.properties.elastic import elastic_tensor
+from equipot.properties.elastic_tensor import elastic_tensor
 from equipot.properties.elasticity import (
     crystal_symmetry,
     moduli,
