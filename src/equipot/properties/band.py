@@ -143,7 +143,7 @@ def _take(band: list[Atoms], start: list[Atoms]) -> None:
         if band[end].pbc.any() and moved > _SAME:
             raise DataError(
                 f"The band to go on with has another {'first' if end == 0 else 'last'} structure: an atom is "
-                f"{moved:.2g} Å away. Begin again, without --resume."
+                f"{moved:.2g} Å away. Begin again, with --overwrite."
             )
     for image, earlier in zip(band[1:-1], start[1:-1], strict=True):
         image.set_positions(earlier.positions, apply_constraint=False)
