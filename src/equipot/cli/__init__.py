@@ -6,14 +6,13 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
+from equipot.cli import properties
+from equipot.cli.data import SPECIES, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -31,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lammps_app)
 app.add_typer(data_app)
+properties.register(app)
 
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
@@ -260,7 +260,9 @@ def import_(
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
     kept = counted(len(found.checkpoint.potential.species), "element")
-    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
+    levels = found.checkpoint.levels
+    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
+    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
     if replay is not None:
         path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
         write_replay(found.checkpoint, replay, path)
@@ -297,10 +299,7 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    if config is not None and not uncertainty:
-        raise typer.BadParameter("it is where --uncertainty finds the data.", param_hint="--config")
-    added = {"uncertainty": uncertainty, "config": config}
-    written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
+    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config)
     print(f"Wrote {written} ({content})")
 
 
@@ -338,18 +337,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _md_options() -> list[Parameter]:
-    """One for each field of `MDSettings`, which says what it is."""
-    options = []
-    for field in fields(MDSettings):
-        described = dict(field.metadata)
-        words = (described.pop("option"),) if "option" in described else ()
-        options.append(option(field.name, field.type, field.default, *words, **described))
-    return options
-
-
 @app.command()
-@with_options("settings", _md_options(), MDSettings)
+@with_options("settings", options_of(MDSettings), MDSettings)
 def md(
     structure: Annotated[
         str,
