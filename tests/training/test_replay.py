@@ -235,9 +235,9 @@ def test_interrupted_training_resumes_exactly(source, files, tmp_path, monkeypat
     ("replay", "species", "error", "message"),
     [
         ("ni", None, ConfigError, "contains Ni, which .* does not know"),
-        ("gone.xyz", None, DataError, "gone.xyz"),
+        ("gone.xyz", None, DataError, r"fine_tune\.replay: There is no file .*gone\.xyz"),
         ("gold", ["Cu", "Ag"], ConfigError, "no frame of .* consists of Cu, Ag"),
-        ("bare", None, DataError, "energy"),
+        ("bare", None, DataError, r"fine_tune\.replay: .*energy"),
     ],
 )
 def test_unusable_files_are_refused(source, files, tmp_path, replay, species, error, message):
