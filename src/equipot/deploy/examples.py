@@ -51,10 +51,13 @@ def example_structures(species: Sequence[str], seed: int = 0) -> list[Atoms]:
 
 
 def _at_bond_distance(atoms: Atoms) -> Atoms:
-    """Scaled so that the closest pair is 5 % farther apart than the sum of its radii."""
+    """Scaled so that the closest pair is 5 % farther apart than the sum of its radii, and 1 Å at least.
+
+    Crystals of hydrogen are else so dense that the rounding of some models is all that one sees.
+    """
     first, second, distance = neighbor_list("ijd", atoms, 8.0)
     radii = covalent_radii[atoms.numbers]
-    factor = 1.05 / (distance / (radii[first] + radii[second])).min()
+    factor = max(1.05 / (distance / (radii[first] + radii[second])).min(), 1.0 / distance.min())
     scaled = atoms.copy()
     scaled.set_cell(atoms.cell.array * factor)
     scaled.positions *= factor
