@@ -222,8 +222,8 @@ def import_(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="SevenNet checkpoint (.pth), or 7net-0, 7net-0_22May2024, 7net-l3i5 or 7net-mf-0, of the "
-            "installed package sevenn.",
+            help="Checkpoint of SevenNet (.pth), or 7net-0, 7net-0_22May2024, 7net-l3i5 or 7net-mf-0, of the "
+            "installed package sevenn; checkpoint (.ckpt) or package (.nequip.zip) of NequIP.",
         ),
     ],
     level: Level = None,
@@ -233,7 +233,7 @@ def import_(
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
+        bool, typer.Option("--verify", help="Compare with the original code, which must be installed.")
     ] = False,
     replay: Annotated[
         int | None,
@@ -244,6 +244,9 @@ def import_(
             "NAME_replay.xyz: for fine_tune.replay.",
         ),
     ] = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="PYTHON", help="Interpreter that has nequip; by default this one.")
+    ] = None,
 ) -> None:
     """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
     from rich.console import Console
@@ -251,11 +254,13 @@ def import_(
     from equipot.data.text import counted
     from equipot.deploy.info import origin_table
     from equipot.deploy.replay import write_replay
-    from equipot.interop.importer import import_model
+    from equipot.interop.importer import import_model, runs_code
     from equipot.interop.verify import comparison_table
 
     symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
-    found = import_model(source, output, level, symbols, dtype, verify)
+    if runs_code(source):
+        print(f"Opening {source} runs code that is in it, in a process of its own with nequip.")
+    found = import_model(source, output, level, symbols, dtype, verify, python)
     if found.comparisons:
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
