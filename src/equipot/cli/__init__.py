@@ -6,15 +6,14 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
+from equipot.cli.data import SPECIES, Reading, data_app, settings_options, with_options, with_reading
 from equipot.cli.lammps import lammps_app
+from equipot.cli.relax import relax
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
 
@@ -31,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lammps_app)
 app.add_typer(data_app)
+app.command()(relax)
 
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
@@ -324,18 +324,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _md_options() -> list[Parameter]:
-    """One for each field of `MDSettings`, which says what it is."""
-    options = []
-    for field in fields(MDSettings):
-        described = dict(field.metadata)
-        words = (described.pop("option"),) if "option" in described else ()
-        options.append(option(field.name, field.type, field.default, *words, **described))
-    return options
-
-
 @app.command()
-@with_options("settings", _md_options(), MDSettings)
+@with_options("settings", settings_options(MDSettings), MDSettings)
 def md(
     structure: Annotated[
         str,
