@@ -14,6 +14,7 @@ import typer
 from equipot.cli import properties
 from equipot.cli.data import SPECIES, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
+from equipot.cli.relax import relax
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.add_typer(lammps_app)
 app.add_typer(data_app)
 properties.register(app)
+app.command()(relax)
 
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
