@@ -151,7 +151,7 @@ def _tables(found: ElasticTensor, numbers: dict[str, Any]) -> list[Table]:
     return [*tables, Table("Moduli of polycrystals", ["", *map(str.capitalize, _MEANS)], rows)]
 
 
-def _sphere(steps: int = 90) -> NDArray:
+def _sphere(steps: int = 36) -> NDArray:
     """(steps + 1, 2 steps + 1, 3) unit vectors."""
     polar, around = np.linspace(0, np.pi, steps + 1)[:, None], np.linspace(0, 2 * np.pi, 2 * steps + 1)
     parts = np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) + 0 * around
@@ -188,6 +188,7 @@ def plot_young(found: ElasticTensor) -> "Figure":
     surface.set(xlim=(-limit, limit), ylim=(-limit, limit), zlim=(-limit, limit), box_aspect=(1, 1, 1))
     surface.set(xlabel="x", ylabel="y", zlabel="z", title="Young's modulus (GPa)")
     surface.tick_params(labelsize=7)
+    surface.locator_params(nbins=5)
     figure.colorbar(ScalarMappable(scale, "viridis"), ax=surface, shrink=0.6, pad=0.12)
     sections = figure.add_subplot(1, 2, 2, projection="polar")
     angle = np.linspace(0, 2 * np.pi, 361)

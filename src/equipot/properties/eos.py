@@ -217,5 +217,6 @@ def plot_eos(found: EquationOfState) -> "Figure":
         )
     left.axhline(0, color="0.8", lw=0.8, zorder=0)
     left.set(xlabel="volume (Å³/atom)", ylabel="E − fit (meV/atom)")
-    left.legend(fontsize=7, ncols=2, frameon=False)
+    left.margins(y=0.5)
+    left.legend(fontsize=7, ncols=4, frameon=False, loc="upper center")
     return figure
