@@ -235,12 +235,22 @@ def import_(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
     ] = False,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Write what the model predicts for N structures of all its elements, too, as "
+            "NAME_replay.xyz: for fine_tune.replay.",
+        ),
+    ] = None,
 ) -> None:
     """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
     from rich.console import Console
 
     from equipot.data.text import counted
     from equipot.deploy.info import origin_table
+    from equipot.deploy.replay import write_replay
     from equipot.interop.importer import import_model
     from equipot.interop.verify import comparison_table
 
@@ -250,7 +260,13 @@ def import_(
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
     kept = counted(len(found.checkpoint.potential.species), "element")
-    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
+    levels = found.checkpoint.levels
+    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
+    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
+    if replay is not None:
+        path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
+        write_replay(found.checkpoint, replay, path)
+        print(f"Wrote {path} ({counted(replay, 'frame')})")
 
 
 @app.command()
@@ -283,10 +299,7 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    if config is not None and not uncertainty:
-        raise typer.BadParameter("it is where --uncertainty finds the data.", param_hint="--config")
-    added = {"uncertainty": uncertainty, "config": config}
-    written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
+    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config)
     print(f"Wrote {written} ({content})")
 
 
