@@ -74,6 +74,10 @@ def test_elastic(equipot):
     assert {"young.png", "report.html"} <= {file.name for file in Path("elastic").iterdir()}
     code, _, err = equipot("elastic", "carbon.xyz", "--relax", "--strains", "half", "--output", "other")
     assert code == 1 and "--strains must be numbers" in err
+    ase.io.write("slab.xyz", fcc100("C", (1, 1, 3), a=3.9, vacuum=6.0, periodic=True), format="extxyz")
+    for command in ("elastic", "eos"):  # before its cell would be relaxed
+        code, _, err = equipot(command, "slab.xyz", "--relax", "--output", "other")
+        assert code == 1 and "this is a slab (12.0 Å empty along c)" in err
 
 
 def test_eos(equipot):

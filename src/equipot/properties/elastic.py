@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from equipot.properties.elastic_tensor import ElasticTensor, elastic_tensor
+from equipot.properties.elastic_tensor import ElasticTensor, elastic_tensor, require_crystal_in
 from equipot.properties.elasticity import moduli, sound, stiffness_eigenvalues, youngs_modulus
 from equipot.properties.output import Result, Table
 from equipot.properties.settings import Common, ElasticSettings
@@ -35,6 +35,7 @@ def elastic(
     Raises what `prepare` and `elastic_tensor` raise.
     """
     common, settings = common or Common(), settings or ElasticSettings()
+    require_crystal_in(structure, common.species_map, "Elastic constants")
     start = prepare(structure, model, common, periodic=True)
     found = elastic_tensor(
         start.atoms,

@@ -7,7 +7,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from equipot.properties.elastic_tensor import elastic_tensor
+from equipot.properties.elastic_tensor import elastic_tensor, require_crystal_in
 from equipot.properties.elasticity import moduli
 from equipot.properties.equation_of_state import EquationOfState, at_volume, equation_of_state
 from equipot.properties.output import Result, Table
@@ -46,6 +46,7 @@ def eos(
     Raises what `prepare`, `equation_of_state` and `elastic_tensor` raise.
     """
     common, settings = common or Common(), settings or EosSettings()
+    require_crystal_in(structure, common.species_map, "Equations of state")
     start = prepare(structure, model, common, periodic=True)
     relaxing = {"fmax": settings.fmax, "steps": settings.steps}
     found = equation_of_state(
