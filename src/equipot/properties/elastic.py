@@ -111,7 +111,7 @@ def _checks(found: ElasticTensor) -> str:
     else:
         linear = f"From one strain, {strains}: linearity was not checked."
     return (
-        f"{linear} Symmetry forbids {found.forbidden:.2g} GPa of what was measured, taken off; C_ij "
+        f"{linear} What symmetry forbids was {found.forbidden:.2g} GPa at most, and was taken off; C_ij "
         f"and C_ji differed by {found.asymmetry:.2g} GPa. The stress before straining is at most "
         f"{abs(found.stress).max():.2g} GPa. {found.evaluations} evaluations."
     )
