@@ -25,8 +25,8 @@ from equipot.integrations.relax_settings import RelaxSettings
 from equipot.machine import keep_memory
 from equipot.units import GPA
 
-FORCE, STRESS, STEPS = 0.01, 0.1, 500  # eV/Å, GPa
-SAME = 1e-4  # eV/atom; farther apart are two minima
+FORCE, STRESS, STEPS = 0.005, 0.02, 500  # eV/Å, GPa
+SAME = 2e-5  # eV/atom; farther apart are two minima
 ASE = {
     f"{optimizer.__name__}, {name}": (optimizer, filter_)
     for optimizer in (LBFGS, FIRE)

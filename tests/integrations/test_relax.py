@@ -401,7 +401,7 @@ def test_refusals(model_file, tmp_path, monkeypatch):
     for settings, match in (
         ({"mask": (1, 1, 0)}, "--mask is about the cell"),
         ({"cell": True, "mask": (0, 0, 0)}, "not all 0"),
-        ({"cell": True, "hydrostatic": True, "constant_volume": True}, "leave the cell nothing to do"),
+        ({"cell": True, "hydrostatic": True, "constant_volume": True}, "contradict each other"),
         ({"cell": True, "pressure": 1.0, "constant_volume": True}, "does nothing"),
         ({"force": 0.0}, "--fmax must be"),
         ({"optimizer": "bfgs"}, "--optimizer must be"),

@@ -84,6 +84,9 @@ class Batch:
         for task in new:
             task.fresh = True
             task.first_cell, task.x = task.cell, np.concatenate([task.positions, np.zeros((2, 3))])
+        for task, kept in zip(self.tasks, keep, strict=True):
+            if not kept:
+                task.solve = task.x = None
         tasks = [task for task, kept in zip(self.tasks, keep, strict=True) if kept]
         self.tasks = tasks = [*tasks, *new]
         self.optimizer.change(np.array(keep, bool), np.array([len(task.x) for task in new], np.int64))
