@@ -124,6 +124,8 @@ def _paragraphs(
                 f" From {check['from']} to {check['to']}, frequencies at special points change by "
                 f"{check['mean_change_THz']:.3f} THz on average, {check['largest_change_THz']:.3f} at most."
             )
+    if not any(check["check"] == "supercell" for check in checks):
+        text += " No larger one was compared with it (--max-atoms, --checks): it may not be converged."
     texts.append(text)
     frequencies = np.concatenate(bands.frequencies)
     nac = "with" if chosen.phonon.nac_params is not None else "without"
