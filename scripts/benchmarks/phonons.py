@@ -3,10 +3,10 @@
     scripts/benchmark phonons --data DIR --model 7net-0.pt --train runs
 
 DIR holds ``phonons_ref``: displacements, forces and Born charges of phonopy's examples, their frequencies at
-special points, and sets of displaced cells. Each model is run on the crystals whose elements it knows, with the
-supercell, lattice constant and Born charges of the reference. A second reference is fitted to the forces of the
-set that a small model is trained on (``--train``); for NaCl and MgO its functional and lattice constant are not
-those of the example.
+special points, and sets of displaced cells. Each model is run on the crystals whose elements it knows, with
+the supercell, lattice constant and Born charges of the reference. A second reference is fitted to the forces
+of the set that a small model is trained on (``--train``); for NaCl and MgO its functional and lattice
+constant are not those of the example.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from phonopy import Phonopy, load
+from phonopy.structure.cells import guess_primitive_matrix
 from rich.console import Console
 from rich.table import Table
 
@@ -65,7 +66,8 @@ def fitted(crystal: str, data: Path) -> Phonopy:
     """Force constants that fit the DFT forces on the displaced cells of the set (by symfc)."""
     frames = ase.io.read(data / f"{SETS[crystal]}.xyz.gz", ":")
     cell = bulk(crystal, "diamond" if crystal == "Si" else "rocksalt", frames[0].cell[0, 0] / 2, cubic=True)
-    phonon = Phonopy(to_phonopy(cell), np.diag([2, 2, 2]), "auto", log_level=0)
+    primitive = guess_primitive_matrix(to_phonopy(cell))
+    phonon = Phonopy(to_phonopy(cell), np.diag([2, 2, 2]), primitive, log_level=0)
     perfect, order = average_lattice(from_phonopy(phonon.supercell), frames)
     displacements = []
     for frame in frames:
