@@ -17,6 +17,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
+from phono3py import Phono3py
 from phonopy import Phonopy, load
 from phonopy.structure.cells import guess_primitive_matrix
 from rich.console import Console
@@ -121,6 +122,38 @@ def by_model(reference: Phonopy, calculator: EquipotCalculator) -> Phonopy:
     return phonon
 
 
+def conductivity(fitted_set: Phonopy, calculator: EquipotCalculator | None) -> float:
+    """W/m/K at 300 K, in relaxation times on 10×10×10 points, by DFT forces or a model's."""
+    forces = fitted_set.dataset["forces"]
+    if calculator is not None:
+        perfect = from_phonopy(fitted_set.supercell)
+        cells = [perfect.copy() for _ in forces]
+        for cell, displacement in zip(cells, fitted_set.dataset["displacements"], strict=True):
+            cell.positions += displacement
+        forces = [found["forces"] for found in evaluate(calculator, cells, "displaced cells")]
+    crystal = Phono3py(fitted_set.unitcell, fitted_set.supercell_matrix, fitted_set.primitive_matrix)
+    crystal.dataset = {
+        "displacements": fitted_set.dataset["displacements"],
+        "forces": np.array(forces),
+    }
+    crystal.produce_fc3(fc_calculator="symfc")
+    crystal.produce_fc2(fc_calculator="symfc")
+    crystal.mesh_numbers = [10, 10, 10]
+    crystal.init_phph_interaction()
+    crystal.run_thermal_conductivity(temperatures=[300.0], is_isotope=True, log_level=0)
+    return float(np.ravel(crystal.thermal_conductivity.kappa)[0])
+
+
+def print_conductivities(data: Path, models: list[Path]) -> None:
+    """Of silicon, by force constants of second and third order fitted to the same cells."""
+    reference = fitted("Si", data)
+    print(f"Thermal conductivity of Si at 300 K: DFT {conductivity(reference, None):.1f} W/m/K")
+    for file in models:
+        calculator = EquipotCalculator(file, device="cpu")
+        if "Si" in calculator.model.metadata.species:
+            print(f"  {file.stem} {conductivity(reference, calculator):.1f} W/m/K")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,9 +165,13 @@ def main() -> None:
     parser.add_argument(
         "--train", type=Path, help="train three small models into this folder, unless they are there"
     )
+    parser.add_argument("--kappa", action="store_true", help="only the thermal conductivity of silicon")
     options = parser.parse_args()
     data = options.data / "phonons_ref"
     models = [*options.model, *(trained(options.train, data) if options.train else [])]
+    if options.kappa:
+        print_conductivities(data, models)
+        return
     table = Table("crystal", "model", "reference", "MAE (THz)", "largest", "highest: model", "DFT")
     for crystal in SETS:
         stored = json.loads((data / f"{crystal}_ref.json").read_text())["q_points"]

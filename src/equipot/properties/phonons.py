@@ -127,7 +127,7 @@ def _paragraphs(
     if not any(check["check"] == "supercell" for check in checks):
         text += " No larger one was compared with it (--max-atoms, --checks): it may not be converged."
     texts.append(text)
-    frequencies = np.concatenate(bands.frequencies)
+    frequencies = np.concatenate(bands.frequencies).round(3) + 0.0  # no −0.000
     nac = "with" if chosen.phonon.nac_params is not None else "without"
     texts.append(
         f"Frequencies along the path: {frequencies.min():.3f} to {frequencies.max():.3f} THz, {nac} "
