@@ -51,9 +51,7 @@ def elastic(
     warnings = _warnings(found)
     paragraphs = [_summary(numbers, found), _checks(found), *warnings]
     pictures = {"young.png": plot_young(found)} if found.stable else {}
-    return Result(
-        "elastic", numbers | {"warnings": warnings}, paragraphs, _tables(found, numbers), pictures
-    )  # fmt: skip
+    return Result("elastic", numbers | {"warnings": warnings}, paragraphs, _tables(found, numbers), pictures)
 
 
 def _numbers(found: ElasticTensor) -> dict[str, Any]:
