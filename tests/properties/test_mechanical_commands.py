@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 from equipot import cli
-from equipot.errors import ConfigError, SimulationError
+from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.properties.elastic import elastic
 from equipot.properties.eos import eos
 from equipot.properties.neb import neb
@@ -181,3 +181,5 @@ def test_neb_downhill_and_settings(tmp_path):
         ends.append(slab)
     with pytest.raises(SimulationError, match="is no minimum of this model"):
         neb(*ends, EMT(), Common(output=tmp_path))
+    with pytest.raises(DataError, match=r"the last Cu2: expected the same atoms"):  # before they relax
+        neb(ends[0], ends[1][:2], EMT(), Common(output=tmp_path))

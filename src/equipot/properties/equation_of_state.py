@@ -93,12 +93,12 @@ def equation_of_state(
     """
     if not 0.005 <= span <= 0.3:
         raise ConfigError(
-            f"The range of volumes must be between 0.005 and 0.3 (30 %) to each side, found {span}."
+            f"--span must be between 0.005 and 0.3 (30 % of the volume to each side), found {span}."
         )
     if points < 5:
-        raise ConfigError(f"Four parameters take at least 5 volumes, found {points}.")
+        raise ConfigError(f"--points must be at least 5, as there are four parameters; found {points}.")
     if shape not in ("auto", "relax", "keep"):
-        raise ConfigError(f"shape must be auto, relax or keep, found '{shape}'.")
+        raise ConfigError(f"--shape must be auto, relax or keep, found '{shape}'.")
     require_crystal(atoms, "Equations of state")
     start = crystal_symmetry(atoms, 10 * symprec)
     shaped = shape == "relax" or (shape == "auto" and start.crystal_class != "cubic")
