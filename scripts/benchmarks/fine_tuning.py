@@ -32,7 +32,7 @@ from equipot.files import atomic_write, write_json
 from equipot.training.run import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-_PILOTS = (2, 8)  # epochs of two short trainings, whose difference is the time that an epoch takes
+_PILOT_FRAMES = 800  # of a training whose time, less that of two epochs, says what an epoch takes
 _STYLES = {"fine-tuned": ("#0072B2", "o"), "from scratch": ("#D55E00", "s")}
 
 
@@ -77,17 +77,18 @@ def fine_tune(arguments: argparse.Namespace, train_file: Path, test_file: Path, 
 
 
 def from_scratch(
-    arguments: argparse.Namespace, train_file: Path, test_file: Path, run: Path, seconds: float
+    arguments: argparse.Namespace, train_file: Path, test_file: Path, run: Path, frames: int, seconds: float
 ) -> dict:
-    """A training from scratch that takes ``seconds`` of processor time."""
+    """A training from scratch on ``frames`` frames that takes ``seconds`` of processor time."""
     paths = [f"data.train={train_file}", "data.test=null", f"run.directory={run}"]
 
     def config(epochs: int) -> Config:
         return load_config(arguments.scratch, [*paths, *arguments.overrides, f"training.epochs={epochs}"])
 
-    (short, long), (first, second) = _PILOTS, (timed(config(epochs))[1] for epochs in _PILOTS)
-    epoch = (second - first) / (long - short)
-    epochs = max(2, round((seconds - first) / epoch) + short)
+    pilots = 2, 2 + max(4, round(_PILOT_FRAMES / frames))
+    first, second = (timed(config(epochs))[1] for epochs in pilots)
+    epoch = (second - first) / (pilots[1] - pilots[0])
+    epochs = max(2, round((seconds - first) / epoch) + pilots[0])
     run, taken = timed(config(epochs))
     return {"epochs": epochs, "processor_seconds": taken, "test": errors_on(run, test_file)}
 
@@ -174,7 +175,7 @@ def main(arguments: argparse.Namespace) -> list[dict]:
                 )
             if (arguments.name, size, "from scratch") not in known:
                 run, seconds = runs / f"{arguments.name}_{size}_scratch", tuned["processor_seconds"]
-                add(size, "from scratch", from_scratch(arguments, *files, run, seconds))
+                add(size, "from scratch", from_scratch(arguments, *files, run, size, seconds))
     for table in tables(results):
         console.print(table)
     console.print(f"Wrote {kept} and {arguments.output / 'fine_tuning.svg'}")
