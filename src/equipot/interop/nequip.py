@@ -142,6 +142,7 @@ class NequIPModel:
 
     def __init__(self, dump: Dump):
         self.dump, self.path = dump, dump.path
+        self.levels: list[str] = []
         self.func = "model.func"
         try:
             self._read()

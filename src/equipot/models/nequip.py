@@ -62,7 +62,7 @@ class NequIPLayer(nn.Module):
         avg_num_neighbors: float,
         exchanges: bool,
         self_connection: str | None,
-        biases: bool,
+        biases: int,
         element_factors: bool,
     ):
         super().__init__()
@@ -70,7 +70,7 @@ class NequIPLayer(nn.Module):
         self.paths = paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         self.gate = Gate(o3.Irreps([(mul, ir) for mul, ir in irreps_target if ir in paths.irreps_out]))
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
-        self.mix_channels = EquivariantLinear(irreps_in, irreps_in, bias=biases)
+        self.mix_channels = EquivariantLinear(irreps_in, irreps_in, biases=biases)
         if grid is None:
             radial = RadialNetwork(basis, radial_hidden, paths.num_weights)
             self.convolution = RadialConvolution(Convolution(paths), radial)
@@ -86,29 +86,36 @@ class NequIPLayer(nn.Module):
             self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species, biases)
         elif self.connected:
             self.self_connection = EquivariantLinear(
-                irreps_in, self.gate.irreps_in, bias=biases, partial=True
+                irreps_in, self.gate.irreps_in, biases=biases, partial=True
             )
         self.splines = grid is not None
 
     def forward(
-        self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor, owned: int
+        self,
+        x: Tensor,
+        sh: Tensor,
+        edge_length: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: int,
+        level: Tensor | None = None,
     ) -> Tensor:
         """x (owned or N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (owned, irreps_out.dim).
 
         Where x has rows of owned atoms only, those of the ghosts are fetched from their owners.
         """
-        sent = self.mix_channels(x)
+        sent = self.mix_channels(x, level)
         factors = self.factors
         if factors is not None:
             sent = sent * factors.index_select(0, atom_types[: sent.shape[0]]).unsqueeze(1)
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
         if self.by_element:
-            kept = self.self_connection(x[:owned], atom_types)
+            kept = self.self_connection(x[:owned], atom_types, level)
         elif not self.connected:
             kept = x.new_zeros([owned, self.mix_paths.dim_out])
         else:
-            kept = self.self_connection(x[:owned])
+            kept = self.self_connection(x[:owned], level)
         if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
@@ -175,6 +182,7 @@ class NequIP(Network):
     self-connections.
     """
 
+    takes_level = True  # for biases by level
     # Å; what is added to distances below ``kink`` and from there on, for splines of two pieces (`Grid`).
     shifts: tuple[float, float]
 
@@ -239,7 +247,7 @@ class NequIP(Network):
                 avg_num_neighbors,
                 exchanges=bool(blocks),  # what the first layer sends follows from the species
                 self_connection=self_connection if blocks or first_self_connection else None,
-                biases=biases,
+                biases=num_outputs if biases else 0,
                 element_factors=element_factors,
             )
             blocks.append(block)
@@ -252,8 +260,13 @@ class NequIP(Network):
         else:
             self.readout = EquivariantLinear(irreps, self.irreps_out)
 
-    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
+    ) -> Tensor:
+        """(E, 3), (2, E), (N,), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled.
+
+        ``level``: of each atom, of models of several levels, whose biases differ.
+        """
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length if self.normalize_harmonics else edge_vec)
@@ -268,7 +281,7 @@ class NequIP(Network):
         num_atoms = atom_types.shape[0]
         owned = torch.ops.equipot.num_owned(atom_types)
         for layer in self.layers:
-            x = layer(x, sh, edge_length, edge_index, atom_types, owned)
+            x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
         # Nothing is computed of atoms that other processes own.
         return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
 
@@ -303,6 +316,8 @@ class NequIP(Network):
         for name, weight in state.items():
             if name == "embedding" or ".self_connection.blocks." in name or name.endswith(".factors"):
                 new[name] = rows_of(weight, species)
+            elif name.endswith(".bias"):
+                new[name] = weight[list(levels)]
         name = [key for key in state if key.startswith("readout.")][-1]
         return new | {name: columns_of(state, name, levels)}
 
