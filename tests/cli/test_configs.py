@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ase.io import read, write
 
 from equipot.config import load_config
 
@@ -24,9 +25,26 @@ def test_config_is_valid_short_and_uses_the_shipped_data(path):
     for file in (*config.data.train, *config.data.test):
         assert file.is_relative_to(EXAMPLES)
         assert file.is_file()
-    assert config.model.type in path.stem
+    assert config.fine_tune is not None or config.model.type in path.stem
     content = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert len(content) <= 24
+
+
+def test_fine_tuning_needs_a_model_and_data_alone(equipot, small_model, tmp_path):
+    """A model of three elements, ten frames of one of them, without stress: all else is as it is."""
+    frames = read(EXAMPLES / "02_crystal" / "train.xyz", ":10")
+    for atoms in frames:
+        del atoms.calc.results["stress"]
+    write(tmp_path / "ten.xyz", frames, format="extxyz")
+    recipe = EXAMPLES.parent / "configs" / "fine_tune.yaml"
+    options = [
+        f"fine_tune.model={small_model}",
+        f"data.train={tmp_path / 'ten.xyz'}",
+        "training.epochs=2",
+    ]
+    result = equipot("train", recipe, *options, "fine_tune.replay=6", f"run.directory={tmp_path / 'run'}")
+    assert result.code == 0, result.err
+    assert "Did it forget?" in result.out and "8 training, 2 validation" in result.out
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)

@@ -18,6 +18,9 @@ Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure file
 SPECIES = "LABEL=SYMBOL,..."
 Reading = dict[str, Any]  # made by ``with_reading``
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Level = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
+]
 
 
 def with_options(name: str, options: list[Parameter], make: Callable[..., Any]) -> Callable:
@@ -44,8 +47,8 @@ def option(name: str, kind: Any, default: Any, *words: str, **described: Any) ->
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def settings_options(settings: type) -> list[Parameter]:
-    """For `with_options`: one for each field of a dataclass, whose metadata says what it is."""
+def options_of(settings: type) -> list[Parameter]:
+    """One for each field of a dataclass, which says what it is (`md_settings.setting`)."""
     options = []
     for field in fields(settings):
         described = dict(field.metadata)

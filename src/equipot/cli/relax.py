@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, settings_options, with_options
+from equipot.cli.data import SPECIES, options_of, with_options
 from equipot.integrations.relax_settings import RelaxSettings
 
 
-@with_options("settings", settings_options(RelaxSettings), RelaxSettings)
+@with_options("settings", options_of(RelaxSettings), RelaxSettings)
 def relax(
     structures: Annotated[
         list[str],

@@ -15,7 +15,7 @@ class Network(nn.Module):
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors`` and ``num_outputs``; it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None) and ``num_outputs``; it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows
@@ -24,6 +24,8 @@ class Network(nn.Module):
                            by ``equipot::ghost_exchange``; 0: strictly local, evaluated in parts
         widest_exchange    numbers per atom in the widest of these rows
     """
+
+    takes_level = False  # whether `forward` has a fourth argument: the level of each atom, (N,) int64 or None
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,) → (N, irreps_out.dim) in the network's dtype, unscaled."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from ase.data import atomic_masses, atomic_numbers
@@ -28,6 +29,7 @@ class Potential(nn.Module):
 
     edges_in_flight: dict[str, int]
     levels: list[str]
+    takes_level: Final[bool]  # the network does
 
     __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
@@ -46,6 +48,7 @@ class Potential(nn.Module):
         self.zbl = zbl
         self.species = species
         self.levels = list(levels)
+        self.takes_level = network.takes_level
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
         self.widest_exchange: int = network.widest_exchange
@@ -73,7 +76,7 @@ class Potential(nn.Module):
         program.stored("scale", self.scale_shift.scale)
         program.stored("shift", self.scale_shift.shift.reshape(-1))
         if self.zbl is not None:
-            program.facts["zbl"] = self.zbl.facts()
+            self.zbl.write(program)
         return program
 
     def atom_energies(
@@ -84,7 +87,10 @@ class Potential(nn.Module):
             raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
         if level is not None and len(self.levels) < 2:
             raise ValueError("A level of theory is given, but this model has only one.")
-        outputs = self.network(edge_vec, edge_index, atom_types)
+        if self.takes_level:
+            outputs = self.network(edge_vec, edge_index, atom_types, level)
+        else:
+            outputs = self.network(edge_vec, edge_index, atom_types)
         column = outputs[:, 0] if level is None else outputs.gather(1, level.unsqueeze(1)).squeeze(1)
         energies = self.scale_shift(column, atom_types, level)
         if self.zbl is not None:

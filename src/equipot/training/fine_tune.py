@@ -18,6 +18,7 @@ from equipot.models.build import build_potential
 from equipot.models.parts import freeze, learning_rate_factors
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
+from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
 _MAY_DIFFER = {"dtype", "trainable_scale_shift", "radial_intervals"}
@@ -34,6 +35,7 @@ class Start:
     factors: dict[str, float] = dataclasses.field(default_factory=dict)  # of the learning rate, by weight
     shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)  # as in `Checkpoint`
     origin: dict[str, str] = dataclasses.field(default_factory=dict)  # the same
+    levels_from: list[int] = dataclasses.field(default_factory=list)  # of each level, that of the source
 
 
 def begin_training(
@@ -143,8 +145,8 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
         f"Starting from {source.path}: its scale and what sums over neighbors are divided by "
         f"({built_from['avg_num_neighbors'] ** 0.5:.2f}) are kept."
     ]
-    lines += _what_changes(source, now, names, origins)
-    return Start(potential.train(), built_from, statistics, lines)
+    lines += _what_changes(source, now, names, origins, config.fine_tune.freeze)
+    return Start(potential.train(), built_from, statistics, lines, levels_from=origins)
 
 
 def _resumed_statistics(statistics: Statistics, built_from: dict[str, Any]) -> Statistics:
@@ -202,6 +204,7 @@ def _adapt(
     else:
         correction = fit_atomic_energies(counts, residuals) if len(residuals) else np.zeros(len(is_new))
         how = "least squares of what the model leaves" if len(residuals) else "kept, as there are no energies"
+    correction[np.array(statistics.atoms_per_species) == 0] = 0.0  # known from the replay alone
     left = (residuals - counts @ correction) / counts.sum(axis=1)
     rms = float(np.sqrt(np.mean(left**2))) if len(left) else None
     return LevelStatistics([float(energy) for energy in shift + correction], how, rms)
@@ -240,13 +243,22 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
 
 
 def _what_changes(
-    source: Checkpoint, species: Sequence[str], names: Sequence[str | None], origins: Sequence[int]
+    source: Checkpoint,
+    species: Sequence[str],
+    names: Sequence[str | None],
+    origins: Sequence[int],
+    frozen: Sequence[str],
 ) -> list[str]:
     before, lines = source.built_from["species"], []
     new = [symbol for symbol in species if symbol not in before]
     gone = [symbol for symbol in before if symbol not in species]
     if new:
         lines.append(f"New elements: {', '.join(new)}; their weights start as the mean of the others'.")
+    if new and "embedding" in frozen:
+        lines.append(
+            f"{WARNING}what the model sees of {', '.join(new)} stays that mean: take embedding out of "
+            "fine_tune.freeze."
+        )
     if gone:
         lines.append(f"Elements without training data are left out: {', '.join(gone)}.")
     lost = [level for level in source.levels if level not in names and len(source.levels) > 1]
