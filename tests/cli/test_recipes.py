@@ -82,8 +82,6 @@ def test_uncertainty_is_deployed_shown_checked_evaluated_and_logged(
     steps = ("--steps", 2, "--interval", 1, "--output", tmp_path / "md")
     assert equipot("md", f"{workspace.test}@0", "--model", model, *steps).code == 0
     assert (tmp_path / "md" / "log.csv").read_text().splitlines()[0].endswith(",energy_uncertainty_eV")
-    result = equipot("deploy", workspace.run, "--config", workspace.config, "--output", model)
-    assert result.code == 2 and "it is where --uncertainty finds the data" in result.err
 
 
 def test_learning_rate_is_suggested_and_nothing_else_happens(equipot, workspace, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from ase.build import molecule
 from standin import verified_in_this_process
 
 from equipot.config import config_from_dict
+from equipot.data.digests import file_digest
 from equipot.data.splits import Split
 from equipot.data.statistics import Statistics
 from equipot.deploy.capsule import Capsule
@@ -17,7 +18,7 @@ from equipot.deploy.checkpoint import CHECKPOINT_FORMAT, load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.deploy.load import load_deployed
 from equipot.deploy.structure import evaluate
-from equipot.errors import ModelFileError, UnknownSpeciesError
+from equipot.errors import DataError, ModelFileError, UnknownSpeciesError
 from equipot.models.build import build_potential
 
 MODELS = {
@@ -124,6 +125,23 @@ def test_capsule_without_the_data(data_file, tmp_path, caplog):
     assert "synthetic only" in capsule.source
     assert len(capsule.references) == 2
     assert "cannot be read" in caplog.text
+
+
+def test_capsule_takes_frames_from_where_they_are_now(data_file, tmp_path):
+    path = write_checkpoint(data_file)
+    held = {"train": ((str(data_file), 0),), "validation": ((str(data_file), 2),)}
+    Split(**held, file_digests={str(data_file): file_digest(data_file)}).save(path.parents[1] / "split.json")
+    moved = data_file.rename(tmp_path / "moved.xyz")
+    settings = tmp_path / "new.yaml"
+    settings.write_text(f"data: {{train: {moved}, validation: 1}}\nmodel: {{type: nequip}}\n")
+    capsule = Capsule.from_json(quick_deploy(path, tmp_path / "model.pt", config=settings).capsule)
+    assert "moved.xyz frame 2" in {reference.structure.name for reference in capsule.references}
+    moved.write_text(moved.read_text().replace("O ", "O  ", 1))
+    with pytest.raises(
+        DataError, match=r"new.yaml does not say where .* none of the files .* has its content"
+    ):
+        quick_deploy(path, tmp_path / "other.pt", config=settings)
+    assert not (tmp_path / "other.pt").exists()
 
 
 def test_given_structures(data_file, tmp_path):

@@ -89,6 +89,16 @@ def test_calibration_is_the_likeliest():
     assert found.figures["ratio_rms"] == pytest.approx(1, rel=1e-6)
 
 
+def test_errors_that_do_not_follow_the_rigidity_are_said(caplog):
+    """Errors as large as the features themselves, whatever the training set has seen."""
+    train, validation = energies(300, 8), energies(60, 8, seed=1)
+    calibrated(train, validation)
+    assert "largest regulariser" not in caplog.text
+    sizes = np.linalg.norm(validation.features, axis=1)
+    calibrated(train, Energies(validation.features, validation.errors * sizes, validation.weights))
+    assert "largest regulariser" in caplog.text
+
+
 def test_a_weight_counts_as_so_many_frames():
     train, validation = energies(40, 5), energies(30, 5, seed=1)
     twice = Energies(*(np.concatenate([a, a[:10]]) for a in vars(train).values()))

@@ -13,6 +13,7 @@ from equipot import EquipotCalculator, cli
 from equipot.data import graph_from_atoms
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.examples import example_structures
+from equipot.evaluation.run import evaluate as evaluate_files
 from equipot.graph import edge_vectors
 
 LEVELS = {"_modal_map": {"R2SCAN": 0, "PBE": 1}}
@@ -43,6 +44,10 @@ def test_workflow(equipot, tmp_path):
     assert "Wrote a-PBE.ckpt (2 elements, float32)" in out and "SHA-256" in out
     assert "levels of theory" in equipot("info", "a-PBE.ckpt")
     assert "tables of" in equipot("deploy", "a-PBE.ckpt", "--output", "a.pt")
+    out = equipot("import", "a.pth", "--level", "PBE", "--replay", "7", "--output", "b.ckpt")
+    assert "Wrote b_replay.xyz (7 frames)" in out
+    errors = evaluate_files("b.ckpt", ["b_replay.xyz"]).comparison
+    assert np.abs(errors.error("forces")).max() < 1e-5 and np.abs(errors.error("energy")).max() < 1e-6
     assert "SevenNet" in equipot("info", "a.pt")
     report = equipot("check", "a.pt")
     assert "passed" in report and "inversion" not in report  # parity is ignored
@@ -67,6 +72,11 @@ def test_workflow(equipot, tmp_path):
         "training: {epochs: 1}\nrun: {directory: run, device: cpu}\n"
     )
     equipot("train", "fine.yaml")
+    equipot(
+        "train", "fine.yaml", "fine_tune.model=b.ckpt", "fine_tune.replay=b_replay.xyz", "run.directory=all"
+    )
+    tuned = load_checkpoint(tmp_path / "all/checkpoints/best.ckpt")
+    assert set(tuned.potential.species) > {"H", "O"}
     tuned = load_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
     imported = load_checkpoint(tmp_path / "a-PBE.ckpt")
     assert tuned.origin == imported.origin and imported.imported and not tuned.imported

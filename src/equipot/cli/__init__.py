@@ -6,15 +6,16 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
+from equipot.cli import properties
+from equipot.cli.data import SPECIES, Level, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
+from equipot.cli.pretrained import import_
+from equipot.cli.relax import relax
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
 
@@ -32,9 +33,6 @@ app = typer.Typer(
 app.add_typer(lammps_app)
 app.add_typer(data_app)
 
-Level = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
-]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -216,43 +214,7 @@ def report(
     print(f"Wrote {write_report(run, output)}")
 
 
-@app.command(name="import")
-def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="SevenNet checkpoint (.pth), or 7net-0, 7net-0_22May2024, 7net-l3i5 or 7net-mf-0, of the "
-            "installed package sevenn.",
-        ),
-    ],
-    level: Level = None,
-    elements: Annotated[
-        str | None, typer.Option(metavar="H,C,...", help="Keep these only; by default all.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
-    ] = False,
-) -> None:
-    """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
-    from rich.console import Console
-
-    from equipot.data.text import counted
-    from equipot.deploy.info import origin_table
-    from equipot.interop.importer import import_model
-    from equipot.interop.verify import comparison_table
-
-    symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
-    found = import_model(source, output, level, symbols, dtype, verify)
-    if found.comparisons:
-        Console().print(comparison_table(found.comparisons))
-    Console().print(origin_table(found.checkpoint.origin))
-    kept = counted(len(found.checkpoint.potential.species), "element")
-    levels = found.checkpoint.levels
-    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
-    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
+app.command(name="import")(import_)
 
 
 @app.command()
@@ -285,10 +247,7 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    if config is not None and not uncertainty:
-        raise typer.BadParameter("it is where --uncertainty finds the data.", param_hint="--config")
-    added = {"uncertainty": uncertainty, "config": config}
-    written, content = deploy_any(checkpoint, output, tables=tables, level=level, **added)
+    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config)
     print(f"Wrote {written} ({content})")
 
 
@@ -326,18 +285,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _md_options() -> list[Parameter]:
-    """One for each field of `MDSettings`, which says what it is."""
-    options = []
-    for field in fields(MDSettings):
-        described = dict(field.metadata)
-        words = (described.pop("option"),) if "option" in described else ()
-        options.append(option(field.name, field.type, field.default, *words, **described))
-    return options
-
-
 @app.command()
-@with_options("settings", _md_options(), MDSettings)
+@with_options("settings", options_of(MDSettings), MDSettings)
 def md(
     structure: Annotated[
         str,
@@ -401,3 +350,7 @@ def schema() -> None:
     from equipot.config import json_schema
 
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+app.command()(relax)
+properties.register(app)

@@ -142,15 +142,19 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
     Raises:
         DataError: ``data`` does not name the file, or it has no such frame.
     """
+    source = named_files(data).get(file)
+    if source is None:
+        raise DataError(f"The section `data` of the configuration does not name {file}.")
+    for number, atoms in open_contents(Path(file), source.format, source.parsing).numbered:
+        if number == index:
+            return frame_of(atoms, Source((Path(file),), NO_LABELS, source.units), file, index)
+    raise DataError(f"{file} has no frame {index} (the first is 0).")
+
+
+def named_files(data: DataConfig) -> dict[str, Source]:
+    """Every file that ``data`` names, and its entry. Raises DataError where one does not exist."""
     sources = [source for name in ("train", "validation", "test") for source in data.sources(name)]
-    for source in sources:
-        for path in expand_paths(source.path, source.format):
-            if str(path) == file:
-                for number, atoms in open_contents(path, source.format, source.parsing).numbered:
-                    if number == index:
-                        return frame_of(atoms, Source((path,), NO_LABELS, source.units), file, index)
-                raise DataError(f"{file} has no frame {index} (the first is 0).")
-    raise DataError(f"The section `data` of the configuration does not name {file}.")
+    return {str(path): source for source in sources for path in expand_paths(source.path, source.format)}
 
 
 def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:

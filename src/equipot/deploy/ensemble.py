@@ -116,13 +116,13 @@ def deploy_any(
             f"'{run}' is an ensemble, whose members say by their disagreement how uncertain they are; an "
             f"uncertainty is that of a single model: deploy one of them, such as {members[0]}."
         )
+    settings = {"tables": tables, "level": level, "config": config}
     if members:
         output = output or Path("model")
-        deploy_ensemble([find_checkpoint(member) for member in members], output, tables=tables, level=level)
+        deploy_ensemble([find_checkpoint(member) for member in members], output, **settings)
         return output, f"{len(members)} members"
     output = output or Path("model.pt")
-    added = {"uncertainty": uncertainty, "config": config}
-    metadata = deploy(find_checkpoint(run), output, tables=tables, level=level, **added)
+    metadata = deploy(find_checkpoint(run), output, uncertainty=uncertainty, **settings)
     said = f"radial functions: {describe_tables(metadata.tables)}"
     if metadata.uncertainty:
         said += f"; uncertainty: {describe_uncertainty(metadata.uncertainty)}"
@@ -130,14 +130,18 @@ def deploy_any(
 
 
 def deploy_ensemble(
-    checkpoints: Sequence[Path], output: Path, tables: bool = True, level: str | None = None
+    checkpoints: Sequence[Path],
+    output: Path,
+    tables: bool = True,
+    level: str | None = None,
+    config: Path | None = None,
 ) -> list[Metadata]:
     """Deploy every member into the folder ``output``, each verified as any deployed file.
 
     Args:
         checkpoints: one for each member.
         output: a folder, made if need be.
-        tables, level: as for `deploy`.
+        tables, level, config: as for `deploy`.
 
     Raises:
         ModelFileError: ``output`` is a file, or holds members beyond these; or as `deploy`.
@@ -161,7 +165,7 @@ def deploy_ensemble(
         for index, checkpoint in enumerate(checkpoints):
             logger.info("Deploying %s", member_name(index))
             file = output / f"{member_name(index)}.pt"
-            written.append(deploy(checkpoint, file, tables=tables, level=level))
+            written.append(deploy(checkpoint, file, tables=tables, level=level, config=config))
     finally:
         if is_new and not written:
             output.rmdir()

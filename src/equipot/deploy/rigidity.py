@@ -178,6 +178,11 @@ def calibrated(train: Energies, validation: Energies) -> Rigidity:
         "alpha": float(np.sqrt(alpha2)),
         **agreement(sigma, errors),
     }
+    if relative == REGULARISERS[-1]:
+        log.warning(
+            "The largest regulariser explains the validation errors best: they do not follow from how far a "
+            "frame is from the training set, so the uncertainty says little about single frames."
+        )
     if len(errors) < _FEW:
         log.warning("The uncertainty is calibrated on %s only.", counted(len(errors), "validation frame"))
     return Rigidity(factor, figures)

@@ -31,8 +31,6 @@ log = logging.getLogger("equipot")
 class EquipotCalculator(Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å³, ASE's sign and order) from a deployed model.
 
-    ::
-
         from equipot import EquipotCalculator
         atoms.calc = EquipotCalculator("model.pt")
 
@@ -59,7 +57,8 @@ class EquipotCalculator(Calculator):
     Each thread needs a calculator of its own; copies share the model.
 
     An ensemble gives the mean of its members, and in `results` their standard deviations: ``energy_std``
-    (eV) and ``forces_std`` (eV/Å, one number for each atom: of vectors).
+    (eV) and ``forces_std`` (eV/Å, one number for each atom: of vectors). Members with other energies of
+    isolated atoms differ by these, too, unless energies are relative to them.
 
     A single model deployed with ``--uncertainty`` gives, by the engine only, standard deviations of its
     energies: ``energy_uncertainty`` (eV) and ``energies_uncertainty`` (eV, of each atom's). They do not add

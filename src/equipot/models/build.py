@@ -16,7 +16,7 @@ from equipot.models.terms import ZBL, SpeciesScaleShift
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro}
 # Every other key of section ``model`` is an argument of the potential (further outputs) or of the network.
-_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl"}
+_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs"}
 
 
 def build_potential(
@@ -36,8 +36,10 @@ def build_potential(
     """
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
     outputs = {key: keys.pop(key) for key in signature(Potential).parameters if key in keys}
+    pair_cutoffs = config.cutoffs_of_pairs(species)
     network = NETWORKS[config.type](
         num_species=len(species),
+        pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
         num_outputs=max(len(levels), 1),
@@ -48,5 +50,9 @@ def build_potential(
     scale_shift = SpeciesScaleShift(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
-    zbl = ZBL([ase.data.atomic_numbers[symbol] for symbol in species]) if config.zbl else None
+    zbl = None
+    if config.zbl:
+        numbers = [ase.data.atomic_numbers[symbol] for symbol in species]
+        everywhere = [[config.cutoff] * len(species)] * len(species)
+        zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     return Potential(network, species, scale_shift, zbl, levels, **outputs)

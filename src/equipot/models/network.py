@@ -15,7 +15,7 @@ class Network(nn.Module):
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors`` and ``num_outputs``; it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None) and ``num_outputs``; it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows

@@ -43,7 +43,10 @@ def kernels_available() -> bool:
     except (KernelBuildError, OSError) as error:
         if mode == "on":
             raise KernelBuildError(f"EQUIPOT_KERNELS=on, but the kernels cannot be used: {error}") from error
-        logger.warning("the reference operators run, several times slower than the kernels: %s", error)
+        logger.warning(
+            "where torch runs a model, reference operators do, several times slower than the kernels: %s",
+            error,
+        )
         return False
     return True
 

@@ -1,22 +1,26 @@
 """What comes before the first step: device, data and potential."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from ase import Atoms
 from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config, RunConfig
-from equipot.data.dataset import GraphDataset
+from equipot.data.dataset import GraphDataset, ReplayingDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
 from equipot.quantities import LABELS, QUANTITIES
+from equipot.run_directory import RunDirectory
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture
+from equipot.training.replay import Replay, label_replay, read_replay
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,25 @@ class Preparation:
     datasets: Datasets
     start: Start
     resumed: Checkpoint | None  # whose weights and optimizer are still to come
+    replay: Replay | None = None
+
+    @property
+    def training_set(self) -> GraphDataset | ReplayingDataset:
+        """What the steps take their frames from."""
+        if self.replay is None or self.replay.trained is None:
+            return self.datasets.train
+        return ReplayingDataset(self.datasets.train, self.replay.trained)
 
 
-def prepare(config: Config, checkpoint: Path | None = None, split: Path | None = None) -> Preparation:
+def prepare(
+    config: Config, checkpoint: Path | None = None, directory: RunDirectory | None = None
+) -> Preparation:
     """Read the data and make the potential; writes no file but a cache of the data.
 
     Args:
         config: the whole configuration.
         checkpoint: of the training to go on with; None: a new one.
-        split: the file of its split; only read with ``checkpoint``.
+        directory: which holds its split and replay frames; only read with ``checkpoint``.
 
     Raises:
         TrainingError: no usable data, or another training than that of ``checkpoint``.
@@ -53,15 +67,18 @@ def prepare(config: Config, checkpoint: Path | None = None, split: Path | None =
     elif config.fine_tune is not None:
         source = load_training_state(config.fine_tune.model)
         config = with_architecture(config, source.config.model, str(source.path))
-    drawn = None if resumed is None else Split.load(split)
+    drawn = None if resumed is None else Split.load(directory.split)
     trained = [name for name in LABELS if config.training.loss.trains(name)]
-    datasets = load_datasets(config.data, config.model.cutoff, drawn, trained)
-    check_labels(datasets, config)
+    replayed = read_replay(config, source, directory)
+    kept = {symbol for atoms in replayed for symbol in atoms.symbols}
+    datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
+    check_labels(datasets, config, replayed)
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
     torch.manual_seed(config.run.seed)
     start = begin_training(config, datasets, source, resumed, device)
-    return Preparation(config, device, datasets, start, resumed)
+    replay = label_replay(replayed, config, datasets, start, source) if replayed else None
+    return Preparation(config, device, datasets, start, resumed, replay)
 
 
 def _set_up_device(run: RunConfig) -> str:
@@ -72,8 +89,8 @@ def _set_up_device(run: RunConfig) -> str:
     return device
 
 
-def check_labels(datasets: Datasets, config: Config) -> None:
-    """Refuse to train on nothing.
+def check_labels(datasets: Datasets, config: Config, replayed: Sequence[Atoms] = ()) -> None:
+    """Refuse to train on nothing; frames to be ``replayed`` have labels, too, if they are in the loss.
 
     Raises:
         TrainingError: too few frames for training or validation; a label with a weight that no training frame
@@ -88,8 +105,11 @@ def check_labels(datasets: Datasets, config: Config) -> None:
             )
     loss = config.training.loss
     trained = count_labels(datasets.train)
+    in_loss = replayed if config.fine_tune is not None and config.fine_tune.replay_weight > 0 else ()
+    # Those without a calculator will be labelled with everything.
+    known = {name for atoms in in_loss for name in (atoms.calc.results if atoms.calc else LABELS)}
     for name in LABELS:
-        if loss.trains(name) and trained[name] == 0:
+        if loss.trains(name) and trained[name] == 0 and name not in known:
             names, keys = config.data.labels.names(name).values(), (k.name for k in QUANTITIES[name].keys)
             raise TrainingError(
                 f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "
