@@ -427,8 +427,9 @@ def readable(path: Any) -> Iterator[None]:
     except KeyError as error:
         raise ModelFileError(f"{path}: the checkpoint lacks {error}.") from None
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
         raise ModelFileError(
-            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({error})."
+            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({what})."
         ) from None
 
 
