@@ -22,6 +22,7 @@ MODAL = {
     **{f"use_modal_{part}": True for part in ("node_embedding", "self_inter_intro", "output_block")},
     "use_modal_self_inter_outro": True,
 }
+READOUT = {"readout_as_fcn": True, "readout_fcn_hidden_neurons": [7, 5], "readout_fcn_activation": "silu"}
 KINDS = {
     "as SevenNet-0": {"irreps_manual": ["6x0e", *["6x0e+4x1e+3x2e"] * 2, "6x0e"]},
     "old names, solid harmonics": {"version": "0.9.0", "_normalize_sph": False},
@@ -30,6 +31,7 @@ KINDS = {
     "levels, biases": {
         **MODAL, "use_modal_node_embedding": False, "use_bias_in_linear": True, "use_modal_wise_scale": True,
     },
+    "levels, a readout network": {**MODAL, "use_modal_wise_scale": True, **READOUT},
     "O(3), pseudoscalars": {
         "is_parity": True, "lmax": 1, "channel": 3, "layers": 6, "denominators": [1.0] * 6,
     },
@@ -127,7 +129,7 @@ def test_a_difference_is_found(tmp_path):
     "changes, message",
     [
         ({"act_radial": "ssp"}, "act_radial: ssp, which equipot does not have"),
-        ({"readout_as_fcn": True}, "readout_as_fcn"),
+        ({"readout_as_fcn": True}, "readout_fcn_activation: relu, which equipot does not have"),
         ({"interaction_type": "mace"}, "interaction_type: mace"),
         ({"self_connection_type": ["nequip", "linear", "linear"]}, "self_connection_type"),
         ({"cuequivariance_config": {"use": True}}, "cuEquivariance"),

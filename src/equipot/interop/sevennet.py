@@ -36,7 +36,6 @@ _ONLY = {
     "act_radial": ("silu",),
     "act_scalar": ({"e": "silu", "o": "tanh"},),
     "act_gate": ({"e": "silu", "o": "tanh"},),
-    "readout_as_fcn": (False,),
     "optimize_by_reduce": (True,),
 }
 
@@ -93,6 +92,9 @@ class SevenNet:
         for key, known in _ONLY.items():
             if config.get(key, known[0]) not in known:
                 self._refuse(f"{key}: {config[key]}", f"only {known[0]}")
+        activation = config.get("readout_fcn_activation", "relu")
+        if config.get("readout_as_fcn") and activation != "silu":
+            self._refuse(f"readout_fcn_activation: {activation}", "only silu")
         if (config.get("cuequivariance_config") or {}).get("use"):
             self._refuse("cuequivariance_config: weights in the order of cuEquivariance", "only e3nn's")
         basis, envelope = config["radial_basis"], config["cutoff_function"]
@@ -185,6 +187,7 @@ class SevenNet:
             "self_connection": "shared" if self.shared else "by_element",
             "biases": bool(self.levels or config.get("use_bias_in_linear")),
             "radial_hidden": radial,
+            "readout_hidden": self._readout_hidden(),
             "radial_intervals": None,
             "scale": float(self._of_species("scale").mean()),
         }
@@ -216,21 +219,36 @@ class SevenNet:
             silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
             tanh = normalize2mom(torch.tanh).cst / TANH_FACTOR
             factors = {ir: tanh if (ir.l, ir.p) == (0, -1) else silu for _, ir in layer.irreps_out}
-        width, scalars = self.irreps[-1].dim, self.irreps[-1]
-        hidden = o3.Irreps([(width // 2, (0, 1))])
-        first, before = self._linear("reduce_input_to_hidden", scalars, hidden)
-        last, after = self._linear("reduce_hidden_to_energy", hidden, o3.Irreps("1x0e"))
+        readout, constant = self._readout(factors[SCALAR])
         scale = self._of_species("scale")
         of_levels = scale.mean(dim=1) / scale[0].mean()
         if not torch.allclose(of_levels[:, None] * scale[0], scale):
             self._refuse("scales by level and element", "scales by level, or --level to take one")
-        readout = first[SCALAR] @ last[SCALAR] * (factors[SCALAR] * width**0.5)
-        state["network.readout.weights.0"] = readout * of_levels
+        names = [f"layers.{k}.weight" for k in range(len(readout))] if len(readout) > 1 else ["weights.0"]
+        readout[-1] = readout[-1] * of_levels
+        state |= {f"network.readout.{name}": weight for name, weight in zip(names, readout, strict=True)}
         state["scale_shift.scale"] = scale[0]
-        shift = self._of_species("shift") + scale * (before @ last[SCALAR] + after)
+        shift = self._of_species("shift") + scale * constant
         state["scale_shift.shift"] = shift if len(shift) > 1 else shift[0]
         self._add_to_first_biases(state, constants - constants[0])
         return state
+
+    def _readout_hidden(self) -> list[int]:
+        config = self.config
+        return list(config["readout_fcn_hidden_neurons"]) if config.get("readout_as_fcn") else []
+
+    def _readout(self, factor: float) -> tuple[list[Tensor], Tensor]:
+        """Matrices of the readout, whose input is to be multiplied by ``factor``, and what it adds (K, 1)."""
+        if hidden := self._readout_hidden():
+            weights = [self.weights[f"readout_FCN.fcn.layer{k}.weight"] for k in range(len(hidden) + 1)]
+            silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
+            weights = [weights[0] * factor, *(weight * silu for weight in weights[1:])]
+            return weights, weights[0].new_zeros(max(len(self.levels), 1), 1)
+        scalars, width = self.irreps[-1], self.irreps[-1].dim
+        between = o3.Irreps([(width // 2, (0, 1))])
+        first, before = self._linear("reduce_input_to_hidden", scalars, between)
+        last, after = self._linear("reduce_hidden_to_energy", between, o3.Irreps("1x0e"))
+        return [first[SCALAR] @ last[SCALAR] * (factor * width**0.5)], before @ last[SCALAR] + after
 
     def _add_to_first_biases(self, state: State, added: Tensor) -> None:
         """(K, channels) that levels add to the embedding, which is shared here: to the first biases."""
@@ -255,10 +273,9 @@ class SevenNet:
             state[f"mix_channels.weights.{k}"] = first[ir] * (factors[ir] * mul**0.5)
         if layer.mix_channels.bias is not None:
             state["mix_channels.bias"] = bias
-        state |= {
-            f"convolution.radial.{key}": w for key, w in self._radial(number, layer, convolution).items()
-        }
         state |= self._mixing(number, layer, convolution, gate)
+        radial = self._radial(number, layer, convolution)
+        state |= {f"convolution.radial.{key}": weight for key, weight in radial.items()}
         state |= self._self_connection(number, layer, gate, factors)
         return state
 
@@ -410,8 +427,9 @@ def readable(path: Any) -> Iterator[None]:
     except KeyError as error:
         raise ModelFileError(f"{path}: the checkpoint lacks {error}.") from None
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
         raise ModelFileError(
-            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({error})."
+            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({what})."
         ) from None
 
 
