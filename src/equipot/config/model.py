@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, model_validator
 
+from equipot.config.outputs import OutputConfig, OutputName
 from equipot.config.section import PositiveInts, Section
 
 
@@ -38,6 +39,12 @@ class CommonModelConfig(Section):
     )
     zbl: bool = Field(
         False, description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance."
+    )
+    outputs: dict[OutputName, OutputConfig] = Field(
+        {},
+        description="What else the model predicts, by its name, as in `{dipole: {per: structure, tensor: "
+        "vector}}`; see [outputs](outputs.md).",
+        json_schema_extra={"words": "mapping from a name to a section"},
     )
 
 

@@ -12,7 +12,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.models.network import Network, State, columns_of, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, energies_and, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.radial import (
@@ -174,6 +174,7 @@ class NequIP(Network):
         self_connection: str = "by_element",
         biases: bool = False,
         num_outputs: int = 1,
+        further_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
         load_operators()
@@ -193,7 +194,7 @@ class NequIP(Network):
         if radial_intervals is not None:
             grid = self._use(Grid(radial_intervals, cutoff, xplor_start))
         blocks, irreps = [], scalars
-        for target in layer_targets(hidden, irreps_sh):
+        for target in layer_targets(hidden, irreps_sh, further_outputs):
             envelope = PolynomialCutoff(polynomial_cutoff)
             if xplor_start is not None:
                 envelope = XPLORCutoff(xplor_start / cutoff)
@@ -214,7 +215,7 @@ class NequIP(Network):
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
-        self.readout = EquivariantLinear(irreps, o3.Irreps([(num_outputs, (0, 1))]))
+        self.readout = EquivariantLinear(irreps, energies_and(num_outputs, further_outputs, irreps))
         self.irreps_out = self.readout.irreps_out
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
@@ -237,8 +238,10 @@ class NequIP(Network):
         return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
-    def steps(self, program: Program) -> str:
+    def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
+        if len(self.irreps_out) > 1:
+            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         if not self.normalize_harmonics:
             program.require(2)
