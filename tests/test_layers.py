@@ -33,7 +33,19 @@ ALLOWED = {
     "evaluation": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
     "training": {"evaluation", "deploy", "models", "data", "nn", "ops", *BOTTOM},
     "integrations": {"deploy", "models", "data", "nn", "ops", *BOTTOM},
-    "cli": {"evaluation", "training", "integrations", "interop", "deploy", "models", "data", "ops", *BOTTOM},
+    "properties": {"integrations", "deploy", "models", "data", "nn", "ops", *BOTTOM},
+    "cli": {
+        "properties",
+        "evaluation",
+        "training",
+        "integrations",
+        "interop",
+        "deploy",
+        "models",
+        "data",
+        "ops",
+        *BOTTOM,
+    },
     "equipot": {"integrations", "machine"},  # its own __init__.py, which is the public interface
 }
 HARMLESS = {"equipot.__version__"}

@@ -72,6 +72,23 @@ def test_the_page_on_python_and_then_the_readme(folder, capfd):
     assert run_in_cpp(page, folder) == pytest.approx(two_atoms(), abs=1e-2)
 
 
+@pytest.fixture
+def default_dtype():
+    """Put back afterwards."""
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("folder", "default_dtype")
+def test_the_page_on_theory():
+    page = ROOT / "docs" / "theory.md"
+    names, blocks = {}, code_blocks(page)
+    assert len(blocks) > 15
+    for block in blocks:
+        run(block, page, names)
+
+
 def printed_energy(output: str) -> float:
     """The last number that is followed by eV."""
     return float(re.findall(r"(-?\d+\.\d+) eV\b", output)[-1])

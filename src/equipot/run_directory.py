@@ -32,6 +32,9 @@ class RunDirectory:
         self.tensorboard = self.root / "tensorboard"
         self.wandb = self.root / "wandb"
         self.evaluation = self.root / "evaluation"
+        self.replay = self.root / "replay.xyz"
+        self.forgetting = self.evaluation / "replay.json"
+        self.forgetting_plot = self.plots / "replay.png"
         self.sessions = self.root / "sessions.json"
         self.report = self.root / "report.html"
         self.learning_curve = self.plots / "learning_curve.png"
@@ -102,6 +105,7 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove the files of an earlier training; other files stay."""
         described = (self.config, self.split, self.statistics, self.log, self.history, self.metrics)
+        described += (self.replay, self.forgetting, self.forgetting_plot)
         for path in (*described, self.sessions, self.report, self.best, self.last, self.learning_curve):
             path.unlink(missing_ok=True)
         for folder in (self.tensorboard, self.wandb, *(self.evaluation / name for name in EVALUATED)):

@@ -49,7 +49,7 @@ MODELS = {
 
 
 # These have two levels of theory, and are put through everything at the second one.
-TWO_LEVELS = ("nequip", "allegro")
+TWO_LEVELS = ("nequip", "nequip-xplor-biases", "allegro")
 SHIFT = [-13.6, -1030.0, -2040.0]
 
 
@@ -73,14 +73,13 @@ def potential(request):
     """An untrained model of each kind; reference energies far from zero, so that a lost shift shows."""
     torch.manual_seed(7)
     name = request.param.removesuffix(" with two levels")
-    if name == request.param:
-        potential = build_potential(MODELS[name], SPECIES, 6.0, SHIFT, 1.3).eval()
-        for key, weight in potential.named_parameters():
-            if key.endswith(".bias"):  # which are zero at first
-                nn.init.normal_(weight)
-        return potential
-    shifts = [[energy - 5.0 for energy in SHIFT], SHIFT]
-    return AtSecondLevel(build_potential(MODELS[name], SPECIES, 6.0, shifts, 1.3, ["pbe", "pbe0"])).eval()
+    levels = {} if name == request.param else {"levels": ["pbe", "pbe0"]}
+    shifts = [[energy - 5.0 for energy in SHIFT], SHIFT] if levels else SHIFT
+    potential = build_potential(MODELS[name], SPECIES, 6.0, shifts, 1.3, **levels).eval()
+    for key, weight in potential.named_parameters():
+        if key.endswith(".bias"):  # which are zero at first
+            nn.init.normal_(weight)
+    return AtSecondLevel(potential).eval() if levels else potential
 
 
 def _random_atoms(number: int, box: np.ndarray, seed: int, pbc) -> ase.Atoms:

@@ -71,6 +71,7 @@ class Sizes:
 
     num_atoms: np.ndarray
     num_edges: np.ndarray
+    num_replayed: int = 0
 
     def __len__(self):
         return len(self.num_atoms)

@@ -100,6 +100,8 @@ class PlainSevenNet(nn.Module):
         self.reduce_hidden_to_energy = Part(linear=o3.Linear(hidden, "1x0e", biases=biases))
         shape = (modals, species) if modals else (species,)
         shift, scale = nn.Parameter(10 * torch.randn(shape)), nn.Parameter(0.5 + torch.rand(species))
+        if config.get("use_modal_wise_scale"):
+            scale = nn.Parameter(scale.detach() * torch.rand(modals, 1))
         self.rescale_atomic_energy = Part(shift=shift, scale=scale)
         for name, weight in self.named_parameters():
             if name.endswith("bias"):
@@ -175,9 +177,9 @@ class PlainSevenNet(nn.Module):
             total = total / convolution.denominator
             x = gate(apply(getattr(self, f"{t}_self_interaction_2"), total) + kept)
         energy = self.reduce_hidden_to_energy.linear(apply(self.reduce_input_to_hidden, x))
-        shift = self.rescale_atomic_energy.shift
-        shift = shift if modal is None else shift[modal]
-        return energy[:, 0] * self.rescale_atomic_energy.scale[types] + shift[types]
+        scale, shift = self.rescale_atomic_energy.scale, self.rescale_atomic_energy.shift
+        scale, shift = (values if values.ndim == 1 else values[modal] for values in (scale, shift))
+        return energy[:, 0] * scale[types] + shift[types]
 
     def checkpoint(self) -> dict:
         state = {

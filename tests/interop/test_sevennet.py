@@ -27,7 +27,9 @@ KINDS = {
     "old names, solid harmonics": {"version": "0.9.0", "_normalize_sph": False},
     "other signs of 3j": {"flipped": ("1_2_2", "2_1_2", "2_2_1")},
     "levels": {"version": "0.9.4", **MODAL},
-    "levels, biases": {**MODAL, "use_modal_node_embedding": False, "use_bias_in_linear": True},
+    "levels, biases": {
+        **MODAL, "use_modal_node_embedding": False, "use_bias_in_linear": True, "use_modal_wise_scale": True,
+    },
     "O(3), pseudoscalars": {
         "is_parity": True, "lmax": 1, "channel": 3, "layers": 6, "denominators": [1.0] * 6,
     },
@@ -48,22 +50,28 @@ def saved(model, folder):
     return folder / "sevennet.pth"
 
 
-def level_of(model):
-    return "PBE" if model.config.get("_modal_map") else None
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_atomic_energies_and_forces(kind, tmp_path):
     model = make(**KINDS[kind])
-    level = level_of(model)
-    found = import_model(str(saved(model, tmp_path)), tmp_path / "a.ckpt", level, dtype="float64").checkpoint
-    potential = load_checkpoint(tmp_path / "a.ckpt").potential
-    assert potential.species == ["H", "C", "O"] and found.levels == ([level] if level else [])
+    path = str(saved(model, tmp_path))
+    modals = model.config.get("_modal_map", {})
+    found = import_model(path, tmp_path / "a.ckpt", dtype="float64").checkpoint
+    read = load_checkpoint(tmp_path / "a.ckpt")
+    assert found.potential.species == ["H", "C", "O"] and read.levels == list(modals)
+    for level in modals:
+        require_same(read.at_level(level).potential, model, modals[level])
+        alone = import_model(path, tmp_path / "b.ckpt", level, dtype="float64").checkpoint
+        assert alone.levels == [level]
+        require_same(alone.potential, model, modals[level])
+    if not modals:
+        require_same(read.potential, model, None)
+
+
+def require_same(potential, model, modal):
     of_theirs = torch.tensor([1, 0, 2])  # C, H, O
     for atoms in example_structures(potential.species)[::3]:
         graph = graph_from_atoms(atoms, potential.species, potential.cutoff)
         arguments = edge_vectors(graph), graph.edge_index
-        modal = None if level is None else model.config["_modal_map"][level]
         energies, gradient = evaluate(model, *arguments, of_theirs[graph.atom_types], modal)
         ours, forces, _ = potential(
             *arguments, graph.atom_types, torch.ones_like(graph.atom_types, dtype=torch.bool)
@@ -123,10 +131,7 @@ def test_a_difference_is_found(tmp_path):
         ({"cutoff_function": {"cutoff_function_name": "cosine"}}, "cutoff_function: cosine"),
         ({"irreps_manual": ["4x0e", "4x0e+4x2e", "4x0e", "4x0e"]}, r"irreps 4x0e\+4x2e"),
         ({"irreps_manual": ["4x0e", "4x0e", "4x0e"]}, "irreps"),
-        (
-            {"_modal_map": {"PBE": 0, "R2SCAN": 1}},
-            r"choose a level of theory \(--level\). Its levels are: PBE, R2SCAN",
-        ),
+        ({"_modal_map": {"PBE": 0, "r2 SCAN": 1}}, "'r2 SCAN' as the name of a level"),
         ({"lmax": 1}, "weights, its irreps need"),
         ({"cutoff": None}, "lacks"),
     ],
@@ -138,6 +143,21 @@ def test_what_cannot_be_expressed_is_named(changes, message, tmp_path):
     with pytest.raises(ModelFileError, match=message):
         import_model(str(tmp_path / "a.pth"), tmp_path / "a.ckpt")
     assert not (tmp_path / "a.ckpt").exists()
+
+
+def test_what_levels_cannot_have_of_their_own_is_named(tmp_path):
+    """But each alone can be imported."""
+    content = make(**KINDS["levels, biases"]).checkpoint()
+    content["model_state_dict"]["rescale_atomic_energy.scale"][1, 2] *= 1.5
+    torch.save(content, tmp_path / "scales.pth")
+    by_species = make(**MODAL, self_connection_type="nequip", layers=2)
+    torch.save(by_species.checkpoint(), tmp_path / "embedding.pth")
+    for name, message in {"scales": "scales by level and element", "embedding": "embedding by level"}.items():
+        with pytest.raises(ModelFileError, match=message):
+            import_model(str(tmp_path / f"{name}.pth"), tmp_path / "a.ckpt")
+        assert not (tmp_path / "a.ckpt").exists()
+    alone = import_model(str(tmp_path / "embedding.pth"), tmp_path / "a.ckpt", "R2SCAN", dtype="float64")
+    require_same(alone.checkpoint.potential, by_species, 0)
 
 
 class Evil:
@@ -172,6 +192,8 @@ def test_bad_files(tmp_path, monkeypatch):
     fails("TorchScript")
     path.write_bytes(whole)
     fails("leave --level out", level="PBE")
+    torch.save(make(layers=2, **MODAL).checkpoint(), path)
+    fails("it has no level 'pbe'. Its levels are: PBE, R2SCAN.", level="pbe")
     fails("found Si", elements=["Si"])
     fails("No file '7net-9'.*Did you mean '7net-0'", source="7net-9")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

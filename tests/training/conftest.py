@@ -144,5 +144,6 @@ def make_config(config_in, tmp_path):
 def no_plot(monkeypatch):
     """Leave out plots and report, which take longer than these trainings."""
     monkeypatch.setattr("equipot.training.results.plot_learning_curve", lambda *_: None)
+    monkeypatch.setattr("equipot.training.results.plot_elements", lambda *_: None)
     monkeypatch.setattr("equipot.training.results.write_report", lambda *_: None)
     monkeypatch.setattr("equipot.evaluation.report.plot_parity", lambda *_: False)

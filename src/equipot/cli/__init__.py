@@ -6,14 +6,13 @@ Everything heavy is imported inside the commands, so that ``equipot --help`` ans
 import logging
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Reading, data_app, option, with_options, with_reading
+from equipot.cli import properties
+from equipot.cli.data import SPECIES, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
@@ -31,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(lammps_app)
 app.add_typer(data_app)
+properties.register(app)
 
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
@@ -235,12 +235,22 @@ def import_(
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
     ] = False,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Write what the model predicts for N structures of all its elements, too, as "
+            "NAME_replay.xyz: for fine_tune.replay.",
+        ),
+    ] = None,
 ) -> None:
     """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
     from rich.console import Console
 
     from equipot.data.text import counted
     from equipot.deploy.info import origin_table
+    from equipot.deploy.replay import write_replay
     from equipot.interop.importer import import_model
     from equipot.interop.verify import comparison_table
 
@@ -250,7 +260,13 @@ def import_(
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
     kept = counted(len(found.checkpoint.potential.species), "element")
-    print(f"Wrote {found.checkpoint.path} ({kept}, {dtype})")
+    levels = found.checkpoint.levels
+    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
+    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
+    if replay is not None:
+        path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
+        write_replay(found.checkpoint, replay, path)
+        print(f"Wrote {path} ({counted(replay, 'frame')})")
 
 
 @app.command()
@@ -321,18 +337,8 @@ def check(
         raise typer.Exit(1)
 
 
-def _md_options() -> list[Parameter]:
-    """One for each field of `MDSettings`, which says what it is."""
-    options = []
-    for field in fields(MDSettings):
-        described = dict(field.metadata)
-        words = (described.pop("option"),) if "option" in described else ()
-        options.append(option(field.name, field.type, field.default, *words, **described))
-    return options
-
-
 @app.command()
-@with_options("settings", _md_options(), MDSettings)
+@with_options("settings", options_of(MDSettings), MDSettings)
 def md(
     structure: Annotated[
         str,

@@ -1,6 +1,7 @@
 """``equipot data``: look at structure files, convert and split them."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +42,16 @@ def option(name: str, kind: Any, default: Any, *words: str, **described: Any) ->
     """For `with_options`; ``words`` and what it is ``described`` by are typer's."""
     annotation = Annotated[kind, typer.Option(*words, **described)]
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def options_of(settings: type) -> list[Parameter]:
+    """One for each field of a dataclass, which says what it is (`md_settings.setting`)."""
+    options = []
+    for field in fields(settings):
+        described = dict(field.metadata)
+        words = (described.pop("option"),) if "option" in described else ()
+        options.append(option(field.name, field.type, field.default, *words, **described))
+    return options
 
 
 def with_reading(as_in_training: bool = False) -> Callable:

@@ -288,8 +288,8 @@ class DataConfig(Section):
     level: LevelName | None = Field(
         None,
         description="Name of the level of theory of the reference values, such as `pbe0`, for all entries "
-        "that name none of their own. With several levels a model has reference energies and a readout for "
-        "each; see [fine-tuning](finetuning.md). null: levels have no names, so there is one.",
+        "that name none of their own. With several levels a model has reference energies, a readout and any "
+        "biases for each; see [fine-tuning](finetuning.md). null: levels have no names, so there is one.",
     )
     atomic_energies: (
         Literal["auto", "isolated_atoms", "least_squares", "none"]

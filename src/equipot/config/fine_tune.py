@@ -42,3 +42,15 @@ class FineTuneConfig(Section):
         description="Factors of the learning rate by part, as in `{embedding: 0.1, layers.0: 0.3}`; where "
         "parts overlap, the factors multiply.",
     )
+    replay: Annotated[int, Field(ge=1)] | PathField | None = Field(
+        None,
+        description="What the model must not forget: how many structures to make of its elements, which are "
+        "labelled with its own predictions; or a file, such as `equipot import --replay` writes. Its "
+        "elements are kept, and the report has its errors before and after. null: nothing.",
+    )
+    replay_weight: float = Field(
+        1.0,
+        ge=0,
+        description="Weight of the replay frames in the loss. Each epoch has as many of them as training "
+        "frames, in turns with these; a fifth is never trained on. 0: they only measure what is forgotten.",
+    )

@@ -92,7 +92,8 @@ class NequIPConfig(CommonModelConfig):
     )
     biases: bool = Field(
         False,
-        description="Train constants that are added to scalars before the convolution and before the gate.",
+        description="Train constants that are added to scalars before the convolution and before the gate, "
+        "for each level of theory its own: levels then differ in more than their readout.",
     )
     radial_hidden: PositiveInts = Field(
         (64, 64), description="Hidden-layer widths of the networks that weigh messages by distance."

@@ -141,6 +141,9 @@ def _from_arrays(content: Any) -> Step:
 class StepSampler(Sampler[StepFrames]):
     """The optimizer steps of one epoch, as one of ``num_replicas`` processes sees them.
 
+    Frames that are replayed take turns with the others: an epoch has as many of them as of the others, and
+    goes on among them where the last one ended.
+
     Args:
         dataset: what to draw from.
         budget: what one step holds, over all processes.
@@ -172,6 +175,7 @@ class StepSampler(Sampler[StepFrames]):
         self._costs = budget.costs(dataset)
         self._work = dataset.num_edges + dataset.num_atoms
         self._label_counts = dataset.label_counts
+        self._num_replayed = dataset.num_replayed
         self._skipped = (-1, 0)
         self._packed: tuple[int, list[NDArray[np.int64]]] = (-1, [])  # the steps of one epoch
 
@@ -197,9 +201,21 @@ class StepSampler(Sampler[StepFrames]):
 
     def _steps(self) -> list[NDArray[np.int64]]:
         if self._packed[0] != self.epoch:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self._costs))
+            own = len(self._costs) - self._num_replayed
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(own)
+            if self._num_replayed:
+                order = np.stack([order, own + self._replayed(own)], axis=1).ravel()
             self._packed = (self.epoch, pack(order, self._costs, self.budget.limit))
         return self._packed[1]
+
+    def _replayed(self, number: int) -> NDArray[np.int64]:
+        """(number,) which of the replayed frames this epoch has: all of them, shuffled, again and again."""
+        rounds, places = np.divmod(self.epoch * number + np.arange(number), self._num_replayed)
+        shuffled = {
+            r: np.random.default_rng([self.seed, int(r), 1]).permutation(self._num_replayed)
+            for r in np.unique(rounds)
+        }
+        return np.array([shuffled[r][place] for r, place in zip(rounds, places, strict=True)])
 
 
 class BatchSampler(Sampler[list[int]]):

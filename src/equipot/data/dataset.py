@@ -35,6 +35,8 @@ class GraphDataset(Dataset):
         DataError: two atoms coincide.
     """
 
+    num_replayed = 0  # of its frames; see ReplayingDataset
+
     def __init__(
         self, frames: Sequence[Frame], species: Sequence[str], cutoff: float, levels: Sequence[str] = ()
     ):
@@ -95,6 +97,22 @@ class LazyDataset(GraphDataset):
     @property
     def config_types(self) -> list[str | None]:
         return self.frames.config_types()
+
+
+class ReplayingDataset(Dataset):
+    """Graphs to train on, and at the end others that are replayed in turns with them (``StepSampler``)."""
+
+    def __init__(self, own: GraphDataset, replayed: GraphDataset):
+        self._own, self._replayed, self.num_replayed = own, replayed, len(replayed)
+        for name in ("num_atoms", "num_edges", "label_counts"):
+            setattr(self, name, np.concatenate([getattr(own, name), getattr(replayed, name)]))
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._replayed)
+
+    def __getitem__(self, index: int) -> AtomicGraph:
+        own = len(self._own)
+        return self._own[index] if index < own else self._replayed[index - own]
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:

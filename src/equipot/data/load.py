@@ -2,10 +2,10 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from equipot.config.data import DataConfig
 from equipot.data.dataset import GraphDataset, LazyDataset
@@ -38,7 +38,11 @@ class Datasets:
 
 
 def load_datasets(
-    data: DataConfig, cutoff: float, split: Split | None = None, trained: Sequence[str] | None = None
+    data: DataConfig,
+    cutoff: float,
+    split: Split | None = None,
+    trained: Sequence[str] | None = None,
+    kept: Collection[str] = (),
 ) -> Datasets:
     """Read, check, split and prepare everything that ``data`` names.
 
@@ -49,6 +53,7 @@ def load_datasets(
         cutoff: Å.
         split: use this split, saved by an earlier run, instead of drawing one; its data were checked then.
         trained: the labels that count in the loss, for the checks of the data; None: no checks.
+        kept: elements that the model has beside those of the training structures.
 
     Raises:
         DataError: what the reading, the checks, the splitting, the graphs or the statistics found wrong.
@@ -85,10 +90,12 @@ def load_datasets(
         held = {"validation": held_out, "test": test}
         others = {name: held[name] for name in held if not (drawn and name == "validation")}
         _report(check_sets(pool, others, {"training": train, **held}, trained), data.checks)
-    species = list(data.species) if data.species else train.columns.symbols
+    unseen = set(kept) - set(train.columns.symbols)
+    species = sorted([*train.columns.symbols, *unseen], key=atomic_numbers.__getitem__)
+    species = list(data.species) if data.species else species
     levels = list(data.levels)
     train_set = _dataset(train, species, cutoff, levels)
-    statistics = compute_statistics(train_set, list(isolated), _mode(data))
+    statistics = compute_statistics(train_set, list(isolated), _mode(data), unseen)
     if checked:
         _report(check_reference_energies(statistics.energy_residual_rms), data.checks)
     return Datasets(

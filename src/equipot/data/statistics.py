@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -84,6 +84,7 @@ def compute_statistics(
     dataset: GraphDataset,
     isolated_frames: Sequence[Frame] = (),
     mode: str | Mapping[str, float] = "auto",
+    unseen: Collection[str] = (),
 ) -> Statistics:
     """Statistics of a training set.
 
@@ -91,7 +92,7 @@ def compute_statistics(
     ``least_squares`` fits the energies per atom, and where the compositions leave them undetermined stays
     closest to the mean energy per atom; ``auto`` takes isolated atoms if every species has one and fits
     otherwise, if there are energies; ``none`` is zero; a mapping gives them, in eV. Each level of theory has
-    its own.
+    its own. Species that are ``unseen``, which need not occur, have 0.
 
     Raises:
         DataError: an empty data set, no edge within the cutoff, a species without atoms or without a
@@ -101,7 +102,8 @@ def compute_statistics(
         raise DataError("The training set has no frames.")
     columns = dataset.columns
     counts = columns.composition_of([atomic_numbers[symbol] for symbol in dataset.species])
-    _check_every_species_occurs(dataset.species, counts)
+    seen = np.array([symbol not in unseen for symbol in dataset.species])
+    _check_every_species_occurs(dataset.species, counts, seen)
     num_atoms = int(counts.sum())
     num_edges = int(dataset.num_edges.sum())
     if num_edges == 0:
@@ -111,7 +113,7 @@ def compute_statistics(
         )
     several = len(dataset.levels) > 1
     levels = {
-        level: _level_statistics(dataset, counts, isolated_frames, mode, level if several else None)
+        level: _level_statistics(dataset, counts, isolated_frames, mode, level if several else None, seen)
         for level in (dataset.levels if several else [""])
     }
     first = next(iter(levels.values()))
@@ -155,17 +157,22 @@ def _level_statistics(
     isolated_frames: Sequence[Frame],
     mode: str | Mapping[str, float],
     level: str | None,
+    seen: NDArray,
 ) -> LevelStatistics:
-    """Of the frames of one of several levels, or of all frames for None."""
+    """Of the frames of one of several levels, or of all frames for None; 0 for species that are not seen."""
     columns = dataset.columns
     of_level = np.full(len(dataset), True) if level is None else columns.level == level
     labelled = of_level & columns.known("energy")
     energies = columns.energy[labelled]
     isolated = [frame for frame in isolated_frames if level is None or frame.level == level]
+    species = [symbol for symbol, known in zip(dataset.species, seen, strict=True) if known]
     if level is not None:
-        _check_level(dataset.species, level, counts[of_level])
+        _check_level(species, level, counts[of_level][:, seen])
+    reference = np.zeros(len(seen))
     try:
-        reference, source = _atomic_energies(dataset.species, counts[labelled], energies, isolated, mode)
+        reference[seen], source = _atomic_energies(
+            species, counts[labelled][:, seen], energies, isolated, mode
+        )
     except DataError as error:
         raise error if level is None else DataError(f"Level {level}: {error}") from None
     return LevelStatistics(
@@ -207,8 +214,9 @@ def fit_atomic_energies(counts: NDArray, energies: NDArray) -> NDArray[np.float6
     return mean + deviation
 
 
-def _check_every_species_occurs(species: Sequence[str], counts: NDArray) -> None:
-    absent = [symbol for symbol, count in zip(species, counts.sum(axis=0), strict=True) if count == 0]
+def _check_every_species_occurs(species: Sequence[str], counts: NDArray, seen: NDArray) -> None:
+    missing = seen & (counts.sum(axis=0) == 0)
+    absent = [symbol for symbol, found in zip(species, missing, strict=True) if found]
     if absent:
         raise DataError(
             f"No training frame contains {', '.join(absent)}, which data.species lists; a model cannot learn "

@@ -7,6 +7,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.data import covalent_radii
 from ase.neighborlist import neighbor_list
+from numpy.typing import NDArray
 
 
 def example_structures(species: Sequence[str], seed: int = 0) -> list[Atoms]:
@@ -43,18 +44,18 @@ def example_structures(species: Sequence[str], seed: int = 0) -> list[Atoms]:
             rng.uniform(-0.06, 0.06, (3, 3)) if "strained" in name or "sheared" in name else 0.0
         )
         atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-        atoms = _at_bond_distance(atoms)
+        atoms = at_bond_distance(atoms)
         atoms.rattle(0.04, seed=seed + len(structures))
         atoms.info = {"name": name}
         structures.append(atoms)
     return structures
 
 
-def _at_bond_distance(atoms: Atoms) -> Atoms:
-    """Scaled so that the closest pair is 5 % farther apart than the sum of its radii."""
+def at_bond_distance(atoms: Atoms, stretch: float = 1.05, radii: NDArray = covalent_radii) -> Atoms:
+    """A copy, scaled so that its closest pair is at ``stretch`` times the sum of its ``radii`` (by Z, Å)."""
     first, second, distance = neighbor_list("ijd", atoms, 8.0)
-    radii = covalent_radii[atoms.numbers]
-    factor = 1.05 / (distance / (radii[first] + radii[second])).min()
+    radii = radii[atoms.numbers]
+    factor = stretch / (distance / (radii[first] + radii[second])).min()
     scaled = atoms.copy()
     scaled.set_cell(atoms.cell.array * factor)
     scaled.positions *= factor

@@ -31,8 +31,6 @@ log = logging.getLogger("equipot")
 class EquipotCalculator(Calculator):
     """Energies (eV), forces (eV/Å) and stress (eV/Å³, ASE's sign and order) from a deployed model.
 
-    ::
-
         from equipot import EquipotCalculator
         atoms.calc = EquipotCalculator("model.pt")
 

@@ -17,7 +17,8 @@ _CHOICES = {
 }
 
 
-def _option(default: Any, text: str, **more: Any) -> Any:
+def setting(default: Any, text: str, **more: Any) -> Any:
+    """A field that is an option of a command, too; ``more`` is typer's, ``option`` its name there."""
     return field(default=default, metadata={"help": text, **more})
 
 
@@ -25,30 +26,30 @@ def _option(default: Any, text: str, **more: Any) -> Any:
 class MDSettings:
     """What to run, and the options of ``equipot md``. Raises ConfigError for what makes no sense."""
 
-    ensemble: str = _option("nvt", "nve, nvt or npt.")
-    thermostat: str = _option(
+    ensemble: str = setting("nvt", "nve, nvt or npt.")
+    thermostat: str = setting(
         "langevin", "langevin, nose-hoover (chains) or csvr, for nvt; for npt the first two."
     )
-    temperature: float = _option(300.0, "K; for nve of the velocities that are drawn.")
-    steps: int = _option(1000, "Time steps.")
-    timestep: float = _option(0.5, "fs.")
-    pressure: float = _option(0.0, "GPa, for npt.")
-    mask: tuple[int, int, int] | None = _option(
+    temperature: float = setting(300.0, "K; for nve of the velocities that are drawn.")
+    steps: int = setting(1000, "Time steps.")
+    timestep: float = setting(0.5, "fs.")
+    pressure: float = setting(0.0, "GPa, for npt.")
+    mask: tuple[int, int, int] | None = setting(
         None,
         "For npt: 1 for each of x, y, z in which the cell may stretch by itself, else 0. By default it keeps "
         "its shape.",
     )
-    friction: float = _option(0.01, "1/fs; nose-hoover and csvr take its inverse as their time.")
-    velocities: str | None = _option(
+    friction: float = setting(0.01, "1/fs; nose-hoover and csvr take its inverse as their time.")
+    velocities: str | None = setting(
         None, "keep those of the structure, or draw them; by default kept if there are any."
     )
-    seed: int = _option(0, "Of velocities and thermostat.")
-    energy: str = _option(
+    seed: int = setting(0, "Of velocities and thermostat.")
+    energy: str = setting(
         "total", "total, or isolated: relative to what the model gives for each atom alone."
     )
-    log_interval: int = _option(10, "Steps between frames of trajectory and log.", option="--interval")
-    restart_interval: int = _option(1000, "Steps between restart files, from which --resume goes on.")
-    stop_below: str | None = _option(
+    log_interval: int = setting(10, "Steps between frames of trajectory and log.", option="--interval")
+    restart_interval: int = setting(1000, "Steps between restart files, from which --resume goes on.")
+    stop_below: str | None = setting(
         None,
         "Stop where atoms come closer than this many times the shortest distance of their elements in the "
         "training set (0.9), or than a distance (0.8Å).",

@@ -16,7 +16,7 @@ import torch
 
 from equipot.config import config_from_dict
 from equipot.config.suggest import did_you_mean
-from equipot.data.statistics import Statistics
+from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.deploy.checkpoint import Checkpoint, training_state
 from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import require_checksums
@@ -63,7 +63,7 @@ def import_model(
     Args:
         source: a SevenNet checkpoint, or the name of one in the installed package sevenn (`MODELS`).
         output: the file to write; None: NAME.ckpt.
-        level: the level of theory, of a model of several.
+        level: the level of theory, of a model of several; None: all of them.
         elements: chemical symbols to keep, in this order; None: all, by atomic number.
         dtype: of the network, "float32" or "float64".
         verify: compare with the original code, which must be installed, before the file gets its name.
@@ -80,12 +80,14 @@ def import_model(
     output = Path(output) if output is not None else Path(f"{name}.ckpt")
     if output.is_dir():
         raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/{name}.ckpt.")
-    checkpoint = _checkpoint(output, model, level, elements, dtype, origin)
+    checkpoint = _checkpoint(output, model, elements, dtype, origin)
     comparisons = []
     if verify:
-        exact = _checkpoint(output, model, level, elements, "float64", origin).potential
-        examples = example_structures(exact.species)
-        comparisons = compare(exact, sevennet(path, level), examples)
+        exact = _checkpoint(output, model, elements, "float64", origin)
+        for name in model.levels or [None]:
+            potential = exact.at_level(name).potential
+            examples = example_structures(potential.species)
+            comparisons += compare(potential, sevennet(path, name), examples, name)
         require_equal(comparisons, source)
     state = training_state(checkpoint)
     with atomic_write(output) as temporary:
@@ -174,7 +176,6 @@ _NUMPY: list[Callable | tuple[Callable, str]] = [
 def _checkpoint(
     output: Path,
     model: SevenNet,
-    level: str | None,
     elements: Sequence[str] | None,
     dtype: str,
     origin: dict[str, str],
@@ -184,31 +185,33 @@ def _checkpoint(
     config = config_from_dict(
         {"data": {"train": str(model.path)}, "model": model.model_config() | {"dtype": dtype}}
     )
+    several = len(model.levels) > 1
+    zeros = [0.0] * len(model.species)
     built_from = {
         "species": model.species,
-        "levels": [level] if level is not None else [],
+        "levels": model.levels,
         "avg_num_neighbors": model.denominator**2,
-        "atomic_energies": [0.0] * len(model.species),
+        "atomic_energies": [zeros] * len(model.levels) if several else zeros,
         "force_rms": None,
     }
     whole = build_potential(config.model.model_copy(update={"dtype": "float64"}), **built_from)
-    state = model.state(whole.network)
-    whole.load_state_dict(state)
-    built_from["species"] = species
-    built_from["atomic_energies"] = state["scale_shift.shift"][rows].tolist()
+    whole.load_state_dict(model.state(whole.network))
+    state = transfer(whole.state_dict(), config.model.type, rows, range(max(len(model.levels), 1)))
+    built_from |= {"species": species, "atomic_energies": state["scale_shift.shift"].tolist()}
     potential = build_potential(config.model, **built_from)
-    potential.load_state_dict(transfer(whole.state_dict(), config.model.type, rows, [0]))
+    potential.load_state_dict(state)
+    shifts = np.reshape(built_from["atomic_energies"], (-1, len(species))).tolist()
+    energies = [LevelStatistics(of_level, "imported", None) for of_level in shifts]
     statistics = Statistics(
         species=species,
-        atomic_energies=built_from["atomic_energies"],
-        atomic_energies_source="imported",
-        energy_residual_rms=None,
+        **vars(energies[0]),
         avg_num_neighbors=built_from["avg_num_neighbors"],
         force_rms=None,
         num_frames=0,
         num_atoms=0,
         atoms_per_species=[0] * len(species),
         num_labels={},
+        levels=dict(zip(model.levels, energies, strict=True)) if several else {},
     )
     return Checkpoint(output, potential.eval(), "last", config, statistics, {}, built_from, {}, origin)
 

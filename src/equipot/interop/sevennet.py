@@ -4,7 +4,7 @@ SevenNet (Y. Park et al., J. Chem. Theory Comput. 20, 4857 (2024), https://doi.o
 levels of theory: J. Kim et al., J. Am. Chem. Soc. (2024), https://doi.org/10.1021/jacs.4c14455) builds NequIP
 of e3nn's modules. What differs and is accounted for here: the order of irreps, of radial weights and of
 gates; the constants of nonlinearities; a one-hot vector of the level of theory beside the input of linear
-maps, which is a bias for each of them.
+maps, which is a bias by level for each of them.
 """
 
 import math
@@ -43,6 +43,8 @@ _ONLY = {
 class SevenNet:
     """The content of a checkpoint, checked: what equipot can express of it, and nothing else.
 
+    ``level``: the level of theory to take, of a model of several; None: all, which are ``levels``.
+
     Raises:
         ModelFileError: names what the checkpoint lacks, or uses and equipot does not have.
     """
@@ -74,8 +76,9 @@ class SevenNet:
         self.l_max = degree if degree > 0 else config["lmax"]
         self.harmonics = o3.Irreps.spherical_harmonics(self.l_max, -1 if self.parity else 1)
         self.irreps = self._irreps_of_layers()
-        self.levels = list(config.get("_modal_map") or {})
-        self.level = self._chosen_level(level)
+        self.modals: dict[str, int] = config.get("_modal_map") or {}
+        self.levels = self._chosen_levels(level)
+        self.modal_rows = [self.modals[name] for name in self.levels]
         count = config["radial_basis"].get("bessel_basis_num", 8)
         fixed = math.pi / self.cutoff * torch.arange(1, count + 1, dtype=torch.float64)
         self.frequencies = self.weights.get("edge_embedding.basis_function.coeffs", fixed)  # c of sin(c r)
@@ -106,19 +109,20 @@ class SevenNet:
             f"{self.path}: this checkpoint uses {found}, which equipot does not have ({known})."
         )
 
-    def _chosen_level(self, level: str | None) -> int | None:
-        """Its column in the one-hot vectors; None: the model has one level."""
-        names = ", ".join(self.levels)
-        if not self.levels and level is not None:
+    def _chosen_levels(self, level: str | None) -> list[str]:
+        """Names of the levels to take; none: the model has one, without a name."""
+        if blank := [name for name in self.modals if len(name.split()) != 1]:
+            self._refuse(f"'{blank[0]}' as the name of a level of theory", "names without blanks")
+        if level is None:
+            return list(self.modals)
+        if not self.modals:
             raise ModelFileError(
                 f"{self.path}: it has one level of theory without a name: leave --level out."
             )
-        if self.levels and level not in self.levels:
-            found = (
-                f"it has no level '{level}'" if level is not None else "choose a level of theory (--level)"
-            )
-            raise ModelFileError(f"{self.path}: {found}. Its levels are: {names}.")
-        return self.config["_modal_map"][level] if self.levels else None
+        if level not in self.modals:
+            names = ", ".join(self.modals)
+            raise ModelFileError(f"{self.path}: it has no level '{level}'. Its levels are: {names}.")
+        return [level]
 
     def _irreps_of_layers(self) -> list[o3.Irreps]:
         """What enters the first layer, and what leaves each; checked against what equipot's layers can be."""
@@ -172,18 +176,17 @@ class SevenNet:
             "xplor_start": float(envelope["cutoff_on"]) if is_xplor else None,
             "normalize_harmonics": bool(config.get("_normalize_sph", not self._is_before("0.10.0"))),
             "self_connection": "shared" if self.shared else "by_element",
-            "biases": self.level is not None or bool(config.get("use_bias_in_linear")),
+            "biases": bool(self.levels or config.get("use_bias_in_linear")),
             "radial_hidden": radial,
             "radial_intervals": None,
             "scale": float(self._of_species("scale").mean()),
         }
 
     def _of_species(self, name: str) -> Tensor:
-        """(T,) scale or shift, eV, in the order of ``species``."""
+        """(K, T) scale or shift, eV, of each level (at least one) and element."""
         values = self.weights[f"rescale_atomic_energy.{name}"]
-        if values.ndim == 2:
-            values = values[self.level]
-        return values.expand(len(self.rows)) if values.numel() == 1 else values[self.rows]
+        values = values[self.modal_rows] if values.ndim == 2 else values.expand(max(len(self.levels), 1), -1)
+        return values.expand(-1, len(self.rows)) if values.shape[1] == 1 else values[:, self.rows]
 
     def state(self, network: NequIP) -> State:
         """The state dict of a Potential with such a network."""
@@ -191,7 +194,7 @@ class SevenNet:
         embedding, constants = self._linear(
             "onehot_to_feature_x", o3.Irreps(f"{len(self.rows)}x0e"), self.irreps[0]
         )
-        state["network.embedding"] = embedding[SCALAR][self.rows] + constants
+        state["network.embedding"] = embedding[SCALAR][self.rows] + constants[0]
         factors = {SCALAR: 1.0}
         for number, layer in enumerate(network.layers):
             of_layer = self._layer(number, layer, factors)
@@ -204,11 +207,29 @@ class SevenNet:
         hidden = o3.Irreps([(width // 2, (0, 1))])
         first, before = self._linear("reduce_input_to_hidden", scalars, hidden)
         last, after = self._linear("reduce_hidden_to_energy", hidden, o3.Irreps("1x0e"))
-        state["network.readout.weights.0"] = first[SCALAR] @ last[SCALAR] * (factors[SCALAR] * width**0.5)
-        constant = before @ last[SCALAR] + after
-        state["scale_shift.scale"] = self._of_species("scale")
-        state["scale_shift.shift"] = self._of_species("shift") + self._of_species("scale") * constant
+        scale = self._of_species("scale")
+        of_levels = scale.mean(dim=1) / scale[0].mean()
+        if not torch.allclose(of_levels[:, None] * scale[0], scale):
+            self._refuse("scales by level and element", "scales by level, or --level to take one")
+        readout = first[SCALAR] @ last[SCALAR] * (factors[SCALAR] * width**0.5)
+        state["network.readout.weights.0"] = readout * of_levels
+        state["scale_shift.scale"] = scale[0]
+        shift = self._of_species("shift") + scale * (before @ last[SCALAR] + after)
+        state["scale_shift.shift"] = shift if len(shift) > 1 else shift[0]
+        self._add_to_first_biases(state, constants - constants[0])
         return state
+
+    def _add_to_first_biases(self, state: State, added: Tensor) -> None:
+        """(K, channels) that levels add to the embedding, which is shared here: to the first biases."""
+        if not added.any():
+            return
+        if not self.shared:
+            self._refuse(
+                "an embedding by level with self-connections by species", "one without the other, or --level"
+            )
+        for name in ("mix_channels", "self_connection"):
+            weight = state[f"network.layers.0.{name}.weights.0"]
+            state[f"network.layers.0.{name}.bias"] += added @ weight / len(weight) ** 0.5
 
     def _layer(self, number: int, layer: NequIPLayer, factors: Mapping[o3.Irrep, float]) -> State:
         """Weights of one interaction block; ``factors``: what its input is to be multiplied with."""
@@ -240,7 +261,7 @@ class SevenNet:
             at = position(layer.gate.irreps_in, ir)
             state[f"mix_paths.weights.{at}"] = weight * (mul**0.5 * self.denominator / denominator)
         if layer.self_connection.bias is not None:
-            state["self_connection.bias"] = bias[gate.columns(SCALAR, layer)]
+            state["self_connection.bias"] = bias[:, gate.columns(SCALAR, layer)]
         return state
 
     def _self_connection(
@@ -307,7 +328,8 @@ class SevenNet:
     ) -> tuple[dict[o3.Irrep, Tensor], Tensor]:
         """e3nn's Linear: a matrix (channels in, channels out) for each irrep, and what is added to scalars.
 
-        e3nn divides by √(channels in), those of a one-hot vector of the level of theory included.
+        The latter is (K, channels out), of each level (at least one). e3nn divides by √(channels in), those
+        of a one-hot vector of the level of theory included.
         """
         weight = self.weights[f"{name}.linear.weight"].reshape(-1)
         modal = self._rows_of_level(name)
@@ -327,10 +349,10 @@ class SevenNet:
         matrices = {ir: torch.cat(rows) for ir, rows in pieces.items()}
         width = irreps_out.count(SCALAR)
         bias = self.weights.get(f"{name}.linear.bias", weight[:0])
-        constants = bias if len(bias) > 0 else weight.new_zeros(width)
+        constants = weight.new_zeros(max(len(self.levels), 1), width) + (bias if len(bias) > 0 else 0.0)
         if modal:
             matrices[SCALAR], of_levels = matrices[SCALAR].split([inputs[SCALAR] - modal, modal])
-            constants = constants + of_levels[self.level]
+            constants = constants + of_levels[self.modal_rows]
         return matrices, constants
 
     def _rows_of_level(self, name: str) -> int:
@@ -342,7 +364,7 @@ class SevenNet:
             "reduce_input_to_hidden": "use_modal_output_block",
         }
         key = next((key for part, key in uses.items() if name.endswith(part)), None)
-        return len(self.levels) if self.level is not None and key and self.config.get(key) else 0
+        return len(self.modals) if key and self.config.get(key) else 0
 
     def _by_species(self, name: str, irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> dict[o3.Irrep, Tensor]:
         """e3nn's FullyConnectedTensorProduct with one-hot vectors: (species, channels in, channels out)."""

@@ -30,6 +30,7 @@ class Comparison:
     """Of one structure; differences relative as `TOLERANCE` says."""
 
     name: str
+    level: str | None
     elements: int
     energy: float
     forces: float
@@ -40,23 +41,26 @@ class Comparison:
         return max(self.energy, self.forces, self.stress)
 
 
-def compare(potential: Potential, original: Evaluation, structures: Sequence[Atoms]) -> list[Comparison]:
-    """``potential`` in float64 against ``original`` on structures, of which some are periodic.
+def compare(
+    potential: Potential, original: Evaluation, structures: Sequence[Atoms], level: str | None = None
+) -> list[Comparison]:
+    """``potential`` in float64 against ``original``, of one ``level``, on structures; some are periodic.
 
     Raises:
         UnknownSpeciesError: a structure contains an element that the potential does not know.
     """
     potential = copy.deepcopy(potential).double().eval()
-    return [_compare(potential, original, atoms) for atoms in structures]
+    return [_compare(potential, original, atoms, level) for atoms in structures]
 
 
-def _compare(potential: Potential, original: Evaluation, atoms: Atoms) -> Comparison:
+def _compare(potential: Potential, original: Evaluation, atoms: Atoms, level: str | None) -> Comparison:
     ours = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff))
     energy, forces, stress = original(atoms)
     scale = max(1.0, float(np.abs(forces).max()))
     by_stress = np.abs(ours.stress[0].numpy() - stress).max() * atoms.get_volume() if atoms.pbc.all() else 0.0
     return Comparison(
         atoms.info.get("name", atoms.get_chemical_formula()),
+        level,
         len(set(atoms.symbols)),
         abs(float(ours.energy) - energy) / max(1.0, abs(energy)),
         float(np.abs(ours.forces.numpy() - forces).max()) / scale,
@@ -68,8 +72,9 @@ def require_equal(comparisons: Sequence[Comparison], source: str) -> None:
     """Raises ModelFileError if a structure differs by more than rounding."""
     worst = max(comparisons, key=lambda found: found.worst)
     if not worst.worst <= TOLERANCE:
+        where = f"'{worst.name}'" + (f" at level {worst.level}" if worst.level else "")
         raise ModelFileError(
-            f"Not imported: on '{worst.name}' the model differs from that of {source}, relative: energy "
+            f"Not imported: on {where} the model differs from that of {source}, relative: energy "
             f"{worst.energy:.1e}, forces {worst.forces:.1e}, stress {worst.stress:.1e}; rounding is at most "
             f"{TOLERANCE:.0e}. Please report the case."
         )
@@ -78,10 +83,12 @@ def require_equal(comparisons: Sequence[Comparison], source: str) -> None:
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """A rich table with one line per structure."""
     numbers = [Column(name, justify="right") for name in ("elements", "energy", "forces", "stress")]
-    table = Table("structure", *numbers, title="Relative differences in float64", box=SIMPLE)
+    named = any(found.level for found in comparisons)
+    heads = ["structure", *(["level"] if named else [])]
+    table = Table(*heads, *numbers, title="Relative differences in float64", box=SIMPLE)
     for found in comparisons:
         values = (f"{value:.1e}" for value in (found.energy, found.forces, found.stress))
-        table.add_row(found.name, str(found.elements), *values)
+        table.add_row(found.name, *([found.level] if named else []), str(found.elements), *values)
     return table
 
 

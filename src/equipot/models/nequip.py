@@ -58,14 +58,14 @@ class NequIPLayer(nn.Module):
         avg_num_neighbors: float,
         exchanges: bool,
         self_connection: str,
-        biases: bool,
+        biases: int,
     ):
         super().__init__()
         self.exchanges = exchanges
         self.paths = paths = convolution_paths(irreps_in, irreps_sh, irreps_target)
         self.gate = Gate(o3.Irreps([(mul, ir) for mul, ir in irreps_target if ir in paths.irreps_out]))
         self.irreps_in, self.irreps_out = irreps_in, self.gate.irreps_out
-        self.mix_channels = EquivariantLinear(irreps_in, irreps_in, bias=biases)
+        self.mix_channels = EquivariantLinear(irreps_in, irreps_in, biases=biases)
         if grid is None:
             radial = RadialNetwork(basis, radial_hidden, paths.num_weights)
             self.convolution = RadialConvolution(Convolution(paths), radial)
@@ -78,24 +78,31 @@ class NequIPLayer(nn.Module):
             self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species, biases)
         else:
             self.self_connection = EquivariantLinear(
-                irreps_in, self.gate.irreps_in, bias=biases, partial=True
+                irreps_in, self.gate.irreps_in, biases=biases, partial=True
             )
         self.splines = grid is not None
 
     def forward(
-        self, x: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor, owned: int
+        self,
+        x: Tensor,
+        sh: Tensor,
+        edge_length: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: int,
+        level: Tensor | None = None,
     ) -> Tensor:
         """x (owned or N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (owned, irreps_out.dim).
 
         Where x has rows of owned atoms only, those of the ghosts are fetched from their owners.
         """
-        sent = self.mix_channels(x)
+        sent = self.mix_channels(x, level)
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
         if self.by_element:
-            kept = self.self_connection(x[:owned], atom_types)
+            kept = self.self_connection(x[:owned], atom_types, level)
         else:
-            kept = self.self_connection(x[:owned])
+            kept = self.self_connection(x[:owned], level)
         if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
         messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
@@ -149,6 +156,7 @@ class NequIP(Network):
     self-connections.
     """
 
+    takes_level = True  # for biases by level
     # Å; what is added to distances below ``kink`` and from there on, for splines of two pieces (`Grid`).
     shifts: tuple[float, float]
 
@@ -209,7 +217,7 @@ class NequIP(Network):
                 avg_num_neighbors,
                 exchanges=bool(blocks),  # what the first layer sends follows from the species
                 self_connection=self_connection,
-                biases=biases,
+                biases=num_outputs if biases else 0,
             )
             blocks.append(block)
             irreps = block.irreps_out
@@ -218,8 +226,13 @@ class NequIP(Network):
         self.readout = EquivariantLinear(irreps, energies_and(num_outputs, further_outputs, irreps))
         self.irreps_out = self.readout.irreps_out
 
-    def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
-        """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
+    def forward(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
+    ) -> Tensor:
+        """(E, 3), (2, E), (N,), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled.
+
+        ``level``: of each atom, of models of several levels, whose biases differ.
+        """
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length if self.normalize_harmonics else edge_vec)
@@ -233,7 +246,7 @@ class NequIP(Network):
         num_atoms = atom_types.shape[0]
         owned = torch.ops.equipot.num_owned(atom_types)
         for layer in self.layers:
-            x = layer(x, sh, edge_length, edge_index, atom_types, owned)
+            x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
         # Nothing is computed of atoms that other processes own.
         return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
 
@@ -270,6 +283,8 @@ class NequIP(Network):
         for name, weight in state.items():
             if name == "embedding" or ".self_connection.blocks." in name:
                 new[name] = rows_of(weight, species)
+            elif name.endswith(".bias"):
+                new[name] = weight[list(levels)]
         name = "readout.weights.0"
         return new | {name: columns_of(state, name, levels)}
 

@@ -30,6 +30,8 @@ class Network(nn.Module):
         widest_exchange    numbers per atom in the widest of these rows
     """
 
+    takes_level = False  # whether `forward` has a fourth argument: the level of each atom, (N,) int64 or None
+
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,) → (N, irreps_out.dim) in the network's dtype, unscaled."""
         raise NotImplementedError

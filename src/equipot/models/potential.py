@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from ase.data import atomic_masses, atomic_numbers
@@ -31,6 +32,7 @@ class Potential(nn.Module):
     edges_in_flight: dict[str, int]
     levels: list[str]
     output_names: list[str]  # beside energy, forces and virials, in the order of their values
+    takes_level: Final[bool]  # the network does
 
     __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
@@ -52,6 +54,7 @@ class Potential(nn.Module):
         self.output_names = [] if outputs is None else [spec.name for spec in outputs.specs]
         self.species = species
         self.levels = list(levels)
+        self.takes_level = network.takes_level
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
         self.widest_exchange: int = network.widest_exchange
@@ -96,7 +99,10 @@ class Potential(nn.Module):
             raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
         if level is not None and len(self.levels) < 2:
             raise ValueError("A level of theory is given, but this model has only one.")
-        rows = self.network(edge_vec, edge_index, atom_types)
+        if self.takes_level:
+            rows = self.network(edge_vec, edge_index, atom_types, level)
+        else:
+            rows = self.network(edge_vec, edge_index, atom_types)
         column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
         energies = self.scale_shift(column, atom_types, level)
         if self.zbl is not None:

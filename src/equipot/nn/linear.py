@@ -14,12 +14,13 @@ class _Blocks(nn.Module):
 
     ``equipot::linear`` (csrc/linear.h) takes all weights side by side and ``table``, which says where each
     block lies. What multiplies the weights of a block, 1/√(channels in) and ``factor``, is in ``scales``.
-    ``bias``: constants, at first zero, are added to the even scalars, which are the first block.
+    ``biases``: for each of so many levels of theory, constants, at first zero, are added to the even scalars,
+    which are the first block.
     """
 
-    bias: Tensor | None
+    bias: Tensor | None  # (levels, even scalars)
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, factor: float = 1.0, bias: bool = False):
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, factor: float = 1.0, biases: int = 0):
         super().__init__()
         load_operators()
         self.irreps_in, self.irreps_out = irreps_in, irreps_out
@@ -37,13 +38,17 @@ class _Blocks(nn.Module):
         sizes = torch.tensor([n_in * mul for n_in, mul in self.shapes])
         scale = torch.tensor([factor * max(n_in, 1) ** -0.5 for n_in, _ in self.shapes], dtype=torch.float64)
         self.register_buffer("scales", scale.repeat_interleave(sizes), persistent=False)
-        constants = nn.Parameter(torch.zeros(irreps_out.count("0e"), dtype=torch.float64)) if bias else None
-        self.register_parameter("bias", constants)
+        constants = torch.zeros(biases, irreps_out.count("0e"), dtype=torch.float64)
+        self.register_parameter("bias", nn.Parameter(constants) if biases else None)
 
-    def biased(self, y: Tensor) -> Tensor:
-        """y (N, irreps_out.dim) with the constants added."""
+    def biased(self, y: Tensor, level: Tensor | None) -> Tensor:
+        """y (N, irreps_out.dim) with the constants added, those of each atom's ``level`` (N or more,)."""
         bias = self.bias
-        return y if bias is None else y + nn.functional.pad(bias, [0, self.dim_out - bias.shape[0]])
+        if bias is None:
+            return y
+        if level is not None:
+            bias = bias.index_select(0, level[: y.shape[0]])
+        return y + nn.functional.pad(bias, [0, self.dim_out - bias.shape[1]])
 
 
 class EquivariantLinear(_Blocks):
@@ -57,10 +62,10 @@ class EquivariantLinear(_Blocks):
         irreps_in: o3.Irreps,
         irreps_out: o3.Irreps,
         factor: float = 1.0,
-        bias: bool = False,
+        biases: int = 0,
         partial: bool = False,
     ):
-        super().__init__(irreps_in, irreps_out, factor, bias)
+        super().__init__(irreps_in, irreps_out, factor, biases)
         missing = [str(ir) for _, ir in irreps_out if ir not in irreps_in]
         if missing and not partial:
             raise ValueError(f"no input block for the output irreps {missing}; inputs are {irreps_in}")
@@ -80,10 +85,10 @@ class EquivariantLinear(_Blocks):
         """As `Network.steps`."""
         return _linear_step(self, program, x, False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, irreps_in.dim) → (N, irreps_out.dim)."""
+    def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
+        """(N, irreps_in.dim), (N or more,) as `biased` → (N, irreps_out.dim)."""
         types = self.table[:0, 0]  # one set of weights for all
-        return self.biased(torch.ops.equipot.linear(x, self.packed(), self.table, types, self.dim_out))
+        return self.biased(torch.ops.equipot.linear(x, self.packed(), self.table, types, self.dim_out), level)
 
 
 class SpeciesLinear(_Blocks):
@@ -93,8 +98,8 @@ class SpeciesLinear(_Blocks):
     the features with a one-hot species vector. Output irreps that the input lacks are zero.
     """
 
-    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, num_species: int, bias: bool = False):
-        super().__init__(irreps_in, irreps_out, bias=bias)
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, num_species: int, biases: int = 0):
+        super().__init__(irreps_in, irreps_out, biases=biases)
         self.blocks = nn.ModuleDict(
             {str(i): _Weights(num_species, *shape) for i, shape in enumerate(self.shapes) if shape[0] > 0}
         )
@@ -111,19 +116,20 @@ class SpeciesLinear(_Blocks):
         """As `Network.steps`."""
         return _linear_step(self, program, x, True)
 
-    def forward(self, x: Tensor, atom_types: Tensor) -> Tensor:
-        """(N, irreps_in.dim), (N or more,) → (N, irreps_out.dim).
+    def forward(self, x: Tensor, atom_types: Tensor, level: Tensor | None = None) -> Tensor:
+        """(N, irreps_in.dim), (N or more,), as `biased` → (N, irreps_out.dim).
 
         On a GPU the order of the species is kept as long as the tensor of types; a slice would be a new one.
         """
-        return self.biased(torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out))
+        mixed = torch.ops.equipot.linear(x, self.packed(), self.table, atom_types, self.dim_out)
+        return self.biased(mixed, level)
 
 
 def _linear_step(linear: _Blocks, program: Program, x: str, by_type: bool) -> str:
     facts = {"dim_in": linear.irreps_in.dim, "dim_out": linear.dim_out}
     if linear.bias is not None:
         program.require(2)
-        facts["bias"] = linear.bias
+        facts["bias"] = linear.bias[0]
     return program.add("linear", [x], weights=linear.packed(), blocks=linear.table, by_type=by_type, **facts)
 
 

@@ -151,7 +151,10 @@ def _fine_tune(config: Config) -> dict[str, Any]:
     if config.fine_tune is None:
         return {}
     values = config.fine_tune.model_dump(mode="json")
-    return {**values, "model": "/".join(Path(values["model"]).parts[-3:])}  # RUN/checkpoints/best.ckpt
+    values["model"] = "/".join(Path(values["model"]).parts[-3:])  # RUN/checkpoints/best.ckpt
+    if isinstance(values["replay"], str):
+        values["replay"] = Path(values["replay"]).name
+    return values
 
 
 def _differences(before: Any, now: Any, place: str) -> list[str]:

@@ -35,6 +35,7 @@ class Start:
     factors: dict[str, float] = dataclasses.field(default_factory=dict)  # of the learning rate, by weight
     shortest_distances: dict[str, float] = dataclasses.field(default_factory=dict)  # as in `Checkpoint`
     origin: dict[str, str] = dataclasses.field(default_factory=dict)  # the same
+    levels_from: list[int] = dataclasses.field(default_factory=list)  # of each level, that of the source
 
 
 def begin_training(
@@ -147,7 +148,7 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
         f"({built_from['avg_num_neighbors'] ** 0.5:.2f}) are kept."
     ]
     lines += _what_changes(source, now, names, origins)
-    return Start(potential.train(), built_from, statistics, lines)
+    return Start(potential.train(), built_from, statistics, lines, levels_from=origins)
 
 
 def _resumed_statistics(statistics: Statistics, built_from: dict[str, Any]) -> Statistics:
@@ -205,6 +206,7 @@ def _adapt(
     else:
         correction = fit_atomic_energies(counts, residuals) if len(residuals) else np.zeros(len(is_new))
         how = "least squares of what the model leaves" if len(residuals) else "kept, as there are no energies"
+    correction[np.array(statistics.atoms_per_species) == 0] = 0.0  # known from the replay alone
     left = (residuals - counts @ correction) / counts.sum(axis=1)
     rms = float(np.sqrt(np.mean(left**2))) if len(left) else None
     return LevelStatistics([float(energy) for energy in shift + correction], how, rms)

@@ -26,6 +26,7 @@ from equipot.quantities import BY_INTEREST, QUANTITIES
 from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
 from equipot.training.history import History, Row, learning_curve, read_sessions
+from equipot.training.replay import COLUMNS, forgetting_rows
 from equipot.training.report import WARNING
 
 _TEMPLATE = Path(__file__).with_name("report.html")
@@ -104,6 +105,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "levels": _levels(statistics),
         "quantities": QUANTITIES,
         "species": _species(statistics, evaluations),
+        "replay": _replay(directory, config),
         "sets": _sets(split),
         "digests": split.file_digests,
         "model": _flat(config["model"]),
@@ -169,6 +171,22 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
         "groups": {kind: group_rows(kind, groups) for kind, groups in content["groups"].items()},
         "files": short_names(files),
         "parity": _data_uri(parity.read_bytes(), "image/png") if parity.is_file() else None,
+    }
+
+
+def _replay(directory: RunDirectory, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a finished fine-tuning with replay frames: errors on these, before and after."""
+    if not directory.forgetting.is_file():
+        return None
+    found = read_json(directory.forgetting)
+    if "after" not in found:
+        return None
+    plot = directory.forgetting_plot
+    return {
+        "rows": forgetting_rows(found),
+        "columns": [(name, QUANTITIES[name].reported[0].unit) for name in COLUMNS],
+        "weight": config["fine_tune"]["replay_weight"],
+        "plot": _data_uri(plot.read_bytes(), "image/png") if plot.is_file() else None,
     }
 
 

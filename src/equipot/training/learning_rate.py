@@ -132,7 +132,7 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
     optimizer = make_optimizer(potential, training, prepared.start.factors)
     loss = Loss(training.loss)
     rates, losses, smoothed = [], [], []
-    batches = _steps(config, prepared.datasets.train, steps)
+    batches = _steps(config, prepared.training_set, steps)
     for index, step in enumerate(track(batches, "finding the learning rate", steps)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (index / (steps - 1))
         value = _step(potential, step.to(prepared.device), loss, optimizer, rate, training.gradient_clip)

@@ -55,8 +55,8 @@ def parameter_groups(
     """
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for name, weight in weights.items():
-        # Scale and shift mean energies, not to be drawn to zero; shifts of several levels are a matrix.
-        decays = weight.dim() >= 2 and not name.startswith("scale_shift.")
+        # Scale and shift mean energies, not to be drawn to zero.
+        decays = weight.dim() >= 2 and not _is_added(name)
         groups.setdefault((not decays, factors.get(name, 1.0)), []).append(weight)
     return [
         {"params": groups[key], "weight_decay": 0.0 if key[0] else weight_decay, "factor": key[1]}
@@ -64,9 +64,14 @@ def parameter_groups(
     ]
 
 
+def _is_added(name: str) -> bool:
+    """Constants that are added, which with several levels of theory are a matrix, and the scale."""
+    return name.startswith("scale_shift.") or name.endswith(".bias")
+
+
 def _is_hidden_matrix(name: str, weight: nn.Parameter) -> bool:
     """Muon is made for the matrices between hidden layers: not for embeddings, nor for a readout."""
-    outside = name.endswith("embedding") or name.startswith(("network.readout.", "scale_shift."))
+    outside = name.endswith("embedding") or name.startswith("network.readout.") or _is_added(name)
     return weight.dim() == 2 and min(weight.shape) > 1 and not outside
 
 

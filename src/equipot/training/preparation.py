@@ -8,15 +8,17 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config, RunConfig
-from equipot.data.dataset import GraphDataset
+from equipot.data.dataset import GraphDataset, ReplayingDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.splits import Split
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
 from equipot.quantities import LABELS, QUANTITIES
+from equipot.run_directory import RunDirectory
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture
+from equipot.training.replay import Replay, label_replay, read_replay
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,25 @@ class Preparation:
     datasets: Datasets
     start: Start
     resumed: Checkpoint | None  # whose weights and optimizer are still to come
+    replay: Replay | None = None
+
+    @property
+    def training_set(self) -> GraphDataset | ReplayingDataset:
+        """What the steps take their frames from."""
+        if self.replay is None or self.replay.trained is None:
+            return self.datasets.train
+        return ReplayingDataset(self.datasets.train, self.replay.trained)
 
 
-def prepare(config: Config, checkpoint: Path | None = None, split: Path | None = None) -> Preparation:
+def prepare(
+    config: Config, checkpoint: Path | None = None, directory: RunDirectory | None = None
+) -> Preparation:
     """Read the data and make the potential; writes no file but a cache of the data.
 
     Args:
         config: the whole configuration.
         checkpoint: of the training to go on with; None: a new one.
-        split: the file of its split; only read with ``checkpoint``.
+        directory: which holds its split and replay frames; only read with ``checkpoint``.
 
     Raises:
         TrainingError: no usable data, or another training than that of ``checkpoint``.
@@ -53,15 +65,18 @@ def prepare(config: Config, checkpoint: Path | None = None, split: Path | None =
     elif config.fine_tune is not None:
         source = load_training_state(config.fine_tune.model)
         config = with_architecture(config, source.config.model, str(source.path))
-    drawn = None if resumed is None else Split.load(split)
+    drawn = None if resumed is None else Split.load(directory.split)
     trained = [name for name in LABELS if config.training.loss.trains(name)]
-    datasets = load_datasets(config.data, config.model.cutoff, drawn, trained)
+    replayed = read_replay(config, source, directory)
+    kept = {symbol for atoms in replayed for symbol in atoms.symbols}
+    datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
     check_labels(datasets, config)
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
     torch.manual_seed(config.run.seed)
     start = begin_training(config, datasets, source, resumed, device)
-    return Preparation(config, device, datasets, start, resumed)
+    replay = label_replay(replayed, config, datasets, start, source) if replayed else None
+    return Preparation(config, device, datasets, start, resumed, replay)
 
 
 def _set_up_device(run: RunConfig) -> str:

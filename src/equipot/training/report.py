@@ -81,7 +81,7 @@ def describe_start(
     return [
         f"equipot {__version__}, run directory {config.run.directory}",
         f"Data: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test frames; "
-        f"species {' '.join(statistics.species)}",
+        f"species {_species(statistics)}",
         *_atomic_energies(statistics),
         f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
         + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
@@ -128,12 +128,19 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
     return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
 
 
+def _species(statistics: Statistics) -> str:
+    pairs = list(zip(statistics.species, statistics.atoms_per_species, strict=True))
+    others = sum(not atoms for _, atoms in pairs)
+    more = f", and {others} more that the model keeps" if others else ""
+    return " ".join(symbol for symbol, atoms in pairs if atoms) + more
+
+
 def _atomic_energies(statistics: Statistics) -> list[str]:
     """One line for each level of theory."""
     lines = []
     for level, facts in (statistics.levels or {"": statistics}).items():
-        pairs = zip(statistics.species, facts.atomic_energies, strict=True)
-        energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy in pairs)
+        rows = zip(statistics.species, facts.atomic_energies, statistics.atoms_per_species, strict=True)
+        energies = ", ".join(f"{symbol} {energy:.4f}" for symbol, energy, atoms in rows if atoms)
         residual = facts.energy_residual_rms
         left = "" if residual is None else f"; leaves {residual:.4g} eV/atom rms"
         of_level = f" of {level}" if level else ""

@@ -16,6 +16,7 @@ from equipot.data.splits import FrameId
 from equipot.data.text import counted
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint, metric_of_level, metrics_of_level
 from equipot.errors import EvaluationError
+from equipot.evaluation.elements import plot_elements
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, FrameOrigin, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
@@ -27,6 +28,7 @@ from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.preparation import Preparation
+from equipot.training.replay import Replay, forgetting_table
 from equipot.training.report import WARNING, RunLog, describe_failure, describe_metrics
 
 _WIDTH = 110
@@ -68,6 +70,8 @@ def finish(
         if stopped != stopping.INTERRUPTED:
             errors = evaluate_sets(best, datasets, torch.device(prepared.device), directory, report)
             metrics |= {name: errors[name] for name in errors if name != "validation"}
+            if prepared.replay is not None:
+                metrics |= _forgetting(prepared.replay, best, directory, report)
     metrics = {"stopped": stopped, **metrics}
     write_json(directory.metrics, metrics)
     for line in _summary(metrics, directory, datasets.levels):
@@ -111,6 +115,21 @@ def evaluate_sets(
         for line in _lines(worst_tables(comparison), report):
             report.keep(line)
     return errors
+
+
+def _forgetting(
+    replay: Replay, best: Checkpoint, directory: RunDirectory, report: RunLog
+) -> dict[str, dict[str, float]]:
+    """Errors on the replay frames before the training and of the best weights: file, plot, table."""
+    try:
+        found = replay.finish(best.potential, directory)
+    except EvaluationError as error:
+        report.line(f"{WARNING}no errors on the replay frames. {error}")
+        return {}
+    plot_elements(found["after"]["elements"], directory.forgetting_plot)
+    for line in _lines([forgetting_table(found)], report):
+        report.line(line)
+    return {f"replay_{when}": found[when]["groups"]["all"] for when in ("before", "after")}
 
 
 def compare_dataset(

@@ -116,13 +116,13 @@ def _train(
     report: RunLog,
     first_process: bool,
 ) -> TrainResult:
-    prepared = prepare(config, checkpoint, directory.split)
+    prepared = prepare(config, checkpoint, directory)
     config, datasets, start, resumed = prepared.config, prepared.datasets, prepared.start, prepared.resumed
     if first_process:
         _open_directory(directory, prepared, overwrite)
         report.open(directory.log)
     batches = Batches(
-        datasets.train, datasets.validation, config.training, config.run.seed, config.run.workers
+        prepared.training_set, datasets.validation, config.training, config.run.seed, config.run.workers
     )
     _announce(prepared, batches, report, first_process)
     record = describe(config, datasets.statistics, start.built_from, start.shortest_distances, start.origin)
@@ -244,6 +244,8 @@ def _open_directory(directory: RunDirectory, prepared: Preparation, overwrite: b
     if prepared.resumed is None or not directory.statistics.is_file():
         write_json(directory.statistics, prepared.start.statistics.to_dict())
     prepared.datasets.split.save(directory.split)
+    if prepared.replay is not None and prepared.resumed is None:
+        prepared.replay.save(directory)
 
 
 def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_process: bool) -> None:
@@ -253,6 +255,8 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
     device = describe_device(config, prepared.device)
     lines = describe_start(config, sizes, start.statistics, start.potential, batches.steps_per_epoch, device)
     lines += describe_unused(config.training.loss, count_labels(datasets.train))
+    if prepared.replay is not None:
+        lines.append(prepared.replay.describe())
     for line in lines + start.lines:
         report.line(line)
     if first_process:
@@ -263,7 +267,7 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
                 "devices without work. Raise training.batch_size, and the learning rate with it."
             )
         parts = config.training.accumulate * devices
-        forecast = forecast_memory(start.potential, datasets.train, batches.budget, parts)
+        forecast = forecast_memory(start.potential, batches.train, batches.budget, parts)
         report.line(describe_memory(forecast, free_memory(prepared.device)))
     if prepared.resumed is not None:
         for change in describe_changes(prepared.resumed.config, config):
