@@ -82,4 +82,4 @@ def evaluate_edges(module, edge_vec, edge_index, atom_types) -> ModelRows:
         from equipot.deploy.jit import on_arrays
 
         results = on_arrays(module, inputs, "cpu")
-    return ModelRows(rows_by_name(results, module.output_names))
+    return ModelRows(rows_by_name(results, getattr(module, "output_names", [])))
