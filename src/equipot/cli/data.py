@@ -18,6 +18,9 @@ Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure file
 SPECIES = "LABEL=SYMBOL,..."
 Reading = dict[str, Any]  # made by ``with_reading``
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Level = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
+]
 
 
 def with_options(name: str, options: list[Parameter], make: Callable[..., Any]) -> Callable:

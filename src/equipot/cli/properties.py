@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from equipot.cli.data import options_of, with_options
-from equipot.properties.settings import Common, ElasticSettings, EosSettings, NebSettings, VibrationSettings
+from equipot.properties.settings import (
+    Common,
+    ElasticSettings,
+    EosSettings,
+    KappaSettings,
+    NebSettings,
+    PhononSettings,
+    VibrationSettings,
+)
 
 Structure = Annotated[
     str, typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame.")
@@ -34,6 +42,28 @@ def run(name: str, compute: Callable, common: Common, *arguments: Any) -> None:
     keep_memory()
     check_folder(name, common)
     finish(compute(*arguments), common)
+
+
+@with_settings(PhononSettings)
+def phonons(structure: Structure, model: Model, common: Common, settings: PhononSettings) -> None:
+    """Phonons: bands, density of states, thermal properties, imaginary modes (phonopy)."""
+    from equipot.properties.start import need
+
+    need("phonopy", "seekpath", "spglib")
+    from equipot.properties.phonons import phonons as compute
+
+    run("phonons", compute, common, structure, model, common, settings)
+
+
+@with_settings(KappaSettings)
+def kappa(structure: Structure, model: Model, common: Common, settings: KappaSettings) -> None:
+    """Lattice thermal conductivity by three-phonon scattering (phono3py)."""
+    from equipot.properties.start import need
+
+    need("phonopy", "phono3py", "seekpath", "spglib", extra="kappa")
+    from equipot.properties.kappa import kappa as compute
+
+    run("kappa", compute, common, structure, model, common, settings)
 
 
 @with_settings(ElasticSettings)
@@ -85,5 +115,5 @@ def neb(
 
 def register(app: typer.Typer) -> None:
     """Add the commands, in the order of ``equipot --help``."""
-    for command in (elastic, eos, vibrations, neb):
+    for command in (phonons, kappa, elastic, eos, vibrations, neb):
         app.command()(command)

@@ -1,11 +1,12 @@
 """Section ``model``: the architecture, chosen by ``type``."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from equipot.config.outputs import OutputConfig, OutputName
-from equipot.config.section import PositiveInts, Section
+from equipot.config.section import PositiveInts, Section, check_symbol
 
 
 class CommonModelConfig(Section):
@@ -37,8 +38,10 @@ class CommonModelConfig(Section):
     trainable_scale_shift: bool = Field(
         False, description="Train the scale and the shift (the atomic energy) of each element."
     )
-    zbl: bool = Field(
-        False, description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance."
+    zbl: bool | Literal["cutoff"] = Field(
+        False,
+        description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance: up to "
+        "the sum of the covalent radii, or up to the `cutoff`.",
     )
     outputs: dict[OutputName, OutputConfig] = Field(
         {},
@@ -46,6 +49,37 @@ class CommonModelConfig(Section):
         "vector}}`; see [outputs](outputs.md).",
         json_schema_extra={"words": "mapping from a name to a section"},
     )
+    pair_cutoffs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        description="Shorter cutoffs for pairs of elements, such as `{H-H: 3.0, H-O: 4.0}` in Å. `O-H`, "
+        "where the center is O, is as `H-O` if it is not given. Radial functions are those of the distance "
+        "times `cutoff` / cutoff of the pair.",
+    )
+
+    @field_validator("pair_cutoffs")
+    @classmethod
+    def _pairs_of_elements(
+        cls, pairs: dict[str, float] | None, info: ValidationInfo
+    ) -> dict[str, float] | None:
+        for pair, cutoff in (pairs or {}).items():
+            symbols = pair.split("-")
+            if len(symbols) != 2:
+                raise ValueError(f"expected two chemical symbols, such as H-O, found '{pair}'.")
+            for symbol in symbols:
+                check_symbol(symbol)
+            if cutoff > info.data.get("cutoff", cutoff):
+                raise ValueError(f"{pair}: {cutoff:g} Å is more than the cutoff, {info.data['cutoff']:g} Å.")
+        return pairs
+
+    def cutoffs_of_pairs(self, species: Sequence[str]) -> list[list[float]] | None:
+        """Å, for each center and neighbor; None: `cutoff` for all."""
+        if self.pair_cutoffs is None:
+            return None
+        known = self.pair_cutoffs
+        return [
+            [known.get(f"{one}-{other}", known.get(f"{other}-{one}", self.cutoff)) for other in species]
+            for one in species
+        ]
 
 
 class NequIPConfig(CommonModelConfig):
@@ -90,6 +124,16 @@ class NequIPConfig(CommonModelConfig):
         description="The linear map of an atom's own features that is added to its messages: one for each "
         "element, or `shared` by all, which suits models of many elements.",
     )
+    first_self_connection: bool = Field(
+        True,
+        description="The first layer has one, too; false: it has messages only, and an isolated atom has "
+        "exactly its reference energy if there are no `biases`.",
+    )
+    element_factors: bool = Field(
+        False,
+        description="Train a factor for each element, of each layer its own, by which what its atoms send is "
+        "multiplied.",
+    )
     biases: bool = Field(
         False,
         description="Train constants that are added to scalars before the convolution and before the gate, "
@@ -103,6 +147,11 @@ class NequIPConfig(CommonModelConfig):
         description="These networks are functions of one number: they are evaluated at a few distances in "
         "each of so many equal intervals, and splines are drawn through, instead of at every edge. null: at "
         "every edge, which is slower for more than a few hundred edges.",
+    )
+    readout_hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)] = Field(
+        (),
+        description="Hidden-layer widths of a network from the last features to the energy of an atom; none: "
+        "a linear map.",
     )
 
     @property

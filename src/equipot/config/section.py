@@ -54,7 +54,8 @@ def path_from_string(value: Any) -> Any:
     return Path(value).expanduser() if isinstance(value, str) and value else value
 
 
-def _check_symbol(symbol: str) -> str:
+def check_symbol(symbol: str) -> str:
+    """The symbol; raises ValueError if there is no such element."""
     if symbol not in ELEMENTS:
         raise ValueError(f"'{symbol}' is not a chemical symbol.{did_you_mean(symbol, ELEMENTS)}")
     return symbol
@@ -70,7 +71,7 @@ Paths = Annotated[
 ]
 """One file name or a list of them in the YAML; always a tuple of paths in the Config."""
 
-Element = Annotated[str, AfterValidator(_check_symbol), Field(json_schema_extra={"format": "element"})]
+Element = Annotated[str, AfterValidator(check_symbol), Field(json_schema_extra={"format": "element"})]
 
 # YAML has lists where a frozen Config holds tuples, hence the one relaxed conversion.
 Elements = Annotated[tuple[Element, ...], Strict(False), Field(min_length=1)]

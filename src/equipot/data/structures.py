@@ -1,9 +1,11 @@
-"""One structure of a file, to start from: the files are those that trainings read."""
+"""Structures to start from: the files are those that trainings read."""
 
 import logging
 import re
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -24,6 +26,40 @@ _FRAME = re.compile(r"(.+)@([^@/]*)")
 _UNCLEAR = ("velocities", "velocity", "velo", "vel", "v")  # columns whose unit no convention fixes
 
 
+class Found(NamedTuple):
+    """A structure and where it stands."""
+
+    file: str
+    index: int  # in the file, from 0
+    atoms: Atoms
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"{self.file}, frame {self.index} (the first is 0)"
+
+
+def read_structures(names: Sequence[str | Path], species_map: str | None = None) -> list[Found]:
+    """All frames of files or folders in any format of a training, or the one of ``FILE@N``, in order.
+
+    Otherwise as `read_structure`.
+    """
+    found = []
+    for name in names:
+        file, number = _file_and_number(name)
+        for path in expand_paths(file):
+            contents = open_contents(path, parsing=named_parsing(species_map, keep_unconverged=True))
+            numbered = list(contents.numbered)
+            if number is not None:
+                numbered = [numbered[number]] if -len(numbered) <= number < len(numbered) else []
+            if not numbered:
+                raise DataError(_no_such_frame(name, path))
+            for index, structure in numbered:
+                atoms = _checked(structure, str(path), index, contents.units)
+                found.append(Found(str(path), index, atoms))
+    return found
+
+
 def read_structure(name: str | Path, species_map: str | None = None) -> Atoms:
     """The last frame of a file or folder in any format of a training, or ``FILE@N``'s, from 0; @-1 the last.
 
@@ -33,40 +69,54 @@ def read_structure(name: str | Path, species_map: str | None = None) -> Atoms:
     Raises:
         DataError: no such file or frame, more than one frame asked for, or an unusable one.
     """
-    path, number = Path(name), -1
-    match = _FRAME.fullmatch(str(name))
-    if match and not path.exists():
-        path = Path(match[1])
-        try:
-            number = int(match[2])
-        except ValueError:
-            raise DataError(
-                f"{name}: '@{match[2]}' does not name one frame. FILE@0 is the first, FILE@-1 the last."
-            ) from None
+    path, number = _file_and_number(name)
     found = expand_paths(path)
     if len(found) > 1:
         raise DataError(f"{name}: {len(found)} files match, but one structure is needed. Name one file.")
     path = found[0]
     contents = open_contents(path, parsing=named_parsing(species_map, keep_unconverged=True))
-    atoms = _pick(path, contents.numbered, number)
+    atoms = _pick(path, contents.numbered, -1 if number is None else number)
     if atoms is None:
-        raise DataError(f"{name}: {path} has no such frame. FILE@0 is the first, FILE@-1 the last.")
-    if isinstance(atoms, Frame):
-        atoms = Atoms(atoms.atomic_numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-    atoms.calc = None
-    atoms.set_constraint(_joined(atoms.constraints))
-    frame_from_atoms(atoms, file=str(name))
+        raise DataError(_no_such_frame(name, path))
+    atoms = _checked(atoms, str(name), 0, contents.units)
     unclear = [column for column in _UNCLEAR if column in atoms.arrays]
     if unclear:
         logger.warning(
             "%s: the column '%s' is not used, as its unit is not known; ASE writes velocities as 'momenta'.",
             path, unclear[0],
         )  # fmt: skip
-    stated = (contents.units | units_in_header(atoms.info)).get("length") or "Ang"
+    return atoms
+
+
+def _file_and_number(name: str | Path) -> tuple[Path, int | None]:
+    match = _FRAME.fullmatch(str(name))
+    if not match or Path(name).exists():
+        return Path(name), None
+    try:
+        return Path(match[1]), int(match[2])
+    except ValueError:
+        raise DataError(
+            f"{name}: '@{match[2]}' does not name one frame. FILE@0 is the first, FILE@-1 the last."
+        ) from None
+
+
+def _no_such_frame(name: str | Path, path: Path) -> str:
+    return f"{name}: {path} has no such frame. FILE@0 is the first, FILE@-1 the last."
+
+
+def _checked(structure: Atoms | Frame, file: str, index: int, units: dict[str, str]) -> Atoms:
+    """In Å and without labels; ``units`` are those that the file states."""
+    atoms = structure
+    if isinstance(structure, Frame):
+        atoms = Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+    atoms.calc = None
+    atoms.set_constraint(_joined(atoms.constraints))
+    frame_from_atoms(atoms, file=file, index=index)
+    stated = (units | units_in_header(atoms.info)).get("length") or "Ang"
     unit = known_unit(stated, UNIT_POWERS["length"])
     if unit is None:
         raise DataError(
-            f"{name} names '{stated}' as its unit of length, which is not known. Correct it there."
+            f"{file} names '{stated}' as its unit of length, which is not known. Correct it there."
         )
     factor = length_factor(unit)
     if factor != 1.0:

@@ -44,18 +44,24 @@ def example_structures(species: Sequence[str], seed: int = 0) -> list[Atoms]:
             rng.uniform(-0.06, 0.06, (3, 3)) if "strained" in name or "sheared" in name else 0.0
         )
         atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-        atoms = at_bond_distance(atoms)
+        # Crystals of hydrogen are else so dense that the rounding of some models is all that one sees.
+        atoms = at_bond_distance(atoms, least=1.0)
         atoms.rattle(0.04, seed=seed + len(structures))
         atoms.info = {"name": name}
         structures.append(atoms)
     return structures
 
 
-def at_bond_distance(atoms: Atoms, stretch: float = 1.05, radii: NDArray = covalent_radii) -> Atoms:
-    """A copy, scaled so that its closest pair is at ``stretch`` times the sum of its ``radii`` (by Z, Å)."""
+def at_bond_distance(
+    atoms: Atoms, stretch: float = 1.05, radii: NDArray = covalent_radii, least: float = 0.0
+) -> Atoms:
+    """A copy, scaled so that its closest pair is at ``stretch`` times the sum of its ``radii`` (by Z, Å).
+
+    It is ``least`` Å apart at least.
+    """
     first, second, distance = neighbor_list("ijd", atoms, 8.0)
     radii = radii[atoms.numbers]
-    factor = stretch / (distance / (radii[first] + radii[second])).min()
+    factor = max(stretch / (distance / (radii[first] + radii[second])).min(), least / distance.min())
     scaled = atoms.copy()
     scaled.set_cell(atoms.cell.array * factor)
     scaled.positions *= factor

@@ -1,6 +1,7 @@
 """Atoms closer than any two of their elements in the training set."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,12 @@ class DistanceWatch:
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_limits": None}  # which may be on a GPU
+
+    def renewed(self) -> "DistanceWatch":
+        """The same, with nothing said yet, if this one has found nothing so far."""
+        other = copy(self)
+        other._warn = self._warn.copy()
+        return other
 
     def stop_below(self, limits: dict[str, float]) -> None:
         """Mark distances below these (Å, by pair) as reasons to stop."""

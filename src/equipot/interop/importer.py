@@ -22,6 +22,8 @@ from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import require_checksums
 from equipot.errors import ModelFileError
 from equipot.files import atomic_write
+from equipot.interop.nequip import NequIPModel
+from equipot.interop.process import dump, evaluate, is_nequip
 from equipot.interop.sevennet import SevenNet
 from equipot.interop.verify import Comparison, compare, require_equal, sevennet
 from equipot.models.build import build_potential
@@ -57,24 +59,26 @@ def import_model(
     elements: Sequence[str] | None = None,
     dtype: str = "float32",
     verify: bool = False,
+    python: str | None = None,
 ) -> Imported:
     """Write a model of another code as a checkpoint of equipot.
 
     Args:
-        source: a SevenNet checkpoint, or the name of one in the installed package sevenn (`MODELS`).
+        source: a SevenNet checkpoint, or the name of one in the installed package sevenn (`MODELS`); a
+            checkpoint (.ckpt) or package (.nequip.zip) of NequIP, which run code when they are opened.
         output: the file to write; None: NAME.ckpt.
         level: the level of theory, of a model of several; None: all of them.
         elements: chemical symbols to keep, in this order; None: all, by atomic number.
         dtype: of the network, "float32" or "float64".
         verify: compare with the original code, which must be installed, before the file gets its name.
+        python: the interpreter that has nequip and opens files of NequIP in a process of its own; None: this.
 
     Raises:
         ModelFileError: no such file, name or package; not such a checkpoint, or one that uses what equipot
             does not have; no such level or element; or the two codes do not agree.
     """
     path, origin = _find(source)
-    content = _read(path)
-    model = SevenNet(path, content, level)
+    model = _model(path, origin, level, python)
     name = re.sub(r"[^\w.+-]", "_", origin["model"] if level is None else f"{origin['model']}-{level}")
     origin |= {"level": level} if level is not None else {}
     output = Path(output) if output is not None else Path(f"{name}.ckpt")
@@ -87,7 +91,11 @@ def import_model(
         for name in model.levels or [None]:
             potential = exact.at_level(name).potential
             examples = example_structures(potential.species)
-            comparisons += compare(potential, sevennet(path, name), examples, name)
+            if isinstance(model, NequIPModel):
+                results = iter(evaluate(path, python, examples))
+                comparisons += compare(potential, lambda _, found=results: next(found), examples, name)
+            else:
+                comparisons += compare(potential, sevennet(path, name), examples, name)
         require_equal(comparisons, source)
     state = training_state(checkpoint)
     with atomic_write(output) as temporary:
@@ -95,12 +103,31 @@ def import_model(
     return Imported(checkpoint, comparisons)
 
 
+def runs_code(source: str) -> bool:
+    """Whether `import_model` has to run code that is in the file. Raises ModelFileError as it does."""
+    return Path(source).is_file() and is_nequip(Path(source))
+
+
+def _model(
+    path: Path, origin: dict[str, str], level: str | None, python: str | None
+) -> SevenNet | NequIPModel:
+    """Adds to ``origin`` what is known from opening it."""
+    if not is_nequip(path):
+        return SevenNet(path, _read(path), level)
+    if level is not None:
+        raise ModelFileError(f"{path}: it has one level of theory without a name: leave --level out.")
+    found = dump(path, python)
+    packages = [f"{name} {version}" for name, version in found.versions.items() if name.startswith("nequip")]
+    origin |= {"code": "NequIP", "package": ", ".join(packages), "licence": "not stated in the file"}
+    return NequIPModel(found)
+
+
 def _find(source: str) -> tuple[Path, dict[str, str]]:
     """The file that is meant, and what is known of it."""
     known = {name.lower(): name for name in (*MODELS, *_ALIASES)}
     if Path(source).is_file():
         path = Path(source)
-        origin = {"code": "SevenNet", "model": path.stem}
+        origin = {"code": "SevenNet", "model": path.stem.removesuffix(".nequip")}
     elif source.lower() in known:
         name = known[source.lower()]
         name = _ALIASES.get(name, name)
@@ -110,8 +137,8 @@ def _find(source: str) -> tuple[Path, dict[str, str]]:
     else:
         raise ModelFileError(
             f"No file '{source}' (looked in {Path(source).absolute().parent}), and no model is called so."
-            f"{did_you_mean(source, known.values())} Expected a SevenNet checkpoint (.pth), or one of "
-            f"{', '.join(MODELS)} in the installed package sevenn."
+            f"{did_you_mean(source, known.values())} Expected a checkpoint of SevenNet (.pth) or NequIP "
+            f"(.ckpt, .nequip.zip), or one of {', '.join(MODELS)} in the installed package sevenn."
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path, origin | {"file": path.name, "SHA-256": digest}
@@ -175,7 +202,7 @@ _NUMPY: list[Callable | tuple[Callable, str]] = [
 
 def _checkpoint(
     output: Path,
-    model: SevenNet,
+    model: SevenNet | NequIPModel,
     elements: Sequence[str] | None,
     dtype: str,
     origin: dict[str, str],
@@ -216,7 +243,7 @@ def _checkpoint(
     return Checkpoint(output, potential.eval(), "last", config, statistics, {}, built_from, {}, origin)
 
 
-def _kept(model: SevenNet, elements: Sequence[str] | None) -> list[str]:
+def _kept(model: SevenNet | NequIPModel, elements: Sequence[str] | None) -> list[str]:
     if elements is None:
         return model.species
     unknown = [symbol for symbol in elements if symbol not in model.species]

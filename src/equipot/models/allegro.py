@@ -10,10 +10,10 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, energies_and, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, require_irreps, rows_of
 from equipot.nn.linear import EquivariantLinear
 from equipot.nn.mlp import MLP, Dense
-from equipot.nn.radial import BesselBasis, PolynomialCutoff
+from equipot.nn.radial import BesselBasis, PairCutoffs, PolynomialCutoff
 from equipot.nn.spherical import SphericalHarmonics
 from equipot.ops.convolution import Convolution
 from equipot.ops.edge_product import EdgeProduct
@@ -161,6 +161,7 @@ class Allegro(Network):
         num_species: int,
         cutoff: float,
         avg_num_neighbors: float,
+        pair_cutoffs: Sequence[Sequence[float]] | None = None,
         l_max: int = 2,
         parity: bool = True,
         layers: int = 2,
@@ -179,6 +180,7 @@ class Allegro(Network):
         self.num_exchanges = self.widest_exchange = 0
         self.register_buffer("one_hot", torch.eye(num_species, dtype=torch.float64), persistent=False)
         self.norm = avg_num_neighbors**-0.5
+        self.pair_cutoffs = PairCutoffs(pair_cutoffs, cutoff)
         self.basis = BesselBasis(cutoff, num_bessel, PolynomialCutoff(polynomial_cutoff))
         self.envelope = PolynomialCutoff(polynomial_cutoff)
         self.spherical_harmonics = SphericalHarmonics(l_max)
@@ -194,7 +196,8 @@ class Allegro(Network):
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
-        self.irreps_out = energies_and(num_outputs, further_outputs, irreps)
+        require_irreps(further_outputs, irreps)
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
         self.further: nn.Module | None = None
         if len(further_outputs):
             self.further = PairOutputs(irreps, further_outputs, scalar_channels)
@@ -205,6 +208,7 @@ class Allegro(Network):
         center, num_atoms = edge_index[0], atom_types.shape[0]
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length)
+        edge_length = self.pair_cutoffs(edge_length, edge_index, atom_types)
         envelope = self.envelope(edge_length / self.cutoff)
         one_hot = self.one_hot.index_select(0, atom_types)
         pair = torch.cat([one_hot.index_select(0, center), one_hot.index_select(0, edge_index[1])], dim=1)
@@ -223,6 +227,7 @@ class Allegro(Network):
         if self.further is not None:
             return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
+        self.pair_cutoffs.write(program)
         envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)
         basis = program.add("bessel", basis=self.basis.facts())
         scalars = _perceptron(program, self.two_body, {basis: self.basis.frequencies.shape[0]}, types=True)

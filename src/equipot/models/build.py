@@ -18,7 +18,7 @@ from equipot.models.terms import ZBL, SpeciesScaleShift
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro}
 # Every other key of section ``model`` is an argument of the network.
-_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "outputs"}
+_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "outputs"}
 
 
 def build_potential(
@@ -42,9 +42,11 @@ def build_potential(
         ConfigError: the features of the architecture lack an irrep of an output.
     """
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
+    pair_cutoffs = config.cutoffs_of_pairs(species)
     specs = [OutputSpec(**output.spec(name)) for name, output in config.outputs.items()]
     network = NETWORKS[config.type](
         num_species=len(species),
+        pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
         num_outputs=max(len(levels), 1),
@@ -56,7 +58,11 @@ def build_potential(
     scale_shift = SpeciesScaleShift(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
-    zbl = ZBL([ase.data.atomic_numbers[symbol] for symbol in species]) if config.zbl else None
+    zbl = None
+    if config.zbl:
+        numbers = [ase.data.atomic_numbers[symbol] for symbol in species]
+        everywhere = [[config.cutoff] * len(species)] * len(species)
+        zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
     return PotentialWithOutputs(

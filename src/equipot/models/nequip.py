@@ -12,11 +12,13 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, energies_and, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, require_irreps, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
+from equipot.nn.mlp import MLP
 from equipot.nn.radial import (
     BesselBasis,
+    PairCutoffs,
     PolynomialCutoff,
     RadialNetwork,
     RadialSplines,
@@ -36,7 +38,7 @@ class NequIPLayer(nn.Module):
     1. mix channels: x' = W₁ x
     2. convolve: m_i = 1/√n̄ Σ_j R(r_ij) x'_j ⊗ Y(r̂_ij), R a perceptron of the Bessel basis, as splines
     3. mix paths and channels: W₂ m
-    4. self-connection: + W_species(i) x, or one W for all species
+    4. self-connection: + W_species(i) x, or one W for all species; None: nothing
     5. gate
     Source: Batzner et al. (2022), fig. 1 and eqs. 5–8.
 
@@ -45,6 +47,8 @@ class NequIPLayer(nn.Module):
 
     splines: Final[bool]  # the radial functions are, or are tabulated
     by_element: Final[bool]  # the self-connection is
+    connected: Final[bool]  # there is one
+    factors: Tensor | None  # (species,), of what is sent
 
     def __init__(
         self,
@@ -57,8 +61,9 @@ class NequIPLayer(nn.Module):
         grid: Grid | None,
         avg_num_neighbors: float,
         exchanges: bool,
-        self_connection: str,
+        self_connection: str | None,
         biases: int,
+        element_factors: bool,
     ):
         super().__init__()
         self.exchanges = exchanges
@@ -73,10 +78,13 @@ class NequIPLayer(nn.Module):
             radial = RadialSplines(basis, radial_hidden, paths.num_weights, grid)
             self.convolution = TabulatedConvolution(Convolution(paths), radial, grid.end)
         self.mix_paths = EquivariantLinear(paths.irreps_out, self.gate.irreps_in, avg_num_neighbors**-0.5)
+        factors = nn.Parameter(torch.ones(num_species, dtype=torch.float64)) if element_factors else None
+        self.register_parameter("factors", factors)
         self.by_element = self_connection == "by_element"
+        self.connected = self_connection is not None
         if self.by_element:
             self.self_connection = SpeciesLinear(irreps_in, self.gate.irreps_in, num_species, biases)
-        else:
+        elif self.connected:
             self.self_connection = EquivariantLinear(
                 irreps_in, self.gate.irreps_in, biases=biases, partial=True
             )
@@ -97,10 +105,15 @@ class NequIPLayer(nn.Module):
         Where x has rows of owned atoms only, those of the ghosts are fetched from their owners.
         """
         sent = self.mix_channels(x, level)
+        factors = self.factors
+        if factors is not None:
+            sent = sent * factors.index_select(0, atom_types[: sent.shape[0]]).unsqueeze(1)
         if self.exchanges:
             sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
         if self.by_element:
             kept = self.self_connection(x[:owned], atom_types, level)
+        elif not self.connected:
+            kept = x.new_zeros([owned, self.mix_paths.dim_out])
         else:
             kept = self.self_connection(x[:owned], level)
         if self.splines and not self.training:
@@ -112,15 +125,28 @@ class NequIPLayer(nn.Module):
     def steps(self, program: Program, x: str) -> str:
         """As `Network.steps`."""
         sent = self.mix_channels.steps(program, x)
+        if self.factors is not None:
+            program.require(3)
+            sent = program.add("element_factors", [sent], factors=self.factors)
         if self.exchanges:
             sent = program.add("exchange", [sent])
-        kept = self.self_connection.steps(program, x)
+        kept = self.self_connection.steps(program, x) if self.connected else self._nothing(program, x)
         gate = {"num_even": self.gate.num_even, "num_odd": self.gate.num_odd}
         gate |= {"even_factor": self.gate.silu_factor, "odd_factor": self.gate.tanh_factor}
         mixing = {"mixing": self.mix_paths.packed(), "blocks": self.mix_paths.table}
         dims = {"dim_in": self.irreps_in.dim, "dim_gate": self.gate.irreps_in.dim}
         facts = self.convolution.facts()
         return program.add("interaction", [sent, kept], **facts, **mixing, **gate, **dims)
+
+    @torch.jit.unused
+    def _nothing(self, program: Program, x: str) -> str:
+        """What is kept without a self-connection: a map to zeros."""
+        n_in, n_out = self.irreps_in[0].mul, self.gate.irreps_in[0].mul
+        weights = torch.zeros(1, n_in * n_out, dtype=self.mix_channels.scales.dtype)
+        dims = {"dim_in": self.irreps_in.dim, "dim_out": self.gate.irreps_in.dim}
+        return program.add(
+            "linear", [x], weights=weights, blocks=[[1, n_in, n_out, 0, 0]], by_type=False, **dims
+        )
 
     def _interact(
         self, sent: Tensor, kept: Tensor, sh: Tensor, edge_length: Tensor, edge_index: Tensor
@@ -149,7 +175,7 @@ class NequIPLayer(nn.Module):
 
 
 class NequIP(Network):
-    """Atomic outputs from ``layers`` interaction blocks and a linear readout.
+    """Atomic outputs from ``layers`` interaction blocks and a readout, linear or a perceptron.
 
     The last block keeps scalars only. Distances enter through a Bessel basis with an envelope,
     directions through spherical harmonics up to ``l_max``, species through an embedding and the
@@ -166,6 +192,7 @@ class NequIP(Network):
         num_species: int,
         cutoff: float,
         avg_num_neighbors: float,
+        pair_cutoffs: Sequence[Sequence[float]] | None = None,
         l_max: int = 2,
         parity: bool | str = True,
         layers: int = 4,
@@ -180,7 +207,10 @@ class NequIP(Network):
         radial_hidden: Sequence[int] = (64, 64),
         radial_intervals: int | None = 128,
         self_connection: str = "by_element",
+        first_self_connection: bool = True,
+        element_factors: bool = False,
         biases: bool = False,
+        readout_hidden: Sequence[int] = (),
         num_outputs: int = 1,
         further_outputs: o3.Irreps = NO_OUTPUTS,
     ):
@@ -195,6 +225,7 @@ class NequIP(Network):
         self.num_exchanges = layers - 1
         self.radial_intervals = radial_intervals
         self.kink, self.shifts = xplor_start, (0.0, 0.0)
+        self.pair_cutoffs = PairCutoffs(pair_cutoffs, cutoff)
         self.normalize_harmonics = normalize_harmonics
         self.spherical_harmonics = SphericalHarmonics(l_max)
         self.embedding = nn.Parameter(torch.randn(num_species, scalars.dim, dtype=torch.float64))
@@ -216,15 +247,22 @@ class NequIP(Network):
                 grid,
                 avg_num_neighbors,
                 exchanges=bool(blocks),  # what the first layer sends follows from the species
-                self_connection=self_connection,
+                self_connection=self_connection if blocks or first_self_connection else None,
                 biases=num_outputs if biases else 0,
+                element_factors=element_factors,
             )
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
-        self.readout = EquivariantLinear(irreps, energies_and(num_outputs, further_outputs, irreps))
-        self.irreps_out = self.readout.irreps_out
+        self.num_scalars: int = irreps[0].mul
+        if readout_hidden:
+            self.readout = MLP([self.num_scalars, *readout_hidden, num_outputs])
+        else:
+            self.readout = EquivariantLinear(irreps[:1], o3.Irreps([(num_outputs, (0, 1))]))
+        require_irreps(further_outputs, irreps)
+        self.further = EquivariantLinear(irreps, further_outputs) if len(further_outputs) else None
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
@@ -236,6 +274,7 @@ class NequIP(Network):
         edge_vec = edge_vec.to(self.embedding.dtype)
         edge_length = torch.linalg.vector_norm(edge_vec, dim=1, keepdim=True)
         sh = self.spherical_harmonics(edge_vec / edge_length if self.normalize_harmonics else edge_vec)
+        edge_length = self.pair_cutoffs(edge_length, edge_index, atom_types)
         kink = self.kink
         if kink is not None:
             below, above = self.shifts
@@ -248,25 +287,30 @@ class NequIP(Network):
         for layer in self.layers:
             x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
         # Nothing is computed of atoms that other processes own.
-        return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
+        further = self.further
+        if further is None:
+            rows = self.readout(x)
+        else:
+            rows = torch.cat([self.readout(x[:, : self.num_scalars].contiguous()), further(x)], dim=1)
+        return nn.functional.pad(rows, [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
-        if len(self.irreps_out) > 1:
+        if self.further is not None:
             return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         if not self.normalize_harmonics:
             program.require(2)
             program.facts["harmonics"]["normalize"] = False
+        self.pair_cutoffs.write(program)
         if self.shifts != (0.0, 0.0):
             program.require(2)
             program.facts["kink"] = {"at": self.kink, "below": self.shifts[0], "above": self.shifts[1]}
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
-        _, width, _, first, _ = self.readout.table[0].tolist()
-        program.ends_with(x, width, first)
+        program.ends_with(x, self.layers[-1].irreps_out.dim)
         return self.readout.steps(program, x)
 
     @staticmethod
@@ -281,11 +325,11 @@ class NequIP(Network):
         """As `Network.transfer`."""
         new = dict(state)
         for name, weight in state.items():
-            if name == "embedding" or ".self_connection.blocks." in name:
+            if name == "embedding" or ".self_connection.blocks." in name or name.endswith(".factors"):
                 new[name] = rows_of(weight, species)
             elif name.endswith(".bias"):
                 new[name] = weight[list(levels)]
-        name = "readout.weights.0"
+        name = [key for key in state if key.startswith("readout.")][-1]
         return new | {name: columns_of(state, name, levels)}
 
     @torch.jit.unused

@@ -20,7 +20,8 @@ class Network(nn.Module):
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors``, ``num_outputs`` (levels) and ``further_outputs`` (irreps); it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels) and
+    ``further_outputs`` (irreps); it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows
@@ -68,12 +69,8 @@ class Network(nn.Module):
         raise NotImplementedError
 
 
-def energies_and(levels: int, outputs: o3.Irreps, features: o3.Irreps) -> o3.Irreps:
-    """Irreps of a network's rows; ``features``: what they are read from.
-
-    Raises:
-        ConfigError: an irrep of the outputs is none of the features'.
-    """
+def require_irreps(outputs: o3.Irreps, features: o3.Irreps) -> None:
+    """Raises ConfigError for an irrep of further outputs that is none of the features they are read from."""
     missing = [str(ir) for ir in dict.fromkeys(ir for _, ir in outputs) if ir not in features]
     if missing:
         raise ConfigError(
@@ -81,7 +78,6 @@ def energies_and(levels: int, outputs: o3.Irreps, features: o3.Irreps) -> o3.Irr
             f"{features}. It takes an l_max as high, `parity: true` for what is not (-1)^l under inversion, "
             "and more than one layer for pseudoscalars."
         )
-    return o3.Irreps([(levels, (0, 1)), *outputs])
 
 
 def rows_of(weight: Tensor, species: Sequence[int | None]) -> Tensor:

@@ -82,7 +82,7 @@ class Potential(nn.Module):
         program.stored("scale", self.scale_shift.scale)
         program.stored("shift", self.scale_shift.shift.reshape(-1))
         if self.zbl is not None:
-            program.facts["zbl"] = self.zbl.facts()
+            self.zbl.write(program)
         return program
 
     def atom_energies(

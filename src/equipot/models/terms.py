@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import ase.data
 import ase.units
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.nn.radial import PolynomialCutoff
 
 
@@ -36,10 +36,14 @@ class ZBL(nn.Module):
 
     E_ij = k Z_i Z_j / r · Σ_k c_k exp(−d_k r / a) · u(r / (R_i + R_j)), a = 0.4685 Å / (Z_i^0.23 + Z_j^0.23),
     u the polynomial cutoff at the sum of the covalent radii, so that it acts below bond distances only.
+    ``reach``: where it ends in their place, (T, T) Å by the species of center and neighbor; k is then that of
+    LAMMPS' units metal.
     Source: J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
     """
 
-    def __init__(self, atomic_numbers: list[int]):
+    reach: Tensor | None
+
+    def __init__(self, atomic_numbers: list[int], reach: Sequence[Sequence[float]] | None = None):
         super().__init__()
         numbers = torch.tensor(atomic_numbers, dtype=torch.float64)
         radii = torch.tensor([ase.data.covalent_radii[z] for z in atomic_numbers], dtype=torch.float64)
@@ -49,14 +53,20 @@ class ZBL(nn.Module):
         decay = torch.tensor([3.19980, 0.94229, 0.40290, 0.20162], dtype=torch.float64)
         self.register_buffer("amplitude", amplitude, persistent=False)
         self.register_buffer("decay", decay, persistent=False)
+        ends = None if reach is None else torch.tensor(reach, dtype=torch.float64)
+        self.register_buffer("reach", ends, persistent=False)
         self.envelope = PolynomialCutoff(6)
         self.coulomb = ase.units._e / (4.0 * math.pi * ase.units._eps0) * 1e10  # eV Å
+        if reach is not None:
+            self.coulomb = 14.399645
 
     @torch.jit.unused
-    def facts(self) -> dict[str, Any]:
-        """What a program says of it."""
-        tables = {name: tensor.tolist() for name, tensor in self.named_buffers()}
-        return {
+    def write(self, program: Program) -> None:
+        """Say it in a program."""
+        tables = {name: tensor.flatten().tolist() for name, tensor in self.named_buffers()}
+        if self.reach is not None:
+            program.require(3)
+        program.facts["zbl"] = {
             **tables,
             "coulomb": self.coulomb,
             "radius": 0.46850,
@@ -71,7 +81,8 @@ class ZBL(nn.Module):
         r = torch.linalg.vector_norm(edge_vec, dim=1)
         a = 0.46850 / (z_i**0.23 + z_j**0.23)
         screening = (self.amplitude * torch.exp(-self.decay * (r / a).unsqueeze(1))).sum(dim=1)
-        reach = self.radii[center] + self.radii[neighbor]
+        ends = self.reach
+        reach = self.radii[center] + self.radii[neighbor] if ends is None else ends[center, neighbor]
         pair = self.coulomb * z_i * z_j / r * screening * self.envelope(r / reach)
         energies = torch.ops.equipot.segment_sum(0.5 * pair.unsqueeze(1), edge_index, 0, atom_types.shape[0])
         return energies.squeeze(1)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
+
 
 def _second_moment_factor(function) -> float:
     """1/√E[f(z)²] for z ~ N(0, 1), by Gauss–Hermite quadrature: keeps the second moment of z."""
@@ -55,6 +57,20 @@ class MLP(nn.Module):
     def packed(self) -> list[Tensor]:
         """The matrices of the layers, scaled."""
         return [layer.packed()[0] for layer in self.layers]
+
+    @torch.jit.unused
+    def steps(self, program: Program, x: str) -> str:
+        """Of rows of atoms, as `Network.steps`; says which the last layer is."""
+        for i, layer in enumerate(self.layers):
+            if i > 0:
+                program.require(3)
+                x = program.add("silu", [x])
+            weights = layer.packed()[0]
+            n_in, n_out = weights.shape
+            program.ends_with(x, n_in)
+            facts = {"dim_in": n_in, "dim_out": n_out, "by_type": False, "blocks": [[1, n_in, n_out, 0, 0]]}
+            x = program.add("linear", [x], weights=weights.unsqueeze(0), **facts)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, dims[0]) → (rows, dims[-1])."""

@@ -7,6 +7,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.nn.mlp import Perceptron
 from equipot.ops.bspline import Grid, interpolate
 
@@ -57,6 +58,36 @@ class XPLORCutoff(nn.Module):
     def facts(self) -> dict[str, Any]:
         """What a program says of it."""
         return {"start": self.start}
+
+
+class PairCutoffs(nn.Module):
+    """Distances r · ``cutoff`` / r_c(pair): functions that end at ``cutoff`` then end at that of the pair.
+
+    ``cutoffs`` (T, T) Å by the species of center and neighbor; None: distances stay as they are.
+    """
+
+    scales: Tensor | None  # (T, T)
+
+    def __init__(self, cutoffs: Sequence[Sequence[float]] | None, cutoff: float):
+        super().__init__()
+        scales = None if cutoffs is None else cutoff / torch.tensor(cutoffs, dtype=torch.float64)
+        self.register_buffer("scales", scales, persistent=False)
+
+    def forward(self, edge_length: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
+        """(E, 1) Å, (2, E), (N,) → (E, 1) Å."""
+        scales = self.scales
+        if scales is None:
+            return edge_length
+        types = atom_types[edge_index]
+        pair = types[0] * scales.shape[0] + types[1]
+        return edge_length * scales.view(-1).index_select(0, pair).unsqueeze(1)
+
+    @torch.jit.unused
+    def write(self, program: Program) -> None:
+        """Say it in a program."""
+        if self.scales is not None:
+            program.require(3)
+            program.facts["pair_scales"] = program.stored("pair_scales", self.scales)
 
 
 class BesselBasis(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from equipot.properties.elastic_tensor import ElasticTensor, elastic_tensor
+from equipot.properties.elastic_tensor import ElasticTensor, elastic_tensor, require_crystal_in
 from equipot.properties.elasticity import moduli, sound, stiffness_eigenvalues, youngs_modulus
 from equipot.properties.output import Result, Table
 from equipot.properties.settings import Common, ElasticSettings
@@ -35,6 +35,7 @@ def elastic(
     Raises what `prepare` and `elastic_tensor` raise.
     """
     common, settings = common or Common(), settings or ElasticSettings()
+    require_crystal_in(structure, common.species_map, "Elastic constants")
     start = prepare(structure, model, common, periodic=True)
     found = elastic_tensor(
         start.atoms,
@@ -110,7 +111,7 @@ def _checks(found: ElasticTensor) -> str:
     else:
         linear = f"From one strain, {strains}: linearity was not checked."
     return (
-        f"{linear} Symmetry forbids {found.forbidden:.2g} GPa of what was measured, taken off; C_ij "
+        f"{linear} What symmetry forbids was {found.forbidden:.2g} GPa at most, and was taken off; C_ij "
         f"and C_ji differed by {found.asymmetry:.2g} GPa. The stress before straining is at most "
         f"{abs(found.stress).max():.2g} GPa. {found.evaluations} evaluations."
     )
@@ -151,7 +152,7 @@ def _tables(found: ElasticTensor, numbers: dict[str, Any]) -> list[Table]:
     return [*tables, Table("Moduli of polycrystals", ["", *map(str.capitalize, _MEANS)], rows)]
 
 
-def _sphere(steps: int = 90) -> NDArray:
+def _sphere(steps: int = 36) -> NDArray:
     """(steps + 1, 2 steps + 1, 3) unit vectors."""
     polar, around = np.linspace(0, np.pi, steps + 1)[:, None], np.linspace(0, 2 * np.pi, 2 * steps + 1)
     parts = np.sin(polar) * np.cos(around), np.sin(polar) * np.sin(around), np.cos(polar) + 0 * around
@@ -188,6 +189,7 @@ def plot_young(found: ElasticTensor) -> "Figure":
     surface.set(xlim=(-limit, limit), ylim=(-limit, limit), zlim=(-limit, limit), box_aspect=(1, 1, 1))
     surface.set(xlabel="x", ylabel="y", zlabel="z", title="Young's modulus (GPa)")
     surface.tick_params(labelsize=7)
+    surface.locator_params(nbins=5)
     figure.colorbar(ScalarMappable(scale, "viridis"), ax=surface, shrink=0.6, pad=0.12)
     sections = figure.add_subplot(1, 2, 2, projection="polar")
     angle = np.linspace(0, 2 * np.pi, 361)

@@ -1,11 +1,13 @@
 """Elastic constants of crystals, by the stress of strained cells."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from equipot.data.structures import read_structure
 from equipot.errors import ConfigError, DataError
 from equipot.properties.elasticity import (
     CrystalSymmetry,
@@ -158,6 +160,13 @@ def require_crystal(atoms: Atoms, what: str) -> None:
     raise DataError(
         f"{what} are those of a crystal, and this is a {kind} ({widths}). Its stress per volume would depend "
         f"on the vacuum. Give a structure that fills space."
+    )
+
+
+def require_crystal_in(structure: str | Path | Atoms, species_map: str | None, what: str) -> None:
+    """The same of a file, before anything is relaxed: the cell of a slab would shrink."""
+    require_crystal(
+        structure if isinstance(structure, Atoms) else read_structure(structure, species_map), what
     )
 
 

@@ -7,7 +7,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from equipot.properties.elastic_tensor import elastic_tensor
+from equipot.properties.elastic_tensor import elastic_tensor, require_crystal_in
 from equipot.properties.elasticity import moduli
 from equipot.properties.equation_of_state import EquationOfState, at_volume, equation_of_state
 from equipot.properties.output import Result, Table
@@ -46,6 +46,7 @@ def eos(
     Raises what `prepare`, `equation_of_state` and `elastic_tensor` raise.
     """
     common, settings = common or Common(), settings or EosSettings()
+    require_crystal_in(structure, common.species_map, "Equations of state")
     start = prepare(structure, model, common, periodic=True)
     relaxing = {"fmax": settings.fmax, "steps": settings.steps}
     found = equation_of_state(
@@ -217,5 +218,6 @@ def plot_eos(found: EquationOfState) -> "Figure":
         )
     left.axhline(0, color="0.8", lw=0.8, zorder=0)
     left.set(xlabel="volume (Å³/atom)", ylabel="E − fit (meV/atom)")
-    left.legend(fontsize=7, ncols=2, frameon=False)
+    left.margins(y=0.5)
+    left.legend(fontsize=7, ncols=4, frameon=False, loc="upper center")
     return figure

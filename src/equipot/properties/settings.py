@@ -126,3 +126,92 @@ class NebSettings:
         for name, unit in (("spring", "eV/Å²"), ("fmax", "eV/Å"), ("steps", "steps")):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{_words(name)} must be above 0 ({unit}), found {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class PhononSettings:
+    """What `phonons` is told beside `Common`."""
+
+    supercell: tuple[int, int, int] | None = setting(
+        None, "Copies of the file's cell in which atoms are displaced; by default enlarged until converged."
+    )
+    tolerance: float = setting(
+        0.05, "THz; a larger supercell has to change special points by less, or one still larger is taken."
+    )
+    max_atoms: int = setting(600, "No larger supercell is tried.")
+    displacement: float = setting(0.01, "Å, in both directions.")
+    checks: bool = setting(
+        True, "Repeat with a larger supercell and a larger displacement.", option="--checks/--no-checks"
+    )
+    hessian: bool = setting(
+        False,
+        "Compare with second derivatives by automatic differentiation (torch, float64, no tables).",
+        option="--hessian",
+    )
+    born: str | None = setting(
+        None,
+        "Born charges and dielectric tensor for LO-TO splitting: phonopy's BORN, or YAML or JSON.",
+        metavar="FILE",
+    )
+    mesh: float = setting(60.0, "Å; q points of DOS and thermal properties are 2π over this apart.")
+    t_max: float = setting(1000.0, "K, of thermal properties.")
+    t_step: float = setting(10.0, "K.")
+
+    def __post_init__(self):
+        _require_positive(self, tolerance="THz", displacement="Å", mesh="Å", t_max="K", t_step="K")
+        if self.displacement > 0.3:
+            raise ConfigError(f"--displacement must be small, 0.3 Å at most, found {self.displacement}.")
+        _check_supercell(self.supercell)
+
+
+def _require_positive(settings: object, **units: str) -> None:
+    for name, unit in units.items():
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{_words(name)} must be a number greater than 0 ({unit}), found {value}.")
+
+
+@dataclass(frozen=True)
+class KappaSettings:
+    """What `kappa` is told beside `Common`."""
+
+    supercell: tuple[int, int, int] | None = setting(
+        None, "Copies of the file's cell in which atoms are displaced; by default 10 Å wide at least."
+    )
+    pair_cutoff: float | None = setting(
+        None, "Å; pairs of atoms farther apart are not displaced together. By default all are."
+    )
+    displacement: float = setting(0.03, "Å.")
+    mesh: float = setting(40.0, "Å; q points are 2π over this apart. Repeated with three quarters of it.")
+    temperatures: str = setting("100,200,300,400,500,600,800,1000", "K.", metavar="K,K,...")
+    lbte: bool = setting(
+        False, "Solve the linearized Boltzmann equation; else relaxation times.", option="--lbte"
+    )
+    isotopes: bool = setting(True, "Scattering by natural isotopes.", option="--isotopes/--no-isotopes")
+    born: str | None = setting(
+        None, "Born charges and dielectric tensor: BORN, YAML or JSON.", metavar="FILE"
+    )
+
+    def __post_init__(self):
+        _require_positive(self, displacement="Å", mesh="Å")
+        if self.pair_cutoff is not None:
+            _require_positive(self, pair_cutoff="Å")
+        _check_supercell(self.supercell)
+        self.kelvins()
+
+    def kelvins(self) -> list[float]:
+        """The temperatures (K)."""
+        try:
+            found = [float(part) for part in self.temperatures.split(",")]
+        except ValueError:
+            found = []
+        if not found or not all(0 < value < math.inf for value in found):
+            raise ConfigError(
+                f"--temperatures must be numbers above 0 with commas between, found '{self.temperatures}'."
+            )
+        return found
+
+
+def _check_supercell(supercell: tuple[int, int, int] | None) -> None:
+    if supercell is not None and min(supercell) < 1:
+        raise ConfigError(f"--supercell: expected three numbers of at least 1, found {supercell}.")

@@ -191,9 +191,11 @@ def _replay(directory: RunDirectory, config: dict[str, Any]) -> dict[str, Any] |
 
 
 def _species(statistics: Statistics, evaluations: list[dict]) -> list[dict[str, Any]]:
-    """One row per species; its force errors where an evaluation tells them."""
+    """One row per species of the training frames; its force errors where an evaluation tells them."""
     rows = []
     for i, symbol in enumerate(statistics.species):
+        if not statistics.atoms_per_species[i]:
+            continue
         errors = [evaluation["content"]["errors"] for evaluation in evaluations]
         # A set with one species has no rows by species: all of it is that species.
         found = [e.get(f"forces_{symbol}") or (e["forces"] if _only(e, symbol, statistics) else None)

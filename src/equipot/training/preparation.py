@@ -1,10 +1,12 @@
 """What comes before the first step: device, data and potential."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from ase import Atoms
 from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config, RunConfig
@@ -70,7 +72,7 @@ def prepare(
     replayed = read_replay(config, source, directory)
     kept = {symbol for atoms in replayed for symbol in atoms.symbols}
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
-    check_labels(datasets, config)
+    check_labels(datasets, config, replayed)
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
     torch.manual_seed(config.run.seed)
@@ -87,8 +89,8 @@ def _set_up_device(run: RunConfig) -> str:
     return device
 
 
-def check_labels(datasets: Datasets, config: Config) -> None:
-    """Refuse to train on nothing.
+def check_labels(datasets: Datasets, config: Config, replayed: Sequence[Atoms] = ()) -> None:
+    """Refuse to train on nothing; frames to be ``replayed`` have labels, too, if they are in the loss.
 
     Raises:
         TrainingError: too few frames for training or validation; a label with a weight that no training frame
@@ -103,8 +105,11 @@ def check_labels(datasets: Datasets, config: Config) -> None:
             )
     loss = config.training.loss
     trained = count_labels(datasets.train)
+    in_loss = replayed if config.fine_tune is not None and config.fine_tune.replay_weight > 0 else ()
+    # Those without a calculator will be labelled with everything.
+    known = {name for atoms in in_loss for name in (atoms.calc.results if atoms.calc else LABELS)}
     for name in LABELS:
-        if loss.trains(name) and trained[name] == 0:
+        if loss.trains(name) and trained[name] == 0 and name not in known:
             names, keys = config.data.labels.names(name).values(), (k.name for k in QUANTITIES[name].keys)
             raise TrainingError(
                 f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "

@@ -20,6 +20,8 @@ std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64
   const std::string& kind = json["do"].text;
   if (kind == "embedding") return std::make_unique<Embedding<T>>(reader, json, num_types);
   if (kind == "linear") return std::make_unique<Linear<T>>(reader, json, num_types);
+  if (kind == "element_factors") return std::make_unique<ElementFactors<T>>(reader, json, num_types);
+  if (kind == "silu") return std::make_unique<Silu<T>>();
   if (kind == "exchange") return std::make_unique<Exchange<T>>();
   if (kind == "interaction") return std::make_unique<Interaction<T>>(reader, json, dim_sh);
   if (kind == "bessel") return std::make_unique<BesselStep<T>>(reader, json);
@@ -46,6 +48,8 @@ class NetworkEvaluator : public Evaluator {
       const Json& kink = program.json["kink"];
       kink_ = T(kink["at"].number), below_ = T(kink["below"].number), above_ = T(kink["above"].number);
     }
+    if (program.json.has("pair_scales"))
+      pair_scales_ = program.values<T>(program.json["pair_scales"].text, num_types * num_types);
     if (program.json.has("zbl")) zbl_.emplace(program.json["zbl"], num_types);
     Reader reader{program, {}};
     std::vector<Shape> shapes;
@@ -63,7 +67,8 @@ class NetworkEvaluator : public Evaluator {
         inputs.push_back(shapes[step->inputs.back()]);
         varies = varies || steps_[step->inputs.back()]->differentiable;
       }
-      if (json["do"].text == "linear" || json["do"].text == "exchange") step->differentiable = varies;
+      for (const char* kind : {"linear", "element_factors", "silu", "exchange"})
+        if (json["do"].text == kind) step->differentiable = varies;
       step->number = step->output = int(steps_.size());
       shapes.push_back(step->shape(inputs));
       if (shapes.back().width < 1)
@@ -178,6 +183,14 @@ class NetworkEvaluator : public Evaluator {
     if (last_layer_) last_use_[last_layer_->array] = steps_.size();
   }
 
+  // Distances, or gradients by them, of some edges from `first` on: times the scale of their types.
+  void scale_by_pair(const Edges& given, const Sorted& edges, int64_t first, int64_t count, T* numbers) const {
+    if (pair_scales_.empty()) return;
+    const auto num_types = int64_t(scale_.size());
+    for (int64_t e = first; e < first + count; ++e)
+      numbers[e - first] *= pair_scales_[given.types[edges.center[e]] * num_types + given.types[edges.neighbor[e]]];
+  }
+
   void run_forward(Context<T>& c) const {
     c.values.resize(steps_.size()), c.all_grads.resize(steps_.size() * c.num_moments), c.kept.resize(steps_.size());
     c.grads = c.all_grads.data();
@@ -242,6 +255,7 @@ class NetworkEvaluator : public Evaluator {
     constexpr int64_t step = 4096;  // a multiple of every vector
     for_rows(num_edges, step, [&](int64_t first, int64_t count) {
       harmonics_.forward(edges.vec, first, first + count, length.data(), sh.data());
+      scale_by_pair(given, edges, first, count, length[first]);
       for (int64_t e = first; e < first + count; ++e) length[e][0] += length[e][0] < kink_ ? below_ : above_;
     });
     c.length = length.data(), c.sh = sh.data();
@@ -255,6 +269,7 @@ class NetworkEvaluator : public Evaluator {
     gradient.resize(size_t(3 * num_edges * num_moments));
     for (int64_t m = 0; m < num_moments; ++m)
       for_rows(num_edges, step, [&](int64_t first, int64_t count) {
+        scale_by_pair(given, edges, first, count, grad_length[m * num_edges + first]);
         harmonics_.backward(edges.vec, first, first + count, grad_length[m * num_edges], grad_sh[m * num_edges],
                             gradient.data() + 3 * m * num_edges);
       });
@@ -298,10 +313,12 @@ class NetworkEvaluator : public Evaluator {
       c.types = given.types + first, c.center = center.data(), c.neighbor_type = neighbor_type.data();
       c.first_edge = first_edge.data();
       harmonics_.forward(edges.vec + 3 * begin, 0, num_edges, length.data(), sh.data());
+      scale_by_pair(given, edges, begin, num_edges, length.data());
       c.length = length.data(), c.sh = sh.data(), c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
       run_forward(c);
       finish(c, given, first, energies.data(), features);
       run_backward(c);
+      scale_by_pair(given, edges, begin, num_edges, grad_length.data());
       harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
                           gradient.data() + 3 * begin);
     }, int(of_workers.size()));
@@ -366,6 +383,7 @@ class NetworkEvaluator : public Evaluator {
 
   Harmonics<T> harmonics_;
   std::vector<double> scale_, shift_;  // eV, of each type
+  std::vector<T> pair_scales_;  // of distances, by the types of center and neighbor; empty: one
   T kink_ = 0, below_ = 0, above_ = 0;  // added to distances, so that they find one of two pieces of splines
   bool message_passing_;
   std::optional<Zbl> zbl_;

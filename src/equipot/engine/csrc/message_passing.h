@@ -118,6 +118,62 @@ struct Linear : Step<T> {
   }
 };
 
+// Rows times the factor of the atom's type.
+template <class T>
+struct ElementFactors : Step<T> {
+  std::vector<T> factors;
+
+  ElementFactors(const Reader& reader, const Json& json, int64_t num_types)
+      : factors(reader.program.values<T>(json["factors"].text, num_types)) {}
+
+  Shape shape(const std::vector<Shape>& in) const override {
+    const bool fits = in.size() == 1 && in[0].of_atoms;
+    return {true, fits ? in[0].width : 0, fits && in[0].complete};
+  }
+
+  void forward(Context<T>& c) const override {
+    const Array<T>& x = c.values[this->inputs[0]];
+    Array<T> y = c.make(x.rows, x.width);
+    std::fill_n(y.data(), y.size(), T(0));
+    add(c, x, y);
+    c.put(this->output, std::move(y));
+  }
+
+  void backward(Context<T>& c) const override { add(c, c.grads[this->output], c.grad(this->inputs[0])); }
+
+  void add(const Context<T>& c, const Array<T>& x, const Array<T>& to) const {
+    for_rows(x.rows, 1024, [&](int64_t first, int64_t count) {
+      for (int64_t i = first; i < first + count; ++i)
+        for (int64_t k = 0; k < x.width; ++k) to[i][k] += factors[size_t(c.types[i])] * x[i][k];
+    });
+  }
+};
+
+// x sigmoid(x) of every number.
+template <class T>
+struct Silu : Step<T> {
+  Shape shape(const std::vector<Shape>& in) const override {
+    const bool fits = in.size() == 1 && in[0].of_atoms;
+    return {true, fits ? in[0].width : 0, fits && in[0].complete};
+  }
+  std::vector<int> read_back() const override { return this->inputs; }
+
+  void forward(Context<T>& c) const override {
+    const Array<T>& x = c.values[this->inputs[0]];
+    const Array<T>& y = c.put(this->output, c.make(x.rows, x.width));
+    for_rows(x.rows, 1024, [&](int64_t first, int64_t count) { silus(x[first], y[first], count * x.width); });
+  }
+
+  void backward(Context<T>& c) const override {
+    const Array<T>&x = c.values[this->inputs[0]], &from = c.grads[this->output], &to = c.grad(this->inputs[0]);
+    for_rows(from.rows, 1024, [&](int64_t first, int64_t count) {
+      std::vector<T> of_x(from[first], from[first] + count * from.width);
+      multiply_by_silu_slopes(x[first], of_x.data(), int64_t(of_x.size()));
+      for (size_t k = 0; k < of_x.size(); ++k) to[first][k] += of_x[k];
+    });
+  }
+};
+
 // Rows of atoms that other domains own come from there.
 template <class T>
 struct Exchange : Step<T> {

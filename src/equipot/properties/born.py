@@ -1,0 +1,91 @@
+"""Born charges and the dielectric tensor, from phonopy's BORN or from YAML and JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from equipot.errors import DataError
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+
+def read_born(path: str | Path, phonon: "Phonopy", symprec: float) -> dict[str, Any]:
+    """What ``Phonopy.nac_params`` takes: charges of the primitive cell's atoms, symmetrized.
+
+    YAML and JSON have ``dielectric`` (3, 3) and ``born``: one tensor (3, 3) or number, in e, for each atom of
+    the file's cell or of the primitive cell, or for each element by its symbol. Phonopy's file is for the
+    symmetrically distinct atoms of the primitive cell, in its order.
+
+    Raises:
+        DataError: no such file, or not that.
+    """
+    from phonopy.file_IO import parse_BORN
+    from phonopy.physical_units import get_physical_units
+    from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"There is no file {path} with Born charges.")
+    units = get_physical_units()
+    factor = {"factor": units.Hartree * units.Bohr}
+    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        try:
+            found = parse_BORN(phonon.primitive, symprec, filename=path)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise DataError(
+                f"{path}: expected a BORN file of phonopy ({error}); other files end in .yaml or .json."
+            ) from None
+        return factor | {key: value for key, value in found.items() if value is not None}
+    content = _read(path)
+    dielectric = _tensor(path, "dielectric", content["dielectric"])
+    cell = phonon.unitcell
+    born = _born(path, content["born"], cell.symbols, phonon.primitive.symbols)
+    if len(born) == len(cell):
+        born, dielectric = symmetrize_borns_and_epsilon(
+            born, dielectric, cell, primitive=phonon.primitive, symprec=symprec
+        )
+    else:
+        born, dielectric = symmetrize_borns_and_epsilon(born, dielectric, phonon.primitive, symprec=symprec)
+    return factor | {"born": born, "dielectric": dielectric}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is neither YAML nor JSON: {error}") from None
+    missing = [key for key in ("born", "dielectric") if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise DataError(
+            f"{path}: expected the keys born and dielectric, found no {' and no '.join(missing)}."
+        )
+    return content
+
+
+def _born(path: Path, given: Any, symbols: list[str], primitive: list[str]) -> NDArray:
+    """(N, 3, 3) of the file's cell or of the primitive one."""
+    if isinstance(given, dict):
+        missing = sorted(set(symbols) - given.keys())
+        if missing:
+            raise DataError(f"{path}: born has no {', '.join(missing)}.")
+        given = [given[symbol] for symbol in symbols]
+    if not isinstance(given, list) or len(given) not in (len(symbols), len(primitive)):
+        counts = " or ".join(str(count) for count in sorted({len(symbols), len(primitive)}))
+        found = len(given) if isinstance(given, list) else given
+        raise DataError(f"{path}: born must have {counts} tensors, one for each atom; found {found}.")
+    return np.array([_tensor(path, f"born of atom {index}", one) for index, one in enumerate(given)])
+
+
+def _tensor(path: Path, name: str, given: Any) -> NDArray:
+    try:
+        value = np.array(given, dtype=np.float64)
+        tensor = value.reshape(3, 3) if value.size == 9 else value.reshape(()) * np.eye(3)
+    except (ValueError, TypeError):
+        raise DataError(f"{path}: {name} must be 3×3 numbers, or one, found {given!r}.") from None
+    if not np.isfinite(tensor).all():
+        raise DataError(f"{path}: {name} is not finite.")
+    return tensor

@@ -1,0 +1,49 @@
+"""Thermal conductivity of a crystal with nearest neighbors only."""
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+
+from equipot.errors import SimulationError
+from equipot.properties.kappa import kappa
+from equipot.properties.settings import Common, KappaSettings
+
+SIGMA = 3.4
+NEAREST = 2 ** (1 / 6) * SIGMA  # Å
+HOT = "400,800"  # K, far above the 80 K of argon's highest frequency
+
+
+def springs():
+    return LennardJones(sigma=SIGMA, epsilon=0.0103, rc=1.2 * NEAREST, smooth=False)
+
+
+def conductivity(**changed):
+    settings = KappaSettings(**({"supercell": (3, 3, 3), "temperatures": HOT, "mesh": 20.0} | changed))
+    return kappa(bulk("Ar", "fcc", np.sqrt(2) * NEAREST), springs(), settings=settings)
+
+
+@pytest.fixture(scope="module")
+def argon():
+    return conductivity(isotopes=False)
+
+
+def test_it_is_cubic_and_falls_as_one_over_temperature(argon):
+    """Classically every rate of scattering is proportional to the temperature."""
+    found = argon.numbers["kappa_W_per_mK"]
+    assert np.allclose(found[:, :3], found[:, :1], rtol=1e-6) and np.allclose(found[:, 3:], 0, atol=1e-6)
+    assert np.isclose(found[0, 0] / found[1, 0], 2.0, rtol=0.02)
+
+
+def test_pairs_beyond_the_neighbors_do_not_matter(argon):
+    """Only neighbors are coupled, so other pairs need not be displaced."""
+    near = conductivity(isotopes=False, pair_cutoff=1.1 * NEAREST)
+    assert near.numbers["displaced_supercells"] < argon.numbers["displaced_supercells"]
+    expected = argon.numbers["kappa_W_per_mK"]
+    assert np.allclose(near.numbers["kappa_W_per_mK"], expected, rtol=0.02, atol=1e-6)
+
+
+def test_no_conductivity_of_an_unstable_crystal():
+    settings = KappaSettings(supercell=(4, 4, 4))
+    with pytest.raises(SimulationError, match="imaginary modes"):
+        kappa(bulk("Ar", "sc", 0.98 * NEAREST), springs(), Common(max_stress=np.inf), settings)

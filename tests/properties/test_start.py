@@ -1,0 +1,112 @@
+"""What all commands on properties share: the structure, the minimum, the output."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.lj import LennardJones
+from matplotlib.figure import Figure
+
+from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.properties.output import Result, Table, check_folder, finish
+from equipot.properties.settings import Common, KappaSettings, PhononSettings
+from equipot.properties.start import need, prepare
+
+SIGMA, EPSILON = 3.4, 0.0103  # Å, eV
+NEAREST = 2 ** (1 / 6) * SIGMA  # where a pair has its minimum
+A0 = np.sqrt(2) * NEAREST  # of fcc with nearest neighbors only
+
+
+def argon(a=A0):
+    return bulk("Ar", "fcc", a)
+
+
+def nearest_neighbors():
+    """Lennard-Jones that ends before the second shell."""
+    return LennardJones(sigma=SIGMA, epsilon=EPSILON, rc=1.2 * NEAREST, smooth=False)
+
+
+def test_a_strained_cell_is_refused_and_relaxed():
+    with pytest.raises(SimulationError, match=r"cell of Ar is no minimum.*--max-stress 0.05.*--relax"):
+        prepare(argon(1.02 * A0), nearest_neighbors(), Common(max_stress=0.05))
+    start = prepare(argon(1.02 * A0), nearest_neighbors(), Common(relax=True))
+    assert np.isclose(start.atoms.get_volume(), A0**3 / 4, rtol=1e-3)
+    assert start.described["space_group_relaxed"] == "Fm-3m (225)"
+    assert start.described["relaxation"]["volume_change_percent"] < -5
+
+
+def test_forces_are_refused():
+    atoms = argon().repeat(2)
+    atoms.positions[3, 0] += 0.1
+    with pytest.raises(SimulationError, match=r"force on atom 3 \(Ar\).*--max-force 0.01.*--max-force 0\.\d"):
+        prepare(atoms, nearest_neighbors())
+
+
+def test_relaxing_positions_only_keeps_cell_and_symmetry():
+    atoms = bulk("Ar", "hcp", a=NEAREST, c=1.7 * NEAREST)
+    start = prepare(atoms, nearest_neighbors(), Common(relax=True, keep_cell=True))
+    assert np.array_equal(start.atoms.cell.array, atoms.cell.array)
+    assert start.described["space_group"] == start.described["space_group_relaxed"] == "P6_3/mmc (194)"
+
+
+def test_molecules_and_crystals_are_told_apart():
+    with pytest.raises(DataError, match="expected a crystal"):
+        prepare(molecule("H2O"), nearest_neighbors(), periodic=True)
+    with pytest.raises(DataError, match="expected a molecule"):
+        prepare(argon(), nearest_neighbors(), periodic=False)
+
+
+def test_a_missing_package_names_the_extra():
+    with pytest.raises(ConfigError, match=r"no_such_package.*equipot\[kappa\]"):
+        need("no_such_package", extra="kappa")
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "words"),
+    [
+        (Common, {"max_force": 0.0}, "--max-force"),
+        (Common, {"max_stress": float("nan")}, "--max-stress"),
+        (Common, {"symprec": float("inf")}, "--symprec"),
+        (Common, {"keep_cell": True}, "--relax"),
+        (PhononSettings, {"displacement": 0.5}, "--displacement"),
+        (PhononSettings, {"supercell": (0, 1, 1)}, "--supercell"),
+        (PhononSettings, {"mesh": -1.0}, "--mesh"),
+        (KappaSettings, {"temperatures": "0,100"}, "--temperatures"),
+        (KappaSettings, {"pair_cutoff": -3.0}, "--pair-cutoff"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, values, words):
+    with pytest.raises(ConfigError, match=words):
+        settings(**values)
+
+
+def test_output_is_whole_and_not_overwritten_unasked(tmp_path, capsys):
+    common = Common(output=tmp_path / "out")
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    numbers = {"formula": "Ar", "frequency_THz": np.array([1.0, np.nan]), "count": np.int64(3)}
+    more = {"extra.txt": lambda path: path.write_text("more")}
+    result = Result("try", numbers, ["<b>"], [Table("T", ("x",), [[1.23456]])], {"a.png": figure}, more)
+    assert check_folder("try", common) == tmp_path / "out"
+    finish(result, common)
+    found = json.loads((tmp_path / "out/try.json").read_text())
+    assert found["frequency_THz"] == [1.0, None] and found["count"] == 3
+    assert found["files"] == ["a.png", "extra.txt", "report.html"]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "&lt;b&gt;" in page and "1.235" in page and "data:image/png" in page
+    assert "Wrote" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"not empty.*--overwrite"):
+        check_folder("try", common)
+    again = Common(output=tmp_path / "out", overwrite=True)
+    check_folder("try", again)
+    finish(Result("try", {"formula": "Ar"}, []), again)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"try.json", "report.html"}
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("")
+    with pytest.raises(ConfigError, match=r"holds no try\.json"):
+        check_folder("try", Common(output=tmp_path, overwrite=True))
+    with pytest.raises(ConfigError, match="is a file"):
+        check_folder("try", Common(output=tmp_path / "mine.txt"))
