@@ -11,14 +11,23 @@ from equipot.quantities import BASIC, CONTRACT, KEYS, QUANTITIES
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(autouse=True)
-def _forget():
+def _as_before():
     before = [dict(known) for known in (QUANTITIES, KEYS, CONTRACT)]
     yield
     for known, old in zip((QUANTITIES, KEYS, CONTRACT), before, strict=True):
         known.clear()
         known.update(old)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_of_module():
     assert tuple(QUANTITIES) == BASIC
+    yield from _as_before()
+
+
+@pytest.fixture(autouse=True)
+def _forget(_forget_of_module):
+    yield from _as_before()
 
 
 @pytest.fixture

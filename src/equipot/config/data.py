@@ -136,27 +136,25 @@ class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
     __pydantic_extra__: dict[str, CompoundUnit | None]
 
     def factor(self, key: str) -> float:
-        """From the label ``key`` in these units to eV and Å; negative where its sign is the opposite.
-
-        Raises:
-            ConfigError: the unit of an output is not one of the same kind as that of its predictions.
-        """
+        """From the label ``key`` in these units to eV and Å; negative where its sign is the opposite."""
         powers, stated = KEYS[key].powers, self.value_of(key)
         if key in QUANTITIES and key not in BASIC:
-            return 1.0 if stated is None else _ratio(key, stated, QUANTITIES[key].unit)
+            if stated is None:
+                return 1.0
+            size = compound_unit(stated.removeprefix("-"))[0] / compound_unit(QUANTITIES[key].unit)[0]
+            return -size if stated[0] == "-" else size
         if stated is None:
             return product(energy_factor(self.energy), length_factor(self.length), powers)
         return unit_factor(stated, powers, key)
 
 
-def _ratio(key: str, stated: str, unit: str) -> float:
-    (size, kind), (own, expected) = compound_unit(stated.removeprefix("-")), compound_unit(unit)
-    if kind != expected:
-        raise ConfigError(
+def check_kind(key: str, stated: str | None, unit: str) -> None:
+    """Raises ValueError if labels of an output are in a unit of another kind than its predictions."""
+    if stated is not None and compound_unit(stated.removeprefix("-"))[1] != compound_unit(unit)[1]:
+        raise ValueError(
             f"data.units.{key} is {stated}, but model.outputs.{key} is in {unit or 'no unit'}, which is of "
             "another kind."
         )
-    return -size / own if stated[0] == "-" else size / own
 
 
 class _Partial(Section):

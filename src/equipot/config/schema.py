@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
+from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig, check_kind
 from equipot.config.fine_tune import FineTuneConfig
 from equipot.config.model import ModelConfig
 from equipot.config.outputs import OutputConfig
@@ -44,6 +44,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _further_keys_are_outputs(self):
+        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        for name, output in self.outputs.items():
+            for source in sources:
+                check_kind(name, source.units.value_of(name), output.unit)
         for place, name in further_keys(self.to_dict()):
             if name not in self.outputs:
                 where = ".".join(map(str, place))
