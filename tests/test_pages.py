@@ -89,6 +89,13 @@ def test_the_page_on_theory():
         run(block, page, names)
 
 
+def test_the_page_on_layers():
+    (block,) = code_blocks(ROOT / "examples" / "06_layer" / "README.md")
+    names = {}
+    run(block, ROOT / "examples" / "06_layer" / "README.md", names)
+    assert names["mix"](names["messages"]).shape == names["x"].shape
+
+
 def printed_energy(output: str) -> float:
     """The last number that is followed by eV."""
     return float(re.findall(r"(-?\d+\.\d+) eV\b", output)[-1])

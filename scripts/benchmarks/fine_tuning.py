@@ -2,8 +2,8 @@
 
     scripts/benchmark fine-tuning NAME TRAIN TEST --model 7net-0.ckpt [--sizes 10 30 100] [KEY=VALUE ...]
 
-The frames of TRAIN are shuffled; the first N are all that is known, and each recipe draws its validation
-frames from them. configs/fine_tune.yaml is taken as it is, but for the paths. Then a model is trained from
+The frames of TRAIN are shuffled; the first N are all that is known, and a fifth of them, drawn at random, is
+the validation set. configs/fine_tune.yaml is taken as it is, but for the paths. Then a model is trained from
 scratch with --scratch, for as many epochs as take the same processor time (measured before, on the same
 frames); KEY=VALUE changes that recipe alone. Both are tested on --test-frames frames of TEST.
 OUTPUT/results.json, which other names are added to, and OUTPUT/fine_tuning.svg are written after every
@@ -32,7 +32,7 @@ from equipot.files import atomic_write, write_json
 from equipot.training.run import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-_PILOTS = (2, 8)  # epochs of two short trainings, whose difference is the time that an epoch takes
+_PILOT_FRAMES = 800  # of a training whose time, less that of two epochs, says what an epoch takes
 _STYLES = {"fine-tuned": ("#0072B2", "o"), "from scratch": ("#D55E00", "s")}
 
 
@@ -77,17 +77,18 @@ def fine_tune(arguments: argparse.Namespace, train_file: Path, test_file: Path, 
 
 
 def from_scratch(
-    arguments: argparse.Namespace, train_file: Path, test_file: Path, run: Path, seconds: float
+    arguments: argparse.Namespace, train_file: Path, test_file: Path, run: Path, frames: int, seconds: float
 ) -> dict:
-    """A training from scratch that takes ``seconds`` of processor time."""
-    paths = [f"data.train={train_file}", "data.test=null", f"run.directory={run}"]
+    """A training from scratch on ``frames`` frames that takes ``seconds`` of processor time."""
+    fixed = [f"data.train={train_file}", "data.test=null", "data.validation=0.2", f"run.directory={run}"]
 
     def config(epochs: int) -> Config:
-        return load_config(arguments.scratch, [*paths, *arguments.overrides, f"training.epochs={epochs}"])
+        return load_config(arguments.scratch, [*fixed, *arguments.overrides, f"training.epochs={epochs}"])
 
-    (short, long), (first, second) = _PILOTS, (timed(config(epochs))[1] for epochs in _PILOTS)
-    epoch = (second - first) / (long - short)
-    epochs = max(2, round((seconds - first) / epoch) + short)
+    pilots = 2, 2 + max(4, round(_PILOT_FRAMES / frames))
+    first, second = (timed(config(epochs))[1] for epochs in pilots)
+    epoch = (second - first) / (pilots[1] - pilots[0])
+    epochs = max(2, round((seconds - first) / epoch) + pilots[0])
     run, taken = timed(config(epochs))
     return {"epochs": epochs, "processor_seconds": taken, "test": errors_on(run, test_file)}
 
@@ -134,7 +135,7 @@ def plot(results: list[dict], path: Path) -> None:
             if imported and quantity == "forces":
                 axes.axhline(imported[0], color="0.5", linestyle="--", linewidth=1, label="as imported")
             axes.set(xscale="log", yscale="log", ylabel=f"{quantity} MAE ({unit})")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
             sizes = sorted({r["frames"] for r in rows if r["frames"]})
@@ -174,7 +175,7 @@ def main(arguments: argparse.Namespace) -> list[dict]:
                 )
             if (arguments.name, size, "from scratch") not in known:
                 run, seconds = runs / f"{arguments.name}_{size}_scratch", tuned["processor_seconds"]
-                add(size, "from scratch", from_scratch(arguments, *files, run, seconds))
+                add(size, "from scratch", from_scratch(arguments, *files, run, size, seconds))
     for table in tables(results):
         console.print(table)
     console.print(f"Wrote {kept} and {arguments.output / 'fine_tuning.svg'}")

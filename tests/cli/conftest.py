@@ -12,6 +12,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 
 from equipot import cli
+from equipot.config import config_from_dict
+from equipot.data.statistics import Statistics
+from equipot.deploy.checkpoint import Checkpoint, training_state
+from equipot.models.build import build_potential
 
 R0 = 2.7  # Å
 MORSE = {"epsilon": 0.3, "r0": R0, "rho0": 4.0, "rcut1": 3.5 / R0, "rcut2": 4.5 / R0}
@@ -108,3 +112,18 @@ def workspace(tmp_path_factory) -> Workspace:
         assert run_command(patch, "train", config) == 0
         assert run_command(patch, "deploy", run, "--output", folder / "model.pt") == 0
     return Workspace(folder, config, folder / "train.xyz", folder / "test.xyz", run, folder / "model.pt")
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A checkpoint of a model with random weights that knows O, Si and Cu."""
+    model = {"type": "nequip", "cutoff": 4.0, "l_max": 1, "layers": 1, "channels": 2, "radial_hidden": [4]}
+    config = config_from_dict({"data": {"train": "none.xyz"}, "model": model})
+    facts = {"avg_num_neighbors": 9.0, "atomic_energies": [-1.0, -2.0, -3.0], "force_rms": 1.0}
+    built_from = {"species": ["O", "Si", "Cu"], "levels": [], **facts}
+    potential = build_potential(config.model, **built_from)
+    statistics = Statistics(built_from["species"], [0.0] * 3, "none", None, 9.0, 1.0, 0, 0, [0] * 3, {})
+    path = tmp_path_factory.mktemp("small_model") / "small.ckpt"
+    checkpoint = Checkpoint(path, potential, "last", config, statistics, {}, built_from, {})
+    path.write_bytes(training_state(checkpoint))
+    return path

@@ -5,10 +5,7 @@ from pathlib import Path
 import pytest
 from ase.io import read, write
 
-from equipot.config import config_from_dict, load_config
-from equipot.data.statistics import Statistics
-from equipot.deploy.checkpoint import Checkpoint, training_state
-from equipot.models.build import build_potential
+from equipot.config import load_config
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 TRAINED = [path for path in CONFIGS if path.stem.endswith(("small", "medium"))]
@@ -33,23 +30,15 @@ def test_config_is_valid_short_and_uses_the_shipped_data(path):
     assert len(content) <= 24
 
 
-def test_fine_tuning_needs_a_model_and_data_alone(equipot, tmp_path):
+def test_fine_tuning_needs_a_model_and_data_alone(equipot, small_model, tmp_path):
     """A model of three elements, ten frames of one of them, without stress: all else is as it is."""
-    model = {"type": "nequip", "cutoff": 4.0, "l_max": 1, "layers": 1, "channels": 2, "radial_hidden": [4]}
-    config = config_from_dict({"data": {"train": "none.xyz"}, "model": model})
-    facts = {"avg_num_neighbors": 9.0, "atomic_energies": [-1.0, -2.0, -3.0], "force_rms": 1.0}
-    built_from = {"species": ["O", "Si", "Cu"], "levels": [], **facts}
-    potential = build_potential(config.model, **built_from)
-    statistics = Statistics(built_from["species"], [0.0] * 3, "none", None, 9.0, 1.0, 0, 0, [0] * 3, {})
-    checkpoint = Checkpoint(tmp_path / "a.ckpt", potential, "last", config, statistics, {}, built_from, {})
-    checkpoint.path.write_bytes(training_state(checkpoint))
     frames = read(EXAMPLES / "02_crystal" / "train.xyz", ":10")
     for atoms in frames:
         del atoms.calc.results["stress"]
     write(tmp_path / "ten.xyz", frames, format="extxyz")
     recipe = EXAMPLES.parent / "configs" / "fine_tune.yaml"
     options = [
-        f"fine_tune.model={tmp_path / 'a.ckpt'}",
+        f"fine_tune.model={small_model}",
         f"data.train={tmp_path / 'ten.xyz'}",
         "training.epochs=2",
     ]

@@ -78,7 +78,7 @@ def test_occupied_run_directory(equipot, workspace):
     assert (workspace.run / "checkpoints" / "best.ckpt").read_bytes() == before
 
 
-@pytest.mark.parametrize("command", ["info", "check", "evaluate", "md"])
+@pytest.mark.parametrize("command", ["info", "check", "evaluate", "md", "relax"])
 def test_truncated_model(equipot, workspace, tmp_path, command):
     content = workspace.model.read_bytes()
     half = tmp_path / "half.pt"
@@ -88,6 +88,7 @@ def test_truncated_model(equipot, workspace, tmp_path, command):
         "check": ["check", half],
         "evaluate": ["evaluate", half, workspace.test],
         "md": ["md", workspace.test, "--model", half, "--output", tmp_path / "md"],
+        "relax": ["relax", workspace.test, "--model", half, "--output", tmp_path / "relax"],
     }[command]
     fails(equipot(*arguments), "half.pt", "damaged")
 

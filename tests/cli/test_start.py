@@ -44,7 +44,18 @@ def run(*arguments: str, script: str = SCRIPT) -> str:
 def test_help_imports_nothing_heavy():
     out = run("--help")
     assert out.endswith("exit code 0\nimported:\n")
-    for command in ("train", "import", "evaluate", "report", "deploy", "info", "check", "md", "schema"):
+    for command in (
+        "train",
+        "import",
+        "evaluate",
+        "report",
+        "deploy",
+        "info",
+        "check",
+        "md",
+        "relax",
+        "schema",
+    ):
         assert f" {command} " in out
 
 
@@ -103,6 +114,18 @@ def test_dynamics_needs_no_torch(tmp_path):
         found = imported(*command, *(steps or ("--steps", "8")))
         assert "ase" in found and not {"torch", "e3nn", "lightning"} & set(found)
     assert (tmp_path / "md" / "plot.png").is_file()
+
+
+def test_phonons_need_no_torch(tmp_path):
+    structure = tmp_path / "si.xyz"
+    structure.write_text(
+        '2\nLattice="0 2.7 2.7 2.7 0 2.7 2.7 2.7 0" pbc="T T T" Properties=species:S:1:pos:R:3\n'
+        "Si 0 0 0\nSi 1.35 1.35 1.35\n"
+    )
+    command = ("phonons", str(structure), "--model", str(SILICON), "--device", "cpu", "--max-stress", "inf")
+    command += ("--supercell", "2x2x2", "--no-checks", "--mesh", "10", "--output", str(tmp_path / "phonons"))
+    assert "torch" not in imported(*command)
+    assert (tmp_path / "phonons/phonons.json").is_file()
 
 
 @pytest.mark.parametrize("command", ["info", "check --help", "md --help", "evaluate --help"])

@@ -184,6 +184,42 @@ def test_every_option_of_md_reaches_the_run(equipot, monkeypatch):
     assert found == {name.replace("-", "_"): value for name, value in asked.items()}
 
 
+def test_relax_and_its_exit_code(equipot, workspace, tmp_path):
+    """A table on the terminal, files, and 1 where structures did not converge; then it goes on."""
+    arguments = ["relax", workspace.test, f"{workspace.test}@0", "--model", workspace.model, "--fmax", "1e-3"]
+    arguments += ["--output", tmp_path / "out"]
+    frames = len(ase.io.read(workspace.test, ":")) + 1
+    result = equipot(*arguments, "--steps", "1")
+    assert result.code == 1 and f"0 of {frames} converged." in result.out and "unconverged" in result.out
+    result = equipot(*arguments, "--steps", "200")
+    assert result.code == 0, result.err
+    assert f"{frames} of {frames} converged." in result.out
+    images = ase.io.read(tmp_path / "out" / "relaxed.extxyz", ":")
+    assert len(images) == frames and max(abs(image.get_forces()).max() for image in images) < 1e-3
+    assert equipot(*arguments, "--steps", "200", "--fmax", "0.1").code == 1  # another relaxation
+
+
+def test_every_option_of_relax_reaches_the_run(equipot, monkeypatch):
+    asked = {"pressure": 2.0, "mask": (0, 0, 1), "optimizer": "fire", "fmax": 0.5, "smax": 0.3, "steps": 7,
+             "skin": 0.7, "max-edges": 99, "species-map": "A=C", "device": "cpu"}  # fmt: skip
+    found = {}
+
+    def run_relax(structures, model, output, settings, **others):
+        found.update(asdict(settings), structures=structures, **others)
+        raise DataError("seen enough")
+
+    monkeypatch.setattr("equipot.integrations.relax.run_relax", run_relax)
+    options = ["--cell", "--constant-volume", "--overwrite", "--pressure", "0"]
+    for name, value in asked.items():
+        options += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
+    assert "does nothing" in equipot("relax", "a.xyz", "b.xyz", "--model", "model.pt", *options).err
+    options.remove("--constant-volume")
+    assert "seen enough" in equipot("relax", "a.xyz", "b.xyz", "--model", "model.pt", *options).err
+    asked |= {"force": asked.pop("fmax"), "stress": asked.pop("smax"), "cell": True, "overwrite": True}
+    asked |= {"structures": ["a.xyz", "b.xyz"], "hydrostatic": False, "constant_volume": False}
+    assert found == {name.replace("-", "_"): value for name, value in asked.items()}
+
+
 def test_override_and_resume(equipot, workspace, tmp_path):
     """A training of two epochs, resumed to three, continues its metrics instead of starting again."""
     run = tmp_path / "run"

@@ -190,6 +190,9 @@ def test_new_elements(source, files, tmp_path, energies):
     # The new element's energy takes up the mean; tens of eV if it had stayed the mean of the others.
     assert abs(np.mean(silver)) < 2.0
     assert any("New elements: Ag" in line for line in start.lines)
+    assert not any("Warning" in line for line in start.lines)
+    config = make_config(tmp_path / "run", files["alloy"], fine_tune | {"freeze": ["embedding"]}, model=None)
+    assert any("take embedding out of fine_tune.freeze" in line for line in begin(source, config)[1].lines)
 
 
 def test_elements_without_data_are_left_out_and_said(files, tmp_path):

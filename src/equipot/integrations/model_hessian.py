@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array, eye_array
 
 _HALF = np.sqrt(0.5)
 # (6, 3, 3), orthonormal: xx yy zz yz xz xy.
@@ -11,13 +12,11 @@ STRAINS[[3, 4, 5], [1, 0, 0], [2, 2, 1]] = STRAINS[[3, 4, 5], [2, 2, 1], [1, 0, 
 
 # eV/Å² of a bond as long as the covalent radii together; how it falls off with the length in such units; how
 # much of it acts across the bond; of each atom, so that none is free.
-_STIFFNESS, _DECAY, _ACROSS, _GROUND = 6.0, 3.0, 0.2, 0.3
+_STIFFNESS, _DECAY, _ACROSS, _GROUND = 6.0, 3.0, 0.1, 0.3
 _LEAST = 0.02  # of the stiffness; weaker bonds are left out
 
 
-def model_hessian(
-    edge_vec: NDArray, edge_index: NDArray, radii: NDArray, strain_length: float
-) -> NDArray[np.float64]:
+def model_hessian(edge_vec: NDArray, edge_index: NDArray, radii: NDArray, strain_length: float) -> csr_array:
     """(3N + 6, 3N + 6) eV/Å², positive definite, by positions and `STRAINS` times ``strain_length`` (Å).
 
     Springs k = k₀ exp(−A (r / r₀ − 1)) between atoms, along the bond and, weaker, across it: positions and
@@ -36,13 +35,20 @@ def model_hessian(
     stretch = np.einsum("mab,eb->eam", STRAINS, vec) / strain_length
     pulled = spring @ stretch
 
-    of_atoms, mixed = np.zeros((size, size, 3, 3)), np.zeros((size, 3, 6))
-    np.add.at(of_atoms, (center, center), spring)
-    np.add.at(of_atoms, (center, neighbor), -spring)
-    np.add.at(mixed, center, -pulled)
-    hessian = np.empty((3 * size + 6, 3 * size + 6))
-    hessian[:-6, :-6] = of_atoms.transpose(0, 2, 1, 3).reshape(3 * size, 3 * size)
-    hessian[:-6, -6:] = mixed.reshape(-1, 6)
-    hessian[-6:, :-6] = hessian[:-6, -6:].T
-    hessian[-6:, -6:] = 0.5 * np.einsum("eam,ean->mn", stretch, pulled)
-    return hessian + _GROUND * np.eye(len(hessian))
+    # A pair is there twice: half its energy is at each edge.
+    axes = np.arange(3)
+    row, column = np.broadcast_arrays(3 * center[:, None, None] + axes[:, None], axes)
+    blocks = [
+        (row, 3 * center[:, None, None] + column, spring),
+        (row, 3 * neighbor[:, None, None] + column, -spring),
+    ]
+    strains = 3 * size + np.arange(6)
+    row, column = np.broadcast_arrays(3 * center[:, None, None] + axes[:, None], strains)
+    blocks += [(row, column, -pulled), (column, row, -pulled)]
+    row, column = np.meshgrid(strains, strains, indexing="ij")
+    blocks.append((row, column, 0.5 * np.einsum("eam,ean->mn", stretch, pulled)))
+    row, column, value = (np.concatenate([block[n].ravel() for block in blocks]) for n in range(3))
+    length = 3 * size + 6
+    return coo_array((value, (row, column)), (length, length)).tocsr() + _GROUND * eye_array(
+        length, format="csr"
+    )

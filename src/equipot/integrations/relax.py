@@ -99,7 +99,7 @@ def run_relax(
     tasks = _tasks(found, members[0], settings)
     origin = _origin(found, members, settings)
     with naming_errors(output):
-        journal = _journal(output, origin, tasks, overwrite)
+        journal = _journal(output, origin, found, tasks, overwrite)
     limit = max_edges or MAX_EDGES["cpu" if members[0].device == "cpu" else "cuda"]
     batch = Batch(PackedModel(members, skin), settings)
     with stop_requests() as stop, naming_errors(output):
@@ -155,7 +155,7 @@ def _task(number: int, place: Found, model: DeployedModel, settings: RelaxSettin
     types = model.atom_types(atoms.numbers)
     positions, cell, pbc = atoms.positions.copy(), atoms.cell.array.copy(), atoms.pbc.copy()
     frame = frame_from_atoms(atoms, file=place.file, index=place.index)
-    check_distances(frame, *neighbor_list(positions, cell, pbc, cutoff=0.5))
+    check_distances(frame, *neighbor_list(positions, cell, pbc, cutoff=3.0))
     if settings.cell and not (pbc.all() and atoms.cell.rank == 3):
         raise DataError(
             f"{place.where}: --cell needs structures that are periodic in all three directions; found pbc "
@@ -211,7 +211,9 @@ def _origin(
     return json.loads(json.dumps({**chosen, "model": model, "structures": structures}))
 
 
-def _journal(output: Path, origin: dict[str, Any], tasks: Sequence[Task], overwrite: bool) -> Journal:
+def _journal(
+    output: Path, origin: dict[str, Any], found: Sequence[Found], tasks: Sequence[Task], overwrite: bool
+) -> Journal:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"The output folder {output} is a file. Name another folder.")
     journal = Journal(output / JOURNAL)
@@ -219,6 +221,10 @@ def _journal(output: Path, origin: dict[str, Any], tasks: Sequence[Task], overwr
         if not journal.path.is_file():
             raise ConfigError(f"The output folder {output} is not empty. Name another, or give --overwrite.")
         journal.resume(origin, tasks)
+        for place, task in zip(found, tasks, strict=True):
+            if task.free is not None:  # fixed fractions follow the cell
+                place.atoms.set_cell(task.cell, scale_atoms=True)
+                task.free = free_directions(place.atoms)
         done = sum(task.state != "running" for task in tasks)
         log.info("Going on in %s, where %d of %s are done.", output, done, counted(len(tasks), "structure"))
         return journal

@@ -1,11 +1,12 @@
 """Structures on their way to a minimum, all of them in each evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import block_diag
+from scipy.sparse import block_diag, eye_array
+from scipy.sparse.linalg import cg
 
 from equipot.integrations.distances import DistanceWatch
 from equipot.integrations.model_hessian import STRAINS, model_hessian
@@ -16,6 +17,7 @@ from equipot.integrations.verlet import Edges
 from equipot.units import GPA
 
 _LENGTH = 2.5  # Å; times √N, it makes a strain about as stiff as the position of an atom
+_MANY = 200  # atoms, of which the Hessian is not inverted
 _DENSITY = 0.1  # atoms/Å³ where there is no volume
 _MAX_CHANGE = 4.0  # of a volume, either way
 
@@ -43,7 +45,7 @@ class Task:
     largest_stress: float = np.nan  # eV/Å³, of what the cell still follows
     first_cell: NDArray | None = field(default=None, repr=False)  # at the start
     x: NDArray | None = field(default=None, repr=False)  # (N + 2, 3) Å: positions and strain, see `Batch`
-    inverse: NDArray | None = field(default=None, repr=False)  # of the model of the curvature
+    solve: Callable | None = field(default=None, repr=False)  # a step for a gradient
     fresh: bool = True  # not evaluated since it is in a batch
     alone: int = -1  # atoms without neighbors at the start; -1: not known yet
     closer: str = ""  # at the end: atoms closer than any in the training set
@@ -82,6 +84,9 @@ class Batch:
         for task in new:
             task.fresh = True
             task.first_cell, task.x = task.cell, np.concatenate([task.positions, np.zeros((2, 3))])
+        for task, kept in zip(self.tasks, keep, strict=True):
+            if not kept:
+                task.solve = task.x = None
         tasks = [task for task, kept in zip(self.tasks, keep, strict=True) if kept]
         self.tasks = tasks = [*tasks, *new]
         self.optimizer.change(np.array(keep, bool), np.array([len(task.x) for task in new], np.int64))
@@ -162,7 +167,7 @@ class Batch:
                 task.state = "converged"
             elif task.steps >= settings.steps:
                 task.state = "unconverged"
-            if task.state in ("converged", "unconverged") and self.watch.shortest:
+            if task.state != "running" and place not in found.problems and self.watch.shortest:
                 task.closer = self._closer(place)
 
     def _closer(self, place: int) -> str:
@@ -212,25 +217,25 @@ class Batch:
     def _solve(self, gradient: NDArray) -> NDArray:
         """The step that the model Hessian suggests, with a sign."""
         steps = np.empty_like(gradient)
-        starts = self.optimizer.starts
-        for place, (task, start) in enumerate(zip(self.tasks, starts, strict=True)):
-            if task.inverse is None:
-                task.inverse = self._inverse(place)
-            of_task = slice(start, start + len(task.types) + 2)
-            steps[of_task] = (task.inverse @ gradient[of_task].ravel()).reshape(-1, 3)
+        for place, (task, start) in enumerate(zip(self.tasks, self.optimizer.starts, strict=True)):
+            if task.solve is None:
+                task.solve = self._solver(place)
+            rows = slice(start, start + len(task.types) + 2)
+            steps[rows] = task.solve(gradient[rows].ravel()).reshape(-1, 3)
         return steps
 
-    def _inverse(self, place: int) -> NDArray:
-        """(3N + 6, 3N + 6) Å²/eV of a task, zero in directions that are not free."""
+    def _solver(self, place: int) -> Callable[[NDArray], NDArray]:
+        """By the model Hessian of a task, in directions that are free alone."""
         task = self.tasks[place]
-        index, vec, _, atoms = self._edges_of(place)
-        size, hessian = 3 * atoms, model_hessian(vec, index, task.radii, float(self._lengths[place, 0]))
-        allowed = np.eye(size + 6)
-        allowed[size:, size:] = self._strains
-        if task.free is not None:
-            allowed[:size, :size] = block_diag(*task.free)
-        inner = allowed @ hessian @ allowed + np.eye(size + 6) - allowed
-        return np.linalg.inv(inner) @ allowed
+        index, vec, _, size = self._edges_of(place)
+        hessian = model_hessian(vec, index, task.radii, float(self._lengths[place, 0]))
+        if task.free is not None or (self._strains != np.eye(6)).any():
+            free = np.broadcast_to(np.eye(3), (size, 3, 3)) if task.free is None else task.free
+            allowed = block_diag([*free, self._strains], format="csr")
+            hessian = allowed @ hessian @ allowed + eye_array(3 * size + 6) - allowed
+        if size > _MANY:  # a gradient has nothing in other directions
+            return lambda gradient: cg(hessian, gradient, rtol=1e-3)[0]
+        return np.linalg.inv(hessian.toarray()).dot
 
 
 def strain_projector(settings: RelaxSettings) -> NDArray:

@@ -55,6 +55,6 @@ class RelaxSettings:
             raise ConfigError(f"--mask must be three numbers 0 or 1, not all 0, found {self.mask}.")
         if self.hydrostatic and (self.constant_volume or self.mask is not None):
             other = "--constant-volume" if self.constant_volume else "--mask"
-            raise ConfigError(f"--hydrostatic and {other} leave the cell nothing to do: give one of them.")
+            raise ConfigError(f"--hydrostatic and {other} contradict each other: give one of them.")
         if self.constant_volume and self.pressure:
             raise ConfigError("--pressure does nothing at --constant-volume: give one of them.")

@@ -183,16 +183,13 @@ class NequIPModel:
     def _require_known_modules(self) -> int:
         """The number of layers."""
         dump = self.dump
-        if dump.modules.get("model", {}).get("class") != "ForceStressOutput":
-            dump.refuse(
-                f"{dump.modules.get('model', {}).get('class')} as a model", "energies and their derivatives"
-            )
+        if (kind := dump.modules["model"]["class"]) != "ForceStressOutput":
+            dump.refuse(f"the model {kind}", "energies and their derivatives")
         found = dump.children(self.func)
         if "allegro" in found:
             dump.refuse(
-                "Allegro as nequip-allegro has it: products of radial functions and embeddings, and scalars "
-                "of all layers side by side",
-                "equipot's Allegro adds up and averages them",
+                "Allegro with products of radial functions and embeddings, and scalars of layers in a row",
+                "its Allegro puts elements beside radial functions, and adds up the scalars of layers",
             )
         layers = sum(kind == "ConvNetLayer" for kind in found.values())
         known = _BEFORE | {f"layer{k}_convnet": "ConvNetLayer" for k in range(layers)} | _AFTER
@@ -208,8 +205,9 @@ class NequIPModel:
             if kind != "Gate":
                 dump.refuse(f"the nonlinearity {kind}", "only Gate")
         for name, module in dump.modules.items():
-            known_function = "tanh" if module["class"] == "normalize2mom" and self._is_odd(name) else "silu"
-            if module["class"] == "normalize2mom" and module["f"] != known_function:
+            if module["class"] != "normalize2mom":
+                continue
+            if module["f"] != ("tanh" if self._is_odd(name) else "silu"):
                 dump.refuse(f"the activation {module['f']} ({name})", "silu, and tanh of pseudoscalars")
         return layers
 

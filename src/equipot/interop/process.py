@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from equipot.errors import ModelFileError
 from equipot.interop.nequip import Dump
 from equipot.interop.nequip_dump import NOT_INSTALLED
 
-_SCRIPT = Path(__file__).with_name("nequip_dump.py")
+SCRIPT = Path(__file__).with_name("nequip_dump.py")
 
 
 def is_nequip(path: Path) -> bool:
@@ -32,11 +32,12 @@ def is_nequip(path: Path) -> bool:
         )
     if path.name.endswith(".nequip.zip"):
         return True
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+            return any(b"nequip." in archive.read(name) for name in pickles)
+    except Exception:  # not an archive, or damaged, which is said where it is read
         return False
-    with zipfile.ZipFile(path) as archive:
-        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        return any(b"nequip." in archive.read(name) for name in pickles)
 
 
 def dump(path: Path, python: str | None) -> Dump:
@@ -56,9 +57,16 @@ def evaluate(
     path: Path, python: str | None, structures: Sequence[Atoms]
 ) -> list[tuple[float, NDArray, NDArray]]:
     """Energy (eV), forces (eV/Å) and stress (eV/Å³) of each, in float64. Raises as `dump`."""
+    content = _run(python, "evaluate", path, as_arrays(structures))
+    with np.load(io.BytesIO(content), allow_pickle=False) as found:
+        return by_structure(found, structures)
+
+
+def as_arrays(structures: Sequence[Atoms]) -> dict[str, NDArray]:
+    """As the script reads them."""
     last = np.cumsum([len(atoms) for atoms in structures])
     first = last - [len(atoms) for atoms in structures]
-    arrays = {
+    return {
         "first": first,
         "last": last,
         "numbers": np.concatenate([atoms.numbers for atoms in structures]),
@@ -66,9 +74,14 @@ def evaluate(
         "cell": np.array([atoms.cell.array for atoms in structures]),
         "pbc": np.array([atoms.pbc for atoms in structures]),
     }
-    with np.load(io.BytesIO(_run(python, "evaluate", path, arrays)), allow_pickle=False) as found:
-        forces = [found["forces"][a:b] for a, b in zip(first, last, strict=True)]
-        return list(zip(found["energy"].tolist(), forces, found["stress"], strict=True))
+
+
+def by_structure(
+    found: Mapping[str, NDArray], structures: Sequence[Atoms]
+) -> list[tuple[float, NDArray, NDArray]]:
+    """What the script writes of them."""
+    forces = np.split(found["forces"], np.cumsum([len(atoms) for atoms in structures])[:-1])
+    return list(zip(found["energy"].tolist(), forces, found["stress"], strict=True))
 
 
 def _run(python: str | None, command: str, path: Path, arrays: dict[str, NDArray] | None = None) -> bytes:
@@ -81,7 +94,7 @@ def _run(python: str | None, command: str, path: Path, arrays: dict[str, NDArray
         files = [str(given)] * (arrays is not None) + [str(out)]
         try:
             done = subprocess.run(
-                [python, str(_SCRIPT), command, str(path), *files],
+                [python, str(SCRIPT), command, str(path), *files],
                 capture_output=True,
                 text=True,
                 check=False,

@@ -31,10 +31,22 @@ def kernel_tables(table: PathTable) -> tuple[Tensor, Tensor]:
 
 
 class Convolution(nn.Module):
-    """Sum over neighbors of (neighbor features ⊗ edge harmonics) × radial weights.
+    """Sum over neighbors of (neighbor's features ⊗ edge's harmonics) × weights of the edge.
 
-    :func:`equipot.ops.reference.convolution` says what it computes. The kernel has first and second
-    derivatives. On a GPU it is compiled at the first call (csrc/gpu_code.h).
+        out[i, p, k, c] = Σ_{e: center(e)=i} w[e, p, c] Σ_{i'j} C^p[k, i', j] Y[e, j] x[neighbor(e), i', c]
+
+    for every path p and channel c: e3nn's ``TensorProduct`` with "uvu" paths, weights for each edge and
+    component normalisation, and the sum that follows. The weights may be any function of the edge. Nothing
+    as long as edges × paths × components is stored; there are first and second derivatives by x, Y and w. On
+    a GPU the kernel is compiled at the first call (csrc/gpu_code.h). An `EquivariantLinear` from
+    ``irreps_out`` mixes the channels. Source: Batzner et al., Nat. Commun. 13, 2453 (2022), eq. 7.
+
+    >>> from equipot.ops.paths import convolution_paths
+    >>> convolution = Convolution(convolution_paths("8x0e+4x1o", "0e+1o", "8x0e+4x1o"))
+    >>> convolution.irreps_out  # side by side: 0e of 0⊗0 and 1⊗1, 1o of 0⊗1 and 1⊗0
+    12x0e+12x1o
+    >>> convolution.num_weights
+    24
 
     Raises:
         ValueError: a degree exceeds 4.
@@ -44,6 +56,7 @@ class Convolution(nn.Module):
         super().__init__()
         load_operators()
         self.num_weights = table.num_weights
+        self.irreps_in, self.irreps_out = table.irreps_in, table.irreps_out
         self.dim_out = table.irreps_out.dim
         degree = max(max(path.l_in, path.l_out) for path in table.paths)
         if degree > MAX_DEGREE:
@@ -53,7 +66,20 @@ class Convolution(nn.Module):
         self.register_buffer("coefficients", coefficients, persistent=False)
 
     def forward(self, x: Tensor, sh: Tensor, weights: Tensor, edge_index: Tensor) -> Tensor:
-        """x (N, irreps_in.dim), sh (E, irreps_sh.dim), weights (E, num_weights) → (N, irreps_out.dim)."""
+        """One row for each row of x: the sum over the edges whose center it is.
+
+        Args:
+            x: (N, irreps_in.dim), blocks of irreps, each (2l+1, channels).
+            sh: (E, irreps_sh.dim), `SphericalHarmonics` of the edges' directions; all have the dtype of x.
+            weights: (E, num_weights), in the order of the table's ``paths``, ``channels`` of each.
+            edge_index: (2, E) int64, centers and neighbors, in any order; both are rows of x.
+
+        Returns:
+            (N, irreps_out.dim), zero where no edge ends.
+
+        Raises:
+            RuntimeError: shapes or dtypes that do not fit, an atom that is not there.
+        """
         return torch.ops.equipot.convolution(
             x, sh, weights, edge_index, self.paths, self.coefficients, self.dim_out
         )

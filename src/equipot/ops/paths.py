@@ -108,12 +108,26 @@ def coupling(l_out: int, l_in: int, l_sh: int) -> Tensor:
     return o3.wigner_3j(l_out, l_in, l_sh, dtype=torch.float64) * (2 * l_out + 1) ** 0.5
 
 
-def convolution_paths(irreps_in: o3.Irreps, irreps_sh: o3.Irreps, irreps_target: o3.Irreps) -> PathTable:
-    """Every path from ``irreps_in`` ⊗ ``irreps_sh`` into an irrep that occurs in ``irreps_target``."""
+def convolution_paths(
+    irreps_in: o3.Irreps | str, irreps_sh: o3.Irreps | str, irreps_target: o3.Irreps | str
+) -> PathTable:
+    """Every path from ``irreps_in`` ⊗ ``irreps_sh`` into an irrep that occurs in ``irreps_target``.
+
+    ``irreps_sh``: those of the spherical harmonics, as `harmonic_irreps` or ``0e+1o+2e``. How many channels
+    ``irreps_target`` has does not matter.
+
+    Raises:
+        ValueError: other harmonics; or no product gives one of the target's irreps.
+    """
+    irreps_in, irreps_sh, irreps_target = map(o3.Irreps, (irreps_in, irreps_sh, irreps_target))
+    if [(mul, ir.l) for mul, ir in irreps_sh] != [(1, degree) for degree in range(len(irreps_sh))]:
+        raise ValueError(f"expected one harmonic of each degree from 0, as in 0e+1o+2e, found {irreps_sh}")
     found = []  # (in_block, ir_out, l_sh)
     for in_block, (_, ir_in) in enumerate(irreps_in):
         for _, ir_sh in irreps_sh:
             found += [(in_block, ir, ir_sh.l) for ir in ir_in * ir_sh if ir in irreps_target]
+    if not found:
+        raise ValueError(f"no product of {irreps_in} with {irreps_sh} gives one of {irreps_target}")
     found.sort(key=lambda item: (item[0], item[1].l, item[1].p, item[2]))
 
     irreps_out = o3.Irreps(

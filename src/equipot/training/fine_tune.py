@@ -19,6 +19,7 @@ from equipot.models.parts import freeze, learning_rate_factors
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
 from equipot.training.outputs import output_statistics
+from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
 _MAY_DIFFER = {"dtype", "trainable_scale_shift", "radial_intervals"}
@@ -147,7 +148,7 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
         f"Starting from {source.path}: its scale and what sums over neighbors are divided by "
         f"({built_from['avg_num_neighbors'] ** 0.5:.2f}) are kept."
     ]
-    lines += _what_changes(source, now, names, origins)
+    lines += _what_changes(source, now, names, origins, config.fine_tune.freeze)
     return Start(potential.train(), built_from, statistics, lines, levels_from=origins)
 
 
@@ -245,13 +246,22 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
 
 
 def _what_changes(
-    source: Checkpoint, species: Sequence[str], names: Sequence[str | None], origins: Sequence[int]
+    source: Checkpoint,
+    species: Sequence[str],
+    names: Sequence[str | None],
+    origins: Sequence[int],
+    frozen: Sequence[str],
 ) -> list[str]:
     before, lines = source.built_from["species"], []
     new = [symbol for symbol in species if symbol not in before]
     gone = [symbol for symbol in before if symbol not in species]
     if new:
         lines.append(f"New elements: {', '.join(new)}; their weights start as the mean of the others'.")
+    if new and "embedding" in frozen:
+        lines.append(
+            f"{WARNING}what the model sees of {', '.join(new)} stays that mean: take embedding out of "
+            "fine_tune.freeze."
+        )
     if gone:
         lines.append(f"Elements without training data are left out: {', '.join(gone)}.")
     lost = [level for level in source.levels if level not in names and len(source.levels) > 1]
