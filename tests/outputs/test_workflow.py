@@ -212,7 +212,7 @@ def test_sizes_come_from_the_labels(data):
     sizes = np.array([frame.num_atoms for frame in frames])
     assert found["dipole"]["scale"] == pytest.approx([np.sqrt((dipoles**2 / sizes[:, None]).mean())] * 3)
     assert found["dipole"]["spread"] == pytest.approx(np.sqrt((dipoles**2).mean()))
-    # Isotropic parts are fitted to the composition, weighted as energies per atom: what is left is orthogonal.
+    # Isotropic parts are fitted to the composition, weighted as energies per atom; the rest is orthogonal.
     counts = np.array([[(frame.atomic_numbers == z).sum() for z in (1, 6, 8)] for frame in frames])
     isotropic = np.array([np.trace(frame.values["alpha"]) for frame in frames]) / 3**0.5
     shift = np.array(found["alpha"]["shift"])
