@@ -28,6 +28,7 @@ def test_example_of_the_reference_page_is_a_valid_configuration(load):
 def test_schema_is_json_and_closed():
     schema = json.loads(json.dumps(json_schema()))
     assert schema["required"] == ["data"]
+    # The others have the names of outputs, too.
     closed = [s for s in sections(schema) if s.place[-1:] not in (("labels",), ("units",), ("loss",))]
     assert all(
         section.node["additionalProperties"] is False for section in closed
