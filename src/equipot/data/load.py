@@ -90,21 +90,34 @@ def load_datasets(
         held = {"validation": held_out, "test": test}
         others = {name: held[name] for name in held if not (drawn and name == "validation")}
         _report(check_sets(pool, others, {"training": train, **held}, trained), data.checks)
+    found = _prepared(data, cutoff, kept, train, held_out, test, isolated, split)
+    if checked:
+        _report(check_reference_energies(found.statistics.energy_residual_rms), data.checks)
+    return found
+
+
+def _prepared(
+    data: DataConfig,
+    cutoff: float,
+    kept: Collection[str],
+    train: Pool,
+    validation: Pool,
+    test: Pool,
+    isolated: Pool,
+    split: Split,
+) -> Datasets:
+    """Graphs and statistics of frames that have been split."""
     unseen = set(kept) - set(train.columns.symbols)
     species = sorted([*train.columns.symbols, *unseen], key=atomic_numbers.__getitem__)
-    species = list(data.species) if data.species else species
-    levels = list(data.levels)
+    species, levels = list(data.species or species), list(data.levels)
     train_set = _dataset(train, species, cutoff, levels)
-    statistics = compute_statistics(train_set, list(isolated), _mode(data), unseen)
-    if checked:
-        _report(check_reference_energies(statistics.energy_residual_rms), data.checks)
     return Datasets(
         train=train_set,
-        validation=_dataset(held_out, species, cutoff, levels),
+        validation=_dataset(validation, species, cutoff, levels),
         test=_dataset(test, species, cutoff, levels) if len(test) else None,
         species=species,
         levels=levels,
-        statistics=statistics,
+        statistics=compute_statistics(train_set, list(isolated), _mode(data), unseen),
         split=split,
     )
 
