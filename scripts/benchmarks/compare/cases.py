@@ -13,6 +13,13 @@ CUTOFF = 5.0
 COMMON = {"cutoff": CUTOFF, "l_max": 2, "parity": True, "num_bessel": 8, "polynomial_cutoff": 6}
 # The keys of equipot's section ``model``; the workers of the peers translate them.
 NEQUIP = {"type": "nequip", **COMMON, "layers": 4, "channels": 64, "radial_hidden": [64, 64]}
+# What NequIP's own presets of its foundation models say.
+_PRESET = {"parity": False, "radial_hidden": [128], "embedding_channels": 32, "first_self_connection": False}
+PRESETS = {
+    "S": NEQUIP | _PRESET | {"layers": 2, "l_max": 1, "channels": [128, 64]},
+    "M": NEQUIP | _PRESET | {"layers": 4, "l_max": 2, "channels": [128, 64, 32]},
+    "L": NEQUIP | _PRESET | {"layers": 6, "l_max": 3, "channels": [128, 64, 32, 32]},
+}
 ALLEGRO = {
     "type": "allegro",
     **COMMON,
@@ -133,7 +140,7 @@ def _md_case(
         _peer(first, f"{label}, AOTInductor", "nequip", "aotinductor"),
         _peer(first, f"{label}, eager", "nequip"),
     ]
-    if model["type"] == "nequip":
+    if model is NEQUIP:
         contenders.append(_peer(first, "MACE, eager", "mace"))
     return Case(name, title, contenders)
 
@@ -183,6 +190,14 @@ _MAKERS = {
     "md-allegro-water": ("Allegro: MD step, water", partial(_md_case, ALLEGRO, _box)),
     "sevennet-silicon": ("SevenNet-0: MD step, 216 silicon atoms", partial(_pretrained_case, _crystal)),
     "sevennet-water": ("SevenNet-0: MD step, water", partial(_pretrained_case, _box)),
+    **{
+        f"nequip-{preset.lower()}-{name}": (
+            f"NequIP's preset {preset}: MD step, {what}",
+            partial(_md_case, model, structure),
+        )
+        for preset, model in PRESETS.items()
+        for name, what, structure in (("silicon", "216 silicon atoms", _crystal), ("water", "water", _box))
+    },
     "scaling-silicon": ("equipot's NequIP: MD step, silicon", partial(_scaling_atoms, NEQUIP, False)),
     "scaling-water": ("equipot's NequIP: MD step, water", partial(_scaling_atoms, NEQUIP, True)),
     "scaling-allegro-water": ("equipot's Allegro: MD step, water", partial(_scaling_atoms, ALLEGRO, True)),

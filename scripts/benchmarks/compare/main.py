@@ -1,7 +1,7 @@
 """equipot beside NequIP, Allegro, MACE and SevenNet: same structures, hyperparameters and threads, in turns.
 
     python scripts/benchmarks/compare/main.py [--case NAME ...] [--threads 1] [--repeats 7]
-        [--molecules FILE] [--water FILE] [--peer sevennet] [--output benchmark-results]
+        [--molecules FILE] [--water FILE] [--peer sevennet|nequip] [--output benchmark-results]
 
 Run it with equipot's interpreter. The peers get virtual environments of their own in .benchmark-envs unless
 --nequip-python, --mace-python or --sevennet-python name interpreters that have them. Every contender is a
@@ -15,7 +15,8 @@ embedding of the species, equipot's on the species themselves, so the embedding 
 there are species: with NequIP's default, 64, a step costs it a third more. equipot draws splines through its
 radial networks; "no splines" trains with these evaluated at every edge, as the peers do.
 
-SevenNet's cases run its pretrained model 7net-0, which equipot imports, deploys and evaluates.
+SevenNet's cases run its pretrained model 7net-0, which equipot imports, deploys and evaluates; those of
+`--peer nequip` the presets S, M and L of NequIP's foundation models, with random weights.
 
 The ratio is a peer's time over equipot's, the median over rounds. "prepared in" holds model, neighbor lists,
 compilation and the first steps; the peak is that of the steps after it.
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
         "--case", action="append", choices=list(TITLES), metavar="NAME", help="may be repeated; default: all"
     )
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
-    parser.add_argument("--peer", choices=["sevennet"], help="only the cases of its pretrained models")
+    parser.add_argument("--peer", choices=["sevennet", "nequip"], help="only the cases of its models")
     parser.add_argument(
         "--skip", action="append", default=[], metavar="TEXT", help="contenders with this in their name"
     )

@@ -69,7 +69,7 @@ def settings(request: dict) -> dict:
             **basis,
             "num_features": model["channels"],
             # The self-connection acts on this embedding; equipot's acts on the species.
-            "type_embed_num_features": len(request["species"]),
+            "type_embed_num_features": model.get("embedding_channels", len(request["species"])),
             "radial_mlp_depth": len(model["radial_hidden"]),
             "radial_mlp_width": model["radial_hidden"][0],
         }
