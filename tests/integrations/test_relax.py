@@ -306,10 +306,11 @@ def test_packed_lists_are_complete(model_file):
     model, rng = load_deployed(model_file, "cpu"), np.random.default_rng(0)
     structures = dict(enumerate([*crystals(5), molecule("CH3OH")]))
     packed = PackedList(4.0, 0.5)
-    for round_ in range(12):
-        keys = sorted(rng.permutation(len(structures))[: 2 + round_ % 4].tolist())
+    for step in range(80):
+        if step % 20 == 0:
+            keys = sorted(rng.permutation(len(structures))[: 3 + step // 20].tolist())
         for atoms in structures.values():
-            atoms.positions += rng.normal(scale=0.03, size=atoms.positions.shape)
+            atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
             if atoms.pbc.all():
                 strain = np.eye(3) + rng.normal(scale=0.004, size=(3, 3))
                 atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
@@ -327,7 +328,12 @@ def test_packed_lists_are_complete(model_file):
             strict=True,
         ):
             np.testing.assert_allclose(found, right, atol=1e-9)
-    assert packed.builds < 40
+    assert packed.builds < 200  # of 360
+    atoms = bulk("C", "fcc", 3.4)
+    packed.edges(_pack([atoms], model))
+    atoms.set_cell(0.82 * atoms.cell.array, scale_atoms=True)  # brings the fourth shell in, and moves no atom
+    expected = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 4.0)[0].shape
+    assert packed.edges(_pack([atoms], model)).index.shape == expected
 
 
 def _sorted(table):
