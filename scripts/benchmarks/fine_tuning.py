@@ -2,8 +2,8 @@
 
     scripts/benchmark fine-tuning NAME TRAIN TEST --model 7net-0.ckpt [--sizes 10 30 100] [KEY=VALUE ...]
 
-The frames of TRAIN are shuffled; the first N are all that is known, and each recipe draws its validation
-frames from them. configs/fine_tune.yaml is taken as it is, but for the paths. Then a model is trained from
+The frames of TRAIN are shuffled; the first N are all that is known, and a fifth of them, drawn at random, is
+the validation set. configs/fine_tune.yaml is taken as it is, but for the paths. Then a model is trained from
 scratch with --scratch, for as many epochs as take the same processor time (measured before, on the same
 frames); KEY=VALUE changes that recipe alone. Both are tested on --test-frames frames of TEST.
 OUTPUT/results.json, which other names are added to, and OUTPUT/fine_tuning.svg are written after every
@@ -80,10 +80,10 @@ def from_scratch(
     arguments: argparse.Namespace, train_file: Path, test_file: Path, run: Path, frames: int, seconds: float
 ) -> dict:
     """A training from scratch on ``frames`` frames that takes ``seconds`` of processor time."""
-    paths = [f"data.train={train_file}", "data.test=null", f"run.directory={run}"]
+    fixed = [f"data.train={train_file}", "data.test=null", "data.validation=0.2", f"run.directory={run}"]
 
     def config(epochs: int) -> Config:
-        return load_config(arguments.scratch, [*paths, *arguments.overrides, f"training.epochs={epochs}"])
+        return load_config(arguments.scratch, [*fixed, *arguments.overrides, f"training.epochs={epochs}"])
 
     pilots = 2, 2 + max(4, round(_PILOT_FRAMES / frames))
     first, second = (timed(config(epochs))[1] for epochs in pilots)
@@ -135,7 +135,7 @@ def plot(results: list[dict], path: Path) -> None:
             if imported and quantity == "forces":
                 axes.axhline(imported[0], color="0.5", linestyle="--", linewidth=1, label="as imported")
             axes.set(xscale="log", yscale="log", ylabel=f"{quantity} MAE ({unit})")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(NullFormatter())
             sizes = sorted({r["frames"] for r in rows if r["frames"]})

@@ -2,8 +2,9 @@
 
 They take turns, and every rank has one thread. Strong scaling keeps the atoms, weak scaling those per rank.
 The model has random weights and the sizes of `compare` (NequIP: 4 layers, 64 channels, l_max 2, cutoff 5 Å);
-`--peer deepmd` adds DeePMD-kit's DeepPot-SE of default size, in an environment of its own. CPU seconds are
-those of a rank, waiting for others included.
+`--peer deepmd` adds DeePMD-kit's DeepPot-SE of default size, in an environment of its own; `--peer sevennet`
+takes 7net-0 for the model and adds SevenNet's pair style, on one rank. CPU seconds are those of a rank,
+waiting for others included.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 from cases import ALLEGRO, NEQUIP
 from lammps_deepmd import ONE_THREAD, deepmd_programs, deploy_deepmd
+from lammps_sevennet import SevenNet
 from pydantic import TypeAdapter
 from structures import describe, silicon, water
 
@@ -74,6 +76,7 @@ class PairStyle:
     programs: Path  # folder of mpiexec and lmp
     commands: str
     environment: dict[str, str]
+    most_ranks: int = 10**6
 
 
 def main() -> None:
@@ -86,7 +89,7 @@ def main() -> None:
         styles = pair_styles(options, atoms, folder)
         runs = {("ASE", "strong", 1): lambda: by_ase(folder / "model.pt", atoms.copy(), options.steps)}
         for style in styles:
-            for ranks in options.ranks:
+            for ranks in [number for number in options.ranks if number <= style.most_ranks]:
                 for kind, larger in (("strong", atoms), ("weak", atoms.repeat((1, 1, ranks)))):
                     if kind == "strong" or ranks > 1:
                         place = folder / f"{style.name}-{kind}-{ranks}"
@@ -115,7 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--atoms", type=int, default=4096, help="of silicon, about")
     parser.add_argument("--per-edge", type=int, default=11, help="water molecules along an edge of the box")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--peer", choices=["deepmd"], help="a pair style beside equipot's")
+    parser.add_argument("--peer", choices=["deepmd", "sevennet"], help="a pair style beside equipot's")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -139,7 +142,12 @@ def deploy(model: dict, atoms: Atoms, path: Path) -> list[str]:
 def pair_styles(options: argparse.Namespace, atoms: Atoms, folder: Path) -> list[PairStyle]:
     """equipot's and the peer's, with their model files in ``folder``."""
     model = MODELS[options.model]
-    species = deploy(model, atoms, folder / "model.pt")
+    if options.peer == "sevennet":
+        sevennet = SevenNet()
+        species = sorted(set(atoms.symbols), key=lambda symbol: atomic_numbers[symbol])
+        sevennet.write_ours(folder / "model.pt", species)
+    else:
+        species = deploy(model, atoms, folder / "model.pt")
     elements = " ".join(species)
     environment = {"LAMMPS_PLUGIN_PATH": str(build_plugin(find_lammps()).parent)}
     commands = f"pair_style equipot\npair_coeff * * {folder / 'model.pt'} {elements}"
@@ -150,6 +158,11 @@ def pair_styles(options: argparse.Namespace, atoms: Atoms, folder: Path) -> list
         deploy_deepmd(programs, few, species, model["cutoff"], folder / "model.pb")
         commands = f"pair_style deepmd {folder / 'model.pb'}\npair_coeff * * {elements}"
         styles.append(PairStyle("deepmd", programs, commands, {"LAMMPS_PLUGIN_PATH": ""}))
+    if options.peer == "sevennet":
+        sevennet.write_theirs(folder / "sevennet.pt")
+        commands = f"newton on\npair_style e3gnn\npair_coeff * * {folder / 'sevennet.pt'} {elements}"
+        place = sevennet.plugin(sevennet.python.parents[1] / "e3gnn")
+        styles.append(PairStyle("sevennet", BIN, commands, {"LAMMPS_PLUGIN_PATH": str(place)}, most_ranks=1))
     return styles
 
 

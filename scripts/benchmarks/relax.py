@@ -1,10 +1,12 @@
 """Relaxation with cells: 100 small crystals by `equipot relax`, and one after the other by ASE's optimizers.
 
 Both until the same largest force and stress. Of ASE's optimizers and filters the one that takes the least
-processor time for the first tenth relaxes all. Processor time of one process on one thread.
+processor time for the first tenth relaxes all. TorchSim's FIRE, where it is installed, has the same model.
+Processor time of one process on one thread.
 """
 
 import argparse
+import importlib.util
 import tempfile
 import time
 from collections import defaultdict
@@ -76,6 +78,11 @@ def main() -> None:
     spent.clear()
     rows, ours = by_equipot(structures, model, arguments.optimizer)
     report("equipot relax", ours, spent, sum(row["converged"] for row in rows))
+
+    if importlib.util.find_spec("torch_sim") is not None:
+        spent.clear()
+        theirs, there = by_torchsim(structures, model)
+        report("TorchSim's unit_cell_fire", theirs, spent, there)
 
     lower = np.array([row["energy_eV_per_atom"] for row in rows]) - energies
     same = abs(lower) < SAME
@@ -155,6 +162,26 @@ def by_equipot(structures, model, optimizer) -> tuple[list[dict], float]:
         start = time.process_time()
         result = run_relax([Path(folder) / "in.xyz"], model, Path(folder) / "out", settings)
         return result.table, time.process_time() - start
+
+
+def by_torchsim(structures, model) -> tuple[float, int]:
+    """Processor time (s), and how many have converged, of its batched FIRE with equipot's model."""
+    import torch
+    import torch_sim as ts
+
+    from equipot.integrations.torchsim import EquipotModel
+
+    def converged(state, _):
+        force = ts.quantities.systemwise_max_force(state)
+        return (force < FORCE) & (state.stress.abs().amax(dim=(1, 2)) < STRESS * GPA)
+
+    torch.set_num_threads(1)
+    start = time.process_time()
+    state = ts.optimize(
+        system=structures, model=EquipotModel(model), optimizer=ts.optimizers.unit_cell_fire,
+        convergence_fn=converged, max_steps=STEPS, steps_between_swaps=1,
+    )  # fmt: skip
+    return time.process_time() - start, int(converged(state, None).sum())
 
 
 def report(name: str, seconds: float, spent: dict[str, float], converged: int) -> None:

@@ -22,6 +22,7 @@ _ENERGY = {
     "kJ/mol": 0.010364269574711572,
 }
 _LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
+_DEBYE = 0.20819433442462576  # e Å
 _PRESSURE = {"GPa": GPA, "MPa": 1e-3 * GPA, "kbar": 0.1 * GPA, "bar": 1e-4 * GPA, "Pa": 1e-9 * GPA}
 ENERGY_UNITS = tuple(_ENERGY)
 LENGTH_UNITS = tuple(_LENGTH)
@@ -87,6 +88,44 @@ def known_unit(text: object, powers: Powers) -> str | None:
     """The unit that a file means by ``text``, which may be spelled in other ways; None if it is none."""
     plain = str(text).strip().lower().replace("**", "^").replace("³", "^3").removeprefix("-")
     return _spelled(powers).get(re.sub(r"(?<=[a-zå])3$", "^3", plain))
+
+
+def compound_unit(text: str) -> tuple[float, dict[str, int]]:
+    """Size (eV, Å, e) and powers of the dimensions of a product such as ``e*Ang`` or ``e²Å²/eV``.
+
+    Raises:
+        ConfigError: a factor is not known, or not a name with a power.
+    """
+    superscripts = str.maketrans("⁻¹²³⁴", "-1234")
+    plain = re.sub("([⁻¹²³⁴]+)", r"^\1*", text).translate(superscripts).replace("**", "^").strip("* ")
+    size, powers = 1.0, {}
+    for sign, factor in re.findall(r"([*/·]?)\s*([^*/·]+)", plain):
+        name, _, power = factor.strip().partition("^")
+        if name not in _FACTORS or not re.fullmatch(r"-?\d*", power):
+            near = next(iter(difflib.get_close_matches(name, _FACTORS, 1, 0.4)), None)
+            hint = f" Did you mean '{near}'?" if near else ""
+            known = ", ".join(name for name in _FACTORS if name != "1")
+            raise ConfigError(
+                f"Unknown factor '{factor.strip()}' in the unit '{text}'; known: {known}.{hint}"
+            )
+        one, dimension = _FACTORS[name]
+        exponent = int(power or 1) * (-1 if sign == "/" else 1)
+        size *= one**exponent
+        for kind, own in dimension.items():
+            powers[kind] = powers.get(kind, 0) + own * exponent
+    return size, {kind: power for kind, power in powers.items() if power}
+
+
+_FACTORS: dict[str, tuple[float, dict[str, int]]] = {
+    **{name: (size, {"energy": 1}) for name, size in _ENERGY.items() if "/" not in name},
+    **{name: (size, {"length": 1}) for name, size in (*_LENGTH.items(), ("Å", 1.0), ("a0", _LENGTH["Bohr"]))},
+    "1": (1.0, {}),
+    "e": (1.0, {"charge": 1}),
+    "Debye": (_DEBYE, {"charge": 1, "length": 1}),
+    "D": (_DEBYE, {"charge": 1, "length": 1}),
+    "muB": (1.0, {"moment": 1}),
+    "cm": (1e8, {"length": 1}),
+}
 
 
 @cache

@@ -116,6 +116,18 @@ def test_dynamics_needs_no_torch(tmp_path):
     assert (tmp_path / "md" / "plot.png").is_file()
 
 
+def test_phonons_need_no_torch(tmp_path):
+    structure = tmp_path / "si.xyz"
+    structure.write_text(
+        '2\nLattice="0 2.7 2.7 2.7 0 2.7 2.7 2.7 0" pbc="T T T" Properties=species:S:1:pos:R:3\n'
+        "Si 0 0 0\nSi 1.35 1.35 1.35\n"
+    )
+    command = ("phonons", str(structure), "--model", str(SILICON), "--device", "cpu", "--max-stress", "inf")
+    command += ("--supercell", "2x2x2", "--no-checks", "--mesh", "10", "--output", str(tmp_path / "phonons"))
+    assert "torch" not in imported(*command)
+    assert (tmp_path / "phonons/phonons.json").is_file()
+
+
 @pytest.mark.parametrize("command", ["info", "check --help", "md --help", "evaluate --help"])
 def test_commands_that_evaluate_nothing_need_no_torch(command):
     assert "torch" not in imported(*command.split(), *([str(SILICON)] if command == "info" else []))

@@ -27,9 +27,13 @@ TIGHT = {"force": 1e-4, "stress": 0.01}
 
 
 def crystals(count=6, seed=0):
-    """Distorted, of one to eight atoms. Their volumes fit the stand-in, not the elements."""
+    """Distorted, near minima of the stand-in, whose bonds are not those of the elements."""
     rng = np.random.default_rng(seed)
-    kinds = [bulk("C", "fcc", 3.0), bulk("C", "fcc", 3.0, cubic=True), bulk("CO", "rocksalt", 4.4)]
+    kinds = [
+        bulk("C", "fcc", 3.0),
+        bulk("C", "fcc", 3.0, cubic=True),
+        bulk("CO", "cesiumchloride", 2.6) * (1, 1, 2),
+    ]
     kinds += [bulk("O", "bcc", 2.6, cubic=True) * (2, 1, 1), bulk("HC", "cesiumchloride", 2.7)]
     found = []
     for number in range(count):

@@ -96,8 +96,12 @@ class PlainSevenNet(nn.Module):
             self.add_module(f"{t}_self_interaction_2", second)
             irreps = out
         hidden = f"{irreps.dim // 2}x0e"
-        self.reduce_input_to_hidden = linear(irreps, hidden, "use_modal_output_block", biases=biases)
-        self.reduce_hidden_to_energy = Part(linear=o3.Linear(hidden, "1x0e", biases=biases))
+        if config["readout_as_fcn"]:
+            sizes = [irreps.dim, *config["readout_fcn_hidden_neurons"], 1]
+            self.readout_FCN = Part(fcn=FullyConnectedNet(sizes, nn.functional.silu))
+        else:
+            self.reduce_input_to_hidden = linear(irreps, hidden, "use_modal_output_block", biases=biases)
+            self.reduce_hidden_to_energy = Part(linear=o3.Linear(hidden, "1x0e", biases=biases))
         shape = (modals, species) if modals else (species,)
         shift, scale = nn.Parameter(10 * torch.randn(shape)), nn.Parameter(0.5 + torch.rand(species))
         if config.get("use_modal_wise_scale"):
@@ -176,7 +180,10 @@ class PlainSevenNet(nn.Module):
             total = torch.zeros(len(types), messages.shape[1]).index_add(0, edge_index[0], messages)
             total = total / convolution.denominator
             x = gate(apply(getattr(self, f"{t}_self_interaction_2"), total) + kept)
-        energy = self.reduce_hidden_to_energy.linear(apply(self.reduce_input_to_hidden, x))
+        if config["readout_as_fcn"]:
+            energy = self.readout_FCN.fcn(x)
+        else:
+            energy = self.reduce_hidden_to_energy.linear(apply(self.reduce_input_to_hidden, x))
         scale, shift = self.rescale_atomic_energy.scale, self.rescale_atomic_energy.shift
         scale, shift = (values if values.ndim == 1 else values[modal] for values in (scale, shift))
         return energy[:, 0] * scale[types] + shift[types]

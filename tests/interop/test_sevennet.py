@@ -22,6 +22,7 @@ MODAL = {
     **{f"use_modal_{part}": True for part in ("node_embedding", "self_inter_intro", "output_block")},
     "use_modal_self_inter_outro": True,
 }
+READOUT = {"readout_as_fcn": True, "readout_fcn_hidden_neurons": [7, 5], "readout_fcn_activation": "silu"}
 KINDS = {
     "as SevenNet-0": {"irreps_manual": ["6x0e", *["6x0e+4x1e+3x2e"] * 2, "6x0e"]},
     "old names, solid harmonics": {"version": "0.9.0", "_normalize_sph": False},
@@ -30,6 +31,7 @@ KINDS = {
     "levels, biases": {
         **MODAL, "use_modal_node_embedding": False, "use_bias_in_linear": True, "use_modal_wise_scale": True,
     },
+    "levels, a readout network": {**MODAL, "use_modal_wise_scale": True, **READOUT},
     "O(3), pseudoscalars": {
         "is_parity": True, "lmax": 1, "channel": 3, "layers": 6, "denominators": [1.0] * 6,
     },
@@ -41,6 +43,9 @@ KINDS = {
     "harmonics beyond the features": {"lmax": 2, "lmax_node": 1, "lmax_edge": 2},
     "each layer its own": {
         "irreps_manual": ["5x0e", "6x0e+4x1e+3x2e", "4x0e+5x1e", "8x0e"], "denominators": [4.0, 6.0, 7.5],
+    },
+    "the harmonics' parities": {
+        "is_parity": True, "irreps_manual": ["4x0e", *["4x0e+3x1o"] * 3, "4x0e"], "layers": 4,
     },
 }  # fmt: skip
 
@@ -124,7 +129,7 @@ def test_a_difference_is_found(tmp_path):
     "changes, message",
     [
         ({"act_radial": "ssp"}, "act_radial: ssp, which equipot does not have"),
-        ({"readout_as_fcn": True}, "readout_as_fcn"),
+        ({"readout_as_fcn": True}, "readout_fcn_activation: relu, which equipot does not have"),
         ({"interaction_type": "mace"}, "interaction_type: mace"),
         ({"self_connection_type": ["nequip", "linear", "linear"]}, "self_connection_type"),
         ({"cuequivariance_config": {"use": True}}, "cuEquivariance"),
@@ -134,6 +139,8 @@ def test_a_difference_is_found(tmp_path):
         ({"_modal_map": {"PBE": 0, "r2 SCAN": 1}}, "'r2 SCAN' as the name of a level"),
         ({"lmax": 1}, "weights, its irreps need"),
         ({"cutoff": None}, "lacks"),
+        ({"radial_basis": "bessel"}, "damaged, or its weights are not those of its configuration"),
+        ({"_type_map": {6: 0, 1: 1, 8: 9}}, "not those of its configuration"),
     ],
 )
 def test_what_cannot_be_expressed_is_named(changes, message, tmp_path):
@@ -143,6 +150,16 @@ def test_what_cannot_be_expressed_is_named(changes, message, tmp_path):
     with pytest.raises(ModelFileError, match=message):
         import_model(str(tmp_path / "a.pth"), tmp_path / "a.ckpt")
     assert not (tmp_path / "a.ckpt").exists()
+
+
+def test_lacking_irreps_are_named(tmp_path):
+    """Those of a layer that equipot's has and that contribute."""
+    irreps = ["4x0e", "4x0e+4x1o", "4x0e+4x1o", "4x0e+4x1o+4x1e", "4x0e+4x1o", "4x0e"]
+    path = saved(make(is_parity=True, irreps_manual=irreps, layers=5), tmp_path)
+    with pytest.raises(
+        ModelFileError, match=r"irreps 4x0e\+4x1o, which equipot does not have .*also have 1e"
+    ):
+        import_model(str(path), tmp_path / "a.ckpt")
 
 
 def test_what_levels_cannot_have_of_their_own_is_named(tmp_path):
@@ -158,6 +175,35 @@ def test_what_levels_cannot_have_of_their_own_is_named(tmp_path):
         assert not (tmp_path / "a.ckpt").exists()
     alone = import_model(str(tmp_path / "embedding.pth"), tmp_path / "a.ckpt", "R2SCAN", dtype="float64")
     require_same(alone.checkpoint.potential, by_species, 0)
+
+
+@pytest.mark.parametrize(
+    "name, weight, message",
+    [
+        ("1_convolution.weight_nn.layer1.weight", None, "lacks '1_convolution.weight_nn.layer1.weight'"),
+        (
+            "1_convolution.weight_nn.layer0.weight",
+            torch.zeros(9, 8),
+            "not those of its config.*size mismatch",
+        ),
+        ("1_convolution.weight_nn.layer2.weight", torch.zeros(6, 3), "not those.*hidden layers"),
+        ("rescale_atomic_energy.shift", torch.zeros(7), "not those .*7 numbers for 3 elements"),
+        (
+            "onehot_to_feature_x.linear.weight",
+            torch.full([12], torch.nan),
+            "not finite in 'onehot_to_feature_x",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit(name, weight, message, tmp_path):
+    content = make(layers=2).checkpoint()
+    content["model_state_dict"] |= {name: weight}
+    if weight is None:
+        del content["model_state_dict"][name]
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ModelFileError, match=message):
+        import_model(str(tmp_path / "a.pth"), tmp_path / "a.ckpt")
+    assert not (tmp_path / "a.ckpt").exists()
 
 
 class Evil:
@@ -186,8 +232,10 @@ def test_bad_files(tmp_path, monkeypatch):
     fails("truncated or damaged")
     path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     fails("damaged")
-    torch.save({"weights": 1}, path)
-    fails("no SevenNet checkpoint: expected 'config' and 'model_state_dict', found weights")
+    torch.save({"model": {"a.b": torch.zeros(1)}, "optimizer": {}}, path)  # as DeePMD's
+    fails("no SevenNet checkpoint: expected 'config' and 'model_state_dict', found model, optimizer")
+    torch.save(torch.nn.Linear(1, 1), path)  # a pickled model, as MACE's
+    fails("holds 'torch.nn.modules.linear.Linear' beside tensors")
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), path)
     fails("TorchScript")
     path.write_bytes(whole)
@@ -195,6 +243,10 @@ def test_bad_files(tmp_path, monkeypatch):
     torch.save(make(layers=2, **MODAL).checkpoint(), path)
     fails("it has no level 'pbe'. Its levels are: PBE, R2SCAN.", level="pbe")
     fails("found Si", elements=["Si"])
+    with pytest.raises(ModelFileError, match="is the file to import"):
+        import_model(str(path), path)
+    import_model(str(path), tmp_path / "b.ckpt")
+    fails("a checkpoint of equipot already", source=str(tmp_path / "b.ckpt"))
     fails("No file '7net-9'.*Did you mean '7net-0'", source="7net-9")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fails("not installed: run `pip install sevenn`", source="7net-l3i5")

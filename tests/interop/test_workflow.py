@@ -127,6 +127,15 @@ def test_several_levels(equipot, tmp_path):
     equipot("evaluate", "run", "held.xyz", "--level", "mine")
 
 
+def test_replay_is_of_one_level(equipot, tmp_path, monkeypatch, capfd):
+    torch.save(make(layers=2, **LEVELS).checkpoint(), tmp_path / "a.pth")
+    monkeypatch.setattr(sys, "argv", ["equipot", "import", "a.pth", "--replay", "3"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--replay is of one level of theory" in capfd.readouterr().err
+    assert not list(tmp_path.glob("*.xyz"))
+
+
 def test_verify_needs_sevenn(equipot, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sevenn", None)  # which makes its import fail
     torch.save(make(layers=2).checkpoint(), tmp_path / "a.pth")

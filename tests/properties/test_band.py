@@ -60,7 +60,7 @@ def test_saddle_has_one_imaginary_mode(ends, path):
 def test_path_goes_the_short_way(ends, path):
     """Also if the last structure is written with its atom in another cell."""
     wrapped = ends[1].copy()
-    wrapped.positions[-1, 0] -= wrapped.cell[0, 0]
+    wrapped.positions[-1, 0] += wrapped.cell[0, 0]
     straight = matched(ends[0], wrapped)
     assert np.linalg.norm(straight.positions - ends[0].positions, axis=1).max() < 3.0
     found = minimum_energy_path(ends[0], wrapped, 1, fmax=0.05, interpolation="linear")

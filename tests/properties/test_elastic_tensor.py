@@ -170,7 +170,7 @@ def test_refusals():
     with pytest.raises(DataError, match=r"this is a molecule"):
         elastic_tensor(water)
     for wrong in ((), (0.0,), (0.5,), (0.01, 0.01)):
-        with pytest.raises(ConfigError, match="Strains must be"):
+        with pytest.raises(ConfigError, match="--strains must be"):
             elastic_tensor(silicon(), wrong)
     with pytest.raises(SimulationError, match=r"strained by \+0.01 in yz did not relax to 1e-14"):
         elastic_tensor(silicon(), (0.01,), fmax=1e-14, steps=3)

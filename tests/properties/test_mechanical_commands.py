@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 
 from equipot import cli
-from equipot.errors import ConfigError, SimulationError
+from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.properties.elastic import elastic
 from equipot.properties.eos import eos
 from equipot.properties.neb import neb
@@ -171,7 +171,7 @@ def test_vibrations_of_a_saddle():
 def test_neb_downhill_and_settings(tmp_path):
     with pytest.raises(ConfigError, match="--method must be one of"):
         NebSettings(method="magic")
-    with pytest.raises(ConfigError, match="--spring must be above 0"):
+    with pytest.raises(ConfigError, match="--spring must be a number greater than 0"):
         NebSettings(spring=-1)
     ends = []
     for height in (2.0, 3.0):  # a wall of repulsion that is not at a minimum: refused
@@ -181,3 +181,5 @@ def test_neb_downhill_and_settings(tmp_path):
         ends.append(slab)
     with pytest.raises(SimulationError, match="is no minimum of this model"):
         neb(*ends, EMT(), Common(output=tmp_path))
+    with pytest.raises(DataError, match=r"the last Cu2: expected the same atoms"):  # before they relax
+        neb(ends[0], ends[1][:2], EMT(), Common(output=tmp_path))

@@ -50,6 +50,13 @@ def test_relaxing_positions_only_keeps_cell_and_symmetry():
     assert start.described["space_group"] == start.described["space_group_relaxed"] == "P6_3/mmc (194)"
 
 
+def test_a_symmetry_that_is_nearly_there_is_named(caplog):
+    atoms = bulk("Ar", "fcc", A0, cubic=True)
+    atoms.positions[0, 0] += 0.004
+    prepare(atoms, nearest_neighbors())
+    assert "with --symprec 0.01 it would be Fm-3m (225)" in caplog.text
+
+
 def test_molecules_and_crystals_are_told_apart():
     with pytest.raises(DataError, match="expected a crystal"):
         prepare(molecule("H2O"), nearest_neighbors(), periodic=True)

@@ -18,6 +18,7 @@ from equipot.config import config_from_dict
 from equipot.data.batching import Budget, StepSampler
 from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.checkpoint import load_checkpoint
+from equipot.deploy.ensemble import deploy_any
 from equipot.errors import ConfigError, DataError, TrainingError
 from equipot.evaluation.elements import place, plot_elements
 from equipot.evaluation.metrics import summary
@@ -235,9 +236,9 @@ def test_interrupted_training_resumes_exactly(source, files, tmp_path, monkeypat
     ("replay", "species", "error", "message"),
     [
         ("ni", None, ConfigError, "contains Ni, which .* does not know"),
-        ("gone.xyz", None, DataError, "gone.xyz"),
+        ("gone.xyz", None, DataError, r"fine_tune\.replay: There is no file .*gone\.xyz"),
         ("gold", ["Cu", "Ag"], ConfigError, "no frame of .* consists of Cu, Ag"),
-        ("bare", None, DataError, "energy"),
+        ("bare", None, DataError, r"fine_tune\.replay: .*energy"),
     ],
 )
 def test_unusable_files_are_refused(source, files, tmp_path, replay, species, error, message):
@@ -257,6 +258,14 @@ def test_species_that_are_chosen_leave_frames_out(source, files, tmp_path):
     config = config.model_copy(update={"data": config.data.model_copy(update={"species": ("Cu", "Ag")})})
     prepared = prepare(config)
     assert prepared.start.potential.species == ["Cu", "Ag"] and len(prepared.replay.dataset) == 9
+
+
+def test_uncertainty_of_a_model_that_keeps_elements(source, files, tmp_path):
+    """Gold is chosen, too, though only the replay has it."""
+    config = make_config(tmp_path / "run", files["new"], {"model": str(source), "replay": 9})
+    chosen = config.data.model_copy(update={"species": ("Cu", "Ag", "Au")})
+    run = train(config.model_copy(update={"data": chosen})).directory
+    assert "uncertainty" in deploy_any(run, tmp_path / "a.pt", uncertainty=True)[1]
 
 
 def test_an_overwritten_run_keeps_nothing_of_the_old_replay(tuned, source, files, tmp_path):

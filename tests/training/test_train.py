@@ -18,7 +18,7 @@ from equipot.errors import DeviceError, TrainingError
 from equipot.evaluation.metrics import summary
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
-from equipot.training.history import COLUMNS, History, plot_learning_curve
+from equipot.training.history import History, columns, plot_learning_curve
 from equipot.training.loggers import make_loggers
 from equipot.training.module import PotentialModule
 from equipot.training.report import describe_failure
@@ -71,7 +71,7 @@ def test_run_directory_is_complete(trained):
         "Worst frames by energy",
     ):
         assert text in log
-    assert (result.directory / "metrics.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert (result.directory / "metrics.csv").read_text().splitlines()[0] == ",".join(columns())
 
 
 def test_model_is_built_from_the_statistics_of_its_training_frames(trained):

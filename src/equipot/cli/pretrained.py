@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from equipot.cli.data import Level
+from equipot.errors import ModelFileError
 
 
 def import_(
@@ -59,6 +60,11 @@ def import_(
     levels = found.checkpoint.levels
     of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
     print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
+    if replay is not None and len(levels) > 1:
+        raise ModelFileError(
+            "--replay is of one level of theory: choose it with --level, or let the training make the "
+            f"frames, with fine_tune.replay: {replay}."
+        )
     if replay is not None:
         path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
         write_replay(found.checkpoint, replay, path)

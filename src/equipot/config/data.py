@@ -16,10 +16,18 @@ from pydantic import (
     model_validator,
 )
 
-from equipot.config.section import Element, Elements, PathField, Paths, Section, with_fields
+from equipot.config.section import Element, Elements, OpenSection, PathField, Paths, Section, with_fields
 from equipot.errors import ConfigError
-from equipot.quantities import KEYS, QUANTITIES
-from equipot.units import ENERGY_UNITS, LENGTH_UNITS, energy_factor, length_factor, product, unit_factor
+from equipot.quantities import BASIC, KEYS, QUANTITIES
+from equipot.units import (
+    ENERGY_UNITS,
+    LENGTH_UNITS,
+    compound_unit,
+    energy_factor,
+    length_factor,
+    product,
+    unit_factor,
+)
 
 LabelName = Annotated[str, Field(min_length=1)]
 # No blanks: deployed files list levels separated by them, and columns of metrics are named by them.
@@ -41,8 +49,10 @@ _NAMES = {
 }
 
 
-class LabelsConfig(with_fields(Section, _NAMES)):
-    """Names of the reference values in the structure files."""
+class LabelsConfig(with_fields(OpenSection, _NAMES)):
+    """Names of the reference values in the structure files; also of those of `model.outputs`."""
+
+    __pydantic_extra__: dict[str, LabelName | None]
 
     weight: LabelName | None = Field(
         "config_weight",
@@ -54,7 +64,9 @@ class LabelsConfig(with_fields(Section, _NAMES)):
 
     def names(self, quantity: str) -> dict[str, str]:
         """Under which names the ``quantity`` is looked for, by the keys that say so."""
-        found = {key.name: getattr(self, key.name) for key in QUANTITIES[quantity].keys}
+        known = QUANTITIES.get(quantity)
+        keys = [quantity] if known is None else [key.name for key in known.keys]
+        found = {key: self.value_of(key) for key in keys}
         return {key: name for key, name in found.items() if name is not None}
 
 
@@ -66,7 +78,18 @@ def _check_unit(unit: str, info: ValidationInfo) -> str:
     return unit
 
 
+def _check_compound(unit: str) -> str:
+    try:
+        compound_unit(unit.removeprefix("-"))
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return unit
+
+
 Unit = Annotated[str, AfterValidator(_check_unit), Field(json_schema_extra={"words": "unit"})]
+
+
+CompoundUnit = Annotated[str, AfterValidator(_check_compound), Field(json_schema_extra={"words": "unit"})]
 
 
 # YAML's own word for it, `.nan`, is a number.
@@ -79,7 +102,7 @@ _MISSING = (
 )
 
 
-class _BasicUnits(Section):
+class _BasicUnits(OpenSection):
     energy: Literal[ENERGY_UNITS] = Field("eV", description="Unit of energy.")
     length: Literal[LENGTH_UNITS] = Field("Ang", description="Unit of length.")
 
@@ -105,14 +128,33 @@ _UNITS = {
 
 
 class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
-    """Units of the numbers in the structure files; those of the labels follow from energy and length."""
+    """Units of the numbers in the structure files; those of the labels follow from energy and length.
+
+    Values of `model.outputs` are in the unit that is named there, unless this section has another.
+    """
+
+    __pydantic_extra__: dict[str, CompoundUnit | None]
 
     def factor(self, key: str) -> float:
         """From the label ``key`` in these units to eV and Å; negative where its sign is the opposite."""
-        powers, stated = KEYS[key].powers, getattr(self, key)
+        powers, stated = KEYS[key].powers, self.value_of(key)
+        if key in QUANTITIES and key not in BASIC:
+            if stated is None:
+                return 1.0
+            size = compound_unit(stated.removeprefix("-"))[0] / compound_unit(QUANTITIES[key].unit)[0]
+            return -size if stated[0] == "-" else size
         if stated is None:
             return product(energy_factor(self.energy), length_factor(self.length), powers)
         return unit_factor(stated, powers, key)
+
+
+def check_kind(key: str, stated: str | None, unit: str) -> None:
+    """Raises ValueError if labels of an output are in a unit of another kind than its predictions."""
+    if stated is not None and compound_unit(stated.removeprefix("-"))[1] != compound_unit(unit)[1]:
+        raise ValueError(
+            f"data.units.{key} is {stated}, but model.outputs.{key} is in {unit or 'no unit'}, which is of "
+            "another kind."
+        )
 
 
 class _Partial(Section):

@@ -33,6 +33,9 @@ def _sections_below(root: Node, node: Node, place: tuple[str, ...], model_type: 
             if "properties" in option:
                 chosen = option["properties"].get("type", {}).get("const", model_type)
                 yield from _sections_below(root, option, (*place, key), chosen)
+            for entry in options(root, option.get("additionalProperties") or {}):
+                if "properties" not in option and "properties" in entry:  # under names of the user's
+                    yield from _sections_below(root, entry, (*place, key, "NAME"), model_type)
 
 
 def options(root: Node, node: Node) -> list[Node]:

@@ -11,6 +11,7 @@ from equipot.config.schema import Config
 from equipot.config.strict_yaml import Place, parse_yaml
 from equipot.config.suggest import did_you_mean
 from equipot.errors import ConfigError
+from equipot.quantities import declare
 
 _PATH_KEYS = ("train", "validation", "test", "cache")
 
@@ -71,7 +72,10 @@ def _read(path: Path) -> str:
 def _validate(raw: dict[str, Any], source: str, origins: Mapping[Place, str]) -> Config:
     problems = find_problems(Config, raw)
     if not problems:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
+        for name, output in config.outputs.items():
+            declare(output.quantity(name))
+        return config
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [_problem_line(problem, origins) for problem in problems]
     raise ConfigError("\n  ".join([f"{source}: {count}", *lines]))

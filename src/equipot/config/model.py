@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
+from equipot.config.outputs import OutputConfig, OutputName
 from equipot.config.section import PositiveInts, Section, check_symbol
 
 
@@ -41,6 +42,12 @@ class CommonModelConfig(Section):
         False,
         description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance: up to "
         "the sum of the covalent radii, or up to the `cutoff`.",
+    )
+    outputs: dict[OutputName, OutputConfig] = Field(
+        {},
+        description="What else the model predicts, by its name, as in `{dipole: {per: structure, tensor: "
+        "vector}}`; see [outputs](outputs.md).",
+        json_schema_extra={"words": "mapping from a name to a section"},
     )
     pair_cutoffs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None,

@@ -63,7 +63,7 @@ def reference_page() -> str:
 def _section_text(root: Node, same: list[SectionSchema]) -> str:
     section = same[0]
     level = "#" * (len(section.place) + 1)
-    title = ", ".join(f"`{'.'.join(s.place)}`" for s in same)
+    title = ", ".join(dict.fromkeys(f"`{'.'.join(s.place)}`" for s in same))
     if section.model_type and len(section.place) == 1:
         title += f" with `type: {section.model_type}`"
     rows = [_row(root, section, key, node) for key, node in section.properties.items()]

@@ -1,18 +1,18 @@
 """The whole configuration: its sections and what must hold between them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from equipot.config.data import DataConfig
+from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig, check_kind
 from equipot.config.fine_tune import FineTuneConfig
 from equipot.config.model import ModelConfig
+from equipot.config.outputs import OutputConfig
 from equipot.config.run import RunConfig
 from equipot.config.section import Section
-from equipot.config.strict_yaml import dump_yaml
-from equipot.config.training import TrainingConfig
-from equipot.quantities import LABELS
+from equipot.config.strict_yaml import Place, dump_yaml
+from equipot.config.training import LossConfig, TrainingConfig
 
 
 class Config(Section):
@@ -37,9 +37,26 @@ class Config(Section):
             return {**raw, "model": {}}  # whose missing `type` is then reported with all other problems
         return raw
 
+    @model_validator(mode="before")
+    @classmethod
+    def _outputs_have_labels_and_weights(cls, raw: Any) -> Any:
+        return with_outputs(raw) if isinstance(raw, Mapping) else raw
+
+    @model_validator(mode="after")
+    def _further_keys_are_outputs(self):
+        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        for name, output in self.outputs.items():
+            for source in sources:
+                check_kind(name, source.units.value_of(name), output.unit)
+        for place, name in further_keys(self.to_dict()):
+            if name not in self.outputs:
+                where = ".".join(map(str, place))
+                raise ValueError(f"unknown key {where}; `model.outputs` has no `{name}`.")
+        return self
+
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
-        for name in LABELS:
+        for name in self.training.loss.labels:
             read = any(source.labels.names(name) for source in self.data.sources("train"))
             if self.training.loss.trains(name) and not read:
                 raise ValueError(
@@ -48,6 +65,11 @@ class Config(Section):
                 )
         return self
 
+    @property
+    def outputs(self) -> dict[str, OutputConfig]:
+        """What the model predicts beside energies."""
+        return {} if self.model is None else self.model.outputs
+
     def to_dict(self) -> dict[str, Any]:
         """Every value, defaults included, as plain dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
@@ -55,6 +77,48 @@ class Config(Section):
     def to_yaml(self) -> str:
         """Every value, defaults included, as YAML that ``load_config`` reads back to an equal Config."""
         return dump_yaml(self.to_dict())
+
+
+def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A configuration in which every output of the model has a name in files and a weight in the loss."""
+    model = raw.get("model")
+    outputs = model.get("outputs") if isinstance(model, Mapping) else getattr(model, "outputs", None)
+    if not isinstance(outputs, Mapping) or not outputs:
+        return raw
+    raw = dict(raw)
+    for section, key, values in (
+        ("data", "labels", {name: name for name in outputs}),
+        ("training", "loss", dict.fromkeys(outputs, 1.0)),
+    ):
+        outer = raw.get(section) or {}
+        inner = outer.get(key) or {} if isinstance(outer, Mapping) else None
+        if isinstance(inner, Mapping):
+            raw[section] = {**outer, key: {**values, **inner}}
+    return raw
+
+
+def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Places of keys that only outputs can have, in a configuration of plain values."""
+    data, training = raw.get("data"), raw.get("training")
+    if isinstance(training, Mapping):
+        yield from _beside_fields(training.get("loss"), LossConfig, ("training", "loss"))
+    if not isinstance(data, Mapping):
+        return
+    entries = [(("data",), data)]
+    for name in ("train", "validation", "test"):
+        given = data.get(name)
+        if isinstance(given, list | tuple):
+            entries += [(("data", name, index), entry) for index, entry in enumerate(given)]
+        entries.append((("data", name), given))
+    for place, entry in entries:
+        if isinstance(entry, Mapping):
+            yield from _beside_fields(entry.get("labels"), LabelsConfig, (*place, "labels"))
+            yield from _beside_fields(entry.get("units"), UnitsConfig, (*place, "units"))
+
+
+def _beside_fields(raw: Any, section: type[Section], place: Place) -> Iterator[tuple[Place, str]]:
+    if isinstance(raw, Mapping):
+        yield from (((*place, key), key) for key in raw if key not in section.model_fields)
 
 
 def json_schema() -> dict[str, Any]:

@@ -24,6 +24,18 @@ class Section(BaseModel):
     )
 
 
+class OpenSection(Section):
+    """A section whose keys may also be names of the model's outputs; `Config` checks that they are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def value_of(self, name: str, default: Any = None) -> Any:
+        """That of a key, or of an output; ``default`` where it has none."""
+        if name in type(self).model_fields:
+            return getattr(self, name)
+        return (self.model_extra or {}).get(name, default)
+
+
 def with_fields(base: type[Section], fields: dict[str, tuple[Any, Any]]) -> type[Section]:
     """``base`` and, after its own, ``fields``: name → (type, ``Field``)."""
     return create_model(base.__name__, __base__=base, **fields)

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from equipot.config.section import Section, with_fields
-from equipot.quantities import LABELS, QUANTITIES, Quantity
+from equipot.config.section import OpenSection, Section, with_fields
+from equipot.quantities import BASIC, QUANTITIES, Quantity
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -48,7 +48,7 @@ class WeightSchedule(Section):
         return self.from_epoch if self.to_epoch is None else self.to_epoch
 
 
-class _LossFunction(Section):
+class _LossFunction(OpenSection):
     kind: Literal["mse", "huber"] = Field(
         "mse", description="Function of each error: its square (`mse`), or the Huber function (`huber`)."
     )
@@ -66,27 +66,37 @@ def _weight(quantity: Quantity) -> tuple:
     return Weight | WeightSchedule, Field(quantity.loss_weight, description=meaning)
 
 
-class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUANTITIES.items()})):
+class LossConfig(with_fields(_LossFunction, {name: _weight(QUANTITIES[name]) for name in BASIC})):
     """Sum over energy, forces and stress of weight × mean of the function `kind` of the errors.
 
     The mean runs over frames for the energy (per atom) and over components for forces and stress.
+    So it does for `model.outputs`, whose weights stand here by their names and are 1 if they do not; their
+    errors are divided by the spread (RMS) of the training labels about their fit to the composition.
     A weight is a number, or changes during training: `{start: 1.0, end: 100.0, from_epoch: 150}`.
     The stress is not trained on unless it is given a weight, which models of crystals, and those for
     dynamics at constant pressure, need: 100, say, as its errors in eV/Å³ are small numbers.
     """
 
+    __pydantic_extra__: dict[str, Weight | WeightSchedule]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of what may have a weight here."""
+        return (*BASIC, *(self.model_extra or {}))
+
     @model_validator(mode="after")
     def _something_to_learn(self):
         for epoch in sorted({0, *(schedule.from_epoch for schedule in self._schedules())}):
-            if not any(self.weight_at(label, epoch) for label in LABELS):
+            if not any(self.weight_at(label, epoch) for label in self.labels):
                 when = f" after {epoch} epochs" if epoch else ""
-                names = ", ".join(f"`{label}`" for label in LABELS[:-1]) + f" and `{LABELS[-1]}`"
+                *others, last = self.labels
+                names = ", ".join(f"`{label}`" for label in others) + f" and `{last}`"
                 raise ValueError(f"the weights {names} are all 0{when}: nothing to train.")
         return self
 
     def weight_at(self, label: str, epoch: float) -> float:
-        """Weight of ``label`` after ``epoch`` epochs; a function of that number alone."""
-        weight = getattr(self, label)
+        """Weight of ``label`` after ``epoch`` epochs, a function of that alone; 0 if it is not here."""
+        weight = self.value_of(label, 0.0)
         if not isinstance(weight, WeightSchedule):
             return weight
         if epoch < weight.from_epoch:
@@ -98,7 +108,7 @@ class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUA
 
     def final_weight(self, label: str) -> float:
         """Weight of ``label`` once no weight changes any more."""
-        weight = getattr(self, label)
+        weight = self.value_of(label, 0.0)
         return weight.end if isinstance(weight, WeightSchedule) else weight
 
     def trains(self, label: str) -> bool:
@@ -111,7 +121,7 @@ class LossConfig(with_fields(_LossFunction, {name: _weight(q) for name, q in QUA
         return max((schedule.settled_epoch for schedule in self._schedules()), default=0)
 
     def _schedules(self) -> list[WeightSchedule]:
-        weights = [getattr(self, label) for label in LABELS]
+        weights = [self.value_of(label) for label in self.labels]
         return [weight for weight in weights if isinstance(weight, WeightSchedule)]
 
 

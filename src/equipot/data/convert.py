@@ -16,6 +16,7 @@ from equipot.data.store.build import build_store
 from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
+from equipot.quantities import BASIC, QUANTITIES
 
 logger = logging.getLogger("equipot")
 
@@ -118,6 +119,11 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "files": [[str(file), digest(file)] for file in files],
         "format": source.format,
         "labels": source.labels.model_dump(),
+        **(
+            {"outputs": outputs}
+            if (outputs := [q.described for q in QUANTITIES.values()][len(BASIC) :])
+            else {}
+        ),
         "units": source.units.model_dump(),
         "missing": source.missing,
         "cutoff": cutoff,

@@ -44,9 +44,7 @@ def unread_labels(
     labels: LabelsConfig, columns: Columns, candidates: Mapping[str, Iterable[str]]
 ) -> list[str]:
     """Names that mean what another name was read for, and weights that are not read, with their meaning."""
-    read = {getattr(labels, name) for name in type(labels).model_fields} | {
-        "free_energy"
-    }  # ASE's, beside energy
+    read = {*labels.model_dump().values(), "free_energy"}  # the last is ASE's, beside energy
     weights = {key.weight for key in KEYS.values()}
     found = {}
     for quantity in QUANTITIES.values():

@@ -20,7 +20,6 @@ from equipot.units import length_factor
 _EV_AND_ANGSTROM = UnitsConfig()
 # A stress and a virial that differ by less than this share of the largest element say the same.
 _AGREEMENT = 0.01
-_WEIGHTS = (LabelsConfig().weight, *(key.weight for key in KEYS.values()))
 # Å between the planes of a lattice: no crystal of one atom per cell has its atoms so far apart.
 _ALONE = 8.0
 _NO_FORCE = 0.05  # eV/Å
@@ -169,8 +168,9 @@ def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     if isinstance(atoms, Frame):
         return {key: {key} & atoms.values.keys() for key in KEYS}
     found: dict[str, set[str]] = {key: set() for key in KEYS}
+    others = {"positions", LabelsConfig().weight, *(key.weight for key in KEYS.values())}
     for name, value in _named_values(atoms).items():
-        if name in ("positions", *_WEIGHTS) or not _is_numeric(value):
+        if name in others or not _is_numeric(value):
             continue
         fitting = [q for q in BY_INTEREST if q.fits(np.shape(value), len(atoms))]
         if name in atoms.arrays or any(q.per_atom for q in fitting):  # three vectors look like a tensor
@@ -233,7 +233,7 @@ def _labels(
     for kind, quantity in QUANTITIES.items():
         found: dict[str, Any] = {}  # by key
         for key in quantity.keys:
-            name = getattr(labels, key.name)
+            name = labels.value_of(key.name)
             if name is None or named.get(name) is None:
                 continue
             weight = 1.0 if labels.weight is None else _weight(frame, named, key.weight)
@@ -301,7 +301,7 @@ def _check_agreement(frame: Frame, labels: LabelsConfig, found: Mapping[str, Any
     for other, alternative in others:
         scale = max(np.abs(value).max(), np.abs(alternative).max())
         if np.abs(value - alternative).max() > _AGREEMENT * scale + 1e-6:
-            names = f"{first} '{getattr(labels, first)}' and {other} '{getattr(labels, other)}'"
+            names = f"{first} '{labels.value_of(first)}' and {other} '{labels.value_of(other)}'"
             largest = f"{_largest(value):.4g} and {_largest(alternative):.4g} {QUANTITIES[first].unit}"
             raise DataError(
                 f"{frame.where}: {names} contradict each other: their largest elements mean a {first} of "

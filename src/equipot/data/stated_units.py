@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from equipot.config.data import LabelsConfig, UnitsConfig
-from equipot.errors import DataError
-from equipot.quantities import KEYS, UNIT_POWERS
-from equipot.units import known_unit, length_factor, unit_factor
+from equipot.errors import ConfigError, DataError
+from equipot.quantities import KEYS, QUANTITIES, UNIT_POWERS
+from equipot.units import compound_unit, known_unit, length_factor, unit_factor
 
 _UNIT_KEY = re.compile(r"(?:(?P<of>.+?)[-_ .]?)?units?")
 _LENGTH_KEY = re.compile("len|pos|dist|coord|cell|lattice|^r$")
@@ -58,18 +58,18 @@ def check_units(
         labels, units: as the file is read.
         entry: name of the file in an entry of ``data``, for the message.
     """
-    named = {key: name for key in KEYS if (name := getattr(labels, key)) is not None}
+    named = {key: name for key in KEYS if (name := labels.value_of(key)) is not None}
     for of in ("energy", "length", *(key for key in named if key != "energy")):
         text = stated.get(named.get(of, "")) or stated.get(of)
         if not text:
             continue
-        unit = known_unit(text, UNIT_POWERS[of])
+        unit = known_unit(text, UNIT_POWERS[of]) if of in UNIT_POWERS else _compound(of, text)
         if unit is None:
             raise DataError(
                 f"{where} names '{text}' as its unit of {of}, which is not known. Correct it there, or "
                 f"remove it and set data.units.{of} (--{of}-unit)."
             )
-        size = unit_factor(unit, UNIT_POWERS[of], of)
+        size = unit_factor(unit, UNIT_POWERS[of], of) if of in UNIT_POWERS else _ratio(of, unit)
         if not math.isclose(size, abs(_size(of, units)), rel_tol=1e-6):
             raise DataError(
                 f"{where} names {unit} as its unit of {of}, but data.units.{of} is {_read_in(of, units)}. "
@@ -78,10 +78,24 @@ def check_units(
             )
 
 
+def _compound(of: str, text: str) -> str | None:
+    """A unit of an output, if it is one of its kind."""
+    try:
+        return text if compound_unit(text)[1] == compound_unit(QUANTITIES[of].unit)[1] else None
+    except ConfigError:
+        return None
+
+
+def _ratio(of: str, unit: str) -> float:
+    return compound_unit(unit)[0] / compound_unit(QUANTITIES[of].unit)[0]
+
+
 def _size(of: str, units: UnitsConfig) -> float:
     return length_factor(units.length) if of == "length" else units.factor(of)
 
 
 def _read_in(of: str, units: UnitsConfig) -> str:
-    given = getattr(units, of)
+    given = units.value_of(of)
+    if of not in UNIT_POWERS:
+        return given or f"that of the output, {QUANTITIES[of].unit or 'none'}"
     return given if given is not None else f"what follows from {units.energy} and {units.length}"

@@ -7,8 +7,10 @@ from typing import Any
 
 import ase.units
 import numpy as np
+import torch
 import yaml
 from ase.data import atomic_masses, atomic_numbers
+from e3nn.o3 import Irreps
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.table import Column, Table
@@ -20,6 +22,7 @@ from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.structure import ModelRows, Structure, evaluate, evaluate_edges
 from equipot.deploy.torchscript import weights_digest
 from equipot.errors import EquipotError
+from equipot.quantities import CONTRACT, QUANTITIES
 
 # Symmetries are exact up to rounding. Relative to the largest force, or to 1 eV/Å if that is larger; float64
 # models reach 1e-12, float32 models 1e-6..1e-5, a model that breaks a symmetry is off by 1e-3 and more.
@@ -177,14 +180,17 @@ def _transformation_error(model: DeployedModel, structure: Structure, matrix: np
     """Compare f(R x) with R f(x) for an orthogonal matrix R."""
     before = evaluate(model, structure)
     after = evaluate_edges(model, structure.edge_vec @ matrix.T, structure.edge_index, structure.atom_types)
-    return _difference(after, {name: _transformed(rows, matrix) for name, rows in before.rows.items()})
+    return _difference(after, {name: transformed(name, rows, matrix) for name, rows in before.rows.items()})
 
 
-def _transformed(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """(N, 3, 3, ...) Cartesian tensors under an orthogonal transformation of space."""
-    for axis in range(1, rows.ndim):
+def transformed(name: str, rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Rows of the contract under an orthogonal transformation of space."""
+    about = CONTRACT[name]
+    if about.irreps:
+        return rows @ Irreps(about.irreps).D_from_matrix(torch.as_tensor(matrix)).numpy().T
+    for axis in range(rows.ndim - about.rank, rows.ndim):
         rows = np.moveaxis(np.moveaxis(rows, axis, -1) @ matrix.T, -1, axis)
-    return rows
+    return rows * np.linalg.det(matrix) if about.pseudo else rows
 
 
 def _permutation_error(model: DeployedModel, structure: Structure) -> float:
@@ -200,10 +206,16 @@ def _permutation_error(model: DeployedModel, structure: Structure) -> float:
 def _difference(found: ModelRows, expected: dict[str, np.ndarray]) -> float:
     """Largest difference of any row, in units of the largest force or virial.
 
-    Forces set the scale: energies contain reference energies, which say nothing of the interaction.
+    Forces set the scale: energies contain reference energies, which say nothing of the interaction. Outputs
+    beside energy and forces are in units of their own largest number.
     """
-    scale = max(1.0, *(float(np.abs(rows).max()) for rows in expected.values() if rows.ndim > 1))
-    return max(float(np.abs(found.rows[name] - rows).max()) for name, rows in expected.items()) / scale
+    largest = {name: float(np.abs(rows).max(initial=0.0)) for name, rows in expected.items()}
+    scale = max(1.0, largest["forces"], largest["atom_virials"])
+    for name in largest:
+        largest[name] = max(1.0, largest[name]) if name in QUANTITIES and name != "forces" else scale
+    return max(
+        float(np.abs(found.rows[name] - rows).max()) / largest[name] for name, rows in expected.items()
+    )
 
 
 def _cutoff_jump(model: DeployedModel, structure: Structure) -> NDArray:

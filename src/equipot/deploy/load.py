@@ -20,7 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
-from equipot.quantities import CONTRACT
+from equipot.quantities import declare, output, rows_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,11 @@ class DeployedModel:
         return found.atom_energies, found.forces, found.atom_virials
 
     @property
+    def output_names(self) -> list[str]:
+        """Of what it predicts beside energies and forces, in the order of their values."""
+        return list(self.metadata.outputs)
+
+    @property
     def has_features(self) -> bool:
         """Whether `rows` has features: the file has an uncertainty, and the engine runs it."""
         return self.engine is not None and self.engine.feature_width > 0
@@ -97,7 +102,7 @@ class DeployedModel:
                 f"model; here it runs on {self.runs_by}. Use device='cpu', engine='auto', no "
                 "EQUIPOT_KERNELS=off, and a file deployed since there is an engine ('equipot deploy' again)."
             )
-        rows = dict(zip(CONTRACT, self(*inputs), strict=False))
+        rows = rows_by_name(self(*inputs), self.output_names)
         # Where each energy depends on edges of its own alone, virials are the weights.
         return rows | ({"atom_heat_virials": rows["atom_virials"]} if heat else {})
 
@@ -171,6 +176,8 @@ def load_deployed(
 
 
 def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine: str) -> DeployedModel:
+    for name, facts in metadata.outputs.items():
+        declare(output(name, **facts))
     target = resolve_device(device)
     found = _engine_of(path, content) if engine == "auto" and target == "cpu" else None
     return DeployedModel(path, metadata, target, content, found)

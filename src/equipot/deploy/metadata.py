@@ -51,6 +51,8 @@ class Metadata:
     uncertainty: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Of a model of another code, or fine-tuned from one: package, file, licence, ...; empty: equipot's own.
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
+    # What is predicted beside energies and forces, in this order: arguments of `equipot.quantities.output`.
+    outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -206,5 +208,6 @@ _PARSERS = {
     "shortest_distances": json.loads,
     "uncertainty": json.loads,
     "origin": json.loads,
+    "outputs": json.loads,
     "format_version": int,
 }

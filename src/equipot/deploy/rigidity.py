@@ -83,19 +83,20 @@ def rigidity_of_run(checkpoint: Checkpoint, level: str | None, config: Path | No
         )
     data: DataConfig = checkpoint.config.data if config is None else load_config(config).data
     try:
-        sets = load_datasets(data, checkpoint.potential.cutoff, Split.load(run.split))
+        split, species = Split.load(run.split), checkpoint.potential.species
+        sets = load_datasets(data, checkpoint.potential.cutoff, split, kept=species)
     except EquipotError as error:
         raise DataError(
             f"An uncertainty needs the frames of the training: {error} If they lie elsewhere now, name the "
             "YAML that says where by --config."
         ) from None
-    species = [list(checkpoint.potential.species).index(symbol) for symbol in sets.species]
+    types = np.array([list(species).index(symbol) for symbol in sets.species])
 
     def measure(program: Program) -> Rigidity:
         program.add_uncertainty(torch.eye(program.feature_width, dtype=torch.float64))
         engine = engine_of(program, checkpoint.path)
         train, validation = (
-            collect(engine, dataset, np.array(species), level, name)
+            collect(engine, dataset, types, level, name)
             for name, dataset in (("training", sets.train), ("validation", sets.validation))
         )
         if config is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from equipot.data.edges import edge_vectors
 from equipot.data.neighbors import neighbor_list
-from equipot.quantities import CONTRACT
+from equipot.quantities import rows_by_name
 
 
 @dataclass(frozen=True)
@@ -82,4 +82,4 @@ def evaluate_edges(module, edge_vec, edge_index, atom_types) -> ModelRows:
         from equipot.deploy.jit import on_arrays
 
         results = on_arrays(module, inputs, "cpu")
-    return ModelRows(dict(zip(CONTRACT, results, strict=False)))  # not every model has every quantity
+    return ModelRows(rows_by_name(results, getattr(module, "output_names", [])))

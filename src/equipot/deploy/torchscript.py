@@ -25,6 +25,7 @@ from equipot.deploy.tables import tabulate
 from equipot.errors import ModelFileError
 from equipot.files import atomic_write
 from equipot.models.potential import Potential
+from equipot.quantities import facts_of_output
 
 
 def write_torchscript(
@@ -117,6 +118,7 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
         widest_exchange=int(potential.widest_exchange),
         dtype=str(potential.dtype).removeprefix("torch."),
         weights_sha256=weights_digest(potential),
+        outputs={name: facts_of_output(name) for name in potential.output_names},
         capsule=capsule.to_json(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         equipot_version=__version__,

@@ -177,7 +177,7 @@ def _compared(
     prediction: Prediction, graph: AtomicGraph, sources: list[FrameOrigin], numbers: NDArray
 ) -> Comparison:
     num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures).numpy()
-    predicted = {name: getattr(prediction, name, None) for name in QUANTITIES}
+    predicted = {name: prediction.of(name) for name in QUANTITIES}
     known = {name: value for name, value in predicted.items() if value is not None}
     values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
     reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}

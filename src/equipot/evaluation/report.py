@@ -19,7 +19,6 @@ from equipot.quantities import QUANTITIES
 
 ERRORS = "errors.json"
 PARITY = "parity.png"
-GROUP_COLUMNS = tuple((q.name, q.reported[-1].unit) for q in QUANTITIES.values())
 MAX_GROUPS = 20  # lines of a table; errors.json has all of them
 _WORST = 10
 
@@ -58,7 +57,8 @@ def error_table(rows: list[ErrorRow], title: str) -> Table:
 def group_rows(kind: str, groups: dict[str, dict]) -> dict[str, Any]:
     """What is shown of the groups of one kind in ``as_dict``: what is labelled anywhere, of the first few."""
     names = short_names(groups) if kind == "file" else {name: name or "(none)" for name in groups}
-    found = {c: [group["errors"].get(key_of(*c)) for group in groups.values()] for c in GROUP_COLUMNS}
+    possible = [(quantity.name, quantity.reported[-1].unit) for quantity in QUANTITIES.values()]
+    found = {c: [group["errors"].get(key_of(*c)) for group in groups.values()] for c in possible}
     columns = [c for c, rows in found.items() if any(row and row["mae"] is not None for row in rows)]
     shown = list(groups.items())[:MAX_GROUPS]
     rows = [

@@ -150,7 +150,10 @@ def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Ato
         for name, value in values.items():
             if np.isfinite(value).all():
                 where = QUANTITIES[name].choose(atoms.info, atoms.arrays)
-                where[f"{prefix}_{name}"] = float(value) if np.ndim(value) == 0 else np.asarray(value)
+                value = np.asarray(value)
+                if QUANTITIES[name].per_atom and value.ndim > 2:  # a row of numbers for each atom
+                    value = value.reshape(len(value), -1)
+                where[f"{prefix}_{name}"] = value if value.ndim else value.item()
     if comparison.uncertainty is not None:
         atoms.info["predicted_energy_uncertainty"] = float(comparison.uncertainty[i] * len(atoms))
     atoms.info["source_file"] = str(frame.file)

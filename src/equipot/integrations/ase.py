@@ -105,8 +105,9 @@ class EquipotCalculator(Calculator):
         self.distances = DistanceWatch([member.metadata for member in self.members])
         self._alone = [_energies_alone(member) for member in self.members] if energy == "isolated" else []
         self._types: tuple[np.ndarray, Array] | None = None
+        self.implemented_properties = [*self.implemented_properties, *self.model.output_names]
         if self._gives_uncertainties:
-            self.implemented_properties = [*self.implemented_properties, *_UNCERTAINTIES]
+            self.implemented_properties += _UNCERTAINTIES
         elif len(self.members) == 1 and self.model.metadata.uncertainty:
             log.warning(
                 "%s: the uncertainty of its energies is not given, which takes the engine on a CPU; it runs "
@@ -143,9 +144,8 @@ class EquipotCalculator(Calculator):
         energies, forces = rows["atom_energies"], rows["forces"]
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-        for quantity in list(QUANTITIES.values())[3:]:
-            if (of_atoms := rows.get(quantity.rows.name)) is not None:
-                self.results[quantity.name] = quantity.choose(of_atoms.sum(axis=0), of_atoms)
+        for name in self.model.output_names:
+            self.results[name] = QUANTITIES[name].of_rows(rows[name])
         if len(each) > 1:
             totals = np.array([[found["atom_energies"].sum()] for found in each])
             spread = deviation(np.stack([found["forces"] for found in each]))

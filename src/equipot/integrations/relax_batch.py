@@ -167,7 +167,7 @@ class Batch:
                 task.state = "converged"
             elif task.steps >= settings.steps:
                 task.state = "unconverged"
-            if task.state in ("converged", "unconverged") and self.watch.shortest:
+            if task.state != "running" and place not in found.problems and self.watch.shortest:
                 task.closer = self._closer(place)
 
     def _closer(self, place: int) -> str:

@@ -168,7 +168,7 @@ def _image(place: Found, task: Task, row: Mapping[str, Any]) -> Atoms:
 
 def printed_table(table: Sequence[Mapping[str, Any]], cell: bool) -> Table:
     """For the terminal: all, or of many those that did not converge first."""
-    printed = Table(box=None, pad_edge=False)
+    printed = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     columns = {
         "index": "",
         "structure": "",

@@ -26,7 +26,7 @@ from equipot.interop.allegro import AllegroModel
 from equipot.interop.dump import FUNC, DumpedModel
 from equipot.interop.nequip import NequIPModel
 from equipot.interop.process import dump, evaluate, is_nequip
-from equipot.interop.sevennet import SevenNet
+from equipot.interop.sevennet import SevenNet, readable
 from equipot.interop.verify import Comparison, compare, require_equal, sevennet
 from equipot.models.build import build_potential
 from equipot.models.transfer import transfer
@@ -86,6 +86,8 @@ def import_model(
     output = Path(output) if output is not None else Path(f"{name}.ckpt")
     if output.is_dir():
         raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/{name}.ckpt.")
+    if output.resolve() == path.resolve():
+        raise ModelFileError(f"{output} is the file to import: name another one to write.")
     checkpoint = _checkpoint(output, model, elements, dtype, origin)
     comparisons = []
     if verify:
@@ -140,7 +142,8 @@ def _find(source: str) -> tuple[Path, dict[str, str]]:
         raise ModelFileError(
             f"No file '{source}' (looked in {Path(source).absolute().parent}), and no model is called so."
             f"{did_you_mean(source, known.values())} Expected a checkpoint of SevenNet (.pth) or NequIP "
-            f"(.ckpt, .nequip.zip), or one of {', '.join(MODELS)} in the installed package sevenn."
+            f"(.ckpt, .nequip.zip), or one of {', '.join(MODELS)} in the installed package sevenn. Of others "
+            "that sevenn knows give the file."
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path, origin | {"file": path.name, "SHA-256": digest}
@@ -211,9 +214,9 @@ def _checkpoint(
 ) -> Checkpoint:
     species = _kept(model, elements)
     rows = [model.species.index(symbol) for symbol in species]
-    config = config_from_dict(
-        {"data": {"train": str(model.path)}, "model": model.model_config() | {"dtype": dtype}}
-    )
+    with readable(model.path):
+        of_model = model.model_config() | {"dtype": dtype}
+    config = config_from_dict({"data": {"train": str(model.path)}, "model": of_model})
     several = len(model.levels) > 1
     zeros = [0.0] * len(model.species)
     built_from = {
@@ -224,7 +227,8 @@ def _checkpoint(
         "force_rms": None,
     }
     whole = build_potential(config.model.model_copy(update={"dtype": "float64"}), **built_from)
-    whole.load_state_dict(model.state(whole.network))
+    with readable(model.path):
+        whole.load_state_dict(model.state(whole.network))
     state = transfer(whole.state_dict(), config.model.type, rows, range(max(len(model.levels), 1)))
     built_from |= {"species": species, "atomic_energies": state["scale_shift.shift"].tolist()}
     potential = build_potential(config.model, **built_from)

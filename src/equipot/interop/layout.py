@@ -25,6 +25,7 @@ class Paths:
         # By output irrep, in e3nn's order of irreps; those of equal irreps stay in their order.
         self._sorted = sorted(found, key=lambda item: item[1][2])
         self.irreps_out = o3.Irreps([(mul, key[2]) for mul, key in self._sorted]).simplify()
+        self.num_weights = sum(mul for mul, _ in found)
 
     def columns(self, *key: Any, before_sorting: bool) -> list[int]:
         """Radial weights of a path."""

@@ -7,8 +7,9 @@ gates; the constants of nonlinearities; a one-hot vector of the level of theory 
 maps, which is a bias by level for each of them.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -35,7 +36,6 @@ _ONLY = {
     "act_radial": ("silu",),
     "act_scalar": ({"e": "silu", "o": "tanh"},),
     "act_gate": ({"e": "silu", "o": "tanh"},),
-    "readout_as_fcn": (False,),
     "optimize_by_reduce": (True,),
 }
 
@@ -53,20 +53,23 @@ class SevenNet:
         self.path = path
         config = content.get("config")
         if not isinstance(config, dict) or "model_state_dict" not in content:
+            if "equipot" in content:
+                raise ModelFileError(f"{path}: this is a checkpoint of equipot already: use it as it is.")
             raise ModelFileError(
                 f"{path}: a PyTorch file, but no SevenNet checkpoint: expected 'config' and "
                 f"'model_state_dict', found {', '.join(map(str, list(content)[:5])) or 'nothing'}."
             )
         self.config: dict[str, Any] = config
-        try:
+        with readable(path):
             self._read(content["model_state_dict"], level)
-        except KeyError as error:
-            raise ModelFileError(f"{path}: the SevenNet checkpoint lacks {error}.") from None
 
     def _read(self, state: Mapping[str, Tensor], level: str | None) -> None:
         config = self.config
         self._require_only_what_equipot_has()
         self.weights = {_new_name(name): weight.double() for name, weight in state.items()}
+        broken = [name for name, weight in self.weights.items() if not weight.isfinite().all()]
+        if broken:
+            raise ModelFileError(f"{self.path}: there are numbers that are not finite in '{broken[0]}'.")
         self.species = [chemical_symbols[z] for z in sorted(config["_type_map"])]
         self.rows = [config["_type_map"][atomic_numbers[symbol]] for symbol in self.species]
         self.cutoff = float(config["cutoff"])
@@ -89,6 +92,9 @@ class SevenNet:
         for key, known in _ONLY.items():
             if config.get(key, known[0]) not in known:
                 self._refuse(f"{key}: {config[key]}", f"only {known[0]}")
+        activation = config.get("readout_fcn_activation", "relu")
+        if config.get("readout_as_fcn") and activation != "silu":
+            self._refuse(f"readout_fcn_activation: {activation}", "only silu")
         if (config.get("cuequivariance_config") or {}).get("use"):
             self._refuse("cuequivariance_config: weights in the order of cuEquivariance", "only e3nn's")
         basis, envelope = config["radial_basis"], config["cutoff_function"]
@@ -153,6 +159,9 @@ class SevenNet:
             )
         return irreps
 
+    def _only_parities_of_harmonics(self) -> bool:
+        return all(ir.p == (-1) ** ir.l for irreps in self.irreps for _, ir in irreps)
+
     def model_config(self) -> dict[str, Any]:
         """The section ``model`` that gives a network of this architecture."""
         config, envelope = self.config, self.config["cutoff_function"]
@@ -166,7 +175,7 @@ class SevenNet:
             "type": "nequip",
             "cutoff": self.cutoff,
             "l_max": self.l_max,
-            "parity": True if self.parity else "ignored",
+            "parity": "ignored" if not self.parity else not self._only_parities_of_harmonics(),
             "layers": self.layers,
             "layer_channels": channels[1:],
             "embedding_channels": channels[0][0],
@@ -178,6 +187,7 @@ class SevenNet:
             "self_connection": "shared" if self.shared else "by_element",
             "biases": bool(self.levels or config.get("use_bias_in_linear")),
             "radial_hidden": radial,
+            "readout_hidden": self._readout_hidden(),
             "radial_intervals": None,
             "scale": float(self._of_species("scale").mean()),
         }
@@ -185,11 +195,13 @@ class SevenNet:
     def _of_species(self, name: str) -> Tensor:
         """(K, T) scale or shift, eV, of each level (at least one) and element."""
         values = self.weights[f"rescale_atomic_energy.{name}"]
+        if values.shape[-1] not in (1, len(self.rows)):
+            raise ValueError(f"{name} has {values.shape[-1]} numbers for {len(self.rows)} elements")
         values = values[self.modal_rows] if values.ndim == 2 else values.expand(max(len(self.levels), 1), -1)
         return values.expand(-1, len(self.rows)) if values.shape[1] == 1 else values[:, self.rows]
 
     def state(self, network: NequIP) -> State:
-        """The state dict of a Potential with such a network."""
+        """The state dict of a Potential with such a network; use it within `readable`."""
         state = {}
         embedding, constants = self._linear(
             "onehot_to_feature_x", o3.Irreps(f"{len(self.rows)}x0e"), self.irreps[0]
@@ -197,27 +209,46 @@ class SevenNet:
         state["network.embedding"] = embedding[SCALAR][self.rows] + constants[0]
         factors = {SCALAR: 1.0}
         for number, layer in enumerate(network.layers):
+            lacking = [str(ir) for _, ir in layer.irreps_out if ir not in self.irreps[number + 1]]
+            if lacking:
+                its = f"its layer would also have {', '.join(lacking)}, since that contributes"
+                self._refuse(f"irreps {self.irreps[number + 1]}", its)
             of_layer = self._layer(number, layer, factors)
             state |= {f"network.layers.{number}.{name}": weight for name, weight in of_layer.items()}
             # Activations are scaled to unit variance with constants of e3nn's that are estimates.
             silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
             tanh = normalize2mom(torch.tanh).cst / TANH_FACTOR
             factors = {ir: tanh if (ir.l, ir.p) == (0, -1) else silu for _, ir in layer.irreps_out}
-        width, scalars = self.irreps[-1].dim, self.irreps[-1]
-        hidden = o3.Irreps([(width // 2, (0, 1))])
-        first, before = self._linear("reduce_input_to_hidden", scalars, hidden)
-        last, after = self._linear("reduce_hidden_to_energy", hidden, o3.Irreps("1x0e"))
+        readout, constant = self._readout(factors[SCALAR])
         scale = self._of_species("scale")
         of_levels = scale.mean(dim=1) / scale[0].mean()
         if not torch.allclose(of_levels[:, None] * scale[0], scale):
             self._refuse("scales by level and element", "scales by level, or --level to take one")
-        readout = first[SCALAR] @ last[SCALAR] * (factors[SCALAR] * width**0.5)
-        state["network.readout.weights.0"] = readout * of_levels
+        names = [f"layers.{k}.weight" for k in range(len(readout))] if len(readout) > 1 else ["weights.0"]
+        readout[-1] = readout[-1] * of_levels
+        state |= {f"network.readout.{name}": weight for name, weight in zip(names, readout, strict=True)}
         state["scale_shift.scale"] = scale[0]
-        shift = self._of_species("shift") + scale * (before @ last[SCALAR] + after)
+        shift = self._of_species("shift") + scale * constant
         state["scale_shift.shift"] = shift if len(shift) > 1 else shift[0]
         self._add_to_first_biases(state, constants - constants[0])
         return state
+
+    def _readout_hidden(self) -> list[int]:
+        config = self.config
+        return list(config["readout_fcn_hidden_neurons"]) if config.get("readout_as_fcn") else []
+
+    def _readout(self, factor: float) -> tuple[list[Tensor], Tensor]:
+        """Matrices of the readout, whose input is to be multiplied by ``factor``, and what it adds (K, 1)."""
+        if hidden := self._readout_hidden():
+            weights = [self.weights[f"readout_FCN.fcn.layer{k}.weight"] for k in range(len(hidden) + 1)]
+            silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
+            weights = [weights[0] * factor, *(weight * silu for weight in weights[1:])]
+            return weights, weights[0].new_zeros(max(len(self.levels), 1), 1)
+        scalars, width = self.irreps[-1], self.irreps[-1].dim
+        between = o3.Irreps([(width // 2, (0, 1))])
+        first, before = self._linear("reduce_input_to_hidden", scalars, between)
+        last, after = self._linear("reduce_hidden_to_energy", between, o3.Irreps("1x0e"))
+        return [first[SCALAR] @ last[SCALAR] * (factor * width**0.5)], before @ last[SCALAR] + after
 
     def _add_to_first_biases(self, state: State, added: Tensor) -> None:
         """(K, channels) that levels add to the embedding, which is shared here: to the first biases."""
@@ -242,10 +273,9 @@ class SevenNet:
             state[f"mix_channels.weights.{k}"] = first[ir] * (factors[ir] * mul**0.5)
         if layer.mix_channels.bias is not None:
             state["mix_channels.bias"] = bias
-        state |= {
-            f"convolution.radial.{key}": w for key, w in self._radial(number, layer, convolution).items()
-        }
         state |= self._mixing(number, layer, convolution, gate)
+        radial = self._radial(number, layer, convolution)
+        state |= {f"convolution.radial.{key}": weight for key, weight in radial.items()}
         state |= self._self_connection(number, layer, gate, factors)
         return state
 
@@ -285,11 +315,8 @@ class SevenNet:
 
     def _radial(self, number: int, layer: NequIPLayer, convolution: Paths) -> State:
         """The perceptron of the distance, its last columns in the order of the layer's paths."""
-        prefix = f"{number}_convolution.weight_nn.layer"
-        weights = [
-            self.weights[f"{prefix}{k}.weight"]
-            for k in range(len(self.config["weight_nn_hidden_neurons"]) + 1)
-        ]
+        prefix, hidden = f"{number}_convolution.weight_nn.layer", self.config["weight_nn_hidden_neurons"]
+        weights = [self.weights[f"{prefix}{k}.weight"] for k in range(len(hidden) + 1)]
         # (2/rc) sin(c r) / r = 0.4/rc² · 5 sin(c rc x) / x, and equipot's basis is 0.2 sin(f x) / x.
         weights[0] = weights[0] * (2.0 / self.cutoff**2 / 0.2)
         silu = normalize2mom(torch.nn.functional.silu).cst / SILU_FACTOR
@@ -299,6 +326,8 @@ class SevenNet:
             found = convolution.columns(*key, before_sorting=self._is_before("0.11.0"))
             columns += found
             signs += [self._sign(number, *key)] * len(found)
+        if [weight.shape[1] for weight in weights] != [*hidden, convolution.num_weights]:
+            raise ValueError(f"'{prefix}...' are not the weights of a network with hidden layers of {hidden}")
         last = weights[-1][:, columns] * torch.tensor(signs, dtype=torch.float64)
         hidden = {f"network.hidden.layers.{k}.weight": weight for k, weight in enumerate(weights[:-1])}
         return {"basis.frequencies": self.frequencies * self.cutoff, **hidden, "network.linear.weight": last}
@@ -388,6 +417,20 @@ class SevenNet:
             raise ModelFileError(
                 f"{self.path}: '{name}' has {len(weight)} weights, its irreps need {expected}."
             )
+
+
+@contextlib.contextmanager
+def readable(path: Any) -> Iterator[None]:
+    """Inside, whatever wrong content leads into becomes a ModelFileError."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelFileError(f"{path}: the checkpoint lacks {error}.") from None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ModelFileError(
+            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({what})."
+        ) from None
 
 
 def _new_name(name: str) -> str:

@@ -10,7 +10,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.models.network import Network, State, columns_of, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, require_irreps, rows_of
+from equipot.nn.linear import EquivariantLinear
 from equipot.nn.mlp import MLP, Dense
 from equipot.nn.radial import BesselBasis, PairCutoffs, PolynomialCutoff
 from equipot.nn.spherical import SphericalHarmonics
@@ -127,6 +128,26 @@ class AllegroLayer(nn.Module):
         return (scalars + envelope * latent) * 0.5**0.5, tensors
 
 
+class PairOutputs(nn.Module):
+    """Irreps of every pair from its tensors, weighted by the latent scalars: W (V_ij ⊙ W' x_ij)."""
+
+    def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, scalar_channels: int):
+        super().__init__()
+        channels = irreps_in[0].mul
+        self.weight = Dense(scalar_channels, len(irreps_in) * channels)
+        degrees = torch.tensor([ir.dim for _, ir in irreps_in])
+        self.register_buffer(
+            "block", torch.arange(len(irreps_in)).repeat_interleave(degrees), persistent=False
+        )
+        self.mix = EquivariantLinear(irreps_in, irreps_out)
+        self.channels = channels
+
+    def forward(self, scalars: Tensor, tensors: Tensor) -> Tensor:
+        """scalars (E, S), tensors (E, I, C) → (E, irreps_out.dim)."""
+        weights = self.weight(scalars).view(scalars.shape[0], -1, self.channels).index_select(1, self.block)
+        return self.mix((tensors * weights).flatten(1))
+
+
 class Allegro(Network):
     """Atomic energies as sums of pair energies from ``layers`` strictly local layers.
 
@@ -152,6 +173,7 @@ class Allegro(Network):
         latent_hidden: Sequence[int] = (64, 64),
         readout_hidden: Sequence[int] = (32,),
         num_outputs: int = 1,
+        further_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
         self.cutoff = cutoff
@@ -168,13 +190,17 @@ class Allegro(Network):
         irreps_sh = o3.Irreps.spherical_harmonics(l_max)
         irreps = o3.Irreps([(channels, ir) for _, ir in irreps_sh])
         blocks = []
-        for target in layer_targets([hidden] * layers, irreps_sh):
+        for target in layer_targets([hidden] * layers, irreps_sh, further_outputs):
             block = AllegroLayer(irreps, target, l_max, scalar_channels, latent_hidden, avg_num_neighbors)
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
-        self.irreps_out = o3.Irreps([(num_outputs, (0, 1))])
+        require_irreps(further_outputs, irreps)
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
+        self.further: nn.Module | None = None
+        if len(further_outputs):
+            self.further = PairOutputs(irreps, further_outputs, scalar_channels)
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
@@ -190,11 +216,16 @@ class Allegro(Network):
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
-        return torch.ops.equipot.segment_sum(self.readout(scalars), edge_index, 0, num_atoms) * self.norm
+        pairs = self.readout(scalars)
+        if self.further is not None:
+            pairs = torch.cat([pairs, self.further(scalars, tensors)], dim=1)
+        return torch.ops.equipot.segment_sum(pairs, edge_index, 0, num_atoms) * self.norm
 
     @torch.jit.unused
-    def steps(self, program: Program) -> str:
+    def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
+        if self.further is not None:
+            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         self.pair_cutoffs.write(program)
         envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)

@@ -10,8 +10,9 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
+from equipot.errors import ConfigError
 from equipot.models.allegro import WeightedHarmonics
-from equipot.models.network import Network, State, columns_of, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, rows_of
 from equipot.nn.mlp import MLP, Dense
 from equipot.nn.radial import BesselBasis, PairCutoffs, PolynomialCutoff
 from equipot.nn.spherical import SphericalHarmonics
@@ -91,8 +92,11 @@ class AllegroDense(Network):
         latent_hidden: Sequence[int] = (64,),
         readout_hidden: Sequence[int] = (32,),
         num_outputs: int = 1,
+        further_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
+        if len(further_outputs) > 0:
+            raise ConfigError("model.outputs: `type: allegro_dense` predicts energies only. Leave them out.")
         self.cutoff = cutoff
         self.num_exchanges = self.widest_exchange = 0
         self.scalar_channels, self.channels = scalar_channels, channels

@@ -1,7 +1,8 @@
 """The one place where a configuration and the data's statistics become a model."""
 
-from collections.abc import Sequence
-from inspect import signature
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import ase.data
 import torch
@@ -11,13 +12,14 @@ from equipot.models.allegro import Allegro
 from equipot.models.allegro_dense import AllegroDense
 from equipot.models.nequip import NequIP
 from equipot.models.network import Network
-from equipot.models.potential import Potential
+from equipot.models.outputs import Outputs, OutputSpec, output_irreps
+from equipot.models.potential import Potential, PotentialWithOutputs
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
-# Every other key of section ``model`` is an argument of the potential (further outputs) or of the network.
-_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs"}
+# Every other key of section ``model`` is an argument of the network.
+_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "outputs"}
 
 
 def build_potential(
@@ -27,23 +29,29 @@ def build_potential(
     atomic_energies: Sequence[float] | Sequence[Sequence[float]],
     force_rms: float | None,
     levels: Sequence[str] = (),
+    outputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Potential:
     """An untrained potential; its weights come from torch's global random state.
 
     ``species``: chemical symbols in the order of the atom types; ``avg_num_neighbors``: mean number of
     neighbors within the cutoff; ``atomic_energies`` (eV): the shift of each species, for each of
     ``levels`` where there are several; ``force_rms`` (eV/Å): becomes the scale, times 1 Å, where the
-    configuration asks for ``force_rms``; ``levels``: names of the levels of theory, if they have names.
+    configuration asks for ``force_rms``; ``levels``: names of the levels of theory, if they have names;
+    ``outputs``: scales and shifts of further outputs, by their names.
+
+    Raises:
+        ConfigError: the features of the architecture lack an irrep of an output.
     """
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
-    outputs = {key: keys.pop(key) for key in signature(Potential).parameters if key in keys}
     pair_cutoffs = config.cutoffs_of_pairs(species)
+    specs = [OutputSpec(**output.spec(name)) for name, output in config.outputs.items()]
     network = NETWORKS[config.type](
         num_species=len(species),
         pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
         num_outputs=max(len(levels), 1),
+        further_outputs=output_irreps(specs, config.parity),
         **keys,
     )
     network.to(getattr(torch, config.dtype))
@@ -56,4 +64,8 @@ def build_potential(
         numbers = [ase.data.atomic_numbers[symbol] for symbol in species]
         everywhere = [[config.cutoff] * len(species)] * len(species)
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
-    return Potential(network, species, scale_shift, zbl, levels, **outputs)
+    if not specs:
+        return Potential(network, species, scale_shift, zbl, levels)
+    return PotentialWithOutputs(
+        network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species))
+    )

@@ -12,7 +12,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.models.network import Network, State, columns_of, rows_of
+from equipot.models.network import NO_OUTPUTS, Network, State, columns_of, require_irreps, rows_of
 from equipot.nn.gate import Gate
 from equipot.nn.linear import EquivariantLinear, SpeciesLinear
 from equipot.nn.mlp import MLP
@@ -212,6 +212,7 @@ class NequIP(Network):
         biases: bool = False,
         readout_hidden: Sequence[int] = (),
         num_outputs: int = 1,
+        further_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
         load_operators()
@@ -232,7 +233,7 @@ class NequIP(Network):
         if radial_intervals is not None:
             grid = self._use(Grid(radial_intervals, cutoff, xplor_start))
         blocks, irreps = [], scalars
-        for target in layer_targets(hidden, irreps_sh):
+        for target in layer_targets(hidden, irreps_sh, further_outputs):
             envelope = PolynomialCutoff(polynomial_cutoff)
             if xplor_start is not None:
                 envelope = XPLORCutoff(xplor_start / cutoff)
@@ -254,11 +255,14 @@ class NequIP(Network):
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
-        self.irreps_out = o3.Irreps([(num_outputs, (0, 1))])
+        self.num_scalars: int = irreps[0].mul
         if readout_hidden:
-            self.readout = MLP([irreps.dim, *readout_hidden, num_outputs])
+            self.readout = MLP([self.num_scalars, *readout_hidden, num_outputs])
         else:
-            self.readout = EquivariantLinear(irreps, self.irreps_out)
+            self.readout = EquivariantLinear(irreps[:1], o3.Irreps([(num_outputs, (0, 1))]))
+        require_irreps(further_outputs, irreps)
+        self.further = EquivariantLinear(irreps, further_outputs) if len(further_outputs) else None
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
@@ -283,11 +287,18 @@ class NequIP(Network):
         for layer in self.layers:
             x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
         # Nothing is computed of atoms that other processes own.
-        return nn.functional.pad(self.readout(x), [0, 0, 0, num_atoms - owned])
+        further = self.further
+        if further is None:
+            rows = self.readout(x)
+        else:
+            rows = torch.cat([self.readout(x[:, : self.num_scalars].contiguous()), further(x)], dim=1)
+        return nn.functional.pad(rows, [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
-    def steps(self, program: Program) -> str:
+    def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
+        if self.further is not None:
+            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         if not self.normalize_harmonics:
             program.require(2)

@@ -3,19 +3,25 @@
 from collections.abc import Mapping, Sequence
 
 import torch
+from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
+from equipot.errors import ConfigError
 
 State = dict[str, Tensor]
+NO_OUTPUTS = o3.Irreps()
 
 
 class Network(nn.Module):
     """A map from geometry and species to one equivariant row per atom; column k is the energy of level k.
 
+    Irreps of further outputs follow the energies.
+
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None) and ``num_outputs``; it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels) and
+    ``further_outputs`` (irreps); it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows
@@ -61,6 +67,17 @@ class Network(nn.Module):
     def tabulate(self, intervals: int) -> None:
         """Replace functions of the distance by tables, for inference."""
         raise NotImplementedError
+
+
+def require_irreps(outputs: o3.Irreps, features: o3.Irreps) -> None:
+    """Raises ConfigError for an irrep of further outputs that is none of the features they are read from."""
+    missing = [str(ir) for ir in dict.fromkeys(ir for _, ir in outputs) if ir not in features]
+    if missing:
+        raise ConfigError(
+            f"model.outputs need the irreps {', '.join(missing)}, but the features of the last layer are "
+            f"{features}. It takes an l_max as high, `parity: true` for what is not (-1)^l under inversion, "
+            "and more than one layer for pseudoscalars."
+        )
 
 
 def rows_of(weight: Tensor, species: Sequence[int | None]) -> Tensor:

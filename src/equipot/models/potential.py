@@ -1,7 +1,7 @@
 """From atomic energies to forces, virials and stress: the one gradient path of the project."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from equipot.engine.program import Program
 from equipot.graph import AtomicGraph, edge_vectors, volume
+from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, SpeciesScaleShift
 from equipot.ops.operators import load_operators
+from equipot.quantities import BASIC, QUANTITIES
 
 # Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
 # three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
@@ -29,6 +31,7 @@ class Potential(nn.Module):
 
     edges_in_flight: dict[str, int]
     levels: list[str]
+    output_names: list[str]  # beside energy, forces and virials, in the order of their values
     takes_level: Final[bool]  # the network does
 
     __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
@@ -40,12 +43,15 @@ class Potential(nn.Module):
         scale_shift: SpeciesScaleShift,
         zbl: ZBL | None = None,
         levels: Sequence[str] = (),
+        outputs: Outputs | None = None,
     ):
         super().__init__()
         load_operators()
         self.network = network
         self.scale_shift = scale_shift
         self.zbl = zbl
+        self.outputs = outputs
+        self.output_names = [] if outputs is None else [spec.name for spec in outputs.specs]
         self.species = species
         self.levels = list(levels)
         self.takes_level = network.takes_level
@@ -83,19 +89,28 @@ class Potential(nn.Module):
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
     ) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
+        return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
+
+    def _of_atoms(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `atom_energies`, and the values of further outputs, (N, V) float64."""
         if level is None and len(self.levels) > 1:
             raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
         if level is not None and len(self.levels) < 2:
             raise ValueError("A level of theory is given, but this model has only one.")
         if self.takes_level:
-            outputs = self.network(edge_vec, edge_index, atom_types, level)
+            rows = self.network(edge_vec, edge_index, atom_types, level)
         else:
-            outputs = self.network(edge_vec, edge_index, atom_types)
-        column = outputs[:, 0] if level is None else outputs.gather(1, level.unsqueeze(1)).squeeze(1)
+            rows = self.network(edge_vec, edge_index, atom_types)
+        column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
         energies = self.scale_shift(column, atom_types, level)
         if self.zbl is not None:
             energies = energies + self.zbl(edge_vec, edge_index, atom_types)
-        return energies
+        values = energies.new_zeros([energies.shape[0], 0])
+        if self.outputs is not None:
+            values = self.outputs(rows[:, max(len(self.levels), 1) :], atom_types)
+        return energies, values
 
     def forward(
         self,
@@ -112,31 +127,41 @@ class Potential(nn.Module):
         (N, 3, 3) float64 eV. In train mode all three can be differentiated by the parameters. Gradients
         must be enabled (TorchScript cannot switch them on).
         """
+        energies, forces, virials, _ = self._contract(edge_vec, edge_index, atom_types, owned, level)
+        return energies, forces, virials
+
+    def _contract(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `forward`, and the values of further outputs, (N, V), zero where not owned."""
         limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
         if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            energies, gradient = self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
+            found = self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
         else:
-            energies, gradient = self._energies_and_gradient(edge_vec, edge_index, atom_types, owned, level)
+            found = self._with_gradient(edge_vec, edge_index, atom_types, owned, level)
+        energies, gradient, values = found
         num_atoms = atom_types.shape[0]
         edge_virials = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).view(-1, 9)
         at_center = torch.ops.equipot.segment_sum(gradient, edge_index, 0, num_atoms)
         at_neighbor = torch.ops.equipot.segment_sum(
             torch.cat([gradient, edge_virials], dim=1), edge_index, 1, num_atoms
         )
-        return energies, at_center - at_neighbor[:, :3], -at_neighbor[:, 3:].reshape(-1, 3, 3)
+        virials = -at_neighbor[:, 3:].reshape(-1, 3, 3)
+        return energies, at_center - at_neighbor[:, :3], virials, values
 
-    def _energies_and_gradient(
+    def _with_gradient(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """(N,) energies, zero where not owned, and the (E, 3) gradient of their sum by edge_vec."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values."""
         edge_vec = edge_vec.detach().requires_grad_(True)
-        energies = self.atom_energies(edge_vec, edge_index, atom_types, level)
+        energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level)
         energies = energies * owned.to(energies.dtype)
+        values = values * owned.to(values.dtype).unsqueeze(1)
         gradient = torch.autograd.grad([energies.sum()], [edge_vec], create_graph=self.training)[0]
         assert gradient is not None  # for TorchScript: the energy always depends on edge_vec
         if not self.training:
-            energies = energies.detach()
-        return energies, gradient
+            energies, values = energies.detach(), values.detach()
+        return energies, gradient, values
 
     def _in_parts(
         self,
@@ -146,7 +171,7 @@ class Potential(nn.Module):
         owned: Tensor,
         level: Tensor | None,
         limit: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same for a strictly local model, whose atoms can be evaluated a few at a time.
 
         Memory is then that of ``limit`` edges (more only for a single atom with more neighbors).
@@ -156,7 +181,8 @@ class Potential(nn.Module):
         counts = torch.bincount(edge_index[0], minlength=num_atoms)
         # Of each atom, in that order.
         first_edge = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
-        energies = torch.zeros(num_atoms, dtype=edge_vec.dtype, device=edge_vec.device)
+        energies: list[Tensor] = []
+        values: list[Tensor] = []
         gradient = torch.zeros_like(edge_vec)
         atom = 0
         while atom < num_atoms:
@@ -170,17 +196,33 @@ class Potential(nn.Module):
             here = torch.cat([torch.arange(atom, last, device=others.device), others])
             owned_here = owned.index_select(0, here)
             owned_here[last - atom :] = False  # the others are there as neighbors only
-            part_energies, part_gradient = self._energies_and_gradient(
+            part = self._with_gradient(
                 edge_vec.index_select(0, edges),
                 torch.stack([center, position + (last - atom)]),
                 atom_types.index_select(0, here),
                 owned_here,
                 None if level is None else level.index_select(0, here),
             )
-            energies[atom:last] = part_energies[: last - atom]
-            gradient.index_copy_(0, edges, part_gradient)
+            energies.append(part[0][: last - atom])
+            gradient.index_copy_(0, edges, part[1])
+            values.append(part[2][: last - atom])
             atom = last
-        return energies, gradient
+        return torch.cat(energies), gradient, torch.cat(values)
+
+
+class PotentialWithOutputs(Potential):
+    """A potential whose contract has a fourth part: (N, V) float64 values of its outputs, side by side."""
+
+    def forward(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As `Potential.forward`; the values are as in `Outputs`, zero where not owned."""
+        return self._contract(edge_vec, edge_index, atom_types, owned, level)
 
 
 @dataclass(frozen=True)
@@ -192,7 +234,14 @@ class Prediction:
     forces: Tensor  # (N, 3) float64, eV/Å
     stress: Tensor  # (S, 3, 3) float64, eV/Å³, symmetric; NaN for structures that are not fully periodic
     atom_virials: Tensor  # (N, 3, 3) float64, eV
+    outputs: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # (S, ...) or (N, ...) float64, by their names
     energy_uncertainty: Tensor | None = None  # (S,) float64, eV, a standard deviation, if known
+
+    def of(self, quantity: str) -> Tensor | None:
+        """What is compared with labels of this name; None where the model does not predict it."""
+        return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
 
 
 def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
@@ -206,7 +255,7 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
-        energies, forces, virials = potential(*inputs)
+        energies, forces, virials, *values = potential(*inputs)
     per_atom = torch.cat([energies.unsqueeze(1), virials.flatten(1)], dim=1)
     structure = graph.structure.unsqueeze(0)
     sums = torch.ops.equipot.segment_sum(per_atom, structure, 0, graph.num_structures)
@@ -216,4 +265,19 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
     # Dividing by 1 where there is no volume keeps NaN out of the gradient.
     stress = -virial / torch.where(size > 0, size, torch.ones_like(size))[:, None, None]
     stress = 0.5 * (stress + stress.transpose(1, 2))
-    return Prediction(energy, energies, forces, stress.masked_fill(~periodic, torch.nan), virials)
+    outputs = _outputs(values[0], potential.output_names, graph) if values else {}
+    return Prediction(energy, energies, forces, stress.masked_fill(~periodic, torch.nan), virials, outputs)
+
+
+def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
+    """Values of atoms, or of structures: sums or means over their atoms."""
+    structure, count = graph.structure.unsqueeze(0), graph.num_structures
+    sums = torch.ops.equipot.segment_sum(values, structure, 0, count)
+    means = sums / torch.bincount(graph.structure, minlength=count).unsqueeze(1)
+    found, start = {}, 0
+    for quantity in (QUANTITIES[name] for name in names):
+        of = quantity.choose(means if quantity.mean else sums, values)
+        block = of[:, start : start + quantity.components]
+        found[quantity.name] = block.reshape(len(block), *quantity.shape)
+        start += quantity.components
+    return found

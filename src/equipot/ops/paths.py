@@ -13,6 +13,8 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
+_NO_IRREPS = o3.Irreps()
+
 
 @dataclass(frozen=True)
 class Path:
@@ -77,13 +79,16 @@ def harmonic_irreps(l_max: int, parity: bool | str) -> o3.Irreps:
     return o3.Irreps.spherical_harmonics(l_max, 1 if parity == "ignored" else -1)
 
 
-def layer_targets(hidden: Sequence[o3.Irreps], irreps_sh: o3.Irreps) -> list[o3.Irreps]:
+def layer_targets(
+    hidden: Sequence[o3.Irreps], irreps_sh: o3.Irreps, outputs: o3.Irreps = _NO_IRREPS
+) -> list[o3.Irreps]:
     """What each layer has to produce of its ``hidden`` irreps so that the last one can produce scalars.
 
-    Going back from the even scalars of the last layer, irreps from which no product with ``irreps_sh``
-    leads on are dropped: they would be computed and never used.
+    Going back from the even scalars of the last layer, and those of its irreps that ``outputs`` have,
+    irreps from which no product with ``irreps_sh`` leads on are dropped: they would never be used.
     """
-    targets = [o3.Irreps([hidden[-1][0]])]
+    first, *others = hidden[-1]
+    targets = [o3.Irreps([first, *(block for block in others if block.ir in outputs)])]
     for of_layer in reversed(hidden[:-1]):
         needed = [ir for _, ir in targets[0]]
         useful = [

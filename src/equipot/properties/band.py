@@ -109,7 +109,16 @@ def minimum_energy_path(
         neb.interpolate(interpolation, mic=bool(first.pbc.any()), apply_constraint=False)
     else:
         _take(band, start)
-    done, climbing, force = 0, False, np.inf
+    force, done, climbed = _relax(band, climb, fmax, steps, keep, options)
+    finished = tuple(with_results(image) for image in band)
+    return Path(finished, fit_images(finished), force, done, climbed)
+
+
+def _relax(
+    band: list[Atoms], climb: bool, fmax: float, steps: int, keep: Callable | None, options: dict
+) -> tuple[float, int, bool]:
+    """In place; the largest force (eV/Å), steps, whether an image climbed. Raises SimulationError."""
+    done = 0
     for goal, climbing in ([(_ROUGH * fmax, False)] if climb else []) + [(fmax, climb)]:
         neb = NEB(band, climb=climbing, **options)
         optimizer = FIRE(neb, logfile=None)
@@ -117,9 +126,9 @@ def minimum_energy_path(
             optimizer.attach(keep, interval=_KEEP, images=band)
         converged = optimizer.run(fmax=goal, steps=max(steps - done, 0))
         done += optimizer.nsteps
-        force = np.linalg.norm(neb.get_forces(), axis=1).max()
         if not converged:
             break
+    force = float(np.linalg.norm(neb.get_forces(), axis=1).max())
     if keep is not None:
         keep(band)
     if not converged:
@@ -127,8 +136,7 @@ def minimum_energy_path(
             f"The band did not relax to {fmax:g} eV/Å in {steps} steps; {force:.2g} eV/Å is left. Go on with "
             "--resume and more --steps, or look at the images: is it one step, and does the path make sense?"
         )
-    done_images = tuple(with_results(image) for image in band)
-    return Path(done_images, fit_images(done_images), float(force), done, climbing)
+    return force, done, climbing
 
 
 def _take(band: list[Atoms], start: list[Atoms]) -> None:

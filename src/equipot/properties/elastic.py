@@ -51,9 +51,7 @@ def elastic(
     warnings = _warnings(found)
     paragraphs = [_summary(numbers, found), _checks(found), *warnings]
     pictures = {"young.png": plot_young(found)} if found.stable else {}
-    return Result(
-        "elastic", numbers | {"warnings": warnings}, paragraphs, _tables(found, numbers), pictures
-    )  # fmt: skip
+    return Result("elastic", numbers | {"warnings": warnings}, paragraphs, _tables(found, numbers), pictures)
 
 
 def _numbers(found: ElasticTensor) -> dict[str, Any]:
@@ -176,6 +174,7 @@ def plot_young(found: ElasticTensor) -> "Figure":
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
     surface = figure.add_subplot(1, 2, 1, projection="3d")
@@ -199,5 +198,6 @@ def plot_young(found: ElasticTensor) -> "Figure":
         name = f"{'xyz'[a]}{'xyz'[b]}, from {'xyz'[a]}"
         sections.plot(angle, youngs_modulus(found.standard, circle), style, label=name)
     sections.set(ylim=(0, 1.05 * limit), title="in three planes (GPa)")
+    sections.yaxis.set_major_locator(MaxNLocator(4))
     sections.legend(loc="lower center", bbox_to_anchor=(0.5, -0.22), ncols=3, fontsize=8, frameon=False)
     return figure

@@ -97,7 +97,7 @@ def elastic_tensor(
         or not (amplitudes[0] > 0 and amplitudes[-1] <= 0.1)
         or len(set(amplitudes)) < len(amplitudes)
     ):
-        raise ConfigError(f"Strains must be different numbers above 0 and at most 0.1, found {amplitudes}.")
+        raise ConfigError(f"--strains must be different numbers above 0 and at most 0.1, found {amplitudes}.")
     require_crystal(atoms, "Elastic constants")
     symmetry = crystal_symmetry(atoms, symprec)
     atoms = deformed(atoms, np.eye(3))

@@ -51,7 +51,7 @@ def eos(
     relaxing = {"fmax": settings.fmax, "steps": settings.steps}
     found = equation_of_state(
         start.atoms, settings.span, settings.points, shape=settings.shape, symprec=common.symprec, **relaxing
-    )  # fmt: skip
+    )
     nearest = found.structures[int(abs(found.volumes - found.best.volume).argmin())].copy()
     nearest.calc = start.atoms.calc
     minimum = at_volume(nearest, found.best.volume, found.shape_relaxed, **relaxing)
@@ -156,7 +156,10 @@ def _warnings(found: EquationOfState, numbers: dict[str, Any]) -> list[str]:
             "of volumes too wide for its form."
         )
     if found.pressure_error > _DISAGREE * abs(found.pressures).max():
-        texts.append("Pressures by the stress and by the energies differ: the curve hides something.")
+        texts.append(
+            "Pressures by the stress and by the energies differ: energies are not of this form (a kink, a "
+            "change of the structure that keeps its symmetry, too wide a range)."
+        )
     return [f"Warning: {text}" for text in texts]
 
 

@@ -93,12 +93,12 @@ def equation_of_state(
     """
     if not 0.005 <= span <= 0.3:
         raise ConfigError(
-            f"The range of volumes must be between 0.005 and 0.3 (30 %) to each side, found {span}."
+            f"--span must be between 0.005 and 0.3 (30 % of the volume to each side), found {span}."
         )
     if points < 5:
-        raise ConfigError(f"Four parameters take at least 5 volumes, found {points}.")
+        raise ConfigError(f"--points must be at least 5, as there are four parameters; found {points}.")
     if shape not in ("auto", "relax", "keep"):
-        raise ConfigError(f"shape must be auto, relax or keep, found '{shape}'.")
+        raise ConfigError(f"--shape must be auto, relax or keep, found '{shape}'.")
     require_crystal(atoms, "Equations of state")
     start = crystal_symmetry(atoms, 10 * symprec)
     shaped = shape == "relax" or (shape == "auto" and start.crystal_class != "cubic")
@@ -125,7 +125,7 @@ def equation_of_state(
     fits = {form: fit(form, volumes[phase], energies[phase]) for form in FORMS}
     return EquationOfState(
         volumes, energies, pressures, tuple(groups), tuple(structures), phase, shaped, fits
-    )  # fmt: skip
+    )
 
 
 def at_volume(atoms: Atoms, volume: float, shape: bool, fmax: float = FMAX, steps: int = 500) -> Atoms:
@@ -154,7 +154,10 @@ def fit(form: str, volumes: NDArray, energies: NDArray) -> Fit:
         )
     origin = energies.min()  # energies of whole atoms are 1e5 eV, and differences 1e-3
     begin = (curve(guess) - origin, 2 * guess * curve.coef[2], 4.0, guess)
-    found, covariance = curve_fit(FORMS[form], volumes, energies - origin, begin, maxfev=10_000)
+    try:
+        found, covariance = curve_fit(FORMS[form], volumes, energies - origin, begin, maxfev=10_000)
+    except RuntimeError as error:
+        raise SimulationError(f"No curve of the form {form} goes through the energies: {error}") from None
     energy, bulk, derivative, volume = map(float, found)
     if not low + _INSIDE * (high - low) <= volume <= high - _INSIDE * (high - low):
         raise SimulationError(_one_sided(low, high, f"at {volume:.5g} Å³"))

@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.calculators.calculator import BaseCalculator
 from numpy.typing import NDArray
 from phonopy import Phonopy
+from phonopy.structure.cells import guess_primitive_matrix
 
 from equipot.errors import ConfigError
 from equipot.integrations.ase import EquipotCalculator
@@ -65,7 +66,8 @@ class Displacer:
     def displace(self, base: NDArray, copies: NDArray, distance: float) -> Supercell:
         """Force constants in a supercell; what acts on atoms that are not displaced is taken off."""
         unitcell = supercells.to_phonopy(self.unitcell)
-        phonon = Phonopy(unitcell, base @ np.diag(copies), "auto", symprec=_EXACT)
+        primitive = guess_primitive_matrix(unitcell, symprec=_EXACT)  # "auto" is the same, with a warning
+        phonon = Phonopy(unitcell, base @ np.diag(copies), primitive, symprec=_EXACT)
         phonon.generate_displacements(distance=distance, is_plusminus=True)
         cells = [phonon.supercell, *phonon.supercells_with_displacements]
         text = f"{len(cells) - 1} displacements of {len(phonon.supercell)} atoms"

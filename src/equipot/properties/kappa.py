@@ -106,9 +106,7 @@ def _third_order(harmonic: Supercell, calculator: Any, settings: KappaSettings) 
         primitive_matrix=phonon.primitive_matrix,
         symprec=phonon.symmetry.tolerance,
     )
-    crystal.generate_displacements(
-        distance=settings.displacement, cutoff_pair_distance=settings.pair_cutoff, is_plusminus=True
-    )
+    crystal.generate_displacements(distance=settings.displacement, cutoff_pair_distance=settings.pair_cutoff)
     displaced = crystal.supercells_with_displacements  # None for pairs beyond the cutoff
     cells = [None if cell is None else supercells.from_phonopy(cell) for cell in displaced]
     wanted = [cell for cell in cells if cell is not None]

@@ -47,8 +47,11 @@ def neb(
     common, settings = common or Common(), settings or NebSettings()
     file = folder_of("neb", common) / UNFINISHED
     earlier = _earlier(file, common, settings)
-    start = _end(first, model, common, settings)
-    other = _end(last, start.atoms.calc, common, settings)
+    free = replace(common, relax=False, keep_cell=False, max_force=np.inf, max_stress=np.inf)
+    start = prepare(first, model, free, keep_constraints=True)
+    other = prepare(last, start.atoms.calc, free, keep_constraints=True)
+    band.matched(start.atoms, other.atoms, settings.keep_order)  # before the work
+    start, other = (_at_minimum(end, common, settings) for end in (start, other))
     path = band.minimum_energy_path(
         start.atoms,
         other.atoms,
@@ -81,15 +84,13 @@ def neb(
     )
 
 
-def _end(structure: str | Path | Atoms, model: Model, common: Common, settings: NebSettings) -> Start:
-    """One end, at a minimum in its cell."""
-    free = replace(common, relax=False, keep_cell=False, max_force=np.inf, max_stress=np.inf)
-    start = prepare(structure, model, free, keep_constraints=True)
-    name = start.described["structure"]
+def _at_minimum(end: Start, common: Common, settings: NebSettings) -> Start:
+    """One end, relaxed in its cell if wanted."""
+    name = end.described["structure"]
     if common.relax:
-        relax_ions(start.atoms, settings.fmax, settings.steps, what=name)
+        relax_ions(end.atoms, settings.fmax, settings.steps, what=name)
     at = replace(common, max_force=max(common.max_force, settings.fmax), max_stress=np.inf)
-    return replace(start, described=start.described | require_minimum(start.atoms, at, name))
+    return replace(end, described=end.described | require_minimum(end.atoms, at, name))
 
 
 def _earlier(file: Path, common: Common, settings: NebSettings) -> list[Atoms] | None:

@@ -22,7 +22,7 @@ class Vibrations:
     free: NDArray  # (n,) indices of atoms that move
     hessian: NDArray  # (3n, 3n) eV/Å²
     energies: NDArray  # (M,) eV, ascending; imaginary ones as negative numbers
-    modes: NDArray  # (M, N, 3) Å, displacements, the mass-weighted ones normalised: times √u
+    modes: NDArray  # (M, N, 3) 1/√u, displacements; times √mass they are normalised
     rigid: NDArray  # (R,) eV: energies that translations and rotations have, ideally 0
     asymmetry: float  # eV/Å², the largest |H − Hᵀ|
     change: float  # cm⁻¹, the most by which a frequency of the smaller displacement differs

@@ -124,8 +124,10 @@ def _paragraphs(
                 f" From {check['from']} to {check['to']}, frequencies at special points change by "
                 f"{check['mean_change_THz']:.3f} THz on average, {check['largest_change_THz']:.3f} at most."
             )
+    if not any(check["check"] == "supercell" for check in checks):
+        text += " No larger one was compared with it (--max-atoms, --checks): it may not be converged."
     texts.append(text)
-    frequencies = np.concatenate(bands.frequencies)
+    frequencies = np.concatenate(bands.frequencies).round(3) + 0.0  # no −0.000
     nac = "with" if chosen.phonon.nac_params is not None else "without"
     texts.append(
         f"Frequencies along the path: {frequencies.min():.3f} to {frequencies.max():.3f} THz, {nac} "

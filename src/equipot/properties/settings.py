@@ -44,91 +44,6 @@ def _words(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Relaxing:
-    """How structures relax that a command makes by itself."""
-
-    fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.")
-    steps: int = setting(500, "Steps at most to relax each.")
-
-    def __post_init__(self):
-        if not 0 < self.fmax < math.inf or self.steps < 1:
-            raise ConfigError(
-                f"--fmax must be above 0 and --steps at least 1, found {self.fmax}, {self.steps}."
-            )
-
-
-@dataclass(frozen=True)
-class ElasticSettings(_Relaxing):
-    """What `elastic` is told beside `Common`."""
-
-    strains: str = setting("0.0025,0.005,0.01", "Amplitudes, each with both signs.", metavar="STRAIN,...")
-    clamped: bool = setting(
-        False, "Leave ions at their fractional coordinates; by default they relax.", option="--clamped"
-    )
-
-    @property
-    def amplitudes(self) -> tuple[float, ...]:
-        try:
-            return tuple(float(text) for text in self.strains.split(","))
-        except ValueError:
-            raise ConfigError(f"--strains must be numbers as 0.005,0.01, found '{self.strains}'.") from None
-
-
-@dataclass(frozen=True)
-class EosSettings(_Relaxing):
-    """What `eos` is told beside `Common`."""
-
-    span: float = setting(0.06, "Volumes go this far to each side, of that of the structure.")
-    points: int = setting(11, "Volumes.")
-    shape: str = setting(
-        "auto", "Shape of the cell at each volume: relax, keep, or auto: relax if not cubic."
-    )
-    elastic: bool = setting(
-        True, "Compare with the bulk modulus of the elastic tensor.", option="--elastic/--no-elastic"
-    )
-
-
-@dataclass(frozen=True)
-class VibrationSettings:
-    """What `vibrations` is told beside `Common`."""
-
-    displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.")
-    temperature: float = setting(298.15, "K, of the thermochemistry.")
-    pressure: float = setting(1.0, "bar, of the ideal gas.")
-    symmetry_number: int | None = setting(None, "Rotations onto itself; by default those that are found.")
-    spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
-    saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
-
-
-@dataclass(frozen=True)
-class NebSettings:
-    """What `neb` is told beside `Common`."""
-
-    images: int = setting(7, "Between the ends.")
-    interpolation: str = setting("idpp", "idpp or linear, of the first path.")
-    climb: bool = setting(True, "Let the highest image climb to the saddle.", option="--climb/--no-climb")
-    method: str = setting("improvedtangent", "ASE's: improvedtangent, aseneb, eb, spline or string.")
-    spring: float = setting(0.1, "eV/Å².")
-    fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.")
-    steps: int = setting(500, "Steps at most.")
-    keep_order: bool = setting(
-        False, "Atoms of one element do change places between the ends.", option="--keep-order"
-    )
-    check_saddle: bool = setting(
-        False, "Count the imaginary modes at the saddle, by moving every free atom.", option="--check-saddle"
-    )
-    resume: bool = setting(False, "Go on with the band in DIR, or begin.", option="--resume")
-
-    def __post_init__(self):
-        known = ("improvedtangent", "aseneb", "eb", "spline", "string")
-        if self.method not in known:
-            raise ConfigError(f"--method must be one of {', '.join(known)}, found '{self.method}'.")
-        for name, unit in (("spring", "eV/Å²"), ("fmax", "eV/Å"), ("steps", "steps")):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{_words(name)} must be above 0 ({unit}), found {getattr(self, name)}.")
-
-
-@dataclass(frozen=True)
 class PhononSettings:
     """What `phonons` is told beside `Common`."""
 
@@ -215,3 +130,83 @@ class KappaSettings:
 def _check_supercell(supercell: tuple[int, int, int] | None) -> None:
     if supercell is not None and min(supercell) < 1:
         raise ConfigError(f"--supercell: expected three numbers of at least 1, found {supercell}.")
+
+
+@dataclass(frozen=True)
+class _Relaxing:
+    """How structures relax that a command makes by itself."""
+
+    fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.")
+    steps: int = setting(500, "Steps at most to relax each.")
+
+    def __post_init__(self):
+        _require_positive(self, fmax="eV/Å", steps="steps")
+
+
+@dataclass(frozen=True)
+class ElasticSettings(_Relaxing):
+    """What `elastic` is told beside `Common`."""
+
+    strains: str = setting("0.0025,0.005,0.01", "Amplitudes, each with both signs.", metavar="STRAIN,...")
+    clamped: bool = setting(
+        False, "Leave ions at their fractional coordinates; by default they relax.", option="--clamped"
+    )
+
+    @property
+    def amplitudes(self) -> tuple[float, ...]:
+        try:
+            return tuple(float(text) for text in self.strains.split(","))
+        except ValueError:
+            raise ConfigError(f"--strains must be numbers as 0.005,0.01, found '{self.strains}'.") from None
+
+
+@dataclass(frozen=True)
+class EosSettings(_Relaxing):
+    """What `eos` is told beside `Common`."""
+
+    span: float = setting(0.06, "Volumes go this far to each side, of that of the structure.")
+    points: int = setting(11, "Volumes.")
+    shape: str = setting(
+        "auto", "Shape of the cell at each volume: relax, keep, or auto: relax if not cubic."
+    )
+    elastic: bool = setting(
+        True, "Compare with the bulk modulus of the elastic tensor.", option="--elastic/--no-elastic"
+    )
+
+
+@dataclass(frozen=True)
+class VibrationSettings:
+    """What `vibrations` is told beside `Common`."""
+
+    displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.")
+    temperature: float = setting(298.15, "K, of the thermochemistry.")
+    pressure: float = setting(1.0, "bar, of the ideal gas.")
+    symmetry_number: int | None = setting(None, "Rotations onto itself; by default those that are found.")
+    spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
+    saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
+
+
+@dataclass(frozen=True)
+class NebSettings:
+    """What `neb` is told beside `Common`."""
+
+    images: int = setting(7, "Between the ends.")
+    interpolation: str = setting("idpp", "idpp or linear, of the first path.")
+    climb: bool = setting(True, "Let the highest image climb to the saddle.", option="--climb/--no-climb")
+    method: str = setting("improvedtangent", "ASE's: improvedtangent, aseneb, eb, spline or string.")
+    spring: float = setting(0.1, "eV/Å².")
+    fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.")
+    steps: int = setting(500, "Steps at most.")
+    keep_order: bool = setting(
+        False, "Atoms of one element do change places between the ends.", option="--keep-order"
+    )
+    check_saddle: bool = setting(
+        False, "Count the imaginary modes at the saddle, by moving every free atom.", option="--check-saddle"
+    )
+    resume: bool = setting(False, "Go on with the band in DIR, or begin.", option="--resume")
+
+    def __post_init__(self):
+        known = ("improvedtangent", "aseneb", "eb", "spline", "string")
+        if self.method not in known:
+            raise ConfigError(f"--method must be one of {', '.join(known)}, found '{self.method}'.")
+        _require_positive(self, spring="eV/Å²", fmax="eV/Å", steps="steps")

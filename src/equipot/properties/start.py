@@ -26,7 +26,7 @@ log = logging.getLogger("equipot")
 
 _RELAXED = 1e-4  # eV/Å; also of what the cell is given as a force, virial per atom (eV)
 _STEPS = 500
-_CLOSE = 0.1  # Å; a symmetry found by so much more tolerance is worth a word
+_LOOSER = 10.0  # times --symprec; another symmetry found by that is worth a word
 
 Model = str | Path | BaseCalculator | Sequence[str | Path]
 
@@ -103,6 +103,12 @@ def prepare(
     described |= describe_model(calculator, model) | {"equipot_version": __version__}
     if atoms.pbc.all():
         described |= {"space_group": space_group(atoms, common.symprec)}
+        loose = space_group(atoms, _LOOSER * common.symprec)
+        if loose != described["space_group"]:
+            log.warning(
+                "%s: space group %s; with --symprec %g it would be %s.",
+                name, described["space_group"], _LOOSER * common.symprec, loose,
+            )  # fmt: skip
     if common.relax:
         described["relaxation"] = relax(atoms, common)
         if atoms.pbc.all():

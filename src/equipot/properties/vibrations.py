@@ -84,7 +84,7 @@ def _numbers(found: Vibrations) -> dict[str, Any]:
         "translations_and_rotations_per_cm": found.rigid / units.invcm,
         "asymmetry_eV_per_A2": found.asymmetry,
         "change_with_half_the_displacement_per_cm": found.change,
-        "modes_A": found.modes,
+        "modes_per_sqrt_u": found.modes,
         "hessian_eV_per_A2": found.hessian,
     }
 

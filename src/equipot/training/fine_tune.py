@@ -18,6 +18,7 @@ from equipot.models.build import build_potential
 from equipot.models.parts import freeze, learning_rate_factors
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
+from equipot.training.outputs import output_statistics
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
@@ -57,6 +58,8 @@ def begin_training(
         start = Start(build_potential(config.model, **resumed.built_from), resumed.built_from, statistics)
     else:
         built_from = built_from_statistics(statistics, datasets.species, datasets.levels)
+        if config.outputs:
+            built_from["outputs"] = output_statistics(datasets.train, config.outputs)
         start = Start(build_potential(config.model, **built_from), built_from, statistics)
     distances = _shortest_distances(datasets, source, resumed)
     before = source or resumed

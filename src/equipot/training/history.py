@@ -19,18 +19,19 @@ from equipot.files import atomic_write, read_json, write_json, write_text
 from equipot.machine import available_cores, processor_name
 from equipot.quantities import BY_INTEREST, LABELS
 
-_METRICS = ("loss", *(f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")))
-COLUMNS = (
-    "epoch",  # epochs done, with a fraction if the last one was cut short
-    "step",
-    "time_s",  # training time so far, without interruptions
-    "epoch_s",
-    "learning_rate",
-    *(f"{part}_{metric}" for part in ("train", "validation") for metric in _METRICS),
-)
+# Epochs done, with a fraction if the last one was cut short; training time so far, without interruptions.
+_FIRST = ("epoch", "step", "time_s", "epoch_s", "learning_rate")
 _PACKAGES = ("torch", "lightning", "e3nn", "numpy", "ase", "matscipy")
 
 Row = dict[str, float]
+
+
+def columns(levels: Sequence[str] = ()) -> tuple[str, ...]:
+    """Of metrics.csv."""
+    errors = [f"{label}_{kind}" for label in LABELS for kind in ("mae", "rmse")]
+    of_all = [f"{part}_{metric}" for part in ("train", "validation") for metric in ("loss", *errors)]
+    of_levels = [metric_of_level(f"validation_{metric}", name) for name in levels for metric in errors]
+    return (*_FIRST, *of_all, *(of_levels if len(levels) > 1 else ()))
 
 
 class History:
@@ -42,10 +43,7 @@ class History:
 
     def __init__(self, path: Path, levels: Sequence[str] = ()):
         self.path = path
-        of_levels = [
-            metric_of_level(f"validation_{m}", name) for name in levels for m in _METRICS if m != "loss"
-        ]
-        self.columns = (*COLUMNS, *(of_levels if len(levels) > 1 else ()))
+        self.columns = columns(levels)
         self.rows: list[Row] = []
 
     def start(self, epochs_done: float = 0) -> None:

@@ -5,7 +5,9 @@ terms, not over the sum of their weights: in a batch of one, the weight would ot
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def label_errors(
     weights = (None, None) if weight is None else (weight, weight[graph.structure])
     errors = {}
     for name, quantity in QUANTITIES.items():
-        label, predicted = graph.labels.values.get(name), getattr(prediction, name, None)
+        label, predicted = graph.labels.values.get(name), prediction.of(name)
         if label is not None and predicted is not None:
             of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
             error = quantity.error(predicted, label.value, num_atoms)
@@ -60,10 +62,11 @@ class Loss:
 
     Args:
         settings: section ``training.loss`` of the configuration.
+        spreads: by the name of an output, what its errors are divided by.
     """
 
-    def __init__(self, settings: LossConfig):
-        self.settings = settings
+    def __init__(self, settings: LossConfig, spreads: Mapping[str, float] = MappingProxyType({})):
+        self.settings, self.spreads = settings, spreads
         self.weights = {name: settings.final_weight(name) for name in LABELS}
 
     def weights_at(self, epoch: float) -> dict[str, float]:
@@ -72,7 +75,7 @@ class Loss:
 
     def sums(self, errors: dict[str, LabelError]) -> dict[str, Tensor]:
         """Weighted sum over all known components of each label: () float64."""
-        return {name: self._sum(e) for name, e in errors.items()}
+        return {name: self._sum(e, self.spreads.get(name, 1.0)) for name, e in errors.items()}
 
     def total(
         self,
@@ -95,7 +98,7 @@ class Loss:
         """
         weights = self.weights if weights is None else weights
         for name, weight in weights.items():
-            if weight > 0 and getattr(prediction, name, None) is None:
+            if weight > 0 and prediction.of(name) is None:
                 raise TrainingError(
                     f"training.loss.{name} is {weight:g}, but the model predicts no {name}: set it to 0."
                 )
@@ -106,8 +109,8 @@ class Loss:
                 total = total + weights[name] * value / counts[LABELS.index(name)].clamp(min=1)
         return total
 
-    def _sum(self, label: LabelError) -> Tensor:
-        error = label.error
+    def _sum(self, label: LabelError, spread: float) -> Tensor:
+        error = label.error if spread == 1 else label.error / spread
         if self.settings.kind == "huber":
             zero = torch.zeros_like(error)
             terms = huber_loss(error, zero, reduction="none", delta=self.settings.huber_delta)

@@ -47,7 +47,8 @@ class PotentialModule(L.LightningModule):
         self.automatic_optimization = False
         self.potential = potential
         self.training_config = training
-        self.loss = Loss(training.loss)
+        outputs = getattr(potential, "outputs", None)
+        self.loss = Loss(training.loss, {} if outputs is None else outputs.spreads)
         self.average = make_average(potential, training)
         self.train_errors = ErrorSums()
         self.validation_errors = ErrorSums()

@@ -23,7 +23,7 @@ from equipot.data.readers import read_frames
 from equipot.data.text import counted
 from equipot.deploy.checkpoint import Checkpoint
 from equipot.deploy.replay import labelled, predict_replay, replay_structures, replay_text
-from equipot.errors import ConfigError, TrainingError
+from equipot.errors import ConfigError, DataError, TrainingError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import FrameOrigin, compare
 from equipot.evaluation.report import number, numeric
@@ -125,7 +125,10 @@ def read_replay(config: Config, source: Checkpoint | None, directory: RunDirecto
             f"fine_tune.replay: {source.path} has the levels {', '.join(source.levels)}, and {wanted} does "
             "not say of which its labels are. Give a number of frames instead of a file."
         )
-    frames = [_atoms_of(frame) for frame in read_frames(wanted)]
+    try:
+        frames = [_atoms_of(frame) for frame in read_frames(wanted)]
+    except DataError as error:
+        raise DataError(f"fine_tune.replay: {error}") from None
     foreign = sorted({symbol for atoms in frames for symbol in atoms.symbols if symbol not in known})
     if foreign:
         raise ConfigError(

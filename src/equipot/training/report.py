@@ -97,7 +97,7 @@ def describe_stages(training: TrainingConfig) -> list[str]:
     """One line for each thing that changes at a fixed epoch; none if nothing does."""
     lines = []
     for name in LABELS:
-        weight = getattr(training.loss, name)
+        weight = training.loss.value_of(name)
         if isinstance(weight, WeightSchedule):
             when = f"after epoch {weight.from_epoch}"
             if weight.to_epoch is not None:

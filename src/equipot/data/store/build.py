@@ -25,13 +25,20 @@ from equipot.data.frames import frame_of, label_candidates
 from equipot.data.progress import track
 from equipot.data.stated_units import check_units
 from equipot.data.store.file import PREAMBLE, Store, preamble
-from equipot.data.store.layout import CHUNK_PREAMBLE, Chunk, chunk_body_length, decode, encode
+from equipot.data.store.layout import (
+    CHUNK_PREAMBLE,
+    Chunk,
+    chunk_body_length,
+    decode,
+    encode,
+    stored_labels,
+)
 from equipot.data.text import counted
 from equipot.data.workers import map_in_order
 from equipot.errors import DataError
 from equipot.files import naming_errors
 from equipot.machine import available_cores
-from equipot.quantities import KEYS, LABELS
+from equipot.quantities import BASIC, KEYS, LABELS, QUANTITIES, Quantity, declare
 
 logger = logging.getLogger("equipot")
 
@@ -46,6 +53,7 @@ class _Task:
     part: FilePart
     source: Source
     cutoff: float | None
+    quantities: tuple[Quantity, ...]  # that this process knows
 
 
 def build_store(
@@ -215,7 +223,8 @@ def _append(
     totals = [contents.total for contents, _ in opened]
     total = None if None in totals else sum(totals)
     done = len(index.chunks)
-    tasks = (_Task(part, source, cutoff) for _, parts in opened for part in parts)
+    known = tuple(QUANTITIES.values())
+    tasks = (_Task(part, source, cutoff, known) for _, parts in opened for part in parts)
     for _ in range(done):
         next(tasks)
     before = index.num_frames
@@ -229,6 +238,8 @@ def _append(
 
 def _encode(task: _Task) -> bytes:
     """The chunk of a part."""
+    for quantity in task.quantities[len(BASIC) :]:
+        declare(quantity)
     names: dict[str, set[str]] = {key: set() for key in KEYS}
     frames = []
     file = str(task.part.path)
@@ -244,7 +255,8 @@ def _finish(stream: BinaryIO, index: _Index, key: str, cutoff: float | None) -> 
     elements, arrays = index.arrays()
     header: dict[str, Any] = {"key": key, "cutoff": cutoff, "num_frames": index.num_frames}
     header |= {"files": list(index.files.items()), "elements": elements, "groups": list(index.groups)}
-    header["index"], header["labels"] = {}, LABELS
+    header["index"], header["labels"] = {}, list(LABELS)
+    header["outputs"] = [label for label in stored_labels() if label.name not in BASIC]
     header["names"] = {kind: sorted(names) for kind, names in index.names.items()}
     for name, array in arrays.items():
         stream.write(b"\0" * (-stream.tell() % _ALIGNMENT))

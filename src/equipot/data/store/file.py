@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 
 from equipot.data.columns import Columns
 from equipot.data.frames import Frame
-from equipot.data.store.layout import FLAGS, ISOLATED, PBC, ROW, read_record, record_length
+from equipot.data.store.layout import (
+    ISOLATED,
+    PBC,
+    ROW,
+    known_flags,
+    read_record,
+    record_length,
+    stored_labels,
+)
 from equipot.errors import DataError
 from equipot.quantities import ENERGY, LABELS, QUANTITIES
 
@@ -54,7 +62,8 @@ class Store:
         self.cutoff: float | None = self.header["cutoff"]
         self.groups: list[str] = self.header["groups"]
         self.rows = self._index("rows", ROW, (self.header["num_frames"],))
-        if np.any(self.rows["flags"] & ~np.uint32(FLAGS)):
+        self._labels = stored_labels(self.header)
+        if np.any(self.rows["flags"] & ~np.uint32(known_flags(self._labels))):
             raise OtherVersionError(f"{self.path} holds labels that this version of equipot does not know.")
         shape = (len(self), len(self.header["elements"]))
         self._composition = self._index("composition", np.dtype("<i4"), shape)
@@ -62,7 +71,8 @@ class Store:
         if "label_weights" in self.header["index"]:
             labels = self.header["labels"]
             stored = self._index("label_weights", np.dtype("<f8"), (len(self), len(labels)))
-            self._label_weights[:, [LABELS.index(name) for name in labels]] = stored
+            read = [column for column, name in enumerate(labels) if name in QUANTITIES]
+            self._label_weights[:, [LABELS.index(labels[column]) for column in read]] = stored[:, read]
 
     def __len__(self) -> int:
         return self.header["num_frames"]
@@ -82,7 +92,7 @@ class Store:
             raise DataError(f"{self.path}: frame {number} (the first is 0) is damaged (checksum). {_ADVICE}")
         group = None if row["group"] < 0 else self.groups[row["group"]]
         weights = zip(LABELS, self._label_weights[number].tolist(), strict=True)
-        frame = read_record(record, row, group, self.cutoff)
+        frame = read_record(record, row, group, self.cutoff, self._labels)
         return replace(frame, label_weights={name: weight for name, weight in weights if weight != 1})
 
     def damaged(self, number: int) -> bool:
@@ -98,7 +108,8 @@ class Store:
     def columns(self) -> Columns:
         """What the index says of every frame."""
         flags = self.rows["flags"]
-        has = np.stack([(flags & quantity.flag) > 0 for quantity in QUANTITIES.values()], axis=1)
+        bits = {label.name: label.flag for label in self._labels if label.is_read}
+        has = np.stack([(flags & bits.get(name, 0)) > 0 for name in LABELS], axis=1)
         return Columns(
             elements=np.array(self.header["elements"], dtype=np.int64),
             composition=np.asarray(self._composition),
@@ -115,7 +126,7 @@ class Store:
 
     def _record(self, row: NDArray) -> bytes:
         start = int(row["offset"])
-        return self._map[start : start + record_length(row)]
+        return self._map[start : start + record_length(row, self._labels)]
 
     def _index(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray:
         place = self.header["index"][name]

@@ -6,9 +6,11 @@ order of their flags, those of atoms first; the energy is in the row.
 """
 
 import json
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from equipot.data.columns import columns_of
 from equipot.data.frames import Edges, Frame, check_distances
 from equipot.data.neighbors import neighbor_list
 from equipot.errors import DataError
-from equipot.quantities import ENERGY, LABELS, QUANTITIES
+from equipot.quantities import BASIC, ENERGY, QUANTITIES
 
 # One for each frame. In a chunk `offset` counts from the first record, in the index from the file's start.
 ROW = np.dtype(
@@ -37,12 +39,45 @@ ROW = np.dtype(
     ]
 )
 CELL, ISOLATED, PBC = 8, 16, (32, 64, 128)  # and those of the quantities
-FLAGS = sum(q.flag for q in QUANTITIES.values()) | CELL | ISOLATED | sum(PBC)
-_IN_RECORD = [q for q in QUANTITIES.values() if q is not ENERGY]
-_IN_RECORD.sort(key=lambda q: (not q.per_atom, q.flag))
+_OF_STRUCTURES = CELL | ISOLATED | sum(PBC)
 _UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4"}
 _SIGNED = {1: "i1", 2: "<i2", 4: "<i4"}
 CHUNK_PREAMBLE = 16  # length of the rest (8 bytes), its CRC-32 (4), length of the JSON text in it (4)
+
+
+class Stored(NamedTuple):
+    """A label in records: its bit in the flags of rows, and where and in what shape it stands."""
+
+    name: str
+    flag: int
+    per_atom: bool
+    shape: tuple[int, ...]  # of one value
+
+    @property
+    def is_read(self) -> bool:
+        """Whether this process knows it by its name, as the same thing."""
+        known = QUANTITIES.get(self.name)
+        return known is not None and (known.per_atom, known.shape) == (self.per_atom, self.shape)
+
+
+def stored_labels(header: Mapping[str, Any] | None = None) -> list[Stored]:
+    """Of a store with this header, or of one that is written now, in the order of `QUANTITIES`."""
+    outputs = None if header is None else header.get("outputs", [])
+    if outputs is None:
+        return [Stored(q.name, q.flag, q.per_atom, q.shape) for q in QUANTITIES.values()]
+    basic = [Stored(q.name, q.flag, q.per_atom, q.shape) for q in (QUANTITIES[name] for name in BASIC)]
+    return basic + [Stored(name, flag, per_atom, tuple(shape)) for name, flag, per_atom, shape in outputs]
+
+
+def _in_record(labels: Sequence[Stored]) -> list[Stored]:
+    """Those that a record holds, in their order there."""
+    inside = [label for label in labels if label.name != ENERGY.name]
+    return sorted(inside, key=lambda label: (not label.per_atom, label.flag))
+
+
+def known_flags(labels: Sequence[Stored]) -> int:
+    """All bits that mean something."""
+    return sum(label.flag for label in labels) | _OF_STRUCTURES
 
 
 @dataclass(frozen=True)
@@ -83,6 +118,7 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
     rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
     meta |= {"groups": groups, "names": names, "numbers": _runs([frame.index for frame in frames])}
+    meta["labels"] = stored_labels()
     text = json.dumps(meta).encode()
     index = [rows, columns.composition.astype("<i4"), columns.label_weights.astype("<f8")]
     body = b"".join([text, *(array.tobytes() for array in index), *records])
@@ -119,12 +155,15 @@ def decode(content: bytes) -> Chunk | None:
         return None
     text = int.from_bytes(preamble[12:], "little")
     meta = json.loads(bytes(body[:text]))
+    if meta.get("labels") != json.loads(json.dumps(stored_labels())):
+        return None  # begun by a process that knew others
     frames, elements = meta["frames"], len(meta["elements"])
     rows = np.frombuffer(body, ROW, frames, text)
     start = text + rows.nbytes
     composition = np.frombuffer(body, "<i4", frames * elements, start).reshape(frames, elements)
     start += composition.nbytes
-    weights = np.frombuffer(body, "<f8", frames * len(LABELS), start).reshape(frames, len(LABELS))
+    kinds = len(meta["labels"])
+    weights = np.frombuffer(body, "<f8", frames * kinds, start).reshape(frames, kinds)
     records = body[start + weights.nbytes :]
     known = (meta[name] for name in ("file", "elements"))
     about = (meta[name] for name in ("groups", "names", "numbers"))
@@ -135,7 +174,8 @@ def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
     flags = sum(QUANTITIES[name].flag for name in frame.values)
     flags |= sum(bit for bit, periodic in zip(PBC, frame.pbc, strict=True) if periodic)
     arrays = [frame.positions.astype("<f8")]
-    arrays += [np.asarray(frame.values[q.name]).astype("<f8") for q in _IN_RECORD if q.name in frame.values]
+    labels = [label for label in _in_record(stored_labels()) if label.name in frame.values]
+    arrays += [np.asarray(frame.values[label.name]).astype("<f8") for label in labels]
     if frame.cell.any():
         flags |= CELL
         arrays.append(frame.cell.astype("<f8"))
@@ -162,15 +202,18 @@ def _size(frame: Frame, values: NDArray, types: dict[int, str]) -> int:
     raise DataError(f"{frame.where}: too many atoms, or an atom too far outside its cell, for a store.")
 
 
-def record_length(row: NDArray) -> int:
+def record_length(row: NDArray, labels: Sequence[Stored]) -> int:
     """Bytes of the record that ``row`` describes."""
     atoms, edges, flags = int(row["num_atoms"]), int(row["num_edges"]), int(row["flags"])
     numbers = 3 * atoms + 9 * bool(flags & CELL)
-    numbers += sum(q.components * q.choose(1, atoms) for q in _IN_RECORD if flags & q.flag)
+    inside = [label for label in _in_record(labels) if flags & label.flag]
+    numbers += sum(math.prod(label.shape) * (atoms if label.per_atom else 1) for label in inside)
     return 8 * numbers + edges * (3 * int(row["shift_size"]) + 2 * int(row["index_size"])) + atoms
 
 
-def read_record(record: bytes, row: NDArray, group: str | None, cutoff: float | None) -> Frame:
+def read_record(
+    record: bytes, row: NDArray, group: str | None, cutoff: float | None, labels: Sequence[Stored]
+) -> Frame:
     """The frame of a record; its arrays are its own and may be written to."""
     atoms, edges, flags = int(row["num_atoms"]), int(row["num_edges"]), int(row["flags"])
     place = 0
@@ -183,10 +226,11 @@ def read_record(record: bytes, row: NDArray, group: str | None, cutoff: float | 
 
     positions = array("<f8", atoms, 3).copy()
     values = {ENERGY.name: float(row["energy"])} if flags & ENERGY.flag else {}
-    for quantity in _IN_RECORD:
-        if flags & quantity.flag:
-            shape = quantity.choose(quantity.shape, (atoms, *quantity.shape))
-            values[quantity.name] = array("<f8", *shape).copy()
+    for label in _in_record(labels):
+        if flags & label.flag:
+            value = array("<f8", *((atoms,) if label.per_atom else ()), *label.shape).copy()
+            if label.is_read:
+                values[label.name] = value if value.shape else value.item()
     cell = array("<f8", 3, 3).copy() if flags & CELL else np.zeros((3, 3))
     found = None
     if cutoff is not None:

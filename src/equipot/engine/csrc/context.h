@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "aligned.h"
 #include "edges.h"
 #include "ghost_exchange.h"
 #include "threads.h"
@@ -18,8 +19,11 @@ namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 template <class T>
 class Pool {
  public:
+  struct Free {
+    void operator()(T* numbers) const { Aligned<T>().deallocate(numbers, 0); }
+  };
   struct Buffer {
-    std::unique_ptr<T[]> numbers;
+    std::unique_ptr<T[], Free> numbers;
     int64_t capacity = 0;
   };
 
@@ -30,7 +34,7 @@ class Pool {
       if (free_[n].capacity >= count && (best == free_.size() || free_[n].capacity < free_[best].capacity)) best = n;
     if (best == free_.size() || free_[best].capacity > 2 * count + 4096) {
       make_room(count * int64_t(sizeof(T)));
-      return {std::unique_ptr<T[]>(new T[size_t(std::max<int64_t>(count, 1))]), count};
+      return {std::unique_ptr<T[], Free>(Aligned<T>().allocate(size_t(std::max<int64_t>(count, 1)))), count};
     }
     std::swap(free_[best], free_.back());
     Buffer found = std::move(free_.back());

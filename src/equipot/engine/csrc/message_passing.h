@@ -55,16 +55,17 @@ inline LinearMap read_map(const Reader& reader, const Json& json, const char* di
 template <class T>
 struct Linear : Step<T> {
   LinearMap map, map_back;
-  std::vector<T> weights, weights_back, bias;
+  Numbers<T> weights, weights_back;
+  std::vector<T> bias;
   bool by_type;
 
   Linear(const Reader& reader, const Json& json, int64_t num_types)
-      : weights(reader.program.values<T>(json["weights"].text)), by_type(json["by_type"].number != 0) {
+      : weights(aligned(reader.program.values<T>(json["weights"].text))), by_type(json["by_type"].number != 0) {
     const int64_t sets = by_type ? num_types : 1;
     map = read_map(reader, json, "dim_in", "dim_out", int64_t(weights.size()) / sets);
     if (map.num_weights * sets != int64_t(weights.size())) throw std::runtime_error("a linear map lacks weights");
     map_back = transposed(map);
-    weights_back = transposed_weights(map, weights.data(), sets);
+    weights_back = aligned(transposed_weights(map, weights.data(), sets));
     if (json.has("bias")) bias = reader.program.values<T>(json["bias"].text);
   }
 
@@ -89,7 +90,7 @@ struct Linear : Step<T> {
   }
 
   // y += map(x), or fresh: y = map(x).
-  void apply(const Context<T>& c, int64_t rows, const LinearMap& m, const std::vector<T>& w, const Array<T>& x,
+  void apply(const Context<T>& c, int64_t rows, const LinearMap& m, const Numbers<T>& w, const Array<T>& x,
              const Array<T>& y, bool fresh) const {
     for_rows(rows, rows_at_once, [&](int64_t first, int64_t count) {
       if (!by_type || c.by_type == nullptr) {
@@ -98,7 +99,7 @@ struct Linear : Step<T> {
         return;
       }
       // Rows first ... first + count - 1 of the atoms in the order of their types.
-      std::vector<T> in, out;
+      Numbers<T> in, out;
       for (int64_t at = first; at < first + count;) {
         const auto& start = c.by_type->start;
         const auto type = std::upper_bound(start.begin(), start.end(), at) - start.begin() - 1;
@@ -207,7 +208,7 @@ struct Exchange : Step<T> {
 // The weights of messages: splines, or a perceptron of Bessel functions at every edge.
 template <class T>
 struct Radial {
-  std::vector<T> rows;  // (intervals + 5, num_weights)
+  Numbers<T> rows;  // (intervals + 5, num_weights)
   RadialTable<T> table;
   Bessel<T> basis;
   Perceptron<T> network;
@@ -216,7 +217,7 @@ struct Radial {
   Radial(const Reader& reader, const Json& json) {
     if (json.has("table")) {
       const std::string& name = json["table"].text;
-      rows = reader.program.values<T>(name);
+      rows = aligned(reader.program.values<T>(name));
       const auto& shape = reader.program.weights.at(name).shape;
       if (shape.size() != 2 || shape[0] < 6) throw std::runtime_error("the table '" + name + "' is damaged");
       num_weights = shape[1];
@@ -272,14 +273,14 @@ struct Interaction : Step<T> {
   Radial<T> radial;
   Plan<T> plan;
   LinearMap map, map_back;
-  std::vector<T> mixing, mixing_back;
+  Numbers<T> mixing, mixing_back;
   GateShape gate;
   std::vector<int64_t> counting;  // 0, 1, 2, ...: edges that lie one after the other
 
   static constexpr int64_t edges_at_once = 2048;
 
   Interaction(const Reader& reader, const Json& json, int64_t dim_sh)
-      : radial(reader, json["radial"]), mixing(reader.program.values<T>(json["mixing"].text)) {
+      : radial(reader, json["radial"]), mixing(aligned(reader.program.values<T>(json["mixing"].text))) {
     const auto rows = json["paths"].numbers<int64_t>();
     const auto coefficients = reader.program.values<double>(json["coefficients"].text);
     const int64_t dim_in = reader.integer(json, "dim_in", 1), dim_messages = reader.integer(json, "dim_messages", 1);
@@ -288,7 +289,7 @@ struct Interaction : Step<T> {
                         int64_t(coefficients.size()), 1e-6, dim_in, dim_sh, dim_messages, radial.num_weights);
     map = read_map(reader, json, "dim_messages", "dim_gate", int64_t(mixing.size()));
     map_back = transposed(map);
-    mixing_back = transposed_weights(map, mixing.data(), 1);
+    mixing_back = aligned(transposed_weights(map, mixing.data(), 1));
     const int64_t even = reader.integer(json, "num_even", 0), odd = reader.integer(json, "num_odd", 0);
     gate = make_gate(map, even, odd, json["even_factor"].number, json["odd_factor"].number);
     counting.resize(edges_at_once);
@@ -316,7 +317,7 @@ struct Interaction : Step<T> {
     Array<T> update = std::move(c.values[this->inputs[1]]);
     c.values[this->inputs[1]] = {};
     for_rows(c.num_computed, rows_at_once, [&](int64_t first, int64_t count) {
-      std::vector<T> messages(size_t(count * plan.dim_out)), nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
+      Numbers<T> messages(size_t(count * plan.dim_out)), nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
       send(c, first, count, messages.data());
       add_linear(map, mixing.data(), count, messages.data(), update[first]);
       const auto [sigmoid, tanh] = nonlinearities(count, update[first], nonlinear);
@@ -344,7 +345,7 @@ struct Interaction : Step<T> {
   }
 
   // Sigmoids of even scalars and gates, tanh of odd scalars.
-  std::pair<Rows<const T>, Rows<const T>> nonlinearities(int64_t count, const T* update, std::vector<T>& to) const {
+  std::pair<Rows<const T>, Rows<const T>> nonlinearities(int64_t count, const T* update, Numbers<T>& to) const {
     const int64_t even = gate.num_sigmoid(), odd = gate.num_odd;
     for (int64_t n = 0; n < count; ++n) {
       sigmoids(update + n * gate.dim_in, to.data() + n * even, even);
@@ -361,8 +362,7 @@ struct Interaction : Step<T> {
     const Array<T>& update = last ? for_update : kept[0];
     Array<T> for_messages = c.make(c.num_computed, plan.dim_out);
     for_rows(c.num_computed, rows_at_once, [&](int64_t first, int64_t count) {
-      std::vector<T> nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
-      std::vector<T> for_rows(size_t(count * gate.dim_in));
+      Numbers<T> nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd))), for_rows(size_t(count * gate.dim_in));
       const auto [sigmoid, tanh] = nonlinearities(count, update[first], nonlinear);
       gate_gradient_rows<T>(gate, count, {update[first], gate.dim_in}, sigmoid, tanh, {gradient[first], gate.dim_out},
                             {for_rows.data(), gate.dim_in});
@@ -397,7 +397,8 @@ struct Interaction : Step<T> {
     const T* g = here.g;
     const int64_t at_once = c.moment == 0 ? edges_at_once : 64;  // rows of messages stay in a cache
     RadialRows<T> of_edges;
-    std::vector<T> length, grad_length, sh, grad_sh, about_neighbor;
+    std::vector<T> length, grad_length, sh, grad_sh;
+    Numbers<T> about_neighbor;
     std::vector<int64_t> center, neighbor;
     for (int64_t first = 0; first < count; first += at_once) {
       const int64_t n = std::min(at_once, count - first);

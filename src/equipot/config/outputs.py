@@ -1,0 +1,138 @@
+"""Section ``model.outputs``: what a model predicts beside, or instead of, energies."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from equipot.config.section import Section
+from equipot.errors import ConfigError
+from equipot.quantities import BASIC, KEYS, Quantity, output
+from equipot.units import compound_unit
+
+# Cartesian tensors: shape of one value, irreps of the rotations (l, parity) that it holds.
+TENSORS: dict[str, tuple[tuple[int, ...], str]] = {
+    "scalar": ((), "0e"),
+    "pseudoscalar": ((), "0o"),
+    "vector": ((3,), "1o"),
+    "pseudovector": ((3,), "1e"),
+    "symmetric": ((3, 3), "0e+2e"),
+    "traceless": ((3, 3), "2e"),
+    "matrix": ((3, 3), "0e+1e+2e"),
+}
+# Names that files, tables and ASE's results use for something else.
+_TAKEN = {
+    *BASIC,
+    *KEYS,
+    "loss",
+    "weight",
+    "energies",
+    "free_energy",
+    "stresses",
+    "positions",
+    "numbers",
+    "cell",
+}
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN:
+        raise ValueError(
+            f"'{name}' cannot name an output: small letters, digits and underscores, and none of "
+            f"{', '.join(sorted(_TAKEN))}."
+        )
+    return name
+
+
+def _check_unit(unit: str) -> str:
+    try:
+        compound_unit(unit)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return unit
+
+
+OutputName = Annotated[str, AfterValidator(_check_name)]
+_IRREPS = r"^\d+x\d+[eo](\+\d+x\d+[eo])*$"
+
+
+class OutputConfig(Section):
+    """One output."""
+
+    per: Literal["structure", "atom"] = Field(description="A value for each structure, or for each atom.")
+    tensor: Literal[tuple(TENSORS)] | None = Field(
+        None,
+        description="What one value is: a number, a Cartesian vector or a 3x3 tensor (`traceless` is also "
+        "symmetric). An inversion changes the sign of vectors and pseudoscalars, but not of scalars, "
+        "pseudovectors and 3x3 tensors. null: `irreps` says it.",
+    )
+    irreps: Annotated[str, StringConstraints(pattern=_IRREPS)] | None = Field(
+        None,
+        description="In place of `tensor`: irreducible representations, as in `14x0e+5x1o+2x2e`; files have "
+        "their components in the order and normalisation of e3nn.",
+    )
+    size: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="How many tensors one value has, such as the points of a spectrum; null: one alone."
+    )
+    unit: Annotated[str, AfterValidator(_check_unit)] = Field(
+        "",
+        description="Unit of the predictions, made of eV, Ang, e, Debye and so on, as in `e*Ang` or "
+        "`e^2*Ang^2/eV`; empty: a number without one.",
+    )
+    reduce: Literal["sum", "mean"] = Field(
+        "sum", description="A structure's value from those of its atoms: what is extensive is their sum."
+    )
+    positive: bool = Field(False, description="Make scalars positive, each atom's, by a softplus.")
+
+    @model_validator(mode="after")
+    def _says_what_it_is(self):
+        if (self.tensor is None) == (self.irreps is None):
+            raise ValueError("give either `tensor` or `irreps`.")
+        if self.irreps is not None and self.size is not None:
+            raise ValueError("`size` goes with `tensor`; `irreps` have numbers of their own, as in 5x0e.")
+        if self.positive and self.tensor != "scalar":
+            raise ValueError("`positive` goes with `tensor: scalar`.")
+        if self.reduce == "mean" and self.per == "atom":
+            raise ValueError("`reduce` goes with `per: structure`.")
+        return self
+
+    @property
+    def representation(self) -> str:
+        """Irreps of one value, of its tensors one after the other."""
+        return self.irreps or "+".join([TENSORS[self.tensor][1]] * (self.size or 1))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one value."""
+        if self.irreps is None:
+            return (*((self.size,) if self.size else ()), *TENSORS[self.tensor][0])
+        parts = re.findall(r"(\d+)x(\d+)", self.irreps)
+        return (sum(int(mul) * (2 * int(degree) + 1) for mul, degree in parts),)
+
+    def spec(self, name: str) -> dict[str, Any]:
+        """What `equipot.models.outputs.OutputSpec` has."""
+        return {
+            "name": name,
+            "irreps": self.representation,
+            "shape": self.shape,
+            "is_matrix": self.tensor in ("symmetric", "traceless", "matrix"),
+            "per_atom": self.per == "atom",
+            "mean": self.reduce == "mean",
+            "positive": self.positive,
+        }
+
+    def quantity(self, name: str) -> Quantity:
+        """For `equipot.quantities.declare`."""
+        symmetric = self.tensor in ("symmetric", "traceless") and self.size is None
+        rank = len(TENSORS[self.tensor][0]) if self.tensor else 0
+        return output(
+            name,
+            shape=self.shape,
+            unit=self.unit,
+            per_atom=self.per == "atom",
+            symmetric=symmetric,
+            mean=self.reduce == "mean",
+            rank=rank,
+            pseudo=(self.tensor or "").startswith("pseudo"),
+            irreps=self.irreps or "",
+        )

@@ -1,0 +1,105 @@
+"""Outputs beside the energy: from rows of irreps to Cartesian tensors, in the units of their labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from e3nn import o3
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from equipot.ops.paths import coupling
+
+
+class OutputSpec(NamedTuple):
+    """One output: what `equipot.config.outputs.OutputConfig` says of it that a model must know."""
+
+    name: str
+    irreps: str  # of one value
+    shape: tuple[int, ...]  # of one value
+    is_matrix: bool  # 3x3 tensors, whose irreps are those of two vectors
+    per_atom: bool = False
+    mean: bool = False
+    positive: bool = False
+
+    @property
+    def size(self) -> int:
+        """Numbers in one value."""
+        return int(np.prod(self.shape))
+
+
+def basis_change(spec: OutputSpec) -> NDArray[np.float64]:
+    """(numbers of irreps, numbers of the value), orthonormal rows: a value is row @ this.
+
+    A row has a block for each term of the irreps, component-major with channels last, as features have.
+    """
+    found = []
+    for mul, ir in o3.Irreps(spec.irreps):
+        if spec.is_matrix:  # T = Σ_lm t_lm √(2l+1) 3j(l 1 1; m i j)
+            found.append(coupling(ir.l, 1, 1).reshape(ir.dim, 9).numpy())
+        else:  # e3nn's order: channels first; that of l = 1 is x, y, z
+            block = np.eye(mul * ir.dim).reshape(mul, ir.dim, mul * ir.dim)
+            found.append(block.transpose(1, 0, 2).reshape(mul * ir.dim, -1))
+    if not spec.is_matrix:
+        return _beside(found)
+    terms = len(found) * 9 // spec.size  # of one matrix
+    return _beside([np.concatenate(found[i : i + terms]) for i in range(0, len(found), terms)])
+
+
+def _beside(blocks: Sequence[NDArray]) -> NDArray:
+    """Block-diagonal."""
+    out = np.zeros((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)))
+    row = column = 0
+    for block in blocks:
+        out[row : row + len(block), column : column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return out
+
+
+def output_irreps(specs: Sequence[OutputSpec], parity: bool | str = True) -> o3.Irreps:
+    """Of the rows that a network gives for these outputs, one after the other.
+
+    With ``parity`` of "ignored" all are called even, as features are.
+    """
+    terms = [term for spec in specs for term in o3.Irreps(spec.irreps)]
+    return o3.Irreps([(mul, (ir.l, 1) if parity == "ignored" else ir) for mul, ir in terms])
+
+
+class Outputs(nn.Module):
+    """Value = Q (scale · row + shift of the element), softplus of it where it must be positive, in float64.
+
+    Q changes from irreps to Cartesian components (`basis_change`); scales (K,) and shifts (T, K), which
+    even scalars alone have, are those of `equipot.training.outputs.output_statistics`, and so are the spreads
+    of the labels. The rows of all outputs lie side by side, and so do their values.
+    """
+
+    def __init__(
+        self, specs: Sequence[OutputSpec], statistics: Mapping[str, Mapping[str, Any]], num_species: int
+    ):
+        super().__init__()
+        self.specs = list(specs)
+        matrices = [basis_change(spec) for spec in specs]
+        scales, shifts = [], []
+        for spec, matrix in zip(specs, matrices, strict=True):
+            known = statistics.get(spec.name) or {}
+            scales.append(torch.tensor(known.get("scale", np.ones(len(matrix))), dtype=torch.float64))
+            zeros = np.zeros((num_species, len(matrix)))
+            shifts.append(torch.tensor(known.get("shift", zeros), dtype=torch.float64))
+        self.register_buffer("basis", torch.from_numpy(_beside(matrices)), persistent=False)
+        self.scale = nn.Parameter(torch.cat(scales), requires_grad=False)
+        self.shift = nn.Parameter(torch.cat(shifts, dim=1), requires_grad=False)
+        positive = torch.cat([torch.full((spec.size,), spec.positive) for spec in specs])
+        self.register_buffer("positive", positive, persistent=False)
+        self.spreads = {
+            spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in specs
+        }
+        self.any_positive = any(spec.positive for spec in specs)
+
+    def forward(self, rows: Tensor, atom_types: Tensor) -> Tensor:
+        """(N, K) of the network, (N,) → (N, numbers of all values) float64."""
+        scaled = rows.to(torch.float64) * self.scale + self.shift.index_select(0, atom_types)
+        values = scaled @ self.basis
+        if self.any_positive:
+            values = torch.where(self.positive, nn.functional.softplus(values), values)
+        return values

@@ -1,0 +1,105 @@
+"""Section model.outputs, and what it adds to the other sections; units of outputs."""
+
+import pytest
+from output_models import make_config
+
+from equipot.config import config_from_dict
+from equipot.errors import ConfigError
+from equipot.quantities import QUANTITIES, declare
+from equipot.units import compound_unit
+
+DIPOLE = {"dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"}}
+NEQUIP = {"type": "nequip"}
+
+
+def test_labels_and_weights_follow():
+    config = make_config(NEQUIP, DIPOLE)
+    assert config.data.labels.names("dipole") == {"dipole": "dipole"}
+    assert config.training.loss.final_weight("dipole") == 1.0
+    config = make_config(
+        NEQUIP,
+        DIPOLE,
+        data={
+            "train": ["a.xyz", {"path": "b.xyz", "labels": {"dipole": "mu"}, "units": {"dipole": "Debye"}}]
+        },
+        training={"loss": {"dipole": {"start": 1.0, "end": 10.0, "from_epoch": 3}}},
+    )
+    first, second = config.data.sources("train")
+    assert [source.labels.names("dipole")["dipole"] for source in (first, second)] == ["dipole", "mu"]
+    assert [source.units.factor("dipole") for source in (first, second)] == [1.0, pytest.approx(0.2081943)]
+    assert [config.training.loss.weight_at("dipole", epoch) for epoch in (0, 3)] == [1.0, 10.0]
+    assert config_from_dict(config.to_dict()) == config
+    assert QUANTITIES["dipole"].shape == (3,) and not QUANTITIES["dipole"].per_atom
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("model", "outputs", "dipole"), {"per": "atom"}, "outputs.dipole: give either `tensor` or `irreps`"),
+        (
+            ("model", "outputs", "dipole", "irreps"),
+            "1x1o",
+            "outputs.dipole: give either `tensor` or `irreps`",
+        ),
+        (
+            ("model", "outputs", "dipole", "tensor"),
+            "vektor",
+            "outputs.dipole.tensor: .*Did you mean 'vector'",
+        ),
+        (("model", "outputs", "dipole", "unit"), "Deby", "Unknown factor 'Deby' .* Did you mean 'Debye'"),
+        (("model", "outputs", "dipole", "positive"), True, "`positive` goes with `tensor: scalar`"),
+        (
+            ("model", "outputs", "forces"),
+            {"per": "atom", "tensor": "vector"},
+            "'forces' cannot name an output",
+        ),
+        (("training", "loss", "dipol"), 1.0, "training.loss.dipol: unknown key"),
+        (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key"),
+        (("data", "labels", "dipole"), 3, "data.labels.dipole: expected text or null; found 3"),
+        (
+            ("data", "units", "dipole"),
+            "Ang",
+            r"data.units.dipole is Ang, but model.outputs.dipole is in e\*Ang, which is of",
+        ),
+        (("training", "loss", "dipole"), -1.0, "training.loss.dipole: expected number"),
+    ],
+)
+def test_wrong_settings(place, value, message):
+    raw = {"data": {"train": "x.xyz", "labels": {}, "units": {}}, "training": {"loss": {}}}
+    raw["model"] = {"type": "nequip", "outputs": {"dipole": dict(DIPOLE["dipole"])}}
+    section = raw
+    for key in place[:-1]:
+        section = section[key]
+    section[place[-1]] = value
+    with pytest.raises(ConfigError, match=message):
+        config_from_dict(raw)
+
+
+def test_weights_of_outputs_without_any_output():
+    with pytest.raises(ConfigError, match=r"training\.loss\.dipole: unknown key"):
+        config_from_dict({"data": {"train": "x"}, "model": NEQUIP, "training": {"loss": {"dipole": 1.0}}})
+
+
+def test_two_outputs_of_one_name():
+    make_config(NEQUIP, DIPOLE)
+    declare(make_config(NEQUIP, DIPOLE).outputs["dipole"].quantity("dipole"))  # the same once more
+    other = {"dipole": DIPOLE["dipole"] | {"unit": "Debye"}}
+    with pytest.raises(ConfigError, match=r"unit: Debye\) is something else than .* unit: e\*Ang\)"):
+        make_config(NEQUIP, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "powers"),
+    [
+        ("", 1.0, {}),
+        ("e*Ang", 1.0, {"charge": 1, "length": 1}),
+        ("Debye", 0.2081943, {"charge": 1, "length": 1}),
+        ("e²Å²/eV", 1.0, {"charge": 2, "length": 2, "energy": -1}),
+        ("e^2*a0^2/Hartree", 0.5291772**2 / 27.211386, {"charge": 2, "length": 2, "energy": -1}),
+        ("1/cm", 1e-8, {"length": -1}),
+        ("Å⁻¹", 1.0, {"length": -1}),
+    ],
+)
+def test_units_that_are_products(text, size, powers):
+    found, dimensions = compound_unit(text)
+    assert found == pytest.approx(size, rel=1e-6) and dimensions == powers
