@@ -53,8 +53,9 @@ def message(load, text: str, *overrides: str) -> str:
         ),
         ({"model": {**NEQUIP, "r_max": 4}}, "model.r_max: unknown key. Did you mean 'cutoff'?"),
         (
-            {"model": {**NEQUIP, "scalar_channels": 4}},
-            "model.scalar_channels: unknown key. 'scalar_channels' belongs under 'model' with type: allegro.",
+            {"model": {**NEQUIP, "pair_channels": 4}},
+            "model.pair_channels: unknown key. 'pair_channels' belongs under 'model' with type: "
+            "allegro_dense.",
         ),
         (
             {"run": {"patience": 3}},
@@ -190,7 +191,7 @@ def test_a_section_that_is_none_says_which_keys_it_has():
 
 def test_wrong_model_type_and_what_else_is_wrong_in_the_section():
     assert problems(model={"type": "neqip", "cutof": 4}) == [
-        "model.type: expected nequip or allegro; found 'neqip'. Did you mean 'nequip'?",
+        "model.type: expected nequip, allegro or allegro_dense; found 'neqip'. Did you mean 'nequip'?",
         "model.cutof: unknown key. Did you mean 'cutoff'?",
     ]
 
@@ -198,11 +199,15 @@ def test_wrong_model_type_and_what_else_is_wrong_in_the_section():
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ({}, "model.type: missing; expected nequip or allegro."),
-        ({"type": None}, "model.type: expected nequip or allegro; found null."),
-        ({"type": ["nequip"]}, "model.type: expected nequip or allegro; found ['nequip']."),
-        ({"type": "schnet"}, "model.type: expected nequip or allegro; found 'schnet'."),
-        ("nequip", "model: expected section with type: allegro or type: nequip; found 'nequip' (text)."),
+        ({}, "model.type: missing; expected nequip, allegro or allegro_dense."),
+        ({"type": None}, "model.type: expected nequip, allegro or allegro_dense; found null."),
+        ({"type": ["nequip"]}, "model.type: expected nequip, allegro or allegro_dense; found ['nequip']."),
+        ({"type": "schnet"}, "model.type: expected nequip, allegro or allegro_dense; found 'schnet'."),
+        (
+            "nequip",
+            "model: expected section with type: allegro, type: allegro_dense or "
+            "type: nequip; found 'nequip' (text).",
+        ),
     ],
 )
 def test_missing_or_wrong_model_type(model, expected):
@@ -212,7 +217,9 @@ def test_missing_or_wrong_model_type(model, expected):
 def test_the_model_may_be_left_out_only_when_fine_tuning():
     raw = {"data": {"train": "a.xyz"}}
     for absent in (raw, {**raw, "model": None}, {**raw, "fine_tune": None}):
-        with pytest.raises(ConfigError, match=r"model\.type: missing; expected nequip or allegro"):
+        with pytest.raises(
+            ConfigError, match=r"model\.type: missing; expected nequip, allegro or allegro_dense"
+        ):
             config_from_dict(absent)
     assert config_from_dict({**raw, "fine_tune": {"model": "old.pt"}}).model is None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from equipot.config import AllegroConfig, NequIPConfig
+from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.models.build import build_potential
 
@@ -53,6 +53,12 @@ MODELS = {
     "allegro": AllegroConfig(**_ALLEGRO),
     "allegro-no-parity-zbl": AllegroConfig(**_ALLEGRO, parity=False, zbl=True),
     "allegro-pair-cutoffs": AllegroConfig(**_ALLEGRO, pair_cutoffs=PAIR_CUTOFFS),
+    "allegro-dense": AllegroDenseConfig(**_ALLEGRO | {"type": "allegro_dense"}),
+    "allegro-dense-three-layers": AllegroDenseConfig(
+        **_ALLEGRO
+        | {"type": "allegro_dense", "layers": 3, "parity": False, "pair_channels": 7, "two_body_hidden": ()},
+        pair_cutoffs=PAIR_CUTOFFS,
+    ),
     "allegro-l3-three-layers": AllegroConfig(**_ALLEGRO | {"l_max": 3, "layers": 3}),
 }
 

@@ -15,6 +15,7 @@ import torch
 
 del sys.path[0]
 
+from allegro.model import AllegroModel  # noqa: E402
 from nequip.model import NequIPGNNModel  # noqa: E402
 from nequip.model.nequip_models import FullNequIPGNNModel, PresetNequIPGNNModel  # noqa: E402
 from nequip.train import NequIPLightningModule  # noqa: E402
@@ -34,6 +35,10 @@ FULL = {
     "feature_irreps_hidden": ["8x0e+4x1o+3x2e", "7x0e"], "irreps_edge_sh": "1x0e+1x1o+1x2e",
     "type_embed_num_features": 5, "learnable_shift": True, "readout_mlp_nonlinearity": None,
     "readout_mlp_hidden_layers_depth": 1, "readout_mlp_hidden_layers_width": 4,
+}  # fmt: skip
+ALLEGRO = {
+    "l_max": 2, "num_scalar_features": 16, "num_tensor_features": 6,
+    "radial_chemical_embed": {"_target_": "allegro.nn.TwoBodyBesselScalarEmbed"},
 }  # fmt: skip
 KINDS = {
     "default": (NequIPGNNModel, {}),
@@ -58,6 +63,22 @@ KINDS = {
         },
     ),
     "full": (FullNequIPGNNModel, FULL),
+    "allegro": (AllegroModel, ALLEGRO),
+    "allegro_three": (
+        AllegroModel,
+        ALLEGRO | {
+            "num_layers": 3, "parity": False, "tp_path_channel_coupling": False, "l_max": 3,
+            "radial_chemical_embed_dim": 10, "scalar_embed_mlp_hidden_layers_depth": 0,
+            "allegro_mlp_hidden_layers_depth": 2,
+        },
+    ),
+    "allegro_pairs_zbl": (
+        AllegroModel,
+        ALLEGRO | {
+            "num_layers": 1, "per_edge_type_cutoff": {"H": 3.0, "C": {"H": 3.3, "O": 4.0}},
+            "pair_potential": ZBL,
+        },
+    ),
     "preset_S": (PresetNequIPGNNModel, {"preset": "S"}),
     "preset_M": (PresetNequIPGNNModel, {"preset": "M"}),
     "preset_L": (PresetNequIPGNNModel, {"preset": "L"}),

@@ -5,6 +5,7 @@ import sys
 import zipfile
 
 import numpy as np
+import plain_allegro
 import pytest
 import torch
 from plain_nequip import evaluate, make, part
@@ -16,8 +17,10 @@ from equipot.deploy.examples import example_structures
 from equipot.errors import ModelFileError
 from equipot.graph import edge_vectors
 from equipot.interop import importer, nequip_dump, process
+from equipot.interop.allegro import AllegroModel
+from equipot.interop.dump import Dump
 from equipot.interop.importer import import_model, runs_code
-from equipot.interop.nequip import Dump, NequIPModel
+from equipot.interop.nequip import NequIPModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*")
 PAIRS = [[2.9, 3.0, 3.5], [2.6, 2.1, 3.3], [3.5, 3.3, 3.4]]  # O, H, C
@@ -32,6 +35,11 @@ KINDS = {
     "cutoffs of pairs": {"pairs": PAIRS, "zbl": True, "layers": 2},
     "first connection": {"first_connection": True, "layers": 2},
 }  # fmt: skip
+ALLEGRO = {
+    "Allegro": {},
+    "Allegro, three layers": {"layers": 3, "l_max": 1, "hidden": [6, 5], "two_body": [], "neighbors": 0.5},
+    "Allegro, cutoffs of pairs": {"parity": False, "coupled": False, "layers": 1, "pairs": PAIRS},
+}
 
 
 def dumped(model, folder):
@@ -52,9 +60,9 @@ def imported(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *ALLEGRO])
 def test_atomic_energies_and_forces(kind, imported, tmp_path):
-    model = make(**KINDS[kind])
+    model = plain_allegro.make(**ALLEGRO[kind]) if kind in ALLEGRO else make(**KINDS[kind])
     imported(model, dtype="float64")
     potential = load_checkpoint(tmp_path / "a.ckpt").potential
     assert potential.species == ["H", "C", "O"]
@@ -127,6 +135,31 @@ def test_other_networks_are_named(changes, message, tmp_path):
     dumped(make(**changes), tmp_path)
     with pytest.raises(ModelFileError, match=message):
         NequIPModel(Dump(tmp_path / "a.ckpt", tmp_path / "dump.npz"))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda m: replaced(m, "radial_chemical_embed", kind="TwoBodySplineScalarEmbed"),
+            "uses TwoBodySplineScalarEmbed",
+        ),
+        (
+            lambda m: setattr(m.func.radial_chemical_embed.bessel_encode, "trainable", True),
+            "bessel_trainable",
+        ),
+        (
+            lambda m: setattr(m.func.allegro.avg_num_neighbors_norm, "norm_const", torch.ones(3, 1)),
+            "avg_num_neighbors of each type",
+        ),
+    ],
+)
+def test_what_cannot_be_expressed_of_allegro(change, message, tmp_path):
+    model = plain_allegro.make()
+    change(model)
+    dumped(model, tmp_path)
+    with pytest.raises(ModelFileError, match=message):
+        AllegroModel(Dump(tmp_path / "a.ckpt", tmp_path / "dump.npz"))
 
 
 def test_files(tmp_path, monkeypatch):

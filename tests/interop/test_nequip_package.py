@@ -12,18 +12,23 @@ import pytest
 from equipot.deploy.examples import example_structures
 from equipot.errors import ModelFileError
 from equipot.interop import process
+from equipot.interop.allegro import AllegroModel
+from equipot.interop.dump import Dump
 from equipot.interop.importer import _checkpoint, import_model
-from equipot.interop.nequip import Dump, NequIPModel
+from equipot.interop.nequip import NequIPModel
 from equipot.interop.verify import compare
 
 PYTHON = os.environ.get("EQUIPOT_NEQUIP_PYTHON", sys.executable)
 MAKER = Path(__file__).with_name("make_nequip.py")
-KINDS = ("default", "parity", "norm_readout_bessel", "pairs_zbl", "full", "preset_S", "preset_M", "preset_L")
+KINDS = (
+    "default", "parity", "norm_readout_bessel", "pairs_zbl", "full", "preset_S", "preset_M", "preset_L",
+    "allegro", "allegro_three", "allegro_pairs_zbl",
+)  # fmt: skip
 STRUCTURES = example_structures(["H", "C", "O"])
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("nequip") is None and "EQUIPOT_NEQUIP_PYTHON" not in os.environ,
-        reason="nequip is not installed, and EQUIPOT_NEQUIP_PYTHON names no interpreter that has it",
+        importlib.util.find_spec("allegro") is None and "EQUIPOT_NEQUIP_PYTHON" not in os.environ,
+        reason="nequip-allegro is not installed, and EQUIPOT_NEQUIP_PYTHON names no interpreter that has it",
     ),
     pytest.mark.filterwarnings("ignore:.*"),
 ]
@@ -43,8 +48,9 @@ def made(tmp_path_factory):
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_nequip(kind, made):
     """In float64, to rounding."""
-    model = NequIPModel(Dump(made / kind, made / f"{kind}.npz"))
-    potential = _checkpoint(made / "a.ckpt", model, None, None, "float64", {}).potential
+    read = AllegroModel if kind.startswith("allegro") else NequIPModel
+    model = read(Dump(made / kind, made / f"{kind}.npz"))
+    potential = _checkpoint(made / "a.ckpt", model, None, "float64", {}).potential
     with np.load(made / f"{kind}_reference.npz") as found:
         results = iter(process.by_structure(found, STRUCTURES))
     for item in compare(potential, lambda _: next(results), STRUCTURES):

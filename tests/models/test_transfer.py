@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase.build import molecule
 
-from equipot.config import AllegroConfig, NequIPConfig
+from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.graph import collate
 from equipot.models.build import build_potential
@@ -28,6 +28,7 @@ MODELS = {
         type="nequip", radial_hidden=(8,), readout_hidden=(5,), element_factors=True, zbl="cutoff", **SMALL
     ),
     "allegro": AllegroConfig(type="allegro", scalar_channels=8, two_body_hidden=(8,), **SMALL),
+    "allegro_dense": AllegroDenseConfig(type="allegro_dense", scalar_channels=8, **SMALL),
 }
 SHIFT = [-13.6, -1030.0, -2040.0]
 # Energies of 10³ eV carry 1e-12 eV of rounding; Allegro's first layer is rescaled, which rounds.

@@ -6,7 +6,7 @@ _MODULES = {
     "data": ("DataConfig", "LabelsConfig", "Source", "SourceConfig", "UnitsConfig"),
     "fine_tune": ("FineTuneConfig",),
     "load": ("config_from_dict", "load_config"),
-    "model": ("AllegroConfig", "CommonModelConfig", "ModelConfig", "NequIPConfig"),
+    "model": ("AllegroConfig", "AllegroDenseConfig", "CommonModelConfig", "ModelConfig", "NequIPConfig"),
     "run": ("LoggingConfig", "RunConfig", "WandbConfig"),
     "schema": ("Config", "json_schema"),
     "training": (

@@ -209,4 +209,25 @@ class AllegroConfig(CommonModelConfig):
     )
 
 
-ModelConfig = Annotated[NequIPConfig | AllegroConfig, Field(discriminator="type")]
+class AllegroDenseConfig(CommonModelConfig):
+    """Allegro as nequip-allegro 0.8 has it: elements multiply radial functions, all layers' scalars stay."""
+
+    type: Literal["allegro_dense"] = Field(description="The architecture.")
+    layers: int = Field(2, ge=1, description="Number of tensor-product layers.")
+    scalar_channels: int = Field(64, ge=1, description="Scalar features of a pair that each layer adds.")
+    channels: int = Field(16, ge=1, description="Channels of the equivariant features of a pair.")
+    pair_channels: Annotated[int, Field(ge=2)] | None = Field(
+        None, description="Radial functions that elements multiply; null: as many as `scalar_channels`."
+    )
+    two_body_hidden: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)] = Field(
+        (64,), description="Hidden-layer widths of the network behind these products."
+    )
+    latent_hidden: PositiveInts = Field(
+        (64,), description="Hidden-layer widths of the network that makes the scalar features of a layer."
+    )
+    readout_hidden: PositiveInts = Field(
+        (32,), description="Hidden-layer widths of the network from scalar features to the energy of a pair."
+    )
+
+
+ModelConfig = Annotated[NequIPConfig | AllegroConfig | AllegroDenseConfig, Field(discriminator="type")]

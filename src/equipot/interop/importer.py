@@ -22,6 +22,8 @@ from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import require_checksums
 from equipot.errors import ModelFileError
 from equipot.files import atomic_write
+from equipot.interop.allegro import AllegroModel
+from equipot.interop.dump import FUNC, DumpedModel
 from equipot.interop.nequip import NequIPModel
 from equipot.interop.process import dump, evaluate, is_nequip
 from equipot.interop.sevennet import SevenNet, readable
@@ -93,7 +95,7 @@ def import_model(
         for name in model.levels or [None]:
             potential = exact.at_level(name).potential
             examples = example_structures(potential.species)
-            if isinstance(model, NequIPModel):
+            if isinstance(model, DumpedModel):
                 results = iter(evaluate(path, python, examples))
                 comparisons += compare(potential, lambda _, found=results: next(found), examples, name)
             else:
@@ -112,7 +114,7 @@ def runs_code(source: str) -> bool:
 
 def _model(
     path: Path, origin: dict[str, str], level: str | None, python: str | None
-) -> SevenNet | NequIPModel:
+) -> SevenNet | DumpedModel:
     """Adds to ``origin`` what is known from opening it."""
     if not is_nequip(path):
         return SevenNet(path, _read(path), level)
@@ -121,7 +123,7 @@ def _model(
     found = dump(path, python)
     packages = [f"{name} {version}" for name, version in found.versions.items() if name.startswith("nequip")]
     origin |= {"code": "NequIP", "package": ", ".join(packages), "licence": "not stated in the file"}
-    return NequIPModel(found)
+    return AllegroModel(found) if "allegro" in found.children(FUNC) else NequIPModel(found)
 
 
 def _find(source: str) -> tuple[Path, dict[str, str]]:
@@ -205,7 +207,7 @@ _NUMPY: list[Callable | tuple[Callable, str]] = [
 
 def _checkpoint(
     output: Path,
-    model: SevenNet | NequIPModel,
+    model: SevenNet | DumpedModel,
     elements: Sequence[str] | None,
     dtype: str,
     origin: dict[str, str],
@@ -247,7 +249,7 @@ def _checkpoint(
     return Checkpoint(output, potential.eval(), "last", config, statistics, {}, built_from, {}, origin)
 
 
-def _kept(model: SevenNet | NequIPModel, elements: Sequence[str] | None) -> list[str]:
+def _kept(model: SevenNet | DumpedModel, elements: Sequence[str] | None) -> list[str]:
     if elements is None:
         return model.species
     unknown = [symbol for symbol in elements if symbol not in model.species]

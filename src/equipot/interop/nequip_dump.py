@@ -104,6 +104,10 @@ def _to_double(model):
         for name, value in list(vars(module).items()):
             if value is torch.float32:
                 setattr(module, name, torch.float64)
+        if type(module).__name__ == "Contracter":  # coupling coefficients of all paths in one array
+            options = {"mul": module.mul, "path_channel_coupling": module.path_channel_coupling}
+            irreps = (module.irreps_in1, module.irreps_in2, module.irreps_out)
+            module.w3j = type(module)(*irreps, **options).w3j.double()
     model.double()
     for name, buffer in model.named_buffers():
         if "_w3j_" in name:

@@ -13,7 +13,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from equipot.errors import ModelFileError
-from equipot.interop.nequip import Dump
+from equipot.interop.dump import Dump
 from equipot.interop.nequip_dump import NOT_INSTALLED
 
 SCRIPT = Path(__file__).with_name("nequip_dump.py")

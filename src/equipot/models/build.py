@@ -9,6 +9,7 @@ import torch
 
 from equipot.config.model import CommonModelConfig
 from equipot.models.allegro import Allegro
+from equipot.models.allegro_dense import AllegroDense
 from equipot.models.nequip import NequIP
 from equipot.models.network import Network
 from equipot.models.outputs import Outputs, OutputSpec, output_irreps
@@ -16,7 +17,7 @@ from equipot.models.potential import Potential, PotentialWithOutputs
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
-NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro}
+NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
 _OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "outputs"}
 

@@ -57,18 +57,25 @@ struct Envelope : Step<T> {
   }
 };
 
-// A perceptron of the first numbers of several arrays side by side, and perhaps of the types of both atoms before them.
+// A perceptron of the first numbers of several arrays side by side, and perhaps of the types of both atoms before them;
+// by_pair: of one array, the first layer with matrices of its own for each pair of types, one below the other.
 template <class T>
 struct EdgePerceptron : Step<T> {
   Perceptron<T> network;
   std::vector<int64_t> widths;  // taken of each input
   int64_t num_types = 0;  // 0: without types
+  int64_t pair_types = 0;  // 0: not by pair
 
   EdgePerceptron(const Reader& reader, const Json& json, int64_t types)
       : network(reader, json["layers"]), widths(json["widths"].numbers<int64_t>()) {
     if (json["types"].number != 0) num_types = types;
     int64_t wanted = 2 * num_types;
     for (const int64_t width : widths) wanted += width;
+    if (json.has("by_pair")) {
+      pair_types = types;
+      if (num_types > 0 || widths.size() != 1) throw std::runtime_error("a perceptron by pairs has one input");
+      wanted *= types * types;
+    }
     if (wanted != network.num_in() || widths.size() != json["inputs"].items.size())
       throw std::runtime_error("a perceptron of " + std::to_string(network.num_in()) + " numbers is given " +
                                std::to_string(wanted));
@@ -101,7 +108,13 @@ struct EdgePerceptron : Step<T> {
       }
       weights += 2 * num_types * first.out;
     }
-    for (size_t n = 0; n < widths.size(); ++n) {
+    for (int64_t e = 0; pair_types > 0 && e < c.num_edges; ++e) {
+      const T *x = c.values[this->inputs[0]][e], *w = weights + first_of_pair(c, e) * first.out;
+      T* to = hidden[0] + e * first.out;
+      for (int64_t k = 0; k < widths[0]; ++k)
+        for (int64_t o = 0; o < first.out; ++o) to[o] += x[k] * w[k * first.out + o];
+    }
+    for (size_t n = 0; pair_types == 0 && n < widths.size(); ++n) {
       const Array<T>& x = c.values[this->inputs[n]];
       multiply(c.num_edges, x.data(), x.width, widths[n], weights, first.out, hidden[0], first.out);
       weights += widths[n] * first.out;
@@ -111,6 +124,11 @@ struct EdgePerceptron : Step<T> {
     c.put(this->output, std::move(out));
   }
 
+  // The row of the first layer with which the matrix of an edge's pair begins.
+  int64_t first_of_pair(const Context<T>& c, int64_t e) const {
+    return (c.types[c.center[e]] * pair_types + c.neighbor_type[e]) * widths[0];
+  }
+
   void backward(Context<T>& c) const override {
     std::vector<T*> hidden;
     for (const Array<T>& one : c.kept[this->number]) hidden.push_back(one.data());
@@ -118,7 +136,13 @@ struct EdgePerceptron : Step<T> {
     const T* grad = network.backward_to_first(c.num_edges, hidden, c.grads[this->output].data(), scratch, other);
     const auto& first = network.layers[0];
     int64_t column = 2 * num_types;
-    for (size_t n = 0; n < widths.size(); ++n) {
+    for (int64_t e = 0; pair_types > 0 && e < c.num_edges; ++e) {
+      const T *g = grad + e * first.out, *w = first.weights.data() + first_of_pair(c, e) * first.out;
+      T* to = c.grad(this->inputs[0])[e];
+      for (int64_t k = 0; k < widths[0]; ++k)
+        for (int64_t o = 0; o < first.out; ++o) to[k] += g[o] * w[k * first.out + o];
+    }
+    for (size_t n = 0; pair_types == 0 && n < widths.size(); ++n) {
       const Array<T>& to = c.grad(this->inputs[n]);
       add_product<T>({.rows = c.num_edges, .depth = first.out, .columns = widths[n], .a = grad, .a_row = first.out,
                       .a_step = 1, .b = first.transposed.data() + column, .b_row = first.in, .c = to.data(),
