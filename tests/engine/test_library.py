@@ -310,7 +310,7 @@ def test_results_that_are_not_finite_are_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=99), "version 99, this engine reads up to 2. Upgrade equipot"),
+        (lambda p: p.update(version=99), "version 99, this engine reads up to 3. Upgrade equipot"),
         (lambda p: p.update(dtype="float16"), "type 'float16', expected float32 or float64"),
         (
             lambda p: p["steps"][1].update(do="attention"),
