@@ -18,6 +18,8 @@ from equipot.deploy.export import deploy
 from equipot.deploy.load import load_deployed
 from equipot.errors import ConfigError, DataError, TrainingError
 from equipot.evaluation.run import evaluate
+from equipot.integrations.relax import run_relax
+from equipot.integrations.relax_settings import RelaxSettings
 from equipot.models.outputs import OutputSpec, basis_change
 from equipot.models.potential import predict
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES, declare, output
@@ -111,6 +113,14 @@ def test_deployed_model_is_right(trained):
         of_one = value.numpy() if QUANTITIES[name].per_atom else value[0].numpy()
         np.testing.assert_allclose(atoms.calc.get_property(name, atoms), of_one, atol=5e-5)
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
+
+
+def test_relaxation(trained, tmp_path):
+    run_relax([labelled(40), labelled(41)], trained / "model.pt", tmp_path / "out", RelaxSettings(steps=2))
+    for atoms in ase.io.read(tmp_path / "out" / "relaxed.extxyz", ":"):
+        forces = atoms.get_forces()
+        atoms.calc = EquipotCalculator(trained / "model.pt")
+        np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-4)
 
 
 def test_evaluation(trained):
