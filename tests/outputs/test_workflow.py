@@ -1,5 +1,7 @@
 """From labelled files to a deployed model with outputs, and what reads it."""
 
+from dataclasses import replace
+
 import ase.io
 import numpy as np
 import pytest
@@ -14,9 +16,11 @@ from equipot.data.readers import read_frames
 from equipot.data.store.file import Store
 from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
+from equipot.deploy.ensemble import load_members
 from equipot.deploy.export import deploy
 from equipot.deploy.load import load_deployed
-from equipot.errors import ConfigError, DataError, TrainingError
+from equipot.errors import ConfigError, DataError, ModelFileError, TrainingError
+from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
 from equipot.integrations.relax import run_relax
 from equipot.integrations.relax_settings import RelaxSettings
@@ -121,6 +125,16 @@ def test_relaxation(trained, tmp_path):
         forces = atoms.get_forces()
         atoms.calc = EquipotCalculator(trained / "model.pt")
         np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-4)
+
+
+def test_members_of_ensembles_have_the_same_outputs(trained):
+    one = load_deployed(trained / "model.pt", "cpu")
+    other = replace(one, metadata=replace(one.metadata, outputs={}))
+    assert load_model(one.path).outputs == load_model(trained / "run").outputs == tuple(OUTPUTS)
+    assert len(load_members([one, one], "cpu")) == 2
+    for members in ([one, other], [other, one]):
+        with pytest.raises(ModelFileError, match=r"Outputs .*(\(none\) .*\(dipole, |\(dipole, .*\(none\))"):
+            load_members(members, "cpu")
 
 
 def test_evaluation(trained):
