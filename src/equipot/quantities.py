@@ -254,6 +254,7 @@ CONTRACT = {quantity.rows.name: quantity.rows for quantity in QUANTITIES.values(
 BY_INTEREST = _Listed(lambda: sorted(QUANTITIES.values(), key=lambda quantity: not quantity.per_atom))
 USUAL = tuple(name for name, quantity in QUANTITIES.items() if quantity.usual)
 BASIC = tuple(QUANTITIES)  # what every potential predicts
+BASIC_KEYS, BASIC_ROWS = dict(KEYS), tuple(CONTRACT)  # of these, whatever is declared
 
 
 def declare(quantity: Quantity) -> None:

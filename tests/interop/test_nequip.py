@@ -174,6 +174,9 @@ def test_files(tmp_path, monkeypatch):
         assert not (tmp_path / "out.ckpt").exists()
 
     assert runs_code(str(path)) and not runs_code("7net-0")
+    with zipfile.ZipFile(tmp_path / "deployed.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"c__torch__.equipot.models.nequip\nNequIP\n.")
+    assert not runs_code(str(tmp_path / "deployed.pt"))
     fails("leave --level out", level="PBE")
     fails("--python: .* cannot be run", python=str(tmp_path / "no"))
     fails("nequip .* cannot open it: exit status 1", python="false")

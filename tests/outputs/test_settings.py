@@ -1,5 +1,8 @@
 """Section model.outputs, and what it adds to the other sections; units of outputs."""
 
+import subprocess
+import sys
+
 import pytest
 from output_models import make_config
 
@@ -53,6 +56,11 @@ def test_labels_and_weights_follow():
             {"per": "atom", "tensor": "vector"},
             "'forces' cannot name an output",
         ),
+        *(
+            (("model", "outputs", name), {"per": "atom", "tensor": "scalar"}, f"'{name}' cannot name an outp")
+            for name in ("atom_virials", "features", "heat_flux", "energy_std")
+        ),
+        (("model", "outputs", "dipole"), {"per": "atom", "irreps": "1x0e+0x1o"}, "dipole.irreps: "),
         (("training", "loss", "dipol"), 1.0, "training.loss.dipol: unknown key"),
         (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key"),
         (("data", "labels", "dipole"), 3, "data.labels.dipole: expected text or null; found 3"),
@@ -78,6 +86,20 @@ def test_wrong_settings(place, value, message):
 def test_weights_of_outputs_without_any_output():
     with pytest.raises(ConfigError, match=r"training\.loss\.dipole: unknown key"):
         config_from_dict({"data": {"train": "x"}, "model": NEQUIP, "training": {"loss": {"dipole": 1.0}}})
+
+
+def test_configurations_after_a_model_with_outputs():
+    """In a process that has read a deployed file first, the names of its outputs mean the same."""
+    code = f"""
+from equipot.quantities import declare, output
+declare(output("dipole", (3,), "e*Ang", False, rank=1))
+from equipot.config import config_from_dict
+data = {{"train": "x", "labels": {{"dipole": "mu"}}, "units": {{"dipole": "Debye"}}}}
+config = config_from_dict({{"data": data, "model": {{"type": "nequip", "outputs": {DIPOLE!r}}}}})
+print(config.data.units.factor("dipole"))"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert float(found.stdout) == pytest.approx(0.208194, rel=1e-5)
 
 
 def test_two_outputs_of_one_name():

@@ -1,5 +1,7 @@
 """From labelled files to a deployed model with outputs, and what reads it."""
 
+from dataclasses import replace
+
 import ase.io
 import numpy as np
 import pytest
@@ -14,10 +16,14 @@ from equipot.data.readers import read_frames
 from equipot.data.store.file import Store
 from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
+from equipot.deploy.ensemble import load_members
 from equipot.deploy.export import deploy
 from equipot.deploy.load import load_deployed
-from equipot.errors import ConfigError, DataError, TrainingError
+from equipot.errors import ConfigError, DataError, ModelFileError, TrainingError
+from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
+from equipot.integrations.relax import run_relax
+from equipot.integrations.relax_settings import RelaxSettings
 from equipot.models.outputs import OutputSpec, basis_change
 from equipot.models.potential import predict
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES, declare, output
@@ -111,6 +117,24 @@ def test_deployed_model_is_right(trained):
         of_one = value.numpy() if QUANTITIES[name].per_atom else value[0].numpy()
         np.testing.assert_allclose(atoms.calc.get_property(name, atoms), of_one, atol=5e-5)
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
+
+
+def test_relaxation(trained, tmp_path):
+    run_relax([labelled(40), labelled(41)], trained / "model.pt", tmp_path / "out", RelaxSettings(steps=2))
+    for atoms in ase.io.read(tmp_path / "out" / "relaxed.extxyz", ":"):
+        forces = atoms.get_forces()
+        atoms.calc = EquipotCalculator(trained / "model.pt")
+        np.testing.assert_allclose(forces, atoms.get_forces(), atol=1e-4)
+
+
+def test_members_of_ensembles_have_the_same_outputs(trained):
+    one = load_deployed(trained / "model.pt", "cpu")
+    other = replace(one, metadata=replace(one.metadata, outputs={}))
+    assert load_model(one.path).outputs == load_model(trained / "run").outputs == tuple(OUTPUTS)
+    assert len(load_members([one, one], "cpu")) == 2
+    for members in ([one, other], [other, one]):
+        with pytest.raises(ModelFileError, match=r"Outputs .*(\(none\) .*\(dipole, |\(dipole, .*\(none\))"):
+            load_members(members, "cpu")
 
 
 def test_evaluation(trained):

@@ -179,6 +179,7 @@ def test_charges_of_phonopy_are_the_same_as_tensors(tmp_path):
         ("{born: [1], dielectric: 2}", "must have 2 tensors"),
         ("{born: [1, -1], dielectric: [1, 2]}", "dielectric must be 3×3"),
         ("{born: [1, x], dielectric: 2}", "born of atom 1"),
+        ("{born: [1, -1], dielectric: -2}", "positive definite"),
         ("{", "neither YAML nor JSON"),
     ],
 )

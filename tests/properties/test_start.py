@@ -1,6 +1,7 @@
 """What all commands on properties share: the structure, the minimum, the output."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -111,9 +112,14 @@ def test_output_is_whole_and_not_overwritten_unasked(tmp_path, capsys):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"try.json", "report.html"}
 
 
-def test_foreign_folders_are_left_alone(tmp_path):
+def test_foreign_folders_are_left_alone(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("")
     with pytest.raises(ConfigError, match=r"holds no try\.json"):
         check_folder("try", Common(output=tmp_path, overwrite=True))
     with pytest.raises(ConfigError, match="is a file"):
         check_folder("try", Common(output=tmp_path / "mine.txt"))
+    with pytest.raises(ConfigError, match=r"mine\.txt is a file"):
+        check_folder("try", Common(output=tmp_path / "mine.txt" / "deeper"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="no folder that can be written to"):
+        check_folder("try", Common(output=tmp_path / "new" / "deeper"))

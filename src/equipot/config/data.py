@@ -18,7 +18,7 @@ from pydantic import (
 
 from equipot.config.section import Element, Elements, OpenSection, PathField, Paths, Section, with_fields
 from equipot.errors import ConfigError
-from equipot.quantities import BASIC, KEYS, QUANTITIES
+from equipot.quantities import BASIC, BASIC_KEYS, KEYS, QUANTITIES
 from equipot.units import (
     ENERGY_UNITS,
     LENGTH_UNITS,
@@ -44,8 +44,8 @@ GroupWeights = Annotated[
 
 
 _NAMES = {
-    name: (LabelName | None, Field(name if name in QUANTITIES else None, description=key.meaning))
-    for name, key in KEYS.items()
+    name: (LabelName | None, Field(name if name in BASIC else None, description=key.meaning))
+    for name, key in BASIC_KEYS.items()
 }
 
 
@@ -58,8 +58,8 @@ class LabelsConfig(with_fields(OpenSection, _NAMES)):
         "config_weight",
         description="Name of a frame's own weight, a number ≥ 0 that multiplies its terms of the loss; "
         "frames without one have 1. With it the weights of single labels are read, whose names are fixed: "
-        f"{', '.join(f'`{key.weight}`' for key in KEYS.values())}; where one is 0, the label counts as not "
-        "there. null: read no weights. Reported errors and statistics are not weighted.",
+        f"{', '.join(f'`{key.weight}`' for key in BASIC_KEYS.values())}; where one is 0, the label counts as "
+        "not there. null: read no weights. Reported errors and statistics are not weighted.",
     )
 
     def names(self, quantity: str) -> dict[str, str]:
@@ -122,7 +122,7 @@ _UNITS = {
             "of energy and length.",
         ),
     )
-    for name in KEYS
+    for name in BASIC_KEYS
     if name != "energy"
 }
 

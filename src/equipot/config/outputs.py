@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from equipot.config.section import Section
 from equipot.errors import ConfigError
-from equipot.quantities import BASIC, KEYS, Quantity, output
+from equipot.quantities import BASIC, BASIC_KEYS, BASIC_ROWS, Quantity, output
 from equipot.units import compound_unit
 
 # Cartesian tensors: shape of one value, irreps of the rotations (l, parity) that it holds.
@@ -20,10 +20,19 @@ TENSORS: dict[str, tuple[tuple[int, ...], str]] = {
     "traceless": ((3, 3), "2e"),
     "matrix": ((3, 3), "0e+1e+2e"),
 }
-# Names that files, tables and ASE's results use for something else.
+# Names that files, tables, models' rows and ASE's results use for something else.
 _TAKEN = {
     *BASIC,
-    *KEYS,
+    *BASIC_KEYS,
+    *BASIC_ROWS,
+    "atom_heat_virials",
+    "features",
+    "heat_virials",
+    "heat_flux",
+    "energy_std",
+    "forces_std",
+    "energy_uncertainty",
+    "energies_uncertainty",
     "loss",
     "weight",
     "energies",
@@ -53,7 +62,7 @@ def _check_unit(unit: str) -> str:
 
 
 OutputName = Annotated[str, AfterValidator(_check_name)]
-_IRREPS = r"^\d+x\d+[eo](\+\d+x\d+[eo])*$"
+_IRREPS = r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"
 
 
 class OutputConfig(Section):

@@ -74,18 +74,24 @@ def load_members(
     loaded = [m if isinstance(m, DeployedModel) else load_deployed(m, device, engine) for m in models]
     if not loaded:
         raise ModelFileError("An ensemble needs two model files at least; the list is empty.")
-    refuse_strangers([(m.path, m.metadata.species, m.metadata.cutoff) for m in loaded])
+    refuse_strangers([(m.path, m.metadata.species, m.metadata.cutoff, m.output_names) for m in loaded])
     return loaded
 
 
-def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float]]) -> None:
-    """Raise ModelFileError unless all members (file, species, cutoff in Å) have the species and cutoff."""
-    _, species, cutoff = members[0]
-    for path, other_species, other_cutoff in members[1:]:
+def refuse_strangers(members: Sequence[tuple[Path, Sequence[str], float, Sequence[str]]]) -> None:
+    """Raise ModelFileError unless all members (file, species, cutoff in Å, outputs) have the same."""
+    first, species, cutoff, outputs = members[0]
+    for path, other_species, other_cutoff, other_outputs in members[1:]:
+        if set(other_outputs) != set(outputs):
+            one, other = (", ".join(names) or "none" for names in (other_outputs, outputs))
+            raise ModelFileError(
+                f"Outputs beside the energy must be the same of all members of an ensemble, but those of "
+                f"{path} ({one}) are not those of {first} ({other})."
+            )
         if (list(other_species), other_cutoff) != (list(species), cutoff):
             one, other = (
                 f"{file} ({' '.join(symbols)}, {length:g} Å)"
-                for file, symbols, length in ((path, other_species, other_cutoff), members[0])
+                for file, symbols, length in ((path, other_species, other_cutoff), (first, species, cutoff))
             )
             raise ModelFileError(
                 f"Species and cutoff of an ensemble's members must be the same, but those of {one} are not "

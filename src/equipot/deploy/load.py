@@ -57,7 +57,8 @@ class DeployedModel:
         """The deployed contract, from arrays to arrays, or on `device` from tensors to tensors.
 
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
-        atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64.
+        atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64; of a model with
+        outputs their values (N, K) come after these (`rows` names them).
         """
         inputs = (edge_vec, edge_index, atom_types, owned)
         if isinstance(edge_vec, np.ndarray) and self.engine is not None:

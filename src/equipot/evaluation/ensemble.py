@@ -82,7 +82,7 @@ def predict_members(
         ModelFileError: the members do not belong together.
         UnknownSpeciesError, EvaluationError: as ``predict_frames``.
     """
-    refuse_strangers([(member.path, member.species, member.cutoff) for member in members])
+    refuse_strangers([(m.path, m.species, m.cutoff, m.outputs) for m in members])
     each = [predict_frames(member, frames, max_edges) for member in members]
     if len(each) == 1:
         return each[0], None

@@ -33,6 +33,7 @@ class LoadedModel:
     predict: Callable[[AtomicGraph], Prediction]
     missing: str = "error"  # what NaN means, as in ``data.missing``
     parsing: Parsing = field(default_factory=Parsing)  # as ``data.species_map`` and so on
+    outputs: tuple[str, ...] = ()  # beside energy and forces
 
 
 def load_model(path: str | Path, device: str = "auto", level: str | None = None) -> LoadedModel:
@@ -55,7 +56,8 @@ def _load_checkpoint(path: Path, device: str, level: str | None) -> LoadedModel:
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
     data, run = checkpoint.config.data, partial(predict, potential)
-    species, how = list(potential.species), (data.missing, data.parsing)
+    species = list(potential.species)
+    how = data.missing, data.parsing, tuple(potential.output_names)
     return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, *how)
 
 
@@ -70,8 +72,10 @@ def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
     labels, units = LabelsConfig(**data["labels"]), UnitsConfig(**data["units"])
     missing = data.get("missing", "error")
     run = partial(_with_uncertainty if deployed.has_features else predict, deployed)
-    species = list(metadata.species)
-    return LoadedModel(path, species, metadata.cutoff, device, labels, units, run, missing)
+    return LoadedModel(
+        path, list(metadata.species), metadata.cutoff, device, labels, units, run, missing,
+        outputs=tuple(deployed.output_names),
+    )  # fmt: skip
 
 
 def _with_uncertainty(deployed: DeployedModel, graph: AtomicGraph) -> Prediction:

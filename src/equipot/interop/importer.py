@@ -171,7 +171,8 @@ def _read(path: Path) -> dict[str, Any]:
             require_checksums(path, archive)
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 raise ModelFileError(
-                    f"{path}: a TorchScript file; expected the checkpoint (.pth) that it was made of."
+                    f"{path}: a TorchScript file; expected the checkpoint (.pth) that it was made of. One "
+                    "from `equipot deploy` needs no import: use it as it is."
                 )
         with torch.serialization.safe_globals(_NUMPY):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,7 @@
 """NequIP's own code, run by the user's interpreter in a process of its own: its files run code."""
 
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ def is_nequip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            return any(b"nequip." in archive.read(name) for name in pickles)
+            # Not behind a dot: equipot's deployed files have modules of that name.
+            return any(re.search(rb"(?<!\.)nequip\.", archive.read(name)) for name in pickles)
     except Exception:  # not an archive, or damaged, which is said where it is read
         return False
 

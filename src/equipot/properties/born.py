@@ -39,9 +39,11 @@ def read_born(path: str | Path, phonon: "Phonopy", symprec: float) -> dict[str, 
             raise DataError(
                 f"{path}: expected a BORN file of phonopy ({error}); other files end in .yaml or .json."
             ) from None
+        _require_positive(path, found["dielectric"])
         return factor | {key: value for key, value in found.items() if value is not None}
     content = _read(path)
     dielectric = _tensor(path, "dielectric", content["dielectric"])
+    _require_positive(path, dielectric)
     cell = phonon.unitcell
     born = _born(path, content["born"], cell.symbols, phonon.primitive.symbols)
     if len(born) == len(cell):
@@ -78,6 +80,13 @@ def _born(path: Path, given: Any, symbols: list[str], primitive: list[str]) -> N
         found = len(given) if isinstance(given, list) else given
         raise DataError(f"{path}: born must have {counts} tensors, one for each atom; found {found}.")
     return np.array([_tensor(path, f"born of atom {index}", one) for index, one in enumerate(given)])
+
+
+def _require_positive(path: Path, dielectric: NDArray) -> None:
+    if not (np.linalg.eigvalsh(dielectric) > 0).all():
+        raise DataError(
+            f"{path}: the dielectric tensor must be positive definite, found {dielectric.tolist()}."
+        )
 
 
 def _tensor(path: Path, name: str, given: Any) -> NDArray:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,11 +60,16 @@ def check_folder(name: str, common: Common) -> Path:
     """Before the work: the folder, new, empty or with an earlier result to replace.
 
     Raises:
-        ConfigError: it is a file; or it is not empty, without --overwrite or with no such result in it.
+        ConfigError: it is a file, or cannot be made or written to; or it is not empty, without --overwrite or
+            with no such result in it.
     """
     folder = folder_of(name, common)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"The output folder {folder} is a file. Name another folder with --output.")
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        what = "no folder that can be written to" if place.is_dir() else "a file"
+        raise ConfigError(f"Cannot write to {folder}: {place} is {what}. Name another folder with --output.")
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
     if not (folder / f"{name}.json").is_file():
