@@ -14,7 +14,7 @@ from equipot import EquipotCalculator
 from equipot.deploy.export import deploy
 from equipot.interop.importer import import_model
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "interop"))
+sys.path.append(str(Path(__file__).parents[1] / "interop"))
 
 from plain_sevennet import make
 
