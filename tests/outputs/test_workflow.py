@@ -151,6 +151,18 @@ def test_evaluation(trained):
     )
 
 
+def test_evaluation_without_labels_of_an_output(trained, tmp_path, caplog):
+    frames = [labelled(seed) for seed in (24, 25)]
+    for atoms in frames:
+        del atoms.info["mu"]
+    ase.io.write(tmp_path / "test.xyz", frames)
+    with caplog.at_level("INFO", "equipot"):
+        found = evaluate(trained / "model.pt", [tmp_path / "test.xyz"]).comparison
+    assert "no frame has a label 'mu', so no dipole is read" in caplog.text
+    assert "--dipole-key" not in caplog.text
+    assert np.isnan(found.reference["dipole"]).all() and np.isfinite(found.error("alpha")).all()
+
+
 def forget():
     for known in (QUANTITIES, KEYS, CONTRACT):
         for name in OUTPUTS:
