@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config
 
 from equipot import EquipotCalculator
@@ -117,6 +118,16 @@ def test_deployed_model_is_right(trained):
         of_one = value.numpy() if QUANTITIES[name].per_atom else value[0].numpy()
         np.testing.assert_allclose(atoms.calc.get_property(name, atoms), of_one, atol=5e-5)
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
+
+
+def test_what_only_the_engine_gives_is_refused(trained):
+    calculator = EquipotCalculator(trained / "model.pt")
+    if calculator.model.metadata.num_exchanges:  # else it is made of virials
+        with pytest.raises(PropertyNotImplementedError, match=r"has outputs \(dipole, .*the engine does not"):
+            calculator.get_property("heat_flux", labelled(40))
+    with pytest.raises(ModelFileError, match="nor can a model with outputs"):
+        deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
+    assert not (trained / "uncertain.pt").exists()
 
 
 def test_relaxation(trained, tmp_path):
