@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config
 
 from equipot import EquipotCalculator
@@ -119,6 +120,16 @@ def test_deployed_model_is_right(trained):
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
 
 
+def test_what_only_the_engine_gives_is_refused(trained):
+    calculator = EquipotCalculator(trained / "model.pt")
+    if calculator.model.metadata.num_exchanges:  # else it is made of virials
+        with pytest.raises(PropertyNotImplementedError, match=r"has outputs \(dipole, .*the engine does not"):
+            calculator.get_property("heat_flux", labelled(40))
+    with pytest.raises(ModelFileError, match="nor can a model with outputs"):
+        deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
+    assert not (trained / "uncertain.pt").exists()
+
+
 def test_relaxation(trained, tmp_path):
     run_relax([labelled(40), labelled(41)], trained / "model.pt", tmp_path / "out", RelaxSettings(steps=2))
     for atoms in ase.io.read(tmp_path / "out" / "relaxed.extxyz", ":"):
@@ -149,6 +160,18 @@ def test_evaluation(trained):
     np.testing.assert_allclose(
         written.info["reference_alpha"], np.reshape(reference[1].info["alpha"], (3, 3))
     )
+
+
+def test_evaluation_without_labels_of_an_output(trained, tmp_path, caplog):
+    frames = [labelled(seed) for seed in (24, 25)]
+    for atoms in frames:
+        del atoms.info["mu"]
+    ase.io.write(tmp_path / "test.xyz", frames)
+    with caplog.at_level("INFO", "equipot"):
+        found = evaluate(trained / "model.pt", [tmp_path / "test.xyz"]).comparison
+    assert "no frame has a label 'mu', so no dipole is read" in caplog.text
+    assert "--dipole-key" not in caplog.text
+    assert np.isnan(found.reference["dipole"]).all() and np.isfinite(found.error("alpha")).all()
 
 
 def forget():

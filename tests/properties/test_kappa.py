@@ -47,3 +47,11 @@ def test_no_conductivity_of_an_unstable_crystal():
     settings = KappaSettings(supercell=(4, 4, 4))
     with pytest.raises(SimulationError, match="imaginary modes"):
         kappa(bulk("Ar", "sc", 0.98 * NEAREST), springs(), Common(max_stress=np.inf), settings)
+
+
+def test_coarse_meshes_are_said():
+    small = {"isotopes": False, "supercell": (2, 2, 2), "pair_cutoff": 1.1 * NEAREST}
+    for mesh, said in ((4.0, "Both meshes are the same"), (8.0, "changes by more than 20%")):
+        found = conductivity(**small, mesh=mesh)
+        assert any(said in text for text in found.numbers["warnings"])
+        assert found.paragraphs[-1] == found.numbers["warnings"][-1]

@@ -9,9 +9,9 @@ import numpy as np
 from equipot.config.data import LabelsConfig, Source
 from equipot.data.columns import Columns
 from equipot.data.pool import Pool
-from equipot.data.text import YAML_ADVICE, counted
+from equipot.data.text import KEY_ADVICE, YAML_ADVICE, counted
 from equipot.errors import DataError
-from equipot.quantities import KEYS, LABELS, QUANTITIES, USUAL
+from equipot.quantities import BASIC, KEYS, LABELS, QUANTITIES, USUAL
 
 logger = logging.getLogger("equipot")
 
@@ -75,12 +75,15 @@ def _check_label(
         found = found_names(kind, names, candidates, advice)
         if unused.any() and not required:
             return  # which was said
-        if required or names != _DEFAULT.names(kind):
+        # A command has no option to do without an output, and a training says so in its configuration.
+        dispensable = kind not in BASIC and advice == KEY_ADVICE
+        if required or (names != _DEFAULT.names(kind) and not dispensable):
             whose = " whose weight is not 0" if unused.any() else ""
             raise DataError(f"{', '.join(files)}: no frame has a label {name} for the {kind}{whose}. {found}")
         periodic = columns.periodic[molecules].any()
         offered = any(candidates.get(key.name) for key in quantity.keys)
-        if not (periodic if quantity.needs_volume else quantity.usual or offered):
+        expected = quantity.usual or dispensable
+        if not (periodic if quantity.needs_volume else expected or offered):
             return  # nothing there could have it
         logger.info(
             "%s: no frame has a label %s, so no %s %s read.%s",
@@ -117,6 +120,8 @@ def found_names(
     listed = [", ".join(meant)] if meant else []
     listed += [f"of fitting shape only: {', '.join(rest)}"] if rest else []
     found = f"Names with {QUANTITIES[kind].looks_like} there: {'; '.join(listed) or 'none'}."
+    if kind not in BASIC and advice == KEY_ADVICE:  # which is no option
+        advice = "An output is read by the name that the training gave it: rename it in the files."
     sought = names.get(kind, kind).lower()
     near = difflib.get_close_matches(sought, [name.lower() for name in meant], n=1, cutoff=0.5)
     nearest = next((name for name in meant if name.lower() in near), None)

@@ -14,7 +14,7 @@ from equipot.data.edges import MIN_DISTANCE, edge_vectors, squared_lengths
 from equipot.data.neighbors import periodic_volume
 from equipot.data.stated_units import check_units, units_in_header
 from equipot.errors import DataError
-from equipot.quantities import BY_INTEREST, KEYS, QUANTITIES, Key, Named, Quantity
+from equipot.quantities import BASIC_KEYS, BY_INTEREST, KEYS, QUANTITIES, Key, Named, Quantity
 from equipot.units import length_factor
 
 _EV_AND_ANGSTROM = UnitsConfig()
@@ -288,7 +288,8 @@ def _label(
     except DataError as error:
         raise DataError(
             f"{frame.where}: {key.name} '{name}' is {error} Correct it, or do without: "
-            f"data.labels.{key.name}: null (--{key.name}-key none)."
+            f"data.labels.{key.name}: null"
+            + (f" (--{key.name}-key none)." if key.name in BASIC_KEYS else ".")
         ) from None
     if found is None:
         raise DataError(f"{frame.where}: {key.name} '{name}' must {expected}, but has shape {array.shape}.")

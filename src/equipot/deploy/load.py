@@ -98,10 +98,17 @@ class DeployedModel:
             found = vars(self.engine.evaluate_edges(*inputs, heat=heat))
             return {name: rows for name, rows in found.items() if rows is not None}
         if heat and self.metadata.num_exchanges > 0:
+            advice = (
+                "Use device='cpu', engine='auto', no EQUIPOT_KERNELS=off, and a file deployed since there is "
+                "an engine ('equipot deploy' again)."
+            )
+            if self.output_names:
+                advice = (
+                    f"It has outputs ({', '.join(self.output_names)}), which the engine does not compute."
+                )
             raise ConfigError(
                 f"{self.path} passes messages, and only equipot's engine gives the heat flux of such a "
-                f"model; here it runs on {self.runs_by}. Use device='cpu', engine='auto', no "
-                "EQUIPOT_KERNELS=off, and a file deployed since there is an engine ('equipot deploy' again)."
+                f"model; here it runs on {self.runs_by}. {advice}"
             )
         rows = rows_by_name(self(*inputs), self.output_names)
         # Where each energy depends on edges of its own alone, virials are the weights.

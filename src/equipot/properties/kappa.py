@@ -22,6 +22,7 @@ from equipot.properties.settings import Common, KappaSettings, PhononSettings
 from equipot.properties.start import Model, evaluate, prepare
 
 _COARSER = 0.75  # of the mesh, in its check
+_CHANGE = 0.2  # of the conductivity by the mesh; more is worth a warning
 _AXES = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 log = logging.getLogger("equipot")
@@ -58,7 +59,9 @@ def kappa(
     crystal, pairs = _third_order(harmonic, calculator, settings)
     fine = _conductivity(crystal, settings, settings.mesh)
     coarse = _conductivity(crystal, settings, _COARSER * settings.mesh)
-    change = _trace(fine["kappa"]) / _trace(coarse["kappa"]) - 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        change = _trace(fine["kappa"]) / _trace(coarse["kappa"]) - 1.0
+    warnings = _warnings(fine, coarse, change)
     numbers = start.described | {
         "supercell_atoms": len(crystal.supercell),
         "supercell_matrix": crystal.supercell_matrix,
@@ -73,11 +76,12 @@ def kappa(
         "kappa_components": _AXES,
         "kappa_coarser_mesh_W_per_mK": coarse["kappa"],
         "change_by_mesh_percent": 100.0 * change,
+        "warnings": warnings,
     }
     return Result(
         "kappa",
         numbers,
-        _paragraphs(start.described, harmonic, pairs, settings, fine, coarse, change),
+        [*_paragraphs(start.described, harmonic, pairs, settings, fine, coarse, change), *warnings],
         [_table(settings, fine, change)],
         {"kappa.png": _plot(settings.kelvins(), fine, coarse)},
         {
@@ -165,6 +169,19 @@ def _paragraphs(
         f"From a mesh of {meshes[0]} to {meshes[1]} the conductivity changes by {100 * change[near]:.1f} %. "
         "It also depends on the supercell and the cutoff of pairs: repeat with larger ones.",
     ]
+
+
+def _warnings(fine: dict[str, NDArray], coarse: dict[str, NDArray], change: NDArray) -> list[str]:
+    texts = []
+    if not (_trace(fine["kappa"]) > 0).all():
+        texts.append("No mode carries heat at some temperature: do atoms of different cells interact?")
+    if np.array_equal(fine["mesh"], coarse["mesh"]):
+        texts.append("Both meshes are the same, which says nothing of convergence: give a larger --mesh.")
+    elif not (abs(change) < _CHANGE).all():
+        texts.append(
+            f"It changes by more than {_CHANGE:.0%} with the mesh at some temperature: give a larger --mesh."
+        )
+    return [f"Warning: {text}" for text in texts]
 
 
 def _table(settings: KappaSettings, fine: dict[str, NDArray], change: NDArray) -> Table:
