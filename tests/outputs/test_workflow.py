@@ -11,6 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config
 
 from equipot import EquipotCalculator
+from equipot.config import config_from_dict
 from equipot.data.convert import convert
 from equipot.data.dataset import GraphDataset, graph_from_atoms
 from equipot.data.readers import read_frames
@@ -172,6 +173,20 @@ def test_evaluation_without_labels_of_an_output(trained, tmp_path, caplog):
     assert "no frame has a label 'mu', so no dipole is read" in caplog.text
     assert "--dipole-key" not in caplog.text
     assert np.isnan(found.reference["dipole"]).all() and np.isfinite(found.error("alpha")).all()
+
+
+def test_fine_tuning_keeps_outputs(trained):
+    """Where the configuration names them; they would else go on untrained, without a word."""
+    old = load_checkpoint(trained / "run" / BEST)
+    tuning = settings(trained, epochs=1).to_dict()
+    tuning |= {"fine_tune": {"model": str(trained / "run")}, "run": {"directory": str(trained / "tuned")}}
+    plain = {"data": {"train": tuning["data"]["train"], "validation": 6}, "fine_tune": tuning["fine_tune"]}
+    with pytest.raises(ConfigError, match=r"also predicts dipole, alpha, .*: repeat its model.type and"):
+        train(config_from_dict(plain | {"run": tuning["run"]}))
+    tuning["model"] = {"type": old.config.model.type, "outputs": OUTPUTS}
+    new = load_checkpoint(train(config_from_dict(tuning)).directory / BEST)
+    assert new.potential.output_names == list(OUTPUTS)
+    torch.testing.assert_close(new.potential.outputs.scale, old.potential.outputs.scale)
 
 
 def forget():

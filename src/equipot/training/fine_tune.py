@@ -92,9 +92,15 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
     """``config`` with the section ``model`` of the model to start from; what it says itself must agree.
 
     Raises:
-        ConfigError: names every key that differs.
+        ConfigError: names every key that differs, or outputs that the configuration does not name.
     """
     given = config.model
+    unnamed = [name for name in known.outputs if name not in config.outputs]
+    if unnamed:
+        raise ConfigError(
+            f"{source}, from which fine_tune.model starts, also predicts {', '.join(unnamed)}: repeat its "
+            "model.type and model.outputs, so that their labels are read and trained on (weight 0: not)."
+        )
     if given is None:
         return config.model_copy(update={"model": known})
     written = {key: getattr(given, key) for key in given.model_fields_set}
