@@ -387,6 +387,12 @@ def test_files_that_are_no_models_are_refused(file, tmp_path):
     write(tmp_path / "old.pt", {})
     with pytest.raises(ModelFileError, match=r"without an engine.*Run 'equipot deploy' again"):
         Engine(tmp_path / "old.pt")
+    write(tmp_path / "outputs.pt", {"extra/outputs": '{"dipole": {}}'})
+    with pytest.raises(ModelFileError, match=r"more than energies and forces .*Run it by TorchScript"):
+        Engine(tmp_path / "outputs.pt")
+    write(tmp_path / "old.pt", {"extra/outputs": "{}"})
+    with pytest.raises(ModelFileError, match="without an engine"):
+        Engine(tmp_path / "old.pt")
 
 
 def test_damaged_files_are_refused(file, tmp_path):

@@ -287,6 +287,19 @@ def test_sizes_come_from_the_labels(data):
     )
 
 
+def test_negative_labels_of_a_positive_output(data, caplog):
+    charges = OUTPUTS["charges"] | {"positive": True}
+    config = make_config(MODELS["nequip"], {"charges": charges})
+    frames = read_frames(data / "train.xyz", config.data.labels, config.data.units)
+    output_statistics(GraphDataset(frames, ["H", "C", "O"], 4.0), config.outputs)
+    count = sum((frame.values["charges"] < 0).sum() for frame in frames)
+    assert (
+        count
+        and f"charges: {count} of {sum(frame.num_atoms for frame in frames)} labels are below 0"
+        in caplog.text
+    )
+
+
 def test_loss_is_in_units_of_the_spread():
     """Another unit of the labels changes no step of a training."""
     settings_of_loss = make_config({"type": "nequip"}, {"dipole": OUTPUTS["dipole"]}).training.loss

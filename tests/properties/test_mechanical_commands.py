@@ -107,7 +107,7 @@ def test_vibrations(equipot):
     assert len(lines) == 3 * 5 and len(lines[2].split()) == 7 and lines[1].endswith("cm^-1")
 
 
-def test_neb(equipot):
+def test_neb(equipot, monkeypatch):
     for k in (0, 1):
         layer = [[2.6 * x, 2.6 * y, 0] for x in range(3) for y in range(2)]
         atoms = Atoms("C6H", [*layer, [1.3 + 2.6 * k, 1.3, 1.8]])
@@ -119,6 +119,11 @@ def test_neb(equipot):
     assert len(ase.io.read("neb/unfinished.extxyz", ":")) == 5
     code, _, err = equipot(*arguments)
     assert code == 1 and "--resume goes on with it, --overwrite begins again" in err
+    with monkeypatch.context() as broken:
+        broken.setattr("equipot.properties.neb._saddle", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            equipot(*arguments, "--resume")
+    assert Path("neb/unfinished.extxyz").is_file()
     code, out, _ = equipot(*arguments, "--resume")
     assert code == 0 and "the barrier is" in out
     found = read("neb/neb.json")

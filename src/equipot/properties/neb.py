@@ -66,7 +66,6 @@ def neb(
         start=earlier,
         keep=lambda images: _write_band(images, file),
     )
-    file.unlink(missing_ok=True)
     numbers = {**start.described, "last": other.described["structure"], **_numbers(path, settings)}
     if settings.check_saddle and path.has_barrier:
         numbers |= _saddle(path, start.atoms)
@@ -74,6 +73,7 @@ def neb(
     files = {BAND: lambda target: ase.io.write(target, list(path.images), format="extxyz")}
     if path.has_barrier:
         files["saddle.extxyz"] = lambda target: ase.io.write(target, path.images[path.top], format="extxyz")
+    file.unlink(missing_ok=True)  # not before the saddle was checked, which may fail
     return Result(
         "neb",
         numbers | {"warnings": warnings},

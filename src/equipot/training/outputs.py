@@ -1,5 +1,6 @@
 """Sizes of the outputs beside the energy, from the training labels."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,8 @@ from equipot.data.dataset import GraphDataset
 from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
 from equipot.models.outputs import OutputSpec, basis_change
+
+log = logging.getLogger("equipot")
 
 _LEAST = 1e-3  # of a positive mean, where its softplus is still a number to start from
 
@@ -62,6 +65,12 @@ def _sizes(spec: OutputSpec, rows: NDArray, counts: NDArray) -> dict[str, Any]:
     spread = np.sqrt((left**2).sum(axis=1).mean() / spec.size) or np.sqrt((rows**2).mean()) or 1.0
     scale = np.ones(rows.shape[1])
     if spec.positive:
+        if (rows < 0).any():
+            log.warning(
+                "%s: %d of %d labels are below 0 (the smallest %.4g), which model.outputs.%s.positive does "
+                "not allow: take it out, or correct them.",
+                spec.name, (rows < 0).sum(), rows.size, rows.min(), spec.name,
+            )  # fmt: skip
         mean = np.maximum((shares @ shift / shares.sum(axis=1, keepdims=True)).mean(axis=0), _LEAST)
         shift = np.tile(mean + np.log(-np.expm1(-mean)), (len(shift), 1))  # whose softplus it is
     else:

@@ -123,6 +123,9 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                                text_of(archive, "equipot_version") + "; this engine reads formats up to " +
                                std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
     const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
+    if ((program == nullptr || weights == nullptr) && text_of(archive, "outputs").size() > 2)  // more than {}
+      throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), which "
+                               "equipot's engine does not compute. Run it by TorchScript, from ASE.");
     if (program == nullptr || weights == nullptr)
       throw std::runtime_error(model.path + ": deployed by an equipot without an engine (" +
                                text_of(archive, "equipot_version") + "). Run 'equipot deploy' again.");
