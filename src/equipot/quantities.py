@@ -15,14 +15,15 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from equipot.cartesian import symmetrised
 from equipot.errors import ConfigError, DataError
 from equipot.units import GPA, OF_ENERGY, OF_LENGTH, OF_STRESS, Powers, product, voigt_to_stress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A 3x3 tensor whose halves differ by more than this share of its largest element is not symmetric.
-_ASYMMETRY_TOLERANCE = 0.05
+# Where indices change places, elements that differ by more than this share of the largest are not the same.
+ASYMMETRY_TOLERANCE = 0.05
 
 
 # What is about a label, or is not the label of a whole structure.
@@ -81,7 +82,7 @@ class Quantity:
     flag: int  # bit of its label in stores; never to be used again for another quantity
     loss_weight: float = 0.0  # default of ``training.loss``
     normalised: bool = False  # errors are divided by the number of atoms
-    symmetric: bool = False  # in files six numbers in ASE's order (xx yy zz yz xz xy) or nine
+    symmetry: str = ""  # of its last indices, as `equipot.cartesian` writes it
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
@@ -96,6 +97,11 @@ class Quantity:
     def components(self) -> int:
         """Numbers in one value."""
         return math.prod(self.shape)
+
+    @property
+    def symmetric(self) -> bool:
+        """A 3x3 tensor that files may have as six numbers in ASE's order (xx yy zz yz xz xy)."""
+        return self.shape == (3, 3) and self.symmetry == "ij=ji"
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -160,11 +166,11 @@ class Quantity:
         if self.symmetric and array.shape == (*rows, 6):
             return voigt_to_stress(array)
         array = array.reshape((*rows, *self.shape))
-        if self.symmetric:
-            other = array.swapaxes(-1, -2)
-            if abs(array - other).max(initial=0) > _ASYMMETRY_TOLERANCE * abs(array).max(initial=0):
-                raise DataError(f"not symmetric: {array.tolist()}.")
-            return 0.5 * (array + other)
+        if self.symmetry:
+            made = symmetrised(array, self.symmetry)
+            if 2 * abs(array - made).max(initial=0) > ASYMMETRY_TOLERANCE * abs(array).max(initial=0):
+                raise DataError(f"not symmetric ({self.symmetry}): {array.tolist()}.")
+            return made
         return array if array.shape else array.item()
 
 
@@ -213,7 +219,7 @@ STRESS = Quantity(
     reported=(Reported("meV/Å³", MEV), Reported("GPa", GPA)),
     rows=Rows("atom_virials", (3, 3), "eV/atom", "virials", rank=2),
     flag=4,
-    symmetric=True,
+    symmetry="ij=ji",
     needs_volume=True,
     others=(
         Key(
@@ -280,13 +286,17 @@ def output(
     shape: Sequence[int],
     unit: str,
     per_atom: bool,
-    symmetric: bool = False,
+    symmetry: str = "",
     mean: bool = False,
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    symmetric: bool = False,
 ) -> Quantity:
-    """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`."""
+    """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`.
+
+    ``symmetric`` is what files of before say of 3x3 tensors.
+    """
     singular = name.replace("_", " ")
     return Quantity(
         name=name,
@@ -301,7 +311,7 @@ def output(
         rows=Rows(name, tuple(shape), unit, singular, rank, pseudo, irreps),
         flag=0,
         loss_weight=1.0,
-        symmetric=symmetric,
+        symmetry="ij=ji" if symmetric else symmetry,
         mean=mean,
     )
 
@@ -309,7 +319,7 @@ def output(
 def facts_of_output(name: str) -> dict[str, Any]:
     """Arguments of `output`, beside the name, for the one that is declared; plain values."""
     known = QUANTITIES[name]
-    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetric", "mean")}
+    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetry", "mean")}
     return facts | {key: getattr(known.rows, key) for key in ("rank", "pseudo", "irreps")}
 
 

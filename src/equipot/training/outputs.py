@@ -12,7 +12,9 @@ from equipot.config.outputs import OutputConfig
 from equipot.data.dataset import GraphDataset
 from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
+from equipot.errors import DataError
 from equipot.models.outputs import OutputSpec, basis_change
+from equipot.quantities import ASYMMETRY_TOLERANCE
 
 log = logging.getLogger("equipot")
 
@@ -38,7 +40,7 @@ def output_statistics(
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
-                rows[spec.name].append(label.value.numpy().reshape(-1, spec.size) @ changes[spec.name])
+                rows[spec.name].append(_in_irreps(spec, label.value.numpy(), changes[spec.name]))
                 counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
     found = {}
     for spec in specs:
@@ -47,6 +49,20 @@ def output_statistics(
                 spec, np.concatenate(rows[spec.name]), np.concatenate(counts[spec.name])
             )
     return found
+
+
+def _in_irreps(spec: OutputSpec, label: NDArray, change: NDArray) -> NDArray:
+    """Rows of irreps. Raises DataError for what no prediction can be, as a trace where there is none."""
+    values = label.reshape(-1, spec.size)
+    rows = values @ change
+    lost = np.abs(values - rows @ change.T).max(initial=0)
+    if lost > ASYMMETRY_TOLERANCE * np.abs(values).max(initial=0):
+        raise DataError(
+            f"model.outputs.{spec.name}: a label has a part that is none of its irreps {spec.irreps}, up to "
+            f"{lost:.4g}, as a trace where the tensor is `traceless`: {label.tolist()}. Correct the "
+            "labels, or say `tensor: symmetric`."
+        )
+    return rows
 
 
 def _sizes(spec: OutputSpec, rows: NDArray, counts: NDArray) -> dict[str, Any]:
