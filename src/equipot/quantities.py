@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from equipot.cartesian import symmetrised
 from equipot.errors import ConfigError, DataError
-from equipot.units import GPA, OF_ENERGY, OF_LENGTH, OF_STRESS, Powers, product, voigt_to_stress
+from equipot.units import (
+    GPA,
+    OF_ENERGY,
+    OF_LENGTH,
+    OF_STRESS,
+    Powers,
+    compound_unit,
+    product,
+    voigt_to_stress,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,6 +95,8 @@ class Quantity:
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
+    total: str = ""  # of atoms: the quantity of the structure that they add up to, 0 where it has none
+    charges: str = ""  # a dipole: the quantity of atoms whose Σ q r, r in Å, is added
     others: tuple[Key, ...] = ()  # further keys under which files have it
 
     @property
@@ -120,6 +131,11 @@ class Quantity:
         if self.per_atom:
             return rows
         return rows.mean(axis=0) if self.mean else rows.sum(axis=0)
+
+    @property
+    def per_charge(self) -> float:
+        """Of a dipole: what a charge of 1 at 1 Å has, in its unit."""
+        return compound_unit(f"{QUANTITIES[self.charges].unit}*Ang")[0] / compound_unit(self.unit)[0]
 
     def choose(self, of_structures: Any, of_atoms: Any) -> Any:
         """That of its rows: rows are structures, or atoms."""
@@ -269,6 +285,8 @@ def declare(quantity: Quantity) -> None:
     Raises:
         ConfigError: there is another one of this name already.
     """
+    if quantity.total:
+        declare(output(quantity.total, shape=(), unit=quantity.unit, per_atom=False))
     known = QUANTITIES.get(quantity.name)
     if known is None:
         QUANTITIES[quantity.name] = replace(quantity, flag=_OUTPUT_FLAG << len(QUANTITIES) - len(BASIC))
@@ -291,6 +309,8 @@ def output(
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    total: str = "",
+    charges: str = "",
     symmetric: bool = False,
 ) -> Quantity:
     """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`.
@@ -313,14 +333,42 @@ def output(
         loss_weight=1.0,
         symmetry="ij=ji" if symmetric else symmetry,
         mean=mean,
+        total=total,
+        charges=charges,
     )
+
+
+_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "total", "charges")
+
+
+def totals() -> set[str]:
+    """Quantities that are given, as a charge is, for others to add up to; where there is none it is 0."""
+    return {quantity.total for quantity in QUANTITIES.values() if quantity.total}
 
 
 def facts_of_output(name: str) -> dict[str, Any]:
     """Arguments of `output`, beside the name, for the one that is declared; plain values."""
     known = QUANTITIES[name]
-    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetry", "mean")}
+    facts = {key: getattr(known, key) for key in _FACTS}
     return facts | {key: getattr(known.rows, key) for key in ("rank", "pseudo", "irreps")}
+
+
+def of_structure(
+    rows: Mapping[str, "NDArray"], outputs: Sequence[str], positions: "NDArray", given: Mapping[str, Any]
+) -> "dict[str, NDArray]":
+    """Values of one structure (N atoms) from a model's rows of its atoms, by the names of its ``outputs``.
+
+    ``positions`` (N, 3) Å; ``given``: numbers that outputs add up to; 0 what is not there.
+    """
+    found = {}
+    for quantity in sorted((QUANTITIES[name] for name in outputs), key=lambda one: bool(one.charges)):
+        values = rows[quantity.name]
+        if quantity.total:
+            values = values + (float(given.get(quantity.total, 0.0)) - values.sum()) / len(values)
+        if quantity.charges:
+            values = values + quantity.per_charge * found[quantity.charges][:, None] * positions
+        found[quantity.name] = quantity.of_rows(values)
+    return found
 
 
 def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:

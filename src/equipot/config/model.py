@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from equipot.config.outputs import OutputConfig, OutputName
+from equipot.config.outputs import OutputConfig, OutputName, check_references
 from equipot.config.section import PositiveInts, Section, check_symbol
 
 
@@ -55,6 +55,12 @@ class CommonModelConfig(Section):
         "where the center is O, is as `H-O` if it is not given. Radial functions are those of the distance "
         "times `cutoff` / cutoff of the pair.",
     )
+
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_fit_together(cls, outputs: dict[str, OutputConfig]) -> dict[str, OutputConfig]:
+        check_references(outputs)
+        return outputs
 
     @field_validator("pair_cutoffs")
     @classmethod

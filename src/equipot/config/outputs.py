@@ -1,6 +1,7 @@
 """Section ``model.outputs``: what a model predicts beside, or instead of, energies."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -104,6 +105,17 @@ class OutputConfig(Section):
         "sum", description="A structure's value from those of its atoms: what is extensive is their sum."
     )
     positive: bool = Field(False, description="Make scalars positive, each atom's, by a softplus.")
+    sum: OutputName | None = Field(
+        None,
+        description="Name of a number of each frame that the values of its atoms (`per: atom`, `tensor: "
+        "scalar`) add up to, as `charge`: what is missing is shared equally by all atoms. A frame without it "
+        "has 0.",
+    )
+    charges: OutputName | None = Field(
+        None,
+        description="Name of an output with a `sum`, whose Σ q_i r_i about the origin of coordinates is "
+        "added to this vector of a structure, the dipole of a molecule. Periodic structures are refused.",
+    )
 
     @model_validator(mode="after")
     def _says_what_it_is(self):
@@ -117,6 +129,11 @@ class OutputConfig(Section):
             raise ValueError("`positive` goes with `tensor: scalar`.")
         if self.reduce == "mean" and self.per == "atom":
             raise ValueError("`reduce` goes with `per: structure`.")
+        kind = self.per, self.tensor, self.size, self.reduce, self.positive
+        if self.sum is not None and kind != ("atom", "scalar", None, "sum", False):
+            raise ValueError("`sum` goes with `per: atom` and `tensor: scalar`, one that may be negative.")
+        if self.charges is not None and kind != ("structure", "vector", None, "sum", False):
+            raise ValueError("`charges` goes with `per: structure` and `tensor: vector`, a sum over atoms.")
         return self
 
     @property
@@ -173,4 +190,27 @@ class OutputConfig(Section):
             rank=self._rank,
             pseudo=(self.tensor or "").startswith("pseudo"),
             irreps=self.irreps or "",
+            total=self.sum or "",
+            charges=self.charges or "",
         )
+
+
+def check_references(outputs: Mapping[str, OutputConfig]) -> None:
+    """Raises ValueError for a `sum` or `charges` that names something else than it has to."""
+    for name, one in outputs.items():
+        if one.sum in outputs or one.sum == name:
+            raise ValueError(
+                f"outputs.{name}.sum: '{one.sum}' is an output; `sum` names a number that frames are given, "
+                "such as charge."
+            )
+        if one.charges is None:
+            continue
+        charges = outputs.get(one.charges)
+        if charges is None or charges.sum is None:
+            what = "is no output" if charges is None else "has no `sum`, which it needs for a dipole"
+            raise ValueError(f"outputs.{name}.charges: '{one.charges}' {what}.")
+        if compound_unit(f"{charges.unit}*Ang")[1] != compound_unit(one.unit)[1]:
+            raise ValueError(
+                f"outputs.{name} is in {one.unit or 'no unit'}, but {one.charges} × a length in "
+                f"{charges.unit or 'no unit'} × Ang, which is of another kind."
+            )

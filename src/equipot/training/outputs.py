@@ -14,6 +14,7 @@ from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
 from equipot.errors import DataError
 from equipot.models.outputs import OutputSpec, basis_change
+from equipot.models.potential import refuse_periodic
 from equipot.quantities import ASYMMETRY_TOLERANCE
 
 log = logging.getLogger("equipot")
@@ -33,9 +34,12 @@ def output_statistics(
     specs = [OutputSpec(**output.spec(name)) for name, output in outputs.items()]
     rows: dict[str, list[NDArray]] = {spec.name: [] for spec in specs}
     counts: dict[str, list[NDArray]] = {spec.name: [] for spec in specs}
+    charged = [name for name, output in outputs.items() if output.charges]
     changes = {spec.name: basis_change(spec).T for spec in specs}
     for index in track(range(len(dataset) if specs else 0), "sizes of the outputs", len(dataset)):
         graph = dataset[index]
+        for name in charged:
+            refuse_periodic(name, graph.pbc)
         one_hot = np.eye(len(dataset.species))[graph.atom_types.numpy()]
         for spec in specs:
             label = graph.labels.values.get(spec.name)
@@ -43,6 +47,13 @@ def output_statistics(
                 rows[spec.name].append(_in_irreps(spec, label.value.numpy(), changes[spec.name]))
                 counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
     found = {}
+    for name, total in ((name, output.sum) for name, output in outputs.items() if output.sum):
+        lacking = len(dataset) - int(dataset.columns.known(total).sum())
+        if lacking:
+            log.warning(
+                "%s add up to '%s', which %d of %d training frames do not have: they count as 0.",
+                name, total, lacking, len(dataset),
+            )  # fmt: skip
     for spec in specs:
         if rows[spec.name]:
             found[spec.name] = _sizes(
