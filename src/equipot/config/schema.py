@@ -102,7 +102,7 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     model = raw.get("model")
     if not isinstance(model, Mapping):
-        model = vars(model) if model is not None else {}
+        model = vars(model) if isinstance(model, Section) else {}
     outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
