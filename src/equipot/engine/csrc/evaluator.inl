@@ -9,6 +9,7 @@
 #include "evaluator.h"
 #include "geometry.h"
 #include "message_passing.h"
+#include "outputs.h"
 #include "strictly_local.h"
 #include "uncertainty.h"
 #include "zbl.h"
@@ -31,6 +32,7 @@ std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64
   if (kind == "weighted_harmonics") return std::make_unique<WeightedHarmonics<T>>(reader, json, dim_sh);
   if (kind == "environment") return std::make_unique<Environment<T>>(reader, json, dim_sh);
   if (kind == "edge_product") return std::make_unique<EdgeProduct<T>>(reader, json);
+  if (kind == "weighted_sum") return std::make_unique<WeightedSum<T>>(reader, json);
   if (kind == "sum_over_edges") return std::make_unique<SumOverEdges<T>>(reader, json);
   throw std::runtime_error("it has a step '" + kind + "', which this engine does not know. Upgrade equipot");
 }
@@ -95,6 +97,9 @@ class NetworkEvaluator : public Evaluator {
     if (program.json.has("uncertainty")) last_layer_.emplace(reader, program.json["uncertainty"], shapes, steps_);
     if (last_layer_ && std::count(untouchable.begin(), untouchable.end(), last_layer_->array) > 0)
       throw std::runtime_error("the features of its last layer are gone when they are read");
+    if (program.json.has("outputs")) outputs_.emplace(reader, program.json, shapes, num_types);
+    if (outputs_ && std::count(untouchable.begin(), untouchable.end(), outputs_->array) > 0)
+      throw std::runtime_error("its outputs beside the energy are gone when they are read");
     find_uses();
   }
 
@@ -106,16 +111,20 @@ class NetworkEvaluator : public Evaluator {
     std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient;  // by the edges, made when there is room
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
     if (results.features != nullptr) std::fill_n(results.features, given.num_atoms * last_layer_->width, 0.0);
+    if (results.outputs != nullptr) std::fill_n(results.outputs, given.num_atoms * outputs_->num_values, 0.0);
     const int num_moments = message_passing_ && results.atom_heat_virials != nullptr ? 4 : 1;
     if (message_passing_)
-      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient, results.features);
+      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient, results);
     else
-      evaluate_in_parts(given, edges, computed, energies, gradient, results.features);
+      evaluate_in_parts(given, edges, computed, energies, gradient, results);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
     write(given, edges, computed, by_neighbor, energies, gradient, results);
   }
 
   int64_t feature_width() const override { return last_layer_ ? last_layer_->width : 0; }
+
+  int64_t output_width() const override { return outputs_ ? outputs_->num_values : 0; }
+  bool feels_field() const override { return outputs_ && outputs_->vector >= 0; }
 
   void deviations(int64_t rows, const double* features, double* sigma) const override {
     last_layer_->deviations(rows, features, sigma);
@@ -170,10 +179,14 @@ class NetworkEvaluator : public Evaluator {
     return last;
   }
 
-  // Which step reads each array last, and which arrays are needed on the way back.
+  // Which step reads each array last, which arrays are needed on the way back, and which steps lead to the energy.
   void find_uses() {
     last_use_.assign(steps_.size(), 0);
     read_back_.assign(steps_.size(), false);
+    for_energy_.assign(steps_.size(), false);
+    for_energy_.back() = true;
+    for (size_t s = steps_.size(); s-- > 0;)
+      for (const int input : steps_[s]->inputs) for_energy_[input] = for_energy_[input] || for_energy_[s];
     for (size_t s = 0; s < steps_.size(); ++s) {
       last_use_[s] = std::max(last_use_[s], s);
       for (const int input : steps_[s]->inputs) last_use_[input] = s;
@@ -181,6 +194,7 @@ class NetworkEvaluator : public Evaluator {
     }
     last_use_.back() = steps_.size();
     if (last_layer_) last_use_[last_layer_->array] = steps_.size();
+    if (outputs_) last_use_[outputs_->array] = steps_.size();
   }
 
   // Distances, or gradients by them, of some edges from `first` on: times the scale of their types.
@@ -191,11 +205,12 @@ class NetworkEvaluator : public Evaluator {
       numbers[e - first] *= pair_scales_[given.types[edges.center[e]] * num_types + given.types[edges.neighbor[e]]];
   }
 
-  void run_forward(Context<T>& c) const {
+  void run_forward(Context<T>& c, bool with_outputs) const {
     c.values.resize(steps_.size()), c.all_grads.resize(steps_.size() * c.num_moments), c.kept.resize(steps_.size());
     c.grads = c.all_grads.data();
     c.values_rows.resize(steps_.size()), c.values_width.resize(steps_.size());
     for (size_t s = 0; s < steps_.size(); ++s) {
+      if (!with_outputs && !for_energy_[s]) continue;
       steps_[s]->forward(c);
       for (const int input : steps_[s]->inputs)
         if (last_use_[input] == s && !read_back_[input]) c.release(c.values[input]);
@@ -215,8 +230,8 @@ class NetworkEvaluator : public Evaluator {
     }
   }
 
-  // Energies and features (null: not wanted) of the atoms first ..., and the gradients that backward starts from.
-  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, double* features) const {
+  // Energies, features and outputs of the atoms first ..., and the gradients that backward starts from.
+  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
     const int output = int(steps_.size()) - 1;
     for (int moment = c.num_moments - 1; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
     c.select(0);
@@ -227,16 +242,33 @@ class NetworkEvaluator : public Evaluator {
       const int64_t type = given.types[first + i];
       energies[first + i] = owned ? scale_[type] * double(rows[i][0]) + shift_[type] : 0.0;
       grad[i][0] = owned ? T(scale_[type]) : T(0);
-      if (features == nullptr || !owned) continue;
-      double* row = features + (first + i) * last_layer_->width;
+      if (results.features == nullptr || !owned) continue;
+      double* row = results.features + (first + i) * last_layer_->width;
       last_layer_->copy(c, i, row);
       for (int64_t k = 0; k < last_layer_->width; ++k) row[k] *= scale_[type];
+    }
+    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results.outputs);
+  }
+
+  static bool wants_outputs(const Edges& given, const Results& results) {
+    return results.outputs != nullptr || given.field != nullptr;
+  }
+
+  void finish_outputs(Context<T>& c, const Edges& given, int64_t first, double* energies, double* values) const {
+    const Array<T>& rows = c.values[outputs_->array];
+    std::vector<double> own(size_t(outputs_->num_values));
+    for (int64_t i = 0; i < c.num_computed; ++i) {
+      if (given.owned != nullptr && !given.owned[first + i]) continue;
+      double* found = values == nullptr ? own.data() : values + (first + i) * outputs_->num_values;
+      outputs_->values(rows[i], given.types[first + i], found);
+      if (given.field != nullptr)
+        energies[first + i] += outputs_->in_field(given.field, found, c.grad(outputs_->array)[i]);
     }
   }
 
   // gradient: (moments, num_edges, 3), beyond the energy about the neighbor.
   void evaluate_whole(const Edges& given, const Sorted& edges, const EdgeGroups& by_neighbor, int64_t computed,
-                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient, double* features) {
+                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient, const Results& results) {
     const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
     Context<T> c;
     // Another thread may be evaluating, too.
@@ -259,11 +291,11 @@ class NetworkEvaluator : public Evaluator {
       for (int64_t e = first; e < first + count; ++e) length[e][0] += length[e][0] < kink_ ? below_ : above_;
     });
     c.length = length.data(), c.sh = sh.data();
-    run_forward(c);
+    run_forward(c, wants_outputs(given, results));
     Array<T> grad_length = c.make(num_moments * num_edges, 1), grad_sh = c.make(num_moments * num_edges, dim);
     std::fill_n(grad_length.data(), grad_length.size(), T(0)), std::fill_n(grad_sh.data(), grad_sh.size(), T(0));
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
-    finish(c, given, 0, energies.data(), features);
+    finish(c, given, 0, energies.data(), results);
     run_backward(c);
     c.pool->make_room(3 * num_edges * num_moments * int64_t(sizeof(double)));
     gradient.resize(size_t(3 * num_edges * num_moments));
@@ -285,7 +317,7 @@ class NetworkEvaluator : public Evaluator {
   };
 
   void evaluate_in_parts(const Edges& given, const Sorted& edges, int64_t computed, std::vector<double>& energies,
-                         std::vector<double>& gradient, double* features) const {
+                         std::vector<double>& gradient, const Results& results) const {
     constexpr int64_t edges_in_part = 256, atoms_in_part = 256;
     gradient.resize(size_t(3 * edges.first[computed]));
     std::vector<int64_t> bounds{0};
@@ -315,8 +347,8 @@ class NetworkEvaluator : public Evaluator {
       harmonics_.forward(edges.vec + 3 * begin, 0, num_edges, length.data(), sh.data());
       scale_by_pair(given, edges, begin, num_edges, length.data());
       c.length = length.data(), c.sh = sh.data(), c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
-      run_forward(c);
-      finish(c, given, first, energies.data(), features);
+      run_forward(c, wants_outputs(given, results));
+      finish(c, given, first, energies.data(), results);
       run_backward(c);
       scale_by_pair(given, edges, begin, num_edges, grad_length.data());
       harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
@@ -388,9 +420,10 @@ class NetworkEvaluator : public Evaluator {
   bool message_passing_;
   std::optional<Zbl> zbl_;
   std::optional<LastLayer<T>> last_layer_;
+  std::optional<Outputs<T>> outputs_;
   std::vector<std::unique_ptr<Step<T>>> steps_;
   std::vector<size_t> last_use_;
-  std::vector<bool> read_back_;
+  std::vector<bool> read_back_, for_energy_;
   Pool<T> pool_;
   std::mutex in_use_;  // pool_
 };
