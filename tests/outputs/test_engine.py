@@ -134,7 +134,7 @@ def test_what_the_engine_says_of_outputs(tmp_path):
     assert list(engine.output_facts) == list(OUTPUTS)
     for name, facts in engine.output_facts.items():
         quantity = QUANTITIES[name]
-        assert facts == (quantity.unit, quantity.shape, quantity.per_atom, quantity.mean)
+        assert facts == (quantity.unit, quantity.shape, quantity.per_atom, quantity.mean, False)
 
 
 def test_outputs_that_are_not_there(tmp_path, ethanol):
@@ -159,3 +159,108 @@ def test_damaged_programs(change, message, tmp_path):
     program.facts["outputs"] |= change
     with pytest.raises(Exception, match=message):
         engine_of(program, tmp_path)
+
+
+FIELD = np.array([0.3, -0.2, 0.1])
+UNITS = {"dipole": 0.5, "alpha": 2.0}  # in e Å and e²Å²/eV
+
+
+def in_a_field(potential, dtype=torch.float64):
+    """Its engine's program, with what `model.field` and an output `derivative_of: dipole` add to it."""
+    potential = copy.deepcopy(potential)
+    potential.network.to(dtype)
+    program = potential.program()
+    (vector, unit), (tensor, other) = UNITS.items()
+    program.facts["field"] = {"vector": vector, "vector_unit": unit, "tensor": tensor, "tensor_unit": other}
+    born = {
+        "name": "born",
+        "derivative_of": "dipole",
+        "factor": 0.5,
+        "shape": [3, 3],
+        "unit": "",
+        "per_atom": True,
+    }
+    program.facts["outputs"]["values"].append(born | {"mean": False, "positive": False})
+    return program
+
+
+def torch_in_a_field(potential, edges, owned) -> dict[str, np.ndarray]:
+    """E − P·F − F·α·F/2 and P + α F, summed over atoms, and their derivatives by positions, all by torch."""
+    vec, index, types = map(torch.as_tensor, edges)
+    vec, own, field = vec.clone().requires_grad_(), torch.as_tensor(owned).double(), torch.as_tensor(FIELD)
+    energies, values = potential._of_atoms(vec, index, types, None)
+    found = values_by_name(values, potential.output_names)
+    p, alpha = (found[name] * unit for name, unit in UNITS.items())
+    energies = energies - p @ field - 0.5 * torch.einsum("nab,a,b->n", alpha, field, field)
+    p = (found["dipole"] + alpha @ field / UNITS["dipole"]) * own[:, None]
+    energies = energies * own
+
+    def slopes(total):  # by the atoms' positions
+        by_edge = torch.autograd.grad(total, vec, retain_graph=True)[0]
+        by_atom = torch.zeros(len(types), 3, dtype=torch.float64)
+        return by_atom.index_add(0, index[1], by_edge).index_add(0, index[0], -by_edge)
+
+    born = 0.5 * torch.stack([slopes(p[:, axis].sum()) for axis in range(3)], dim=1)
+    rows = {"energies": energies, "forces": -slopes(energies.sum()), "dipole": p, "born": born}
+    return {name: value.detach().numpy() for name, value in rows.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_fields_and_derivatives(potential, dtype, tmp_path):
+    engine = engine_of(in_a_field(potential, dtype), tmp_path)
+    assert engine.feels_field and engine.derivative_width == 9 and engine.output_facts["born"].is_derivative
+    single = copy.deepcopy(potential)
+    single.network.to(dtype)
+    for name, atoms in structures().items():
+        if not len(edges_of(atoms)[0]):
+            continue
+        edges = edges_of(atoms)
+        for owned in (np.ones(len(atoms), bool), np.arange(len(atoms)) < len(atoms) // 2):
+            right = torch_in_a_field(single, edges, owned)
+            found = engine.evaluate_edges(*edges, owned, field=FIELD, heat=True)
+            dipole = values_by_name(found.outputs, potential.output_names)["dipole"]
+            pairs = {"energies": found.atom_energies, "forces": found.forces, "dipole": dipole}
+            pairs["born"] = found.derivatives.reshape(-1, 3, 3)
+            for key, value in pairs.items():
+                scale = max(1.0, np.abs(right[key]).max(), np.abs(right["forces"]).max())
+                np.testing.assert_allclose(
+                    value,
+                    right[key],
+                    rtol=TOLERANCE[dtype],
+                    atol=TOLERANCE[dtype] * scale,
+                    err_msg=f"{name} {key}",
+                )
+            # Alone, they are the same bits.
+            alone = engine.evaluate_edges(*edges, owned, field=FIELD, derivatives=False)
+            assert alone.derivatives is None
+            np.testing.assert_array_equal(alone.forces, found.forces)
+            np.testing.assert_array_equal(
+                engine.evaluate_edges(*edges, owned, field=FIELD).derivatives, found.derivatives
+            )
+
+
+@pytest.mark.parametrize("model", [NEQUIP, ALLEGRO])
+def test_slopes_by_finite_differences(model, ethanol, tmp_path):
+    """Of energies by positions and field, and of the dipole by positions, which forces are by the field."""
+    engine = engine_of(in_a_field(make_potential(model).requires_grad_(False)), tmp_path)
+    types = edges_of(ethanol)[2]
+
+    def at(moved=0.0, field=FIELD):
+        positions = ethanol.positions.copy()
+        positions[2, 1] += moved
+        return engine.evaluate(positions, np.eye(3), (0, 0, 0), types, field=field)
+
+    here, step = at(), 1e-4
+    there, back = at(step), at(-step)
+    slope = (there.atom_energies.sum() - back.atom_energies.sum()) / (2 * step)
+    assert -here.forces[2, 1] == pytest.approx(slope, rel=1e-6)
+    total = [values_by_name(f.outputs, list(OUTPUTS))["dipole"].sum(axis=0) for f in (there, back)]
+    born = here.derivatives.reshape(-1, 3, 3)
+    np.testing.assert_allclose(born[2, :, 1], 0.5 * (total[0] - total[1]) / (2 * step), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(born.sum(axis=0), 0, atol=1e-11)  # moved as a whole, nothing changes
+    ahead, behind = (at(field=FIELD + sign * np.array([0, 0, 0.1])) for sign in (1, -1))
+    by_field = (ahead.atom_energies.sum() - behind.atom_energies.sum()) / 0.2
+    dipole = values_by_name(here.outputs, list(OUTPUTS))["dipole"].sum(axis=0)
+    assert -by_field == pytest.approx(UNITS["dipole"] * dipole[2], rel=1e-9)
+    # ∂F/∂E: the energy is of second order in the field, so this difference is exact.
+    np.testing.assert_allclose((ahead.forces - behind.forces) / 0.2, born[:, 2], atol=1e-9)

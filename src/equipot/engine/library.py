@@ -25,6 +25,7 @@ class _Output(ctypes.Structure):
         ("num_axes", ctypes.c_int32),
         ("per_atom", ctypes.c_int32),
         ("mean", ctypes.c_int32),
+        ("is_derivative", ctypes.c_int32),
         ("first", ctypes.c_int64),
         ("width", ctypes.c_int64),
     )
@@ -48,6 +49,7 @@ class _Description(ctypes.Structure):
         ("num_outputs", ctypes.c_int32),
         ("outputs", ctypes.POINTER(_Output)),
         ("output_width", ctypes.c_int64),
+        ("derivative_width", ctypes.c_int64),
         ("feels_field", ctypes.c_int32),
     )
 
@@ -77,7 +79,7 @@ class _Results(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             *("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials", "features"),
-            "outputs",
+            *("outputs", "derivatives"),
         )
     )
 
@@ -89,6 +91,7 @@ class OutputFacts(NamedTuple):
     shape: tuple[int, ...]  # of one value
     per_atom: bool  # otherwise a structure's is the sum of its atoms' rows
     mean: bool  # or their mean
+    is_derivative: bool  # by positions; those come last
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class Evaluation:
     features: NDArray[np.float64] | None = None  # (N, feature_width) eV, where the file has an uncertainty
     # (N, output_width), where the model has outputs: their values side by side, zero where not owned.
     outputs: NDArray[np.float64] | None = None
+    # (N, derivative_width), the same of outputs that are derivatives, if wanted; as forces where not owned.
+    derivatives: NDArray[np.float64] | None = None
 
 
 class Engine:
@@ -133,7 +138,8 @@ class Engine:
         self.num_exchanges = found.num_exchanges
         self.feature_width = found.feature_width  # 0: the file has no uncertainty
         self.output_facts = dict(_output_facts(found.outputs[n]) for n in range(found.num_outputs))
-        self.output_width = found.output_width  # numbers of all of them, of an atom
+        self.output_width = found.output_width  # numbers of all of them, of an atom, but derivatives
+        self.derivative_width = found.derivative_width
         self.feels_field = bool(found.feels_field)
 
     def __del__(self):
@@ -148,10 +154,12 @@ class Engine:
         owned: NDArray[np.bool_] | None = None,
         heat: bool = False,
         field: ArrayLike | None = None,
+        derivatives: bool = True,
     ) -> Evaluation:
         """The deployed contract: (E, 3) Å, (2, E), (N,), (N,) or None for all; ``heat``: heat virials too.
 
-        ``field`` (3,) V/Å: energies and forces are those in a uniform electric field; outputs are not.
+        ``field`` (3,) V/Å: all is as in a uniform electric field. ``derivatives``: outputs that are such,
+        too, at the cost of three reverse passes each.
 
         Raises:
             DataError: an atom or a type that is not there; atoms that coincide; a field that the model
@@ -166,7 +174,7 @@ class Engine:
         field = _field(field)
         arrays = (types, owned, center, neighbor, edge_vec, None, None, field)
         edges = _Edges(len(types), len(center), *map(_address, arrays))
-        return self._evaluate("equipot_evaluate_edges", edges, len(types), heat)
+        return self._evaluate("equipot_evaluate_edges", edges, len(types), heat, derivatives)
 
     def evaluate(
         self,
@@ -176,6 +184,7 @@ class Engine:
         atom_types: NDArray[np.int64],
         heat: bool = False,
         field: ArrayLike | None = None,
+        derivatives: bool = True,
     ) -> Evaluation:
         """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. The rest as above."""
         types = _array("atom_types", atom_types, np.int64, (-1,))
@@ -186,7 +195,7 @@ class Engine:
         structure = _Structure(
             len(types), *map(_address, (types, positions, cell)), periodic, _address(field)
         )
-        return self._evaluate("equipot_evaluate", structure, len(types), heat)
+        return self._evaluate("equipot_evaluate", structure, len(types), heat, derivatives)
 
     def uncertainty(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, feature_width) eV → (n,) eV: standard deviations, by last-layer prediction rigidity.
@@ -213,11 +222,15 @@ class Engine:
         self._call("equipot_check", self._model, summary, ctypes.c_size_t(len(summary)))
         return summary.value.decode()
 
-    def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool) -> Evaluation:
+    def _evaluate(
+        self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool, derivatives: bool
+    ) -> Evaluation:
         shapes = {"atom_energies": (), "forces": (3,), "atom_virials": (3, 3)}
         shapes |= {"atom_heat_virials": (3, 3)} if heat else {}
         shapes |= {"features": (self.feature_width,)} if self.feature_width else {}
         shapes |= {"outputs": (self.output_width,)} if self.output_width else {}
+        if derivatives and self.derivative_width:
+            shapes["derivatives"] = (self.derivative_width,)
         rows = {name: np.empty((num_atoms, *shape)) for name, shape in shapes.items()}
         results = _Results(**{name: _address(array) for name, array in rows.items()})
         found = Evaluation(**rows)
@@ -236,9 +249,8 @@ class Engine:
 
 def _output_facts(output: _Output) -> tuple[str, OutputFacts]:
     shape = tuple(output.shape[: output.num_axes])
-    return output.name.decode(), OutputFacts(
-        output.unit.decode(), shape, bool(output.per_atom), bool(output.mean)
-    )
+    kind = (bool(flag) for flag in (output.per_atom, output.mean, output.is_derivative))
+    return output.name.decode(), OutputFacts(output.unit.decode(), shape, *kind)
 
 
 def _array(name: str, values: ArrayLike, dtype: type, shape: tuple[int, ...]) -> NDArray:

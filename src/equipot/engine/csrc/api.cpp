@@ -148,7 +148,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     model.output_facts = output_facts(json);
     for (const OutputFacts& facts : model.output_facts)
       model.outputs.push_back({facts.name.c_str(), facts.unit.c_str(), facts.shape.data(), int32_t(facts.shape.size()),
-                               facts.per_atom, facts.mean, facts.first, facts.width});
+                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width});
     const double cutoff = json["cutoff"].number;
     if (!(cutoff > 0 && cutoff < 1e4))
       throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
@@ -170,6 +170,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .num_outputs = int32_t(model.outputs.size()),
                          .outputs = model.outputs.data(),
                          .output_width = model.evaluator->output_width(),
+                         .derivative_width = model.evaluator->derivative_width(),
                          .feels_field = model.evaluator->feels_field()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
@@ -208,11 +209,13 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
   }
   std::vector<double> energies, virials;
   Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features,
-             results.outputs};
-  const int64_t width = model.evaluator->output_width();
+             results.outputs, results.derivatives};
+  const int64_t width = model.evaluator->output_width(), derivatives = model.evaluator->derivative_width();
   if (to.features != nullptr) require_uncertainty(model);
   if (to.outputs != nullptr && width == 0)
     throw std::invalid_argument(model.path + ": it predicts energies and forces only (no model.outputs)");
+  if (to.derivatives != nullptr && derivatives == 0)
+    throw std::invalid_argument(model.path + ": it has no outputs that are derivatives (derivative_of)");
   if (edges.field != nullptr && !model.evaluator->feels_field())
     throw std::invalid_argument(model.path + ": its energy does not depend on an electric field (model.field)");
   if (results.energy != nullptr && to.atom_energies == nullptr) {
@@ -234,6 +237,7 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
     double output = 0;
     for (int64_t k = 0; k < width && to.outputs != nullptr; ++k) output += to.outputs[width * i + k];
+    for (int64_t k = 0; k < derivatives && to.derivatives != nullptr; ++k) output += to.derivatives[derivatives * i + k];
     if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace) || !std::isfinite(output))
       throw WrongResult("the model's results are not finite for atom " + std::to_string(id(i)) +
                         ": the structure is far from what the model was trained on, or the model is broken");
@@ -338,13 +342,15 @@ EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t 
       found = check_capsule(
           model->capsule, model->description.bytes_per_number == 4, model->reference_energies, model->output_facts,
           [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
-              std::vector<double>& virials, std::vector<double>& outputs) {
+              std::vector<double>& virials, std::vector<double>& outputs, std::vector<double>& derivatives) {
             const auto n = int64_t(s.types.size());
             outputs.resize(size_t(n * model->description.output_width));
+            derivatives.resize(size_t(n * model->description.derivative_width));
             energies.resize(n), forces.resize(3 * n), virials.resize(9 * n), features.resize(width * n);
             Results results{energies.data(), forces.data(), virials.data()};
             if (width > 0) results.features = features.data();
             if (!outputs.empty()) results.outputs = outputs.data();
+            if (!derivatives.empty()) results.derivatives = derivatives.data();
             model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
                                         s.neighbor.data(), s.edge_vec.data(), nullptr},
                                        results);

@@ -49,7 +49,7 @@ struct Structure {
 
 }  // namespace capsule
 
-// Re-evaluates the references by evaluate(structure, atom_energies, forces, atom_virials, outputs), which resizes the vectors.
+// Re-evaluates the references by evaluate(structure, atom_energies, forces, atom_virials, outputs, derivatives), which resizes the vectors.
 // Returns a line about what was found; `right` is false if it is wrong. Throws std::logic_error for a damaged capsule.
 template <class Evaluate>
 std::string check_capsule(const std::string& text, bool single_precision, const std::vector<double>& reference_energies,
@@ -61,8 +61,8 @@ std::string check_capsule(const std::string& text, bool single_precision, const 
   const Json json = Json::parse(text);
   for (const Json& reference : json["references"].items) {
     const capsule::Structure structure(reference);
-    std::vector<double> found_energies, found_forces, found_virials, found_outputs;
-    evaluate(structure, found_energies, found_forces, found_virials, found_outputs);
+    std::vector<double> found_energies, found_forces, found_virials, found_outputs, found_derivatives;
+    evaluate(structure, found_energies, found_forces, found_virials, found_outputs, found_derivatives);
     const auto right_energies = reference["atom_energies"].numbers<double>();
     const auto right_forces = reference["forces"].numbers<double>();
     const auto right_virials = reference["atom_virials"].numbers<double>();
@@ -70,12 +70,13 @@ std::string check_capsule(const std::string& text, bool single_precision, const 
       energy.add(found_energies.at(i), right_energies[i], reference_energies.at(structure.types.at(i)));
     for (size_t i = 0; i < right_forces.size(); ++i) forces.add(found_forces.at(i), right_forces[i]);
     for (size_t i = 0; i < right_virials.size(); ++i) virials.add(found_virials.at(i), right_virials[i]);
-    const size_t width = found_outputs.size() / std::max<size_t>(structure.types.size(), 1);
     for (size_t n = 0; n < outputs.size(); ++n) {
+      const auto& rows = outputs[n].derivative_of.empty() ? found_outputs : found_derivatives;
+      const size_t width = rows.size() / std::max<size_t>(structure.types.size(), 1);
       const auto right_rows = reference[outputs[n].name].numbers<double>();
       const auto first = size_t(outputs[n].first), own = size_t(outputs[n].width);
       for (size_t i = 0; i < right_rows.size(); ++i)
-        all[3 + n].add(found_outputs.at(i / own * width + first + i % own), right_rows[i]);
+        all[3 + n].add(rows.at(i / own * width + first + i % own), right_rows[i]);
     }
     ++num_structures;
   }

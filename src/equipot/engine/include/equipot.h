@@ -48,7 +48,8 @@ typedef struct {
   int32_t num_axes;
   int32_t per_atom;        /* nonzero: a value for each atom; otherwise one for the structure: of its atoms' rows */
   int32_t mean;            /* the mean, where nonzero, or the sum */
-  int64_t first, width;    /* of its numbers in an atom's row of `outputs` */
+  int32_t is_derivative;   /* nonzero: by positions, as Born charges; its numbers are in `derivatives` in place of `outputs` */
+  int64_t first, width;    /* of its numbers in an atom's row of these */
 } equipot_output;
 
 typedef struct {
@@ -68,7 +69,8 @@ typedef struct {
                                        the training set, infinite for a pair it does not have; null: not known */
   int32_t num_outputs;
   const equipot_output* outputs;    /* (num_outputs) */
-  int64_t output_width;             /* numbers of all of them, of an atom */
+  int64_t output_width;             /* numbers of all of them in `outputs`, of an atom */
+  int64_t derivative_width;         /* and in `derivatives` */
   int32_t feels_field;              /* nonzero: energy and forces may be asked for in an electric field */
 } equipot_description;
 
@@ -109,7 +111,10 @@ typedef struct {
                               * strictly local models; else an evaluation takes several times as long, and exchanges
                               * more: all domains must want them, those without atoms by any address. */
   double* features;      /* (num_atoms, feature_width) eV, of the last layer, zero where not owned */
-  double* outputs;       /* (num_atoms, output_width) in the outputs' units, zero where not owned; without a field's influence */
+  double* outputs;       /* (num_atoms, output_width) in the outputs' units, zero where not owned; in the field, if there is one */
+  double* derivatives;   /* (num_atoms, derivative_width) the same of outputs that are derivatives: those of atoms that are not
+                          * owned belong to their owners; each takes three reverse passes, and exchanges, so all domains must want
+                          * them, those without atoms by any address */
 } equipot_results;
 
 /* From edges that are known. */
