@@ -87,6 +87,8 @@ class Potential(nn.Module):
         program.stored("shift", self.scale_shift.shift.reshape(-1))
         if self.zbl is not None:
             self.zbl.write(program)
+        if self.outputs is not None:
+            self.outputs.write(program)
         return program
 
     def atom_energies(
