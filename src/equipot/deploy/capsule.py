@@ -90,6 +90,8 @@ def compare_capsule(module, capsule: Capsule, dtype: str, atomic_energies) -> li
     for reference in capsule.references:
         found = evaluate(module, reference.structure).rows
         for name, right in reference.result.rows.items():
+            if name not in found:  # a derivative, which the engine does not compute
+                continue
             deviation = float(np.abs(found[name] - right).max())
             if name == ENERGY.rows.name:
                 right = right - offsets[reference.structure.atom_types]
