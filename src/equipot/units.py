@@ -5,6 +5,7 @@ The virial is −V · stress. Voigt order is ASE's: xx yy zz yz xz xy.
 """
 
 import difflib
+import math
 import re
 from functools import cache
 
@@ -23,6 +24,7 @@ _ENERGY = {
 }
 _LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
 COULOMB = 14.399645  # eV Å: e²/4πε₀
+EPSILON0 = 1 / (4 * math.pi * COULOMB)  # e²/(eV Å)
 _DEBYE = 0.20819433442462576  # e Å
 _PRESSURE = {"GPa": GPA, "MPa": 1e-3 * GPA, "kbar": 0.1 * GPA, "bar": 1e-4 * GPA, "Pa": 1e-9 * GPA}
 ENERGY_UNITS = tuple(_ENERGY)

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from equipot.errors import ConfigError, DataError
 from equipot.properties import supercells
 from equipot.quantities import QUANTITIES
-from equipot.units import COULOMB, size_in
+from equipot.units import EPSILON0, size_in
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
 
 
 MODEL = "model"  # in place of a file's name
-_EPSILON0 = 1 / (4 * np.pi * COULOMB)  # e²/(eV Å)
 
 
 def born_of(given: str, phonon: "Phonopy", symprec: float, calculator: BaseCalculator) -> dict[str, Any]:
@@ -48,7 +47,7 @@ def born_of_model(calculator: BaseCalculator, phonon: "Phonopy", symprec: float)
             )
         own = QUANTITIES[name].unit if name in QUANTITIES else unit
         found.append(size_in(own, unit) * np.array(calculator.get_property(name, atoms)))
-    born, dielectric = found[0], np.eye(3) + found[1] / (_EPSILON0 * atoms.get_volume())
+    born, dielectric = found[0], np.eye(3) + found[1] / (EPSILON0 * atoms.get_volume())
     _require_positive("The model", dielectric)
     born, dielectric = symmetrize_borns_and_epsilon(
         born, dielectric, phonon.unitcell, primitive=phonon.primitive, symprec=symprec
