@@ -107,10 +107,11 @@ class FieldTerm(nn.Module):
 
     @torch.jit.unused
     def write(self, program: Program) -> None:
-        """Say it in a program, whose engine knows no other units than these."""
-        if all(unit == 1 for unit in self.units.values()):
-            vector, tensor = [*self.units, ""][:2]
-            program.facts["field"] = {"vector": vector, "tensor": tensor}
+        """Say it in a program."""
+        (vector, unit), (tensor, other) = [*self.units.items(), ("", 1.0)][:2]
+        program.facts["field"] = {
+            "vector": vector, "vector_unit": unit, "tensor": tensor, "tensor_unit": other,
+        }  # fmt: skip
 
     def forward(self, energies: Tensor, values: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
         """(N,) eV, (N, V), (N, 3) V/Å, of each atom's structure → energies and values there."""
