@@ -14,12 +14,21 @@ from equipot.models.nequip import NequIP
 from equipot.models.network import Network
 from equipot.models.outputs import Outputs, OutputSpec, output_irreps
 from equipot.models.potential import Potential, PotentialWithOutputs
-from equipot.models.terms import ZBL, SpeciesScaleShift
+from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
-_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "outputs"}
+_OUTSIDE_THE_NETWORK = {
+    "type",
+    "dtype",
+    "scale",
+    "trainable_scale_shift",
+    "zbl",
+    "pair_cutoffs",
+    "outputs",
+    "field",
+}
 
 
 def build_potential(
@@ -44,7 +53,7 @@ def build_potential(
     """
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
     pair_cutoffs = config.cutoffs_of_pairs(species)
-    specs = [OutputSpec(**output.spec(name)) for name, output in config.outputs.items()]
+    specs = [OutputSpec(**facts) for facts in config.output_specs()]
     network = NETWORKS[config.type](
         num_species=len(species),
         pair_cutoffs=pair_cutoffs,
@@ -66,6 +75,8 @@ def build_potential(
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
-    return PotentialWithOutputs(
-        network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species))
-    )
+    values = Outputs(specs, outputs, len(species))
+    field = None
+    if config.field:
+        field = FieldTerm({name: values.column(name) for name in config.field_terms}, config.field_terms)
+    return PotentialWithOutputs(network, species, scale_shift, zbl, levels, values, field)
