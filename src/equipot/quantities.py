@@ -85,6 +85,7 @@ class Quantity:
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
+    quantum: float = 0.0  # labels are known up to this times lattice vectors (Å); 0: exactly
     others: tuple[Key, ...] = ()  # further keys under which files have it
 
     @property
@@ -285,6 +286,7 @@ def output(
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    quantum: float = 0.0,
 ) -> Quantity:
     """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`."""
     singular = name.replace("_", " ")
@@ -303,13 +305,17 @@ def output(
         loss_weight=1.0,
         symmetric=symmetric,
         mean=mean,
+        quantum=quantum,
     )
+
+
+_FACTS = ("shape", "unit", "per_atom", "symmetric", "mean", "quantum")
 
 
 def facts_of_output(name: str) -> dict[str, Any]:
     """Arguments of `output`, beside the name, for the one that is declared; plain values."""
     known = QUANTITIES[name]
-    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetric", "mean")}
+    facts = {key: getattr(known, key) for key in _FACTS}
     return facts | {key: getattr(known.rows, key) for key in ("rank", "pseudo", "irreps")}
 
 
@@ -323,9 +329,14 @@ def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, An
 
 
 def values_by_name(values: Any, outputs: Sequence[str]) -> dict[str, Any]:
-    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name."""
+    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name.
+
+    The last of these may be missing: derivatives that were not asked for.
+    """
     found, start = {}, 0
     for quantity in (QUANTITIES[name] for name in outputs):
+        if start >= values.shape[1]:
+            break
         own = values[:, start : start + quantity.components]
         found[quantity.rows.name] = own.reshape(len(own), *quantity.shape)
         start += quantity.components

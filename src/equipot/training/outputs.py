@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from e3nn import o3
 from numpy.typing import NDArray
 
@@ -12,7 +13,9 @@ from equipot.config.outputs import OutputConfig
 from equipot.data.dataset import GraphDataset
 from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
+from equipot.graph import nearest_branch
 from equipot.models.outputs import OutputSpec, basis_change
+from equipot.quantities import QUANTITIES
 
 log = logging.getLogger("equipot")
 
@@ -38,7 +41,10 @@ def output_statistics(
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
-                rows[spec.name].append(label.value.numpy().reshape(-1, spec.size) @ changes[spec.name])
+                value, quantum = label.value, QUANTITIES[spec.name].quantum
+                if quantum:  # the branch next to zero, whichever the label is on
+                    value = nearest_branch(value, torch.zeros_like(value), graph, quantum)
+                rows[spec.name].append(value.numpy().reshape(-1, spec.size) @ changes[spec.name])
                 counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
     found = {}
     for spec in specs:
