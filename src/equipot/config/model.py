@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from equipot.config.outputs import OutputConfig, OutputName
+from equipot.config.outputs import OutputConfig, OutputName, check_references
 from equipot.config.section import PositiveInts, Section, check_symbol
 from equipot.errors import ConfigError
 from equipot.units import compound_unit, size_in
@@ -80,6 +80,12 @@ class CommonModelConfig(Section):
                 raise ValueError(f"`{key}` is about energies, but `energy` is false: leave it out.")
         return self
 
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_fit_together(cls, outputs: dict[str, OutputConfig]) -> dict[str, OutputConfig]:
+        check_references(outputs)
+        return outputs
+
     @field_validator("pair_cutoffs")
     @classmethod
     def _pairs_of_elements(
@@ -106,8 +112,13 @@ class CommonModelConfig(Section):
                     f"outputs.{name}: `derivative_of` takes the reverse pass of a model with energies, but "
                     "`energy` is false. Leave out one of the two."
                 )
-        if self.field:
-            _ = self.field_terms
+        terms = self.field_terms if self.field else {}
+        for name in {one.derivative_of for one in self.outputs.values()} | terms.keys():
+            if name is not None and self.outputs[name].charges is not None:
+                raise ValueError(
+                    f"outputs.{name}: its `charges` would be in no derivative (`field`, `derivative_of`), "
+                    "since they are added for whole structures. Leave one of the two out."
+                )
         return self
 
     def _factor_of_derivative(self, name: str) -> float:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +18,7 @@ from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
-from equipot.quantities import QUANTITIES
+from equipot.quantities import QUANTITIES, of_structure
 from equipot.units import stress_to_voigt
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class EquipotCalculator(Calculator):
 
     In a field, energies, forces, stress and outputs are those there: with P the output ``polarization`` (or
     ``dipole``), E(r, F) = E(r) − P·F − ½ F·α·F, and P is its −∂E/∂F.
+    Outputs that add up to a number of the structure, as charges do, take it from ``atoms.info`` (0 if it is
+    not there); a dipole with charges exists only for structures that are not periodic.
 
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
@@ -158,7 +161,12 @@ class EquipotCalculator(Calculator):
             rows = {name: np.mean([found[name] for found in each], axis=0) for name in shared}
         _check_finite(rows.values())
         names = [name for name in self.model.output_names if name in rows]
-        self.results = {name: QUANTITIES[name].of_rows(rows[name]) for name in names}
+        molecular = [name for name in names if not (QUANTITIES[name].charges and atoms.pbc.any())]
+        if lacking := set(names) & set(properties) - set(molecular):
+            raise PropertyNotImplementedError(
+                f"{', '.join(lacking)}: Σ q r of a periodic structure depends on which images it has."
+            )
+        self.results = of_structure(rows, molecular, atoms.positions, self._given(atoms))
         if not self.model.has_energy:
             return
         energies, forces = rows["atom_energies"], rows["forces"]
@@ -198,6 +206,17 @@ class EquipotCalculator(Calculator):
             raise DataError("The heat flux is not finite: velocities or masses of the structure are not.")
         self.results["heat_flux"] = flux
         return flux.copy()
+
+    def _given(self, atoms: Atoms) -> dict[str, float]:
+        """What outputs add up to, by the names of these numbers in ``atoms.info``."""
+        totals = {QUANTITIES[name].total for name in self.model.output_names} - {""}
+        given = {name: atoms.info[name] for name in totals if name in atoms.info}
+        for name, value in given.items():
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise DataError(
+                    f"atoms.info['{name}'] must be a number ({QUANTITIES[name].unit}), found {value!r}."
+                )
+        return given
 
     def export_properties(self) -> Properties:
         """Of the last evaluation, what ASE has names for."""
@@ -253,7 +272,8 @@ class EquipotCalculator(Calculator):
             "cell": (atoms.cell.array, self.atoms.cell.array),
             "pbc": (atoms.pbc, self.atoms.pbc),
         }
-        return [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        changed = [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        return changed + (["info"] if self._given(atoms) != self._given(self.atoms) else [])
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_types": None}  # which may be on a GPU

@@ -9,6 +9,7 @@ from ase.data import atomic_masses, atomic_numbers
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
+from equipot.errors import DataError
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
@@ -384,14 +385,34 @@ def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = Non
 
 
 def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
-    """Values of atoms, or of structures: sums or means over their atoms."""
+    """Values of atoms, or of structures: sums or means over their atoms. As `quantities.of_structure`."""
     structure, count = graph.structure.unsqueeze(0), graph.num_structures
-    sums = torch.ops.equipot.segment_sum(values, structure, 0, count)
-    means = sums / torch.bincount(graph.structure, minlength=count).unsqueeze(1)
-    found, start = {}, 0
-    for quantity in (QUANTITIES[name] for name in names):
-        of = quantity.choose(means if quantity.mean else sums, values)
-        block = of[:, start : start + quantity.components]
-        found[quantity.name] = block.reshape(len(block), *quantity.shape)
-        start += quantity.components
+    sizes = torch.bincount(graph.structure, minlength=count).unsqueeze(1)
+    quantities = [QUANTITIES[name] for name in names]
+    rows = dict(zip(names, values.split([one.components for one in quantities], dim=1), strict=True))
+    for quantity in (one for one in quantities if one.total):
+        label, own = graph.labels.values.get(quantity.total), rows[quantity.name]
+        wanted = 0.0 if label is None else torch.where(label.mask, label.value, 0.0).unsqueeze(1)
+        missing = wanted - torch.ops.equipot.segment_sum(own, structure, 0, count)
+        rows[quantity.name] = own + (missing / sizes)[graph.structure]
+    found = {}
+    for quantity in quantities:
+        own = rows[quantity.name]
+        if quantity.charges:
+            refuse_periodic(quantity.name, graph.pbc)
+            own = own + quantity.per_charge * rows[quantity.charges] * graph.positions
+        if not quantity.per_atom:
+            own = torch.ops.equipot.segment_sum(own, structure, 0, count)
+            own = own / sizes if quantity.mean else own
+        found[quantity.name] = own.reshape(len(own), *quantity.shape)
     return found
+
+
+def refuse_periodic(name: str, pbc: Tensor) -> None:
+    """Raises DataError if one of the structures (S, 3), of which a dipole is asked, is periodic."""
+    if bool(pbc.any()):
+        raise DataError(
+            f"The output '{name}' has Σ q r, which depends on which images of its atoms a periodic cell has. "
+            "For molecules in a box take off pbc; for crystals and liquids train a vector without `charges`, "
+            "on polarizations that are continuous from frame to frame."
+        )
