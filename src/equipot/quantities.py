@@ -95,6 +95,7 @@ class Quantity:
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
+    quantum: float = 0.0  # labels are known up to this times lattice vectors (Å); 0: exactly
     total: str = ""  # of atoms: the quantity of the structure that they add up to, 0 where it has none
     charges: str = ""  # a dipole: the quantity of atoms whose Σ q r, r in Å, is added
     others: tuple[Key, ...] = ()  # further keys under which files have it
@@ -309,6 +310,7 @@ def output(
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    quantum: float = 0.0,
     total: str = "",
     charges: str = "",
     symmetric: bool = False,
@@ -333,12 +335,13 @@ def output(
         loss_weight=1.0,
         symmetry="ij=ji" if symmetric else symmetry,
         mean=mean,
+        quantum=quantum,
         total=total,
         charges=charges,
     )
 
 
-_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "total", "charges")
+_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "charges")
 
 
 def totals() -> set[str]:
@@ -381,9 +384,14 @@ def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, An
 
 
 def values_by_name(values: Any, outputs: Sequence[str]) -> dict[str, Any]:
-    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name."""
+    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name.
+
+    The last of these may be missing: derivatives that were not asked for.
+    """
     found, start = {}, 0
     for quantity in (QUANTITIES[name] for name in outputs):
+        if start >= values.shape[1]:
+            break
         own = values[:, start : start + quantity.components]
         found[quantity.rows.name] = own.reshape(len(own), *quantity.shape)
         start += quantity.components

@@ -112,6 +112,10 @@ def test_a_periodic_dipole_is_refused(potential):
             {"dipole": DIPOLE | {"unit": "Ang"}},
             r"dipole is in Ang, but charges × a length in e × Ang",
         ),
+        (
+            {"born": {"per": "atom", "tensor": "matrix", "unit": "e", "derivative_of": "dipole"}},
+            r"dipole: its `charges` would be in no derivative",
+        ),
         ({"dipole": DIPOLE | {"per": "atom"}}, r"`charges` goes with `per: structure`"),
     ],
 )

@@ -65,6 +65,7 @@ def _check_indices(symmetry: str) -> str:
 
 
 OutputName = Annotated[str, AfterValidator(_check_name)]
+_OF_DIPOLE = {"charge": 1, "length": 1}
 _IRREPS = r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"
 
 
@@ -105,6 +106,17 @@ class OutputConfig(Section):
         "sum", description="A structure's value from those of its atoms: what is extensive is their sum."
     )
     positive: bool = Field(False, description="Make scalars positive, each atom's, by a softplus.")
+    modulo: Literal["cell"] | None = Field(
+        None,
+        description="`cell`: labels are known up to e times lattice vectors, as the polarization of a "
+        "periodic cell is: errors are those of the nearest of these values; null: as they are.",
+    )
+    derivative_of: str | None = Field(
+        None,
+        description="Name of an output, a structure's vector P, of which this is the derivative by the "
+        "positions: of each atom i the `matrix` ∂P_a/∂r_ib, as Born charges are of the polarization. null: "
+        "an output of its own.",
+    )
     sum: OutputName | None = Field(
         None,
         description="Name of a number of each frame that the values of its atoms (`per: atom`, `tensor: "
@@ -129,12 +141,26 @@ class OutputConfig(Section):
             raise ValueError("`positive` goes with `tensor: scalar`.")
         if self.reduce == "mean" and self.per == "atom":
             raise ValueError("`reduce` goes with `per: structure`.")
+        if self.derivative_of is not None and (self.per, self.tensor, self.size) != ("atom", "matrix", None):
+            raise ValueError("`derivative_of` goes with `per: atom`, `tensor: matrix` and no `size`.")
+        if self.modulo is not None and not (
+            self.is_structure_vector and compound_unit(self.unit)[1] == _OF_DIPOLE
+        ):
+            raise ValueError(
+                "`modulo: cell` goes with `per: structure`, `tensor: vector`, a sum, and a unit of charge "
+                f"times length, such as e*Ang; found the unit '{self.unit}'."
+            )
         kind = self.per, self.tensor, self.size, self.reduce, self.positive
         if self.sum is not None and kind != ("atom", "scalar", None, "sum", False):
             raise ValueError("`sum` goes with `per: atom` and `tensor: scalar`, one that may be negative.")
         if self.charges is not None and kind != ("structure", "vector", None, "sum", False):
             raise ValueError("`charges` goes with `per: structure` and `tensor: vector`, a sum over atoms.")
         return self
+
+    @property
+    def is_structure_vector(self) -> bool:
+        """Whether it is one vector of a structure, the sum of its atoms'."""
+        return (self.per, self.tensor, self.size, self.reduce) == ("structure", "vector", None, "sum")
 
     @property
     def representation(self) -> str:
@@ -176,6 +202,7 @@ class OutputConfig(Section):
             "per_atom": self.per == "atom",
             "mean": self.reduce == "mean",
             "positive": self.positive,
+            "derivative_of": self.derivative_of or "",
         }
 
     def quantity(self, name: str) -> Quantity:
@@ -190,6 +217,7 @@ class OutputConfig(Section):
             rank=self._rank,
             pseudo=(self.tensor or "").startswith("pseudo"),
             irreps=self.irreps or "",
+            quantum=0.0 if self.modulo is None else 1 / compound_unit(self.unit)[0],
             total=self.sum or "",
             charges=self.charges or "",
         )

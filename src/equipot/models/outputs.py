@@ -24,6 +24,8 @@ class OutputSpec(NamedTuple):
     per_atom: bool = False
     mean: bool = False
     positive: bool = False
+    derivative_of: str = ""  # the structure's vector whose derivative by positions it is; has no rows itself
+    factor: float = 1.0  # of that vector's unit per Å, in its own
 
     @property
     def size(self) -> int:
@@ -64,7 +66,7 @@ def output_irreps(specs: Sequence[OutputSpec], parity: bool | str = True) -> o3.
 
     With ``parity`` of "ignored" all are called even, as features are.
     """
-    terms = [term for spec in specs for term in o3.Irreps(spec.irreps)]
+    terms = [term for spec in specs if not spec.derivative_of for term in o3.Irreps(spec.irreps)]
     return o3.Irreps([(mul, (ir.l, 1) if parity == "ignored" else ir) for mul, ir in terms])
 
 
@@ -77,10 +79,14 @@ class Outputs(nn.Module):
     """
 
     def __init__(
-        self, specs: Sequence[OutputSpec], statistics: Mapping[str, Mapping[str, Any]], num_species: int
+        self, all_specs: Sequence[OutputSpec], statistics: Mapping[str, Mapping[str, Any]], num_species: int
     ):
         super().__init__()
-        self.specs = list(specs)
+        self.spreads = {
+            spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in all_specs
+        }
+        self.specs = specs = [spec for spec in all_specs if not spec.derivative_of]
+        self.derived = [spec for spec in all_specs if spec.derivative_of]
         matrices = [basis_change(spec) for spec in specs]
         scales, shifts = [], []
         for spec, matrix in zip(specs, matrices, strict=True):
@@ -93,21 +99,25 @@ class Outputs(nn.Module):
         self.shift = nn.Parameter(torch.cat(shifts, dim=1), requires_grad=False)
         positive = torch.cat([torch.full((spec.size,), spec.positive) for spec in specs])
         self.register_buffer("positive", positive, persistent=False)
-        self.spreads = {
-            spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in specs
-        }
         self.any_positive = any(spec.positive for spec in specs)
 
     @torch.jit.unused
     def write(self, program: Program) -> None:
         """Say it in a program."""
         program.require(4)
-        values = [
-            {"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)}
-            for spec in self.specs
-        ]
+        values = []
+        for spec in (*self.specs, *self.derived):
+            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
+            if spec.derivative_of:
+                values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
         tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
         program.facts["outputs"] = program.stored("outputs", {"array": program.output_rows, **tables})
+
+    @torch.jit.unused
+    def column(self, name: str) -> int:
+        """The first of an output's values, of those that have rows."""
+        names = [spec.name for spec in self.specs]
+        return sum(spec.size for spec in self.specs[: names.index(name)])
 
     def forward(self, rows: Tensor, atom_types: Tensor) -> Tensor:
         """(N, K) of the network, (N,) → (N, numbers of all values) float64."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from e3nn import o3
 from numpy.typing import NDArray
 
@@ -13,9 +14,10 @@ from equipot.data.dataset import GraphDataset
 from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
 from equipot.errors import DataError
+from equipot.graph import nearest_branch
 from equipot.models.outputs import OutputSpec, basis_change
 from equipot.models.potential import refuse_periodic
-from equipot.quantities import ASYMMETRY_TOLERANCE
+from equipot.quantities import ASYMMETRY_TOLERANCE, QUANTITIES
 
 log = logging.getLogger("equipot")
 
@@ -44,7 +46,10 @@ def output_statistics(
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
-                rows[spec.name].append(_in_irreps(spec, label.value.numpy(), changes[spec.name]))
+                value, quantum = label.value, QUANTITIES[spec.name].quantum
+                if quantum:  # the branch next to zero, whichever the label is on
+                    value = nearest_branch(value, torch.zeros_like(value), graph, quantum)
+                rows[spec.name].append(_in_irreps(spec, value.numpy(), changes[spec.name]))
                 counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
     found = {}
     for name, total in ((name, output.sum) for name, output in outputs.items() if output.sum):
