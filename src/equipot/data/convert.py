@@ -127,6 +127,6 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "units": source.units.model_dump(),
         "missing": source.missing,
         "cutoff": cutoff,
-        "parsing": asdict(source.parsing),
+        "parsing": {key: value for key, value in asdict(source.parsing).items() if key != "fixed_atoms"},
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
