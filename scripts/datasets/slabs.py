@@ -248,7 +248,7 @@ def data_object(frame: Atoms, reference: float, sid: int, fid: int):
         "fid": fid,
     }
     data, storage = object.__new__(data_type), object.__new__(storage_type)
-    storage.__dict__ |= {"_mapping": values, "_parent": None}
+    storage.__dict__ |= {"_mapping": values, "_parent": data}
     data.__dict__ |= {"_store": storage}
     return data
 

@@ -105,7 +105,7 @@ def test_table_and_json(tmp_path):
     console = Console(file=io.StringIO(), width=110)
     print_report(made, console)
     printed = console.file.getvalue()
-    assert "Open Catalyst S2EF: total energies, forces on free atoms" in printed
+    assert "Open Catalyst S2EF: MAE of total energies and of forces on free atoms" in printed
     line = next(line for line in printed.splitlines() if line.startswith("│ ood "))
     assert [cell.strip() for cell in line.split("│")[1:-1]] == [
         "ood", "1", "300.0", "0.000", "0.000", "0.000", "1.000", "0.00",

@@ -20,7 +20,7 @@ from equipot.quantities import QUANTITIES
 
 ERRORS = "errors.json"
 PARITY = "parity.png"
-S2EF = "Open Catalyst S2EF: total energies, forces on free atoms"
+S2EF = "Open Catalyst S2EF: MAE of total energies and of forces on free atoms"
 MAX_GROUPS = 20  # lines of a table; errors.json has all of them
 _WORST = 10
 
@@ -46,7 +46,7 @@ def s2ef_tables(comparison: Comparison) -> list[Table]:
         return []
     tags, names = s2ef_tags(rows), {"all": "all", **short_names(row["name"] for row in rows[1:])}
     by_tag = (f"tag {tag}\nmeV/Å" for tag in tags)
-    columns = numeric("frames", "energy MAE\nmeV", "force MAE\nmeV/Å", *by_tag, "force\ncosine", "EFwT\n%")
+    columns = numeric("frames", "energy\nmeV", "forces\nmeV/Å", *by_tag, "force\ncosine", "EFwT\n%")
     table = Table(Column("frames of", overflow="fold"), *columns, title=S2EF, title_justify="left")
     for row in rows[: 1 + MAX_GROUPS]:
         of_tags = (number(row["force_mae_by_tag"].get(tag)) for tag in tags)
