@@ -314,12 +314,20 @@ def facts_of_output(name: str) -> dict[str, Any]:
 
 
 def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:
-    """What a model gives of N atoms: the rows of `CONTRACT`, the values of its ``outputs`` apart."""
-    found = dict(zip(CONTRACT, results[: len(BASIC)], strict=False))
-    start = 0
+    """What a model gives of N atoms: the rows of `CONTRACT`, the values of its ``outputs`` apart.
+
+    Without energies it gives these values alone.
+    """
+    found = dict(zip(CONTRACT, results[: len(BASIC)], strict=False)) if len(results) > 1 else {}
+    return found | values_by_name(results[-1] if outputs else None, outputs)
+
+
+def values_by_name(values: Any, outputs: Sequence[str]) -> dict[str, Any]:
+    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name."""
+    found, start = {}, 0
     for quantity in (QUANTITIES[name] for name in outputs):
-        values = results[len(BASIC)][:, start : start + quantity.components]
-        found[quantity.rows.name] = values.reshape(len(values), *quantity.shape)
+        own = values[:, start : start + quantity.components]
+        found[quantity.rows.name] = own.reshape(len(own), *quantity.shape)
         start += quantity.components
     return found
 

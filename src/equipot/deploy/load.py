@@ -20,7 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
-from equipot.quantities import declare, output, rows_by_name
+from equipot.quantities import declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -53,12 +53,12 @@ class DeployedModel:
 
     def __call__(
         self, edge_vec: Array, edge_index: Array, atom_types: Array, owned: Array
-    ) -> tuple[Array, Array, Array]:
+    ) -> tuple[Array, ...]:
         """The deployed contract, from arrays to arrays, or on `device` from tensors to tensors.
 
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
         atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64; of a model with
-        outputs their values (N, K) come after these (`rows` names them).
+        outputs their values (N, K) come after these (`rows` names them), of one without energies alone.
         """
         inputs = (edge_vec, edge_index, atom_types, owned)
         if isinstance(edge_vec, np.ndarray) and self.engine is not None:
@@ -71,14 +71,20 @@ class DeployedModel:
             return jit.on_arrays(self.module, inputs, self.device)
         return jit.run(self.module, *inputs)
 
-    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         found = self.engine.evaluate_edges(*inputs)
-        return found.atom_energies, found.forces, found.atom_virials
+        rows = found.atom_energies, found.forces, found.atom_virials
+        return rows if found.outputs is None else (*rows, found.outputs)
 
     @property
     def output_names(self) -> list[str]:
         """Of what it predicts beside energies and forces, in the order of their values."""
         return list(self.metadata.outputs)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether it predicts energies, forces and virials; if not, its outputs alone."""
+        return self.metadata.energy
 
     @property
     def has_features(self) -> bool:
@@ -96,16 +102,13 @@ class DeployedModel:
         """
         if self.engine is not None:
             found = vars(self.engine.evaluate_edges(*inputs, heat=heat))
-            return {name: rows for name, rows in found.items() if rows is not None}
+            outputs = values_by_name(found.pop("outputs"), self.output_names)
+            return {name: rows for name, rows in found.items() if rows is not None} | outputs
         if heat and self.metadata.num_exchanges > 0:
             advice = (
                 "Use device='cpu', engine='auto', no EQUIPOT_KERNELS=off, and a file deployed since there is "
                 "an engine ('equipot deploy' again)."
             )
-            if self.output_names:
-                advice = (
-                    f"It has outputs ({', '.join(self.output_names)}), which the engine does not compute."
-                )
             raise ConfigError(
                 f"{self.path} passes messages, and only equipot's engine gives the heat flux of such a "
                 f"model; here it runs on {self.runs_by}. {advice}"
@@ -138,6 +141,14 @@ class DeployedModel:
         """(N,) atomic numbers → (N,) atom types. Raises UnknownSpeciesError naming the unknown elements."""
         where = f"For the model {self.path}: the structure"
         return look_up(np.asarray(atomic_numbers), self._type_table, self.metadata.species, where)
+
+    def require_energy(self, what: str) -> None:
+        """Raises ModelFileError, naming ``what`` needs them, if the model has no energies."""
+        if not self.has_energy:
+            raise ModelFileError(
+                f"{self.path}: this model has no energies and forces, which {what} takes: it was trained "
+                f"with model.energy: false and predicts {', '.join(self.output_names)} alone."
+            )
 
     def check_capsule(self) -> list[Deviation]:
         """Re-evaluate the reference structures in the file, here and on this device."""

@@ -140,11 +140,18 @@ class PairOutputs(nn.Module):
             "block", torch.arange(len(irreps_in)).repeat_interleave(degrees), persistent=False
         )
         self.mix = EquivariantLinear(irreps_in, irreps_out)
-        self.channels = channels
+        self.blocks, self.channels = len(irreps_in), channels
+
+    @torch.jit.unused
+    def steps(self, program: Program, scalars: str, tensors: str, factor: float) -> str:
+        """As `Network.steps`: summed over an atom's pairs, times ``factor``, before they are mapped."""
+        weights = _perceptron(program, self.weight, {scalars: self.weight.weight.shape[0]})
+        blocks = {"blocks": self.block, "channels": self.channels, "factor": factor}
+        return self.mix.steps(program, program.add("weighted_sum", [weights, tensors], **blocks))
 
     def forward(self, scalars: Tensor, tensors: Tensor) -> Tensor:
         """scalars (E, S), tensors (E, I, C) → (E, irreps_out.dim)."""
-        weights = self.weight(scalars).view(scalars.shape[0], -1, self.channels).index_select(1, self.block)
+        weights = self.weight(scalars).view(-1, self.blocks, self.channels).index_select(1, self.block)
         return self.mix((tensors * weights).flatten(1))
 
 
@@ -195,7 +202,9 @@ class Allegro(Network):
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
-        self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
+        self.readout: nn.Module | None = None
+        if num_outputs > 0:
+            self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
         require_irreps(further_outputs, irreps)
         self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
         self.further: nn.Module | None = None
@@ -216,16 +225,20 @@ class Allegro(Network):
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
-        pairs = self.readout(scalars)
-        if self.further is not None:
-            pairs = torch.cat([pairs, self.further(scalars, tensors)], dim=1)
+        readout = self.readout
+        further = self.further
+        if further is None:
+            assert readout is not None
+            pairs = readout(scalars)
+        elif readout is None:
+            pairs = further(scalars, tensors)
+        else:
+            pairs = torch.cat([readout(scalars), further(scalars, tensors)], dim=1)
         return torch.ops.equipot.segment_sum(pairs, edge_index, 0, num_atoms) * self.norm
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
-        if self.further is not None:
-            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         self.pair_cutoffs.write(program)
         envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)
@@ -238,6 +251,8 @@ class Allegro(Network):
         tensors = program.add("weighted_harmonics", [weights], degrees=degrees, channels=channels)
         for layer in self.layers:
             scalars, tensors = layer.steps(program, scalars, tensors, envelope)
+        if self.further is not None:
+            program.output_rows = self.further.steps(program, scalars, tensors, self.norm)
         pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
         program.ends_with(pairs, self.readout.layers[-1].weight.shape[0], factor=self.norm)
         return program.add("sum_over_edges", [pairs], factor=self.norm)
@@ -258,6 +273,5 @@ class Allegro(Network):
         weight = torch.cat([rows_of(center, species), rows_of(neighbor, species), basis])
         # The layer divides by the root of the number of its inputs.
         new = state | {name: weight * (len(weight) / len(before)) ** 0.5}
-        last = max(int(key.split(".")[2]) for key in state if key.startswith("readout.layers."))
-        name = f"readout.layers.{last}.weight"
-        return new | {name: columns_of(state, name, levels)}
+        last = [key for key in state if key.startswith("readout.")][-1:]  # none without energies
+        return new | {name: columns_of(state, name, levels) for name in last}

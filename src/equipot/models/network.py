@@ -20,8 +20,8 @@ class Network(nn.Module):
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels) and
-    ``further_outputs`` (irreps); it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels; 0:
+    no energies) and ``further_outputs`` (irreps); it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows
@@ -41,7 +41,8 @@ class Network(nn.Module):
     def steps(self, program: Program) -> str | None:
         """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
 
-        ``program.ends_with`` says what the last linear map is given, for uncertainties.
+        ``program.ends_with`` says what the last linear map is given, for uncertainties;
+        ``program.output_rows`` is the array with the irreps of further outputs.
         None: it cannot be written as the engine's steps; deployed files then run by TorchScript only.
         """
         return None

@@ -9,7 +9,9 @@ from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from equipot.engine.program import Program
 from equipot.ops.paths import coupling
+from equipot.quantities import facts_of_output
 
 
 class OutputSpec(NamedTuple):
@@ -95,6 +97,17 @@ class Outputs(nn.Module):
             spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in specs
         }
         self.any_positive = any(spec.positive for spec in specs)
+
+    @torch.jit.unused
+    def write(self, program: Program) -> None:
+        """Say it in a program."""
+        program.require(4)
+        values = [
+            {"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)}
+            for spec in self.specs
+        ]
+        tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
+        program.facts["outputs"] = program.stored("outputs", {"array": program.output_rows, **tables})
 
     def forward(self, rows: Tensor, atom_types: Tensor) -> Tensor:
         """(N, K) of the network, (N,) → (N, numbers of all values) float64."""
