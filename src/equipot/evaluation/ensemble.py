@@ -226,7 +226,7 @@ def _labelled(deviations: NDArray, errors: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _largest(values: NDArray, offsets: NDArray) -> NDArray:
-    return np.maximum.reduceat(values, offsets[:-1])
+    return np.fmax.reduceat(values, offsets[:-1])  # forces of fixed atoms may be unknown
 
 
 def _rms(values: NDArray) -> float:
