@@ -1,5 +1,6 @@
 """From labels with branches to a deployed model in a field: training, errors, ASE, dynamics."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -15,6 +16,8 @@ from equipot.data.readers import read_frames
 from equipot.deploy.check import check
 from equipot.deploy.export import deploy
 from equipot.errors import ConfigError, DataError
+from equipot.evaluation.ensemble import predict_members
+from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
 from equipot.integrations.md import run_md
 from equipot.integrations.md_settings import MDSettings
@@ -75,10 +78,29 @@ def test_training_learns_from_labels_on_any_branch(trained):
     np.testing.assert_allclose(found.reference["polarization"], plain, atol=1e-6)
 
 
+def test_members_on_different_branches(trained):
+    """Their mean is taken on one of them."""
+    frames = read_frames(trained / "test.xyz", *_labels_and_units(trained))
+    one = load_model(trained / "model.pt")
+
+    def shifted(graph):
+        found = one.predict(graph)
+        moved = found.outputs["polarization"] + 3 * graph.cell[:, 1]
+        return replace(found, outputs={**found.outputs, "polarization": moved})
+
+    mean, _ = predict_members([one, replace(one, predict=shifted)], frames)
+    single, _ = predict_members([one], frames)
+    np.testing.assert_allclose(mean.error("polarization"), single.error("polarization"), atol=1e-9)
+
+
+def _labels_and_units(folder):
+    source = settings(folder).data.sources("train")[0]
+    return source.labels, source.units
+
+
 def test_sizes_do_not_see_the_branch(trained):
     config = settings(trained)
-    source = config.data.sources("train")[0]
-    frames = read_frames(trained / "train.xyz", source.labels, source.units)
+    frames = read_frames(trained / "train.xyz", *_labels_and_units(trained))
     found = output_statistics(GraphDataset(frames, SPECIES, CUTOFF), config.outputs)["polarization"]
     plain = np.array([labelled(seed).info["polarization"] for seed in range(16)])
     assert np.abs(plain).max() < 1.5  # within the first cell
@@ -87,7 +109,9 @@ def test_sizes_do_not_see_the_branch(trained):
 
 @pytest.mark.parametrize("engine", ["auto", "torch"])
 def test_deployed_model_in_a_field(trained, engine):
-    assert check(trained / "model.pt", "cpu").passed
+    report = check(trained / "model.pt", "cpu")
+    assert report.passed
+    assert {"energy by the field", "polarization by the field"} < {item.name for item in report.items}
     atoms = labelled(30)
     atoms.calc = calculator = EquipotCalculator(trained / "model.pt", field=FIELD, engine=engine)
     assert (calculator.model.engine is None) == (engine == "torch")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from equipot.config.outputs import OutputConfig, OutputName
+from equipot.config.outputs import OutputConfig, OutputName, check_references
 from equipot.config.section import PositiveInts, Section, check_symbol
 from equipot.errors import ConfigError
 from equipot.units import compound_unit, size_in
@@ -45,6 +45,11 @@ class CommonModelConfig(Section):
         description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance: up to "
         "the sum of the covalent radii, or up to the `cutoff`.",
     )
+    energy: bool = Field(
+        True,
+        description="Predict energies, and forces and stress with them; false: `outputs` alone, without the "
+        "reverse pass that forces take.",
+    )
     outputs: dict[OutputName, OutputConfig] = Field(
         {},
         description="What else the model predicts, by its name, as in `{dipole: {per: structure, tensor: "
@@ -64,6 +69,23 @@ class CommonModelConfig(Section):
         "times `cutoff` / cutoff of the pair.",
     )
 
+    @model_validator(mode="after")
+    def _predicts_something(self):
+        if self.energy:
+            return self
+        if not self.outputs:
+            raise ValueError("`energy` is false and there are no `outputs`: the model would predict nothing.")
+        for key in ("zbl", "trainable_scale_shift", "field"):
+            if getattr(self, key):
+                raise ValueError(f"`{key}` is about energies, but `energy` is false: leave it out.")
+        return self
+
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_fit_together(cls, outputs: dict[str, OutputConfig]) -> dict[str, OutputConfig]:
+        check_references(outputs)
+        return outputs
+
     @field_validator("pair_cutoffs")
     @classmethod
     def _pairs_of_elements(
@@ -82,10 +104,21 @@ class CommonModelConfig(Section):
     @model_validator(mode="after")
     def _derivatives_are_of_vectors(self):
         for name, output in self.outputs.items():
-            if output.derivative_of is not None:
-                self._factor_of_derivative(name)
-        if self.field:
-            _ = self.field_terms
+            if output.derivative_of is None:
+                continue
+            self._factor_of_derivative(name)
+            if not self.energy:
+                raise ValueError(
+                    f"outputs.{name}: `derivative_of` takes the reverse pass of a model with energies, but "
+                    "`energy` is false. Leave out one of the two."
+                )
+        terms = self.field_terms if self.field else {}
+        for name in {one.derivative_of for one in self.outputs.values()} | terms.keys():
+            if name is not None and self.outputs[name].charges is not None:
+                raise ValueError(
+                    f"outputs.{name}: its `charges` would be in no derivative (`field`, `derivative_of`), "
+                    "since they are added for whole structures. Leave one of the two out."
+                )
         return self
 
     def _factor_of_derivative(self, name: str) -> float:

@@ -13,6 +13,7 @@ from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import Place, dump_yaml
 from equipot.config.training import LossConfig, TrainingConfig
+from equipot.quantities import BASIC, BASIC_KEYS
 
 
 class Config(Section):
@@ -49,9 +50,24 @@ class Config(Section):
             for source in sources:
                 check_kind(name, source.units.value_of(name), output.unit)
         for place, name in further_keys(self.to_dict()):
-            if name not in self.outputs:
+            if not is_known(place, name, self.outputs):
                 where = ".".join(map(str, place))
                 raise ValueError(f"unknown key {where}; `model.outputs` has no `{name}`.")
+        return self
+
+    @model_validator(mode="after")
+    def _no_energies_without_energy(self):
+        if self.model is None or self.model.energy:
+            return self
+        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        given = {
+            **{f"training.loss.{name}": self.training.loss.trains(name) for name in BASIC},
+            **{f"data.labels.{name}": any(s.labels.value_of(name) for s in sources) for name in BASIC_KEYS},
+            "data.atomic_energies": self.data.atomic_energies not in ("auto", "none"),
+            "data.level": bool(self.data.levels),
+        }
+        for key in (key for key, wrong in given.items() if wrong):
+            raise ValueError(f"`{key}` is about energies, but `model.energy` is false: leave it out.")
         return self
 
     @model_validator(mode="after")
@@ -80,21 +96,40 @@ class Config(Section):
 
 
 def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration in which every output of the model has a name in files and a weight in the loss."""
+    """A configuration in which every output of the model has a name in files and a weight in the loss.
+
+    Energies, forces and stress have neither in that of a model without.
+    """
     model = raw.get("model")
-    outputs = model.get("outputs") if isinstance(model, Mapping) else getattr(model, "outputs", None)
+    if not isinstance(model, Mapping):
+        model = vars(model) if isinstance(model, Section) else {}
+    outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
+    labels = {name: name for name in (*outputs, *_totals(outputs))}
+    weights = dict.fromkeys(outputs, 1.0)
+    if model.get("energy") is False:
+        labels, weights = dict.fromkeys(BASIC_KEYS) | labels, dict.fromkeys(BASIC, 0.0) | weights
     raw = dict(raw)
-    for section, key, values in (
-        ("data", "labels", {name: name for name in outputs}),
-        ("training", "loss", dict.fromkeys(outputs, 1.0)),
-    ):
+    for section, key, values in (("data", "labels", labels), ("training", "loss", weights)):
         outer = raw.get(section) or {}
         inner = outer.get(key) or {} if isinstance(outer, Mapping) else None
         if isinstance(inner, Mapping):
             raw[section] = {**outer, key: {**values, **inner}}
     return raw
+
+
+def _totals(outputs: Mapping[str, Any]) -> set[str]:
+    """What outputs add up to, labels without a prediction."""
+    found = (
+        one.get("sum") if isinstance(one, Mapping) else getattr(one, "sum", None) for one in outputs.values()
+    )
+    return {name for name in found if isinstance(name, str)}
+
+
+def is_known(place: Place, name: str, outputs: Mapping[str, Any]) -> bool:
+    """Whether a key that only outputs can have is one of theirs."""
+    return name in outputs or ("loss" not in place and name in _totals(outputs))
 
 
 def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

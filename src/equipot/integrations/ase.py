@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +18,7 @@ from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
-from equipot.quantities import QUANTITIES
+from equipot.quantities import QUANTITIES, of_structure
 from equipot.units import stress_to_voigt
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class EquipotCalculator(Calculator):
 
     In a field, energies, forces, stress and outputs are those there: with P the output ``polarization`` (or
     ``dipole``), E(r, F) = E(r) − P·F − ½ F·α·F, and P is its −∂E/∂F.
+    Outputs that add up to a number of the structure, as charges do, take it from ``atoms.info`` (0 if it is
+    not there); a dipole with charges exists only for structures that are not periodic.
 
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
@@ -114,10 +117,13 @@ class EquipotCalculator(Calculator):
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
         self.distances = DistanceWatch([member.metadata for member in self.members])
+        if energy == "isolated":
+            self.model.require_energy("energy='isolated'")
         self._alone = [_energies_alone(member) for member in self.members] if energy == "isolated" else []
         self._types: tuple[np.ndarray, Array] | None = None
+        basic = self.implemented_properties if self.model.has_energy else ()
+        self.implemented_properties = [*basic, *self.model.output_names]
         self.field, self.derivatives = field, derivatives
-        self.implemented_properties = [*self.implemented_properties, *self.model.output_names]
         if self._gives_uncertainties:
             self.implemented_properties += _UNCERTAINTIES
         elif len(self.members) == 1 and self.model.metadata.uncertainty:
@@ -154,12 +160,18 @@ class EquipotCalculator(Calculator):
             shared = [name for name in rows if name != "features"]  # whose widths may differ
             rows = {name: np.mean([found[name] for found in each], axis=0) for name in shared}
         _check_finite(rows.values())
+        names = [name for name in self.model.output_names if name in rows]
+        molecular = [name for name in names if not (QUANTITIES[name].charges and atoms.pbc.any())]
+        if lacking := set(names) & set(properties) - set(molecular):
+            raise PropertyNotImplementedError(
+                f"{', '.join(lacking)}: Σ q r of a periodic structure depends on which images it has."
+            )
+        self.results = of_structure(rows, molecular, atoms.positions, self._given(atoms))
+        if not self.model.has_energy:
+            return
         energies, forces = rows["atom_energies"], rows["forces"]
         energy = float(energies.sum())
-        self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-        for name in self.model.output_names:
-            if name in rows:
-                self.results[name] = QUANTITIES[name].of_rows(rows[name])
+        self.results |= {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
         if len(each) > 1:
             totals = np.array([[found["atom_energies"].sum()] for found in each])
             spread = deviation(np.stack([found["forces"] for found in each]))
@@ -176,6 +188,11 @@ class EquipotCalculator(Calculator):
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True):
         """As every ASE calculator; the heat flux follows the velocities, which are no reason to calculate."""
+        if name in type(self).implemented_properties and not self.model.has_energy:
+            raise PropertyNotImplementedError(
+                f"{self.model.path} has no {name}: it was trained without energies and forces (model.energy: "
+                f"false) and predicts {', '.join(self.model.output_names)} alone."
+            )
         if name != "heat_flux":
             return super().get_property(name, atoms, allow_calculation)
         virials = super().get_property("heat_virials", atoms, allow_calculation)
@@ -189,6 +206,17 @@ class EquipotCalculator(Calculator):
             raise DataError("The heat flux is not finite: velocities or masses of the structure are not.")
         self.results["heat_flux"] = flux
         return flux.copy()
+
+    def _given(self, atoms: Atoms) -> dict[str, float]:
+        """What outputs add up to, by the names of these numbers in ``atoms.info``."""
+        totals = {QUANTITIES[name].total for name in self.model.output_names} - {""}
+        given = {name: atoms.info[name] for name in totals if name in atoms.info}
+        for name, value in given.items():
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise DataError(
+                    f"atoms.info['{name}'] must be a number ({QUANTITIES[name].unit}), found {value!r}."
+                )
+        return given
 
     def export_properties(self) -> Properties:
         """Of the last evaluation, what ASE has names for."""
@@ -244,7 +272,8 @@ class EquipotCalculator(Calculator):
             "cell": (atoms.cell.array, self.atoms.cell.array),
             "pbc": (atoms.pbc, self.atoms.pbc),
         }
-        return [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        changed = [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        return changed + (["info"] if self._given(atoms) != self._given(self.atoms) else [])
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_types": None}  # which may be on a GPU

@@ -127,6 +127,7 @@ def run_md(
     calculator = EquipotCalculator(
         model, device=device, skin=skin, energy=settings.energy, field=settings.field, derivatives=False
     )
+    calculator.model.require_energy("molecular dynamics")
     calculator.model.atom_types(atoms.numbers)
     _set_limits(calculator, settings)
     run = _prepare(atoms, calculator, settings, output, skin, restart)

@@ -13,21 +13,14 @@ from equipot.models.allegro_dense import AllegroDense
 from equipot.models.nequip import NequIP
 from equipot.models.network import Network
 from equipot.models.outputs import Outputs, OutputSpec, output_irreps
-from equipot.models.potential import Potential, PotentialWithOutputs
+from equipot.models.potential import OutputsAlone, Potential, PotentialWithOutputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
 _OUTSIDE_THE_NETWORK = {
-    "type",
-    "dtype",
-    "scale",
-    "trainable_scale_shift",
-    "zbl",
-    "pair_cutoffs",
-    "outputs",
-    "field",
+    *("type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "energy", "outputs", "field"),
 }
 
 
@@ -59,12 +52,14 @@ def build_potential(
         pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
-        num_outputs=max(len(levels), 1),
+        num_outputs=max(len(levels), 1) if config.energy else 0,
         further_outputs=output_irreps(specs, config.parity),
         **keys,
     )
     network.to(getattr(torch, config.dtype))
     scale = force_rms if config.scale == "force_rms" else config.scale
+    if not config.energy:  # which needs none
+        scale = 1.0
     scale_shift = SpeciesScaleShift(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
@@ -76,6 +71,8 @@ def build_potential(
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
     values = Outputs(specs, outputs, len(species))
+    if not config.energy:
+        return OutputsAlone(network, species, scale_shift, zbl, levels, values)
     field = None
     if config.field:
         field = FieldTerm({name: values.column(name) for name in config.field_terms}, config.field_terms)

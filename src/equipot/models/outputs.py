@@ -9,8 +9,8 @@ from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from equipot.cartesian import irreps_basis, rank_of
 from equipot.engine.program import Program
-from equipot.ops.paths import coupling
 from equipot.quantities import facts_of_output
 
 
@@ -20,7 +20,7 @@ class OutputSpec(NamedTuple):
     name: str
     irreps: str  # of one value
     shape: tuple[int, ...]  # of one value
-    is_matrix: bool  # 3x3 tensors, whose irreps are those of two vectors
+    symmetry: str = ""  # of the indices of Cartesian tensors of rank 2 and more
     per_atom: bool = False
     mean: bool = False
     positive: bool = False
@@ -40,14 +40,14 @@ def basis_change(spec: OutputSpec) -> NDArray[np.float64]:
     """
     found = []
     for mul, ir in o3.Irreps(spec.irreps):
-        if spec.is_matrix:  # T = Σ_lm t_lm √(2l+1) 3j(l 1 1; m i j)
-            found.append(coupling(ir.l, 1, 1).reshape(ir.dim, 9).numpy())
+        if spec.symmetry:
+            found.append(irreps_basis(spec.symmetry)[ir.l].swapaxes(0, 1).reshape(mul * ir.dim, -1))
         else:  # e3nn's order: channels first; that of l = 1 is x, y, z
             block = np.eye(mul * ir.dim).reshape(mul, ir.dim, mul * ir.dim)
             found.append(block.transpose(1, 0, 2).reshape(mul * ir.dim, -1))
-    if not spec.is_matrix:
+    if not spec.symmetry:
         return _beside(found)
-    terms = len(found) * 9 // spec.size  # of one matrix
+    terms = len(found) * 3 ** rank_of(spec.symmetry) // spec.size  # of one tensor
     return _beside([np.concatenate(found[i : i + terms]) for i in range(0, len(found), terms)])
 
 

@@ -9,6 +9,7 @@ from ase.data import atomic_masses, atomic_numbers
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
+from equipot.errors import DataError
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
@@ -35,6 +36,7 @@ class Potential(nn.Module):
     derivative_names: list[str]  # of the last of them, which are derivatives
     derived: list[tuple[int, float]]  # of these: column of what they are derivatives of, and a factor
     takes_level: Final[bool]  # the network does
+    has_energy: Final[bool]
 
     __jit_unused_properties__ = ["dtype", "field_outputs"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
@@ -62,6 +64,7 @@ class Potential(nn.Module):
         self.species = species
         self.levels = list(levels)
         self.takes_level = network.takes_level
+        self.has_energy = not isinstance(self, OutputsAlone)
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
         self.widest_exchange: int = network.widest_exchange
@@ -80,6 +83,8 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
+        if not self.has_energy:
+            return None
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -124,13 +129,16 @@ class Potential(nn.Module):
             rows = self.network(edge_vec, edge_index, atom_types, level)
         else:
             rows = self.network(edge_vec, edge_index, atom_types)
-        column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
-        energies = self.scale_shift(column, atom_types, level)
-        if self.zbl is not None:
-            energies = energies + self.zbl(edge_vec, edge_index, atom_types)
-        values = energies.new_zeros([energies.shape[0], 0])
+        energies = edge_vec.new_zeros([atom_types.shape[0]])
+        values = edge_vec.new_zeros([atom_types.shape[0], 0])
+        if self.has_energy:
+            column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
+            energies = self.scale_shift(column, atom_types, level)
+            if self.zbl is not None:
+                energies = energies + self.zbl(edge_vec, edge_index, atom_types)
         if self.outputs is not None:
-            values = self.outputs(rows[:, max(len(self.levels), 1) :], atom_types)
+            first = max(len(self.levels), 1) if self.has_energy else 0
+            values = self.outputs(rows[:, first:], atom_types)
         if field is not None:
             if self.field_term is None:
                 raise ValueError("An electric field is given, but the model knows none (model.field).")
@@ -168,11 +176,7 @@ class Potential(nn.Module):
         """As `forward`, and the values of further outputs, (N, V), zero where not owned."""
         if field is not None:
             field = field.expand(atom_types.shape[0], 3)
-        limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
-        if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            found = self._in_parts(edge_vec, edge_index, atom_types, owned, level, field, derivatives, limit)
-        else:
-            found = self._with_gradient(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
+        found = self._evaluated(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
         energies, gradient, values = found
         num_atoms, width = atom_types.shape[0], gradient.shape[1]
         edge_virials = (edge_vec.unsqueeze(2) * gradient[:, :3].unsqueeze(1)).view(-1, 9)
@@ -185,6 +189,22 @@ class Potential(nn.Module):
         if width > 3:
             values = torch.cat([values, -pulls[:, 3:]], dim=1)
         return energies, pulls[:, :3], virials, values
+
+    def _evaluated(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None,
+        field: Tensor | None,
+        derivatives: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_with_gradient`, in parts where that bounds the memory."""
+        limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
+        if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
+            return self._in_parts(edge_vec, edge_index, atom_types, owned, level, field, derivatives, limit)
+        return self._with_gradient(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
 
     def _with_gradient(
         self,
@@ -199,7 +219,11 @@ class Potential(nn.Module):
         """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values.
 
         Beside that gradient, (E, 3 + 9 D), those of the components of what D outputs are derivatives of.
+        Without energies it is zero, and nothing is differentiated.
         """
+        if not self.has_energy:
+            energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, None)
+            return energies, torch.zeros_like(edge_vec), values * owned.to(values.dtype).unsqueeze(1)
         edge_vec = edge_vec.detach().requires_grad_(True)
         energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, field)
         energies = energies * owned.to(energies.dtype)
@@ -294,18 +318,34 @@ class PotentialWithOutputs(Potential):
         return self._contract(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
 
 
+class OutputsAlone(Potential):
+    """A model without energies: its contract has but one part, the values of its outputs."""
+
+    def forward(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> tuple[Tensor]:
+        """As `PotentialWithOutputs.forward`, the last part alone; gradients need not be enabled."""
+        return (self._evaluated(edge_vec, edge_index, atom_types, owned, level, None, False)[2],)
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What a potential says of a graph; units and signs as in :mod:`equipot.units`."""
+    """What a potential says of a graph; units and signs as in :mod:`equipot.units`.
 
-    energy: Tensor  # (S,) float64, eV
-    atom_energies: Tensor  # (N,) float64, eV
-    forces: Tensor  # (N, 3) float64, eV/Å
-    stress: Tensor  # (S, 3, 3) float64, eV/Å³, symmetric; NaN for structures that are not fully periodic
-    atom_virials: Tensor  # (N, 3, 3) float64, eV
-    outputs: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # (S, ...) or (N, ...) float64, by their names
+    A model without energies says its outputs alone; the rest is None.
+    """
+
+    energy: Tensor | None = None  # (S,) float64, eV
+    atom_energies: Tensor | None = None  # (N,) float64, eV
+    forces: Tensor | None = None  # (N, 3) float64, eV/Å
+    stress: Tensor | None = None  # (S, 3, 3) float64, eV/Å³, symmetric; NaN unless periodic in all directions
+    atom_virials: Tensor | None = None  # (N, 3, 3) float64, eV
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)  # (S, ...) or (N, ...) float64, by name
     energy_uncertainty: Tensor | None = None  # (S,) float64, eV, a standard deviation, if known
 
     def of(self, quantity: str) -> Tensor | None:
@@ -324,6 +364,10 @@ def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = Non
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
+    if not getattr(potential, "has_energy", True):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
+            (values,) = potential(*inputs)
+            return Prediction(outputs=_outputs(values, potential.output_names, graph))
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
         more = {} if field is None else {"field": field[graph.structure]}
         energies, forces, virials, *values = potential(*inputs, **more)
@@ -341,14 +385,34 @@ def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = Non
 
 
 def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
-    """Values of atoms, or of structures: sums or means over their atoms."""
+    """Values of atoms, or of structures: sums or means over their atoms. As `quantities.of_structure`."""
     structure, count = graph.structure.unsqueeze(0), graph.num_structures
-    sums = torch.ops.equipot.segment_sum(values, structure, 0, count)
-    means = sums / torch.bincount(graph.structure, minlength=count).unsqueeze(1)
-    found, start = {}, 0
-    for quantity in (QUANTITIES[name] for name in names):
-        of = quantity.choose(means if quantity.mean else sums, values)
-        block = of[:, start : start + quantity.components]
-        found[quantity.name] = block.reshape(len(block), *quantity.shape)
-        start += quantity.components
+    sizes = torch.bincount(graph.structure, minlength=count).unsqueeze(1)
+    quantities = [QUANTITIES[name] for name in names]
+    rows = dict(zip(names, values.split([one.components for one in quantities], dim=1), strict=True))
+    for quantity in (one for one in quantities if one.total):
+        label, own = graph.labels.values.get(quantity.total), rows[quantity.name]
+        wanted = 0.0 if label is None else torch.where(label.mask, label.value, 0.0).unsqueeze(1)
+        missing = wanted - torch.ops.equipot.segment_sum(own, structure, 0, count)
+        rows[quantity.name] = own + (missing / sizes)[graph.structure]
+    found = {}
+    for quantity in quantities:
+        own = rows[quantity.name]
+        if quantity.charges:
+            refuse_periodic(quantity.name, graph.pbc)
+            own = own + quantity.per_charge * rows[quantity.charges] * graph.positions
+        if not quantity.per_atom:
+            own = torch.ops.equipot.segment_sum(own, structure, 0, count)
+            own = own / sizes if quantity.mean else own
+        found[quantity.name] = own.reshape(len(own), *quantity.shape)
     return found
+
+
+def refuse_periodic(name: str, pbc: Tensor) -> None:
+    """Raises DataError if one of the structures (S, 3), of which a dipole is asked, is periodic."""
+    if bool(pbc.any()):
+        raise DataError(
+            f"The output '{name}' has Σ q r, which depends on which images of its atoms a periodic cell has. "
+            "For molecules in a box take off pbc; for crystals and liquids train a vector without `charges`, "
+            "on polarizations that are continuous from frame to frame."
+        )

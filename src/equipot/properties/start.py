@@ -99,6 +99,7 @@ def prepare(
         else EquipotCalculator(model, device=common.device, derivatives=False)
     )
     if isinstance(calculator, EquipotCalculator):
+        calculator.model.require_energy("this command")
         calculator.model.atom_types(atoms.numbers)
     atoms.calc = calculator
     described = {"structure": name, "formula": atoms.get_chemical_formula(), "atoms": len(atoms)}

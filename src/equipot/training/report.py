@@ -12,7 +12,7 @@ from equipot.config import Config, LossConfig, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
-from equipot.quantities import BY_INTEREST, LABELS, Quantity
+from equipot.quantities import BY_INTEREST, LABELS, Quantity, totals
 
 WARNING = "Warning: "  # how warnings start in log.txt
 
@@ -82,9 +82,9 @@ def describe_start(
         f"equipot {__version__}, run directory {config.run.directory}",
         f"Data: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test frames; "
         f"species {_species(statistics)}",
-        *_atomic_energies(statistics),
-        f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
-        + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
+        *(_atomic_energies(statistics) if config.model.energy else ()),
+        f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å"
+        + (_of_forces(statistics) if config.model.energy else "; no energies, so no forces are computed"),
         f"Model: {config.model.type}, {parameters:,} parameters{frozen}, {config.model.dtype}, "
         f"{describe_products()}",
         f"Training: up to {counted(training.epochs, 'epoch')} of {counted(steps, 'step')}, on {device}; "
@@ -120,7 +120,7 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
 
     That of the stress is 0 by default, and a model that never saw a stress gives wrong pressures.
     """
-    unused = [name for name in LABELS if labelled[name] and not loss.trains(name)]
+    unused = [name for name in LABELS if labelled[name] and not loss.trains(name) and name not in totals()]
     if not unused:
         return []
     found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)
@@ -133,6 +133,11 @@ def _species(statistics: Statistics) -> str:
     others = sum(not atoms for _, atoms in pairs)
     more = f", and {others} more that the model keeps" if others else ""
     return " ".join(symbol for symbol, atoms in pairs if atoms) + more
+
+
+def _of_forces(statistics: Statistics) -> str:
+    rms = statistics.force_rms
+    return "; no forces" if rms is None else f"; forces {rms:.3g} eV/Å rms"
 
 
 def _atomic_energies(statistics: Statistics) -> list[str]:
