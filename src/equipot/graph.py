@@ -88,6 +88,20 @@ def volume(graph: AtomicGraph) -> Tensor:
     return torch.where(graph.pbc.all(dim=1), determinant, torch.zeros_like(determinant))
 
 
+def nearest_branch(value: Tensor, near: Tensor, graph: AtomicGraph, quantum: float) -> Tensor:
+    """(S, 3), (S, 3) → (S, 3): ``value`` plus the multiples of ``quantum`` times lattice vectors (of periodic
+    directions) that bring it closest to ``near``: a polarization on the branch of another.
+    """
+    cell = quantum * torch.where(graph.pbc.unsqueeze(2), graph.cell, 0.0)
+    turns = torch.einsum("sa,sak->sk", near - value, torch.linalg.pinv(cell)).round()
+    # In a skew cell the nearest one may be a neighbor of what rounding finds.
+    ones = torch.arange(-1.0, 2.0, dtype=cell.dtype, device=cell.device)
+    steps = turns.unsqueeze(1) + torch.cartesian_prod(ones, ones, ones)
+    moved = value.unsqueeze(1) + steps @ cell
+    nearest = (moved - near.unsqueeze(1)).square().sum(2).argmin(1)
+    return moved[torch.arange(len(value), device=cell.device), nearest]
+
+
 def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     """Join graphs into one with all their structures, in order."""
     atom_offsets, structure_offsets = [0], [0]

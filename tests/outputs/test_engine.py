@@ -9,6 +9,7 @@ import torch
 from ase.build import bulk, molecule
 from output_models import ALLEGRO, CUTOFF, NEQUIP, OUTPUTS, SPECIES, make_potential
 from test_physics import MODELS
+from test_response import RESPONSE
 
 from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.rigidity import engine_of
@@ -237,6 +238,22 @@ def test_fields_and_derivatives(potential, dtype, tmp_path):
             np.testing.assert_array_equal(
                 engine.evaluate_edges(*edges, owned, field=FIELD).derivatives, found.derivatives
             )
+
+
+@pytest.mark.parametrize("model", [NEQUIP, ALLEGRO])
+def test_model_with_a_field(model, ethanol, tmp_path):
+    """As `model.field` and `derivative_of` say it, by their own modules."""
+    potential = make_potential(model | {"field": True}, RESPONSE).requires_grad_(False)
+    engine = engine_of(potential.program(), tmp_path)
+    assert list(engine.output_facts) == potential.output_names
+    edges, owned = edges_of(ethanol), np.arange(len(ethanol)) < 6
+    for field in (None, FIELD):
+        inputs = [torch.as_tensor(x) for x in (*edges, owned)]
+        right = potential(*inputs, field=None if field is None else torch.as_tensor(field))
+        found = engine.evaluate_edges(*edges, owned, field=field)
+        rows = (found.atom_energies, found.forces, found.atom_virials, found.values)
+        for a, b in zip(rows, right, strict=True):
+            np.testing.assert_allclose(a, b.numpy(), rtol=1e-12, atol=1e-11)
 
 
 @pytest.mark.parametrize("model", [NEQUIP, ALLEGRO])

@@ -109,6 +109,12 @@ class Evaluation:
     # (N, derivative_width), the same of outputs that are derivatives, if wanted; as forces where not owned.
     derivatives: NDArray[np.float64] | None = None
 
+    @property
+    def values(self) -> NDArray[np.float64] | None:
+        """Outputs, and derivatives behind them."""
+        found = [rows for rows in (self.outputs, self.derivatives) if rows is not None]
+        return np.concatenate(found, axis=1) if found else None
+
 
 class Engine:
     """A deployed model, evaluated without torch, on a CPU; threads may share it.

@@ -18,7 +18,7 @@ from equipot.data.species import atom_types
 from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
-from equipot.graph import AtomicGraph, Label, collate
+from equipot.graph import AtomicGraph, collate, nearest_branch
 from equipot.models.potential import Prediction
 from equipot.quantities import QUANTITIES, Named
 
@@ -186,7 +186,7 @@ def _compared(
     predicted = {name: prediction.of(name) for name in QUANTITIES}
     known = {name: value for name, value in predicted.items() if value is not None}
     values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
-    reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}
+    reference = {name: _reference(name, graph, value) for name, value in values.items()}
     sigma = prediction.energy_uncertainty
     uncertainty = None if sigma is None else sigma.numpy() / num_atoms
     marks = None if graph.marks is None else graph.marks.numpy()
@@ -194,11 +194,15 @@ def _compared(
     return Comparison(sources, num_atoms, of_atoms, values, reference, uncertainty, marks)
 
 
-def _reference(label: Label | None, predicted: NDArray) -> NDArray:
+def _reference(name: str, graph: AtomicGraph, predicted: NDArray) -> NDArray:
+    label, quantum = graph.labels.values.get(name), QUANTITIES[name].quantum
     if label is None:
         return np.full(predicted.shape, np.nan)
-    mask = label.mask.view(-1, *(1,) * (label.value.dim() - 1))
-    return torch.where(mask, label.value, torch.nan).numpy().astype(float)
+    value = label.value
+    if quantum:
+        value = nearest_branch(value, torch.from_numpy(predicted), graph, quantum)
+    mask = label.mask.view(-1, *(1,) * (value.dim() - 1))
+    return torch.where(mask, value, torch.nan).numpy().astype(float)
 
 
 def _refuse_non_finite(part: Comparison) -> None:

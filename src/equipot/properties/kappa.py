@@ -43,7 +43,7 @@ def kappa(
     Raises:
         SimulationError: imaginary modes, with which the conductivity means nothing.
         ConfigError, DataError, UnknownSpeciesError, ModelFileError, DeviceError: as `prepare` and
-            `read_born`.
+            `born_of`.
     """
     common, settings = common or Common(), settings or KappaSettings()
     start = prepare(structure, model, common, periodic=True)
