@@ -11,7 +11,7 @@ Energy, forces and stress are here from the start. What else a model predicts is
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -86,6 +86,8 @@ class Quantity:
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
     others: tuple[Key, ...] = ()  # further keys under which files have it
+    # Of a density: the functions of each element, as `equipot.nn.gaussians.GaussianBasis` takes them.
+    basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def described(self) -> str:
@@ -285,6 +287,7 @@ def output(
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    basis: Mapping[str, Any] | None = None,
 ) -> Quantity:
     """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`."""
     singular = name.replace("_", " ")
@@ -303,13 +306,14 @@ def output(
         loss_weight=1.0,
         symmetric=symmetric,
         mean=mean,
+        basis=basis or {},
     )
 
 
 def facts_of_output(name: str) -> dict[str, Any]:
     """Arguments of `output`, beside the name, for the one that is declared; plain values."""
     known = QUANTITIES[name]
-    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetric", "mean")}
+    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetric", "mean", "basis")}
     return facts | {key: getattr(known.rows, key) for key in ("rank", "pseudo", "irreps")}
 
 

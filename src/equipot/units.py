@@ -13,6 +13,7 @@ from equipot.errors import ConfigError
 # CODATA 2014, as in ASE; written out, so that the command line need not load ASE to know its options.
 GPA = 0.006241509125883258  # eV/Å³
 EV_A3_TO_GPA = 1.0 / GPA
+BOHR = 0.5291772105638411  # Å
 _ENERGY = {
     "eV": 1.0,
     "meV": 1e-3,
@@ -21,7 +22,7 @@ _ENERGY = {
     "kcal/mol": 0.04336410390059322,
     "kJ/mol": 0.010364269574711572,
 }
-_LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
+_LENGTH = {"Ang": 1.0, "Bohr": BOHR, "nm": 10.0}
 _DEBYE = 0.20819433442462576  # e Å
 _PRESSURE = {"GPa": GPA, "MPa": 1e-3 * GPA, "kbar": 0.1 * GPA, "bar": 1e-4 * GPA, "Pa": 1e-9 * GPA}
 ENERGY_UNITS = tuple(_ENERGY)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from equipot.config.section import Section
+from equipot.config.section import Element, Section
 from equipot.errors import ConfigError
 from equipot.quantities import BASIC, BASIC_KEYS, BASIC_ROWS, Quantity, output
 from equipot.units import compound_unit
@@ -62,7 +62,45 @@ def _check_unit(unit: str) -> str:
 
 
 OutputName = Annotated[str, AfterValidator(_check_name)]
-_IRREPS = r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"
+Irreps = Annotated[
+    str, StringConstraints(pattern=r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"), Field(title="irreps")
+]
+
+
+class ShellConfig(Section):
+    """Functions r^l Y_lm Σ_k c_k exp(−a_k r²) on an element, in a basis of Gaussians. Each has norm 1."""
+
+    l: Annotated[int, Field(ge=0, le=11)] = Field(description="Degree of the harmonics.")  # noqa: E741
+    exponents: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        description="The a_k in Bohr⁻², as lists of basis sets have them."
+    )
+    coefficients: Annotated[list[list[float]], Field(min_length=1)] | None = Field(
+        None,
+        description="The c_k of each function, of primitives of norm 1; null: each is a function itself.",
+    )
+
+    @model_validator(mode="after")
+    def _as_many_as_exponents(self):
+        for number, row in enumerate(self.coefficients or ()):
+            if len(row) != len(self.exponents):
+                raise ValueError(
+                    f"function {number} (the first is 0) has {len(row)} coefficients, but there are "
+                    f"{len(self.exponents)} exponents."
+                )
+            if not any(row):
+                raise ValueError(f"all coefficients of function {number} (the first is 0) are 0.")
+        return self
+
+
+Basis = Annotated[dict[Element, Annotated[list[ShellConfig], Field(min_length=1)]], Field(min_length=1)]
+
+
+def _counts(irreps: str) -> dict[str, int]:
+    """How many there are of each irrep."""
+    found: dict[str, int] = {}
+    for mul, irrep in re.findall(r"(\d+)x(\d+[eo])", irreps):
+        found[irrep] = found.get(irrep, 0) + int(mul)
+    return found
 
 
 class OutputConfig(Section):
@@ -75,10 +113,17 @@ class OutputConfig(Section):
         "symmetric). An inversion changes the sign of vectors and pseudoscalars, but not of scalars, "
         "pseudovectors and 3x3 tensors. null: `irreps` says it.",
     )
-    irreps: Annotated[str, StringConstraints(pattern=_IRREPS)] | None = Field(
+    irreps: Irreps | Annotated[dict[Element, Irreps], Field(min_length=1)] | None = Field(
         None,
         description="In place of `tensor`: irreducible representations, as in `14x0e+5x1o+2x2e`; files have "
-        "their components in the order and normalisation of e3nn.",
+        "their components in the order and normalisation of e3nn. Or those of each element: then a row has "
+        "as many as the element with most, by degree, and 0 for what an element lacks.",
+    )
+    basis: Basis | None = Field(
+        None,
+        description="In place of `tensor` and `irreps`: the output is a density, Σ c χ in e/Bohr³, of "
+        "Gaussian functions χ on the atoms; those of each element, or a JSON file of them. See "
+        "[densities](density.md).",
     )
     size: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many tensors one value has, such as the points of a spectrum; null: one alone."
@@ -95,10 +140,14 @@ class OutputConfig(Section):
 
     @model_validator(mode="after")
     def _says_what_it_is(self):
-        if (self.tensor is None) == (self.irreps is None):
-            raise ValueError("give either `tensor` or `irreps`.")
-        if self.irreps is not None and self.size is not None:
+        if sum(kind is not None for kind in (self.tensor, self.irreps, self.basis)) != 1:
+            raise ValueError("give either `tensor` or `irreps` or `basis`.")
+        if self.tensor is None and self.size is not None:
             raise ValueError("`size` goes with `tensor`; `irreps` have numbers of their own, as in 5x0e.")
+        if self.of_elements and self.per != "atom":
+            raise ValueError("what differs between elements goes with `per: atom`.")
+        if self.basis is not None and self.unit:
+            raise ValueError("coefficients of a `basis` have no `unit`: the density is in e/Bohr³.")
         if self.positive and self.tensor != "scalar":
             raise ValueError("`positive` goes with `tensor: scalar`.")
         if self.reduce == "mean" and self.per == "atom":
@@ -106,17 +155,37 @@ class OutputConfig(Section):
         return self
 
     @property
+    def of_elements(self) -> dict[str, str]:
+        """Irreps by element, where elements differ."""
+        if self.basis is None:
+            return self.irreps if isinstance(self.irreps, dict) else {}
+        return {
+            element: "+".join(
+                f"{len(shell.coefficients or shell.exponents)}x{shell.l}{'eo'[shell.l % 2]}"
+                for shell in shells
+            )
+            for element, shells in self.basis.items()
+        }
+
+    @property
     def representation(self) -> str:
-        """Irreps of one value, of its tensors one after the other."""
-        return self.irreps or "+".join([TENSORS[self.tensor][1]] * (self.size or 1))
+        """Irreps of one value, of its tensors one after the other; where elements differ, of all of them."""
+        if self.tensor is not None:
+            return "+".join([TENSORS[self.tensor][1]] * (self.size or 1))
+        if not self.of_elements:
+            return self.irreps
+        most: dict[str, int] = {}
+        for counts in map(_counts, self.of_elements.values()):
+            most |= {irrep: max(count, most.get(irrep, 0)) for irrep, count in counts.items()}
+        return "+".join(f"{most[irrep]}x{irrep}" for irrep in sorted(most, key=lambda i: (int(i[:-1]), i)))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one value."""
-        if self.irreps is None:
+        if self.tensor is not None:
             return (*((self.size,) if self.size else ()), *TENSORS[self.tensor][0])
-        parts = re.findall(r"(\d+)x(\d+)", self.irreps)
-        return (sum(int(mul) * (2 * int(degree) + 1) for mul, degree in parts),)
+        counts = _counts(self.representation)
+        return (sum(count * (2 * int(irrep[:-1]) + 1) for irrep, count in counts.items()),)
 
     def spec(self, name: str) -> dict[str, Any]:
         """What `equipot.models.outputs.OutputSpec` has."""
@@ -128,6 +197,7 @@ class OutputConfig(Section):
             "per_atom": self.per == "atom",
             "mean": self.reduce == "mean",
             "positive": self.positive,
+            "of_elements": self.of_elements,
         }
 
     def quantity(self, name: str) -> Quantity:
@@ -143,5 +213,9 @@ class OutputConfig(Section):
             mean=self.reduce == "mean",
             rank=rank,
             pseudo=(self.tensor or "").startswith("pseudo"),
-            irreps=self.irreps or "",
+            irreps="" if self.tensor else self.representation,
+            basis={
+                element: [shell.model_dump() for shell in shells]
+                for element, shells in (self.basis or {}).items()
+            },
         )

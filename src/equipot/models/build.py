@@ -66,6 +66,4 @@ def build_potential(
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
-    return PotentialWithOutputs(
-        network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species))
-    )
+    return PotentialWithOutputs(network, species, scale_shift, zbl, levels, Outputs(specs, outputs, species))
