@@ -9,6 +9,7 @@ import typer
 from equipot.cli.data import options_of, with_options
 from equipot.properties.settings import (
     Common,
+    DensitySettings,
     ElasticSettings,
     EosSettings,
     KappaSettings,
@@ -34,7 +35,7 @@ def with_settings(settings: type | None = None) -> Callable:
     return decorate
 
 
-def run(name: str, compute: Callable, common: Common, *arguments: Any) -> None:
+def run(name: str, compute: Callable, common: Common | DensitySettings, *arguments: Any) -> None:
     """Compute, write and print a property; a folder that cannot be used is said before the work."""
     from equipot.machine import keep_memory
     from equipot.properties.output import check_folder, finish
@@ -113,7 +114,15 @@ def neb(
     finish(compute(structure, last, model, common, settings), common)
 
 
+@with_options("settings", options_of(DensitySettings), DensitySettings)
+def density(structure: Structure, model: Model, settings: DensitySettings) -> None:
+    """Electron density of a molecule: cube file, picture, number of electrons, dipole."""
+    from equipot.properties.density import density as compute
+
+    run("density", compute, settings, structure, model, settings)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands, in the order of ``equipot --help``."""
-    for command in (phonons, kappa, elastic, eos, vibrations, neb):
+    for command in (phonons, kappa, elastic, eos, vibrations, neb, density):
         app.command()(command)
