@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from equipot.units import BOHR
 
-_MARGIN, _POINTS, _STEP = 1.8, 241, 0.2  # Å around atoms; points along an axis of the slice; Å across it
+_MARGIN, _POINTS, _STEP = 2.4, 241, 0.2  # Å around atoms; points along an axis of the slice; Å across it
 _LEVELS = np.geomspace(1e-3, 100, 16)  # e/Å³ or e/Å²
 _NEAR = 0.3  # Å from the plane, within which an atom is drawn full
 
@@ -30,7 +30,7 @@ def plot_density(atoms: Atoms, density: Callable[[NDArray], NDArray]) -> Figure:
     plane = np.stack(np.meshgrid(u, v), axis=-1) @ axes[:2] + center
     depth = np.arange(low[2], high[2] + _STEP, _STEP)
     through = plane[::3, ::3, None] + depth[:, None] * axes[2]
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     per_volume = 1 / BOHR**3
     _panel(left, u, v, density(plane) * per_volume, "in the plane nearest to the atoms", "e/Å³")
