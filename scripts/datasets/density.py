@@ -41,10 +41,10 @@ CHARGES = np.array([-0.834, 0.417, 0.417])  # TIP3P, with oxygen's Lennard-Jones
 EPSILON, SIGMA = 0.1521 * units.kcal / units.mol, 3.1506
 # file: molecules in a frame and number of such frames
 SETS = {
-    "train": {1: 30, 2: 70, 3: 70},
+    "train": {1: 30, 2: 70, 3: 40},
     "validation": {1: 4, 2: 8, 3: 8},
     "test_dimers": {2: 25},
-    "test_tetramers": {4: 15},
+    "test_tetramers": {4: 12},
 }
 
 
