@@ -121,14 +121,20 @@ def test_deployed_model_is_right(trained):
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
 
 
-def test_what_only_the_engine_gives_is_refused(trained):
-    calculator = EquipotCalculator(trained / "model.pt")
-    if calculator.model.metadata.num_exchanges:  # else it is made of virials
-        with pytest.raises(PropertyNotImplementedError, match=r"has outputs \(dipole, .*the engine does not"):
-            calculator.get_property("heat_flux", labelled(40))
-    with pytest.raises(ModelFileError, match="nor can a model with outputs"):
-        deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
-    assert not (trained / "uncertain.pt").exists()
+def test_what_only_the_engine_gives(trained):
+    """Heat fluxes and uncertainties, of models with outputs too."""
+    deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
+    atoms = labelled(40)
+    atoms.calc = EquipotCalculator(trained / "uncertain.pt", engine="torch")
+    dipole = atoms.get_dipole_moment()
+    if atoms.calc.model.metadata.num_exchanges:  # else it is made of virials
+        with pytest.raises(PropertyNotImplementedError, match="only equipot's engine gives the heat flux"):
+            atoms.calc.get_property("heat_flux", atoms)
+    atoms.calc = EquipotCalculator(trained / "uncertain.pt")
+    assert atoms.calc.model.engine is not None
+    np.testing.assert_allclose(atoms.get_dipole_moment(), dipole, atol=1e-5)
+    assert atoms.calc.get_property("heat_flux", atoms).shape == (3,)
+    assert atoms.calc.results["energy_uncertainty"] > 0
 
 
 def test_relaxation(trained, tmp_path):

@@ -50,7 +50,7 @@ class Config(Section):
             for source in sources:
                 check_kind(name, source.units.value_of(name), output.unit)
         for place, name in further_keys(self.to_dict()):
-            if name not in self.outputs:
+            if not is_known(place, name, self.outputs):
                 where = ".".join(map(str, place))
                 raise ValueError(f"unknown key {where}; `model.outputs` has no `{name}`.")
         return self
@@ -106,7 +106,8 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
-    labels, weights = {name: name for name in outputs}, dict.fromkeys(outputs, 1.0)
+    labels = {name: name for name in (*outputs, *_totals(outputs))}
+    weights = dict.fromkeys(outputs, 1.0)
     if model.get("energy") is False:
         labels, weights = dict.fromkeys(BASIC_KEYS) | labels, dict.fromkeys(BASIC, 0.0) | weights
     raw = dict(raw)
@@ -116,6 +117,19 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping):
             raw[section] = {**outer, key: {**values, **inner}}
     return raw
+
+
+def _totals(outputs: Mapping[str, Any]) -> set[str]:
+    """What outputs add up to, labels without a prediction."""
+    found = (
+        one.get("sum") if isinstance(one, Mapping) else getattr(one, "sum", None) for one in outputs.values()
+    )
+    return {name for name in found if isinstance(name, str)}
+
+
+def is_known(place: Place, name: str, outputs: Mapping[str, Any]) -> bool:
+    """Whether a key that only outputs can have is one of theirs."""
+    return name in outputs or ("loss" not in place and name in _totals(outputs))
 
 
 def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

@@ -49,6 +49,7 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "species": " ".join(metadata.species),
         "predicts": ", ".join([*("energies and forces",) * metadata.energy, *metadata.outputs]),
         "level of theory": _level(metadata),
+        "electric field": f"energy by {' and '.join(metadata.field)}" if metadata.field else "not known",
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
         "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",

@@ -20,6 +20,7 @@ class Program:
         self.facts: dict[str, Any] = {"version": 1}
         self.steps: list[dict[str, Any]] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.output_rows: str | None = None  # the array of atoms with the irreps of further outputs
         self._last_layer: dict[str, Any] = {}
 
     def require(self, version: int) -> None:

@@ -10,8 +10,10 @@ from e3nn import o3
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from equipot.cartesian import irreps_basis, rank_of
+from equipot.engine.program import Program
 from equipot.errors import ConfigError
-from equipot.ops.paths import coupling
+from equipot.quantities import facts_of_output
 
 
 class OutputSpec(NamedTuple):
@@ -20,10 +22,12 @@ class OutputSpec(NamedTuple):
     name: str
     irreps: str  # of one value
     shape: tuple[int, ...]  # of one value
-    is_matrix: bool  # 3x3 tensors, whose irreps are those of two vectors
+    symmetry: str = ""  # of the indices of Cartesian tensors of rank 2 and more
     per_atom: bool = False
     mean: bool = False
     positive: bool = False
+    derivative_of: str = ""  # the structure's vector whose derivative by positions it is; has no rows itself
+    factor: float = 1.0  # of that vector's unit per Å, in its own
     of_elements: Mapping[str, str] = MappingProxyType({})  # irreps by element, where elements differ
 
     @property
@@ -39,14 +43,14 @@ def basis_change(spec: OutputSpec) -> NDArray[np.float64]:
     """
     found = []
     for mul, ir in o3.Irreps(spec.irreps):
-        if spec.is_matrix:  # T = Σ_lm t_lm √(2l+1) 3j(l 1 1; m i j)
-            found.append(coupling(ir.l, 1, 1).reshape(ir.dim, 9).numpy())
+        if spec.symmetry:
+            found.append(irreps_basis(spec.symmetry)[ir.l].swapaxes(0, 1).reshape(mul * ir.dim, -1))
         else:  # e3nn's order: channels first; that of l = 1 is x, y, z
             block = np.eye(mul * ir.dim).reshape(mul, ir.dim, mul * ir.dim)
             found.append(block.transpose(1, 0, 2).reshape(mul * ir.dim, -1))
-    if not spec.is_matrix:
+    if not spec.symmetry:
         return _beside(found)
-    terms = len(found) * 9 // spec.size  # of one matrix
+    terms = len(found) * 3 ** rank_of(spec.symmetry) // spec.size  # of one tensor
     return _beside([np.concatenate(found[i : i + terms]) for i in range(0, len(found), terms)])
 
 
@@ -83,7 +87,7 @@ def output_irreps(specs: Sequence[OutputSpec], parity: bool | str = True) -> o3.
 
     With ``parity`` of "ignored" all are called even, as features are.
     """
-    terms = [term for spec in specs for term in o3.Irreps(spec.irreps)]
+    terms = [term for spec in specs if not spec.derivative_of for term in o3.Irreps(spec.irreps)]
     return o3.Irreps([(mul, (ir.l, 1) if parity == "ignored" else ir) for mul, ir in terms])
 
 
@@ -97,10 +101,17 @@ class Outputs(nn.Module):
     """
 
     def __init__(
-        self, specs: Sequence[OutputSpec], statistics: Mapping[str, Mapping[str, Any]], species: Sequence[str]
+        self,
+        all_specs: Sequence[OutputSpec],
+        statistics: Mapping[str, Mapping[str, Any]],
+        species: Sequence[str],
     ):
         super().__init__()
-        self.specs = list(specs)
+        self.spreads = {
+            spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in all_specs
+        }
+        self.specs = specs = [spec for spec in all_specs if not spec.derivative_of]
+        self.derived = [spec for spec in all_specs if spec.derivative_of]
         matrices = [basis_change(spec) for spec in specs]
         scales, shifts, factors = [], [], []
         for spec, matrix in zip(specs, matrices, strict=True):
@@ -118,10 +129,25 @@ class Outputs(nn.Module):
         self.register_parameter("of_elements", factor)
         positive = torch.cat([torch.full((spec.size,), spec.positive) for spec in specs])
         self.register_buffer("positive", positive, persistent=False)
-        self.spreads = {
-            spec.name: float((statistics.get(spec.name) or {}).get("spread", 1.0)) for spec in specs
-        }
         self.any_positive = any(spec.positive for spec in specs)
+
+    @torch.jit.unused
+    def write(self, program: Program) -> None:
+        """Say it in a program."""
+        program.require(4)
+        values = []
+        for spec in (*self.specs, *self.derived):
+            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
+            if spec.derivative_of:
+                values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
+        tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
+        program.facts["outputs"] = program.stored("outputs", {"array": program.output_rows, **tables})
+
+    @torch.jit.unused
+    def column(self, name: str) -> int:
+        """The first of an output's values, of those that have rows."""
+        names = [spec.name for spec in self.specs]
+        return sum(spec.size for spec in self.specs[: names.index(name)])
 
     def forward(self, rows: Tensor, atom_types: Tensor) -> Tensor:
         """(N, K) of the network, (N,) → (N, numbers of all values) float64."""

@@ -65,8 +65,9 @@ class PhononSettings:
     )
     born: str | None = setting(
         None,
-        "Born charges and dielectric tensor for LO-TO splitting: phonopy's BORN, or YAML or JSON.",
-        metavar="FILE",
+        "Born charges and dielectric tensor for LO-TO splitting: phonopy's BORN, or YAML or JSON; or model: "
+        "those of the model's own outputs born_charges and polarizability.",
+        metavar="FILE|model",
     )
     mesh: float = setting(60.0, "Å; q points of DOS and thermal properties are 2π over this apart.")
     t_max: float = setting(1000.0, "K, of thermal properties.")
@@ -104,7 +105,9 @@ class KappaSettings:
     )
     isotopes: bool = setting(True, "Scattering by natural isotopes.", option="--isotopes/--no-isotopes")
     born: str | None = setting(
-        None, "Born charges and dielectric tensor: BORN, YAML or JSON.", metavar="FILE"
+        None,
+        "Born charges and dielectric tensor: BORN, YAML or JSON; or model: its own.",
+        metavar="FILE|model",
     )
 
     def __post_init__(self):

@@ -22,7 +22,7 @@ from equipot.training.outputs import output_statistics
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
-_MAY_DIFFER = {"dtype", "trainable_scale_shift", "radial_intervals"}
+_MAY_DIFFER = {"dtype", "field", "trainable_scale_shift", "radial_intervals"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
 from equipot.errors import TrainingError
-from equipot.graph import AtomicGraph
+from equipot.graph import AtomicGraph, nearest_branch
 from equipot.models.potential import Prediction
 from equipot.nn.gaussians import GaussianBasis
 from equipot.quantities import LABELS, QUANTITIES
@@ -44,7 +44,10 @@ def label_errors(
         label, predicted = graph.labels.values.get(name), prediction.of(name)
         if label is not None and predicted is not None:
             of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
-            error = quantity.error(predicted, label.value, num_atoms)
+            value = label.value
+            if quantity.quantum:
+                value = nearest_branch(value, predicted.detach(), graph, quantity.quantum)
+            error = quantity.error(predicted, value, num_atoms)
             of_row = [w for w in (quantity.choose(*weights), label.weight) if w is not None]
             masked = _masked(error, label.mask & of_level, math.prod(of_row) if of_row else None)
             errors[name] = replace(masked, of_density=graph) if quantity.basis else masked

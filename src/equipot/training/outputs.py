@@ -16,10 +16,11 @@ from equipot.data.dataset import GraphDataset
 from equipot.data.progress import track
 from equipot.data.statistics import fit_atomic_energies
 from equipot.errors import DataError
-from equipot.graph import AtomicGraph, Labels
+from equipot.graph import AtomicGraph, Labels, nearest_branch
 from equipot.models.outputs import OutputSpec, basis_change, present
+from equipot.models.potential import refuse_periodic
 from equipot.nn.gaussians import GaussianBasis
-from equipot.quantities import QUANTITIES
+from equipot.quantities import ASYMMETRY_TOLERANCE, QUANTITIES
 from equipot.units import BOHR
 
 log = logging.getLogger("equipot")
@@ -40,22 +41,34 @@ def output_statistics(
     rows: dict[str, list[NDArray]] = {spec.name: [] for spec in specs}
     counts: dict[str, list[NDArray]] = {spec.name: [] for spec in specs}
     graphs: dict[str, list[AtomicGraph]] = {spec.name: [] for spec in specs}
+    charged = [name for name, output in outputs.items() if output.charges]
     changes = {spec.name: basis_change(spec).T for spec in specs}
     for index in track(range(len(dataset) if specs else 0), "sizes of the outputs", len(dataset)):
         graph = dataset[index]
+        for name in charged:
+            refuse_periodic(name, graph.pbc)
         one_hot = np.eye(len(dataset.species))[graph.atom_types.numpy()]
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
-                rows[spec.name].append(label.value.numpy().reshape(-1, spec.size) @ changes[spec.name])
+                value, quantum = label.value, QUANTITIES[spec.name].quantum
+                if quantum:  # the branch next to zero, whichever the label is on
+                    value = nearest_branch(value, torch.zeros_like(value), graph, quantum)
+                rows[spec.name].append(_in_irreps(spec, value.numpy(), changes[spec.name]))
                 counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
                 if QUANTITIES[spec.name].basis:
                     graphs[spec.name].append(replace(graph, labels=Labels()))
     found = {}
+    for name, total in ((name, output.sum) for name, output in outputs.items() if output.sum):
+        lacking = len(dataset) - int(dataset.columns.known(total).sum())
+        if lacking:
+            log.warning(
+                "%s add up to '%s', which %d of %d training frames do not have: they count as 0.",
+                name, total, lacking, len(dataset),
+            )  # fmt: skip
     for spec in (spec for spec in specs if rows[spec.name]):
         known, of_what = np.concatenate(rows[spec.name]), np.concatenate(counts[spec.name])
-        has = present(spec, dataset.species)
-        found[spec.name] = _sizes(spec, known, of_what, has)
+        found[spec.name] = _sizes(spec, known, of_what, present(spec, dataset.species))
         if graphs[spec.name]:
             left = (known - of_what @ found[spec.name]["shift"]) @ changes[spec.name].T
             square = _square(spec.name, dataset.species, left, graphs[spec.name])
@@ -87,6 +100,20 @@ def _square(name: str, species: Sequence[str], rows: NDArray, graphs: Sequence[A
         total += float((part * times_overlap(basis, part, graph)).sum())
         start += graph.num_atoms
     return total
+
+
+def _in_irreps(spec: OutputSpec, label: NDArray, change: NDArray) -> NDArray:
+    """Rows of irreps. Raises DataError for what no prediction can be, as a trace where there is none."""
+    values = label.reshape(-1, spec.size)
+    rows = values @ change
+    lost = np.abs(values - rows @ change.T).max(initial=0)
+    if lost > ASYMMETRY_TOLERANCE * np.abs(values).max(initial=0):
+        raise DataError(
+            f"model.outputs.{spec.name}: a label has a part that is none of its irreps {spec.irreps}, up to "
+            f"{lost:.4g}, as a trace where the tensor is `traceless`: {label.tolist()}. Correct the "
+            "labels, or say `tensor: symmetric`."
+        )
+    return rows
 
 
 def _sizes(spec: OutputSpec, rows: NDArray, counts: NDArray, has: NDArray[np.bool_]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """LMDB with pickled torch_geometric Data, as of OC20, read without running what a pickle may contain.
 
-``y`` (or ``energy``) is the energy, ``force`` (or ``forces``) the forces; other attributes keep their names.
-Structures are periodic in all directions if they have a cell and do not say otherwise. DeePMD-kit's LMDB
-has no pickles and is passed on to ``deepmd_lmdb.py``.
+``y`` (or ``energy``) is the energy, ``force`` (or ``forces``) the forces; ``tags`` are those of ASE,
+``fixed`` is a constraint; other attributes keep their names. Structures are periodic in all directions if
+they have a cell and do not say otherwise. DeePMD-kit's LMDB has no pickles: ``deepmd_lmdb.py`` reads it.
 """
 
 import pickle
@@ -12,6 +12,7 @@ from typing import Any
 
 import ase
 import numpy as np
+from ase.constraints import FixAtoms
 
 from equipot.config.data import Parsing
 from equipot.data.formats.base import Contents, Format, make_atoms
@@ -80,8 +81,19 @@ def _atoms(path: Path, where: str, data: Any) -> ase.Atoms:
             "atomic_numbers."
         )
     cell, pbc = values.pop("cell", None), values.pop("pbc", None)
+    of_atoms = {name: values.pop(name) for name in ("tags", "fixed") if name in values}
+    for name, value in of_atoms.items():
+        if np.shape(value) != (len(numbers),):
+            raise DataError(
+                f"{path}, {where}: {name} must be one number per atom ({len(numbers)}), but has shape "
+                f"{np.shape(value)}."
+            )
     labels = {_NAMES.get(name, name): value for name, value in values.items()}
-    return make_atoms(numbers, positions, cell, pbc, labels)
+    atoms = make_atoms(numbers, positions, cell, pbc, labels)
+    atoms.set_tags(of_atoms.get("tags"))
+    if np.any(of_atoms.get("fixed", False)):
+        atoms.set_constraint(FixAtoms(mask=np.asarray(of_atoms["fixed"], dtype=bool)))
+    return atoms
 
 
 def _attributes(data: Any) -> dict[str, Any]:
