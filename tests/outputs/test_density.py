@@ -109,7 +109,7 @@ def test_irreps_by_element():
         ({"basis": {"Xx": BASIS["H"]}}, "not a chemical symbol"),
         ({"per": "structure"}, "goes with `per: atom`"),
         ({"unit": "e"}, "have no `unit`"),
-        ({"tensor": "scalar"}, "either `tensor` or `irreps` or `basis`"),
+        ({"tensor": "scalar"}, "either `tensor` or `irreps`, or `indices` or `basis`"),
     ],
 )
 def test_wrong_settings(change, message):
