@@ -30,6 +30,7 @@ from pyscf import df, dft, gto, lib
 from rich.progress import track
 from scipy.spatial.transform import Rotation
 
+from equipot.config.outputs import OutputConfig
 from equipot.files import write_json
 from equipot.nn.gaussians import GaussianBasis
 
@@ -116,25 +117,11 @@ def make_basis() -> dict[str, list[dict]]:
     return basis
 
 
-def irreps_of(basis: dict[str, list[dict]]) -> str:
-    """Of a row: for each degree as many as the element with most of them has."""
-    most = [
-        max(
-            len(shell["coefficients"])
-            for shells in basis.values()
-            for shell in shells
-            if shell["l"] == degree
-        )
-        for degree in range(L_MAX + 1)
-    ]
-    return "+".join(f"{count}x{degree}{'eo'[degree % 2]}" for degree, count in enumerate(most))
-
-
 class Fit:
     """From density matrices of PySCF to rows of coefficients in e3nn's order."""
 
     def __init__(self, basis: dict[str, list[dict]]):
-        self.species, self.irreps = ["H", "O"], irreps_of(basis)
+        self.species, self.irreps = ["H", "O"], OutputConfig(per="atom", basis=basis).representation
         self.ours = GaussianBasis(basis, self.irreps, self.species)
         self.theirs = {
             element: [
@@ -158,10 +145,6 @@ class Fit:
         assert np.abs(ours @ matrix - theirs).max() < 1e-12
         return matrix
 
-    def auxiliary(self, mol: gto.Mole) -> gto.Mole:
-        """The same atoms with the functions of the fit."""
-        return gto.M(atom=mol.atom, basis=self.theirs, unit="Angstrom", verbose=0)
-
     def rows(self, aux: gto.Mole, coefficients: np.ndarray) -> np.ndarray:
         """(functions,) of PySCF → (N, K)."""
         found = np.zeros((aux.natm, o3.Irreps(self.irreps).dim))
@@ -174,9 +157,9 @@ class Fit:
                 start += size
         return found
 
-    def __call__(self, mol: gto.Mole, density_matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients (functions,) of the Coulomb-metric fit that has all electrons, and as rows (N, K)."""
-        aux = self.auxiliary(mol)
+    def __call__(self, mol: gto.Mole, density_matrix: np.ndarray) -> np.ndarray:
+        """Rows (N, K) of the Coulomb-metric fit that has all electrons."""
+        aux = gto.M(atom=mol.atom, basis=self.theirs, unit="Angstrom", verbose=0)
         coulomb = aux.intor("int2c2e")
         right = np.einsum("ijp,ij->p", df.incore.aux_e2(mol, aux, "int3c2e"), density_matrix)
         types = [self.species.index(aux.atom_symbol(atom)) for atom in range(aux.natm)]
@@ -186,11 +169,11 @@ class Fit:
         )
         fitted, change = np.linalg.solve(coulomb, np.stack([right, integrals], axis=1)).T
         fitted += change * (mol.nelectron - integrals @ fitted) / (integrals @ change)
-        return fitted, self.rows(aux, fitted)
+        return self.rows(aux, fitted)
 
 
-def label(atoms: Atoms, fit: Fit) -> Atoms:
-    """With the energy (eV), the dipole (e Å), the coefficients, and ∫|ρ − ρ_fit| / N of the fit."""
+def mean_field(atoms: Atoms):
+    """PySCF's molecule and converged calculation."""
     lib.num_threads(1)
     geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist(), strict=True))
     mol = gto.M(atom=geometry, basis=ORBITALS, unit="Angstrom", verbose=0)
@@ -199,21 +182,53 @@ def label(atoms: Atoms, fit: Fit) -> Atoms:
     mf.kernel()
     if not mf.converged:
         raise RuntimeError("the self-consistent field did not converge")
-    density_matrix = mf.make_rdm1()
-    coefficients, rows = fit(mol, density_matrix)
+    return mol, mf
+
+
+def deviation(mol: gto.Mole, mf, fit: Fit, rows: np.ndarray) -> float:
+    """∫|ρ − Σ c χ| dV / N, ρ that of the calculation."""
     points, weights = mf.grids.coords, mf.grids.weights
     orbitals = dft.numint.eval_ao(mol, points)
-    exact = np.einsum("gi,gi->g", orbitals @ density_matrix, orbitals)
-    fitted = dft.numint.eval_ao(fit.auxiliary(mol), points) @ coefficients
+    exact = np.einsum("gi,gi->g", orbitals @ mf.make_rdm1(), orbitals)
+    where = [torch.from_numpy(array) for array in (points, rows, mol.atom_coords())]
+    types = torch.tensor([fit.species.index(mol.atom_symbol(atom)) for atom in range(mol.natm)])
+    return float(np.abs(exact - fit.ours.density(*where, types).numpy()) @ weights / mol.nelectron)
+
+
+def label(atoms: Atoms, fit: Fit) -> Atoms:
+    """With the energy (eV), the dipole (e Å), the coefficients, and ∫|ρ − ρ_fit| / N of the fit."""
+    mol, mf = mean_field(atoms)
     found = atoms.copy()
-    found.arrays["density"] = rows
+    found.arrays["density"] = rows = fit(mol, mf.make_rdm1())
     found.info = {
         "energy": mf.e_tot * units.Hartree,
         "dipole": mf.dip_moment(unit="AU", verbose=0) * units.Bohr,
-        "fit_error": float(np.abs(exact - fitted) @ weights / mol.nelectron),
+        "fit_error": deviation(mol, mf, fit, rows),
         "config_type": f"{len(atoms) // 3} molecules",
     }
     return found
+
+
+def compare(path: Path, fit: Fit) -> None:
+    """Print errors of `equipot evaluate --predictions` against the calculation itself, not its fit."""
+    errors, dipoles, references = [], [], []
+    for atoms in track(read(path, ":"), description=path.name):
+        mol, mf = mean_field(atoms)
+        rows = atoms.arrays["predicted_density"]
+        errors.append(deviation(mol, mf, fit, rows))
+        where = torch.from_numpy(mol.atom_coords())
+        types = torch.tensor([fit.species.index(symbol) for symbol in atoms.symbols])
+        charges, moment = fit.ours.moments(torch.from_numpy(rows), where, types)
+        scale = mol.nelectron / float(charges.sum())  # as `equipot density`
+        dipoles.append(mol.atom_charges() @ mol.atom_coords() - scale * moment.numpy())
+        references.append(mf.dip_moment(unit="AU", verbose=0))
+    off, size = (
+        np.linalg.norm(x, axis=1).mean() * units.Bohr for x in (np.subtract(dipoles, references), references)
+    )
+    print(
+        f"{path}: {len(errors)} frames; ∫|ρ − ρ_SCF| / N {100 * np.mean(errors):.3f} % on average, "
+        f"{100 * np.max(errors):.3f} % at most; dipole off by {off:.4f} of {size:.4f} e Å"
+    )
 
 
 def make_set(name: str, sizes: dict[int, int], fit: Fit, out: Path) -> None:
@@ -235,6 +250,7 @@ def main() -> None:
     """Parse the command line and make the data set."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the finished sets")
+    parser.add_argument("--compare", type=Path, help="predictions to compare with PySCF's densities")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS), help="only these")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -242,8 +258,10 @@ def main() -> None:
     write_json(args.out / "basis.json", basis)
     fit = Fit(basis)
     print(f"density: {{per: atom, basis: basis.json}}  # irreps: {fit.irreps}")
-    for name in args.sets:
+    for name in () if args.compare else args.sets:
         make_set(name, SETS[name], fit, args.out)
+    if args.compare:
+        compare(args.compare, fit)
 
 
 if __name__ == "__main__":
