@@ -9,6 +9,7 @@ import typer
 from equipot.cli.data import options_of, with_options
 from equipot.properties.settings import (
     Common,
+    DensitySettings,
     ElasticSettings,
     EosSettings,
     KappaSettings,
@@ -39,7 +40,7 @@ def with_settings(settings: type | None = None, shared: Collection[str] | None =
     return decorate
 
 
-def run(name: str, compute: Callable, common: Common, *arguments: Any) -> None:
+def run(name: str, compute: Callable, common: Common | DensitySettings, *arguments: Any) -> None:
     """Compute, write and print a property; a folder that cannot be used is said before the work."""
     from equipot.machine import keep_memory
     from equipot.properties.output import check_folder, finish
@@ -136,7 +137,15 @@ def spectrum(
     run("spectrum", compute, common, trajectory, model, common, settings)
 
 
+@with_options("settings", options_of(DensitySettings), DensitySettings)
+def density(structure: Structure, model: Model, settings: DensitySettings) -> None:
+    """Electron density of a molecule: cube file, picture, number of electrons, dipole."""
+    from equipot.properties.density import density as compute
+
+    run("density", compute, settings, structure, model, settings)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands, in the order of ``equipot --help``."""
-    for command in (phonons, kappa, elastic, eos, vibrations, neb, spectrum):
+    for command in (phonons, kappa, elastic, eos, vibrations, neb, spectrum, density):
         app.command()(command)

@@ -136,6 +136,29 @@ def _check_supercell(supercell: tuple[int, int, int] | None) -> None:
 
 
 @dataclass(frozen=True)
+class DensitySettings:
+    """What `density` is told: of any molecule, which need not be at a minimum."""
+
+    name: str | None = setting(None, "Output that is the density, where the model has several.")
+    charge: float = setting(0.0, "e, of the molecule.")
+    spacing: float = setting(0.1, "Å between points of the cube file.")
+    margin: float = setting(3.0, "Å around the atoms that the cube file covers.")
+    species_map: str | None = setting(
+        None, "Elements of labels in the file, as data.species_map.", metavar="LABEL=SYMBOL,..."
+    )
+    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N.")
+    output: Path | None = setting(  # noqa: RUF009
+        None, "Folder for numbers, cube file, picture and report; by default density.", metavar="DIR"
+    )
+    overwrite: bool = setting(False, "Replace an earlier result in DIR.", option="--overwrite")
+
+    def __post_init__(self):
+        _require_positive(self, spacing="Å", margin="Å")
+        if not math.isfinite(self.charge):
+            raise ConfigError(f"--charge must be a number (e), found {self.charge}.")
+
+
+@dataclass(frozen=True)
 class _Relaxing:
     """How structures relax that a command makes by itself."""
 
