@@ -83,7 +83,7 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy:
+        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
             return None
         program = Program()
         program.facts |= {
