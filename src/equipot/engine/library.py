@@ -28,6 +28,8 @@ class _Output(ctypes.Structure):
         ("is_derivative", ctypes.c_int32),
         ("first", ctypes.c_int64),
         ("width", ctypes.c_int64),
+        ("total", ctypes.c_char_p),
+        ("charges", ctypes.c_char_p),
     )
 
 

@@ -37,7 +37,7 @@ class EngineModel : public Model {
     for (int32_t n = 0; n < about.num_outputs; ++n) {
       const equipot_output& output = about.outputs[n];
       facts_.outputs.push_back({output.name, output.per_atom != 0, output.mean != 0, output.is_derivative != 0, output.first,
-                                output.width});
+                                output.width, output.total, output.charges});
     }
   }
 

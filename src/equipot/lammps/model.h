@@ -18,6 +18,7 @@ struct OutputOfModel {
   std::string name;
   bool per_atom = false, mean = false, is_derivative = false;
   int64_t first = 0, width = 0;
+  std::string total, charges;
   bool operator==(const OutputOfModel&) const = default;
 };
 

@@ -148,7 +148,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     model.output_facts = output_facts(json);
     for (const OutputFacts& facts : model.output_facts)
       model.outputs.push_back({facts.name.c_str(), facts.unit.c_str(), facts.shape.data(), int32_t(facts.shape.size()),
-                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width});
+                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width, facts.total.c_str(), facts.charges.c_str()});
     const double cutoff = json["cutoff"].number;
     if (!(cutoff > 0 && cutoff < 1e4))
       throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");

@@ -8,35 +8,13 @@
 
 #include "evaluator.h"
 #include "geometry.h"
-#include "message_passing.h"
+#include "gradients.h"
+#include "make_step.h"
 #include "outputs.h"
-#include "sorted_edges.h"
-#include "strictly_local.h"
 #include "uncertainty.h"
 #include "zbl.h"
 
 namespace equipot::inline EQUIPOT_INSTRUCTIONS {
-
-template <class T>
-std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64_t num_types, int64_t dim_sh) {
-  const std::string& kind = json["do"].text;
-  if (kind == "embedding") return std::make_unique<Embedding<T>>(reader, json, num_types);
-  if (kind == "linear") return std::make_unique<Linear<T>>(reader, json, num_types);
-  if (kind == "element_factors") return std::make_unique<ElementFactors<T>>(reader, json, num_types);
-  if (kind == "silu") return std::make_unique<Silu<T>>();
-  if (kind == "exchange") return std::make_unique<Exchange<T>>();
-  if (kind == "interaction") return std::make_unique<Interaction<T>>(reader, json, dim_sh);
-  if (kind == "bessel") return std::make_unique<BesselStep<T>>(reader, json);
-  if (kind == "envelope") return std::make_unique<Envelope<T>>(reader, json);
-  if (kind == "edge_perceptron") return std::make_unique<EdgePerceptron<T>>(reader, json, num_types);
-  if (kind == "blend") return std::make_unique<Blend<T>>(reader, json);
-  if (kind == "weighted_harmonics") return std::make_unique<WeightedHarmonics<T>>(reader, json, dim_sh);
-  if (kind == "environment") return std::make_unique<Environment<T>>(reader, json, dim_sh);
-  if (kind == "edge_product") return std::make_unique<EdgeProduct<T>>(reader, json);
-  if (kind == "weighted_sum") return std::make_unique<WeightedSum<T>>(reader, json);
-  if (kind == "sum_over_edges") return std::make_unique<SumOverEdges<T>>(reader, json);
-  throw std::runtime_error("it has a step '" + kind + "', which this engine does not know. Upgrade equipot");
-}
 
 template <class T>
 class NetworkEvaluator : public Evaluator {
@@ -118,7 +96,8 @@ class NetworkEvaluator : public Evaluator {
     else
       evaluate_in_parts(given, edges, computed, energies, gradient, results);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
-    write(given, edges, computed, by_neighbor, energies, gradient, results);
+    const Gradients gradients{edges, computed, num_edges, by_neighbor, gradient, message_passing_, derivative_width()};
+    gradients.write(given.num_atoms, energies, results);
   }
 
   int64_t feature_width() const override { return last_layer_ ? last_layer_->width : 0; }
@@ -367,66 +346,6 @@ class NetworkEvaluator : public Evaluator {
       double slope;
       energies[i] += zbl_->pair(given.types[i], given.types[edges.neighbor[e]], r, slope);
       for (int a = 0; a < 3; ++a) gradient[3 * e + a] += slope * vec[a] / r;
-    }
-  }
-
-  // With g the gradient by an edge: the force of its center is +g, of its neighbor -g, the virial -edge_vec g there.
-  void write(const Edges& given, const SortedEdges& edges, int64_t computed, const EdgeGroups& by_neighbor,
-             const std::vector<double>& energies, const std::vector<double>& gradient, const Results& results) const {
-    for_rows(given.num_atoms, 1024, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) {
-        double force[3] = {}, sent[3] = {}, virial[9] = {};
-        if (i < computed)
-          for (int64_t e = edges.first[i]; e < edges.first[i + 1]; ++e)
-            for (int a = 0; a < 3; ++a) force[a] += gradient[3 * e + a];
-        for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k) {
-          const int64_t e = by_neighbor.edges[k];
-          for (int a = 0; a < 3; ++a) {
-            sent[a] += gradient[3 * e + a];
-            for (int b = 0; b < 3; ++b) virial[3 * a + b] -= edges.vec[3 * e + a] * gradient[3 * e + b];
-          }
-        }
-        if (results.atom_energies != nullptr) results.atom_energies[i] = energies[i];
-        if (results.forces != nullptr)
-          for (int a = 0; a < 3; ++a) results.forces[3 * i + a] = force[a] - sent[a];
-        if (results.atom_virials != nullptr) std::copy_n(virial, 9, results.atom_virials + 9 * i);
-        if (results.derivatives != nullptr) write_derivatives(edges, i, computed, by_neighbor, gradient, results.derivatives);
-        if (results.atom_heat_virials == nullptr) continue;
-        // Without messages the moments about the center are zero.
-        if (message_passing_) heat_virial(edges, i, computed, by_neighbor, gradient, virial);
-        std::copy_n(virial, 9, results.atom_heat_virials + 9 * i);
-      }
-    });
-  }
-
-  // (derivatives, 3, 3) of atom i: of each component by its position. What the edges' gradients are of the last moments.
-  void write_derivatives(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
-                         const std::vector<double>& gradient, double* to) const {
-    const int64_t num_edges = edges.first[computed], width = derivative_width();
-    const double* moment = gradient.data() + int64_t(gradient.size()) - num_edges * width;
-    to += i * width;
-    for (int64_t n = 0; n < width / 3; ++n, moment += 3 * num_edges, to += 3) {
-      std::fill_n(to, 3, 0.0);
-      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
-        for (int b = 0; b < 3; ++b) to[b] += moment[3 * by_neighbor.edges[k] + b];
-      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
-        for (int b = 0; b < 3; ++b) to[b] -= moment[3 * e + b];
-    }
-  }
-
-  // Moments about the neighbor of the edges to atom i, less moments about the center of its own edges. Repulsion, of
-  // which both atoms have half, adds no moments: it is counted at the centers, which is the same.
-  void heat_virial(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
-                   const std::vector<double>& gradient, double* to) const {
-    const int64_t num_edges = edges.first[computed];
-    std::fill_n(to, 9, 0.0);
-    for (int a = 0; a < 3; ++a) {
-      const double* moment = gradient.data() + 3 * (a + 1) * num_edges;
-      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
-        for (int b = 0; b < 3; ++b) to[3 * a + b] += moment[3 * by_neighbor.edges[k] + b];
-      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
-        for (int b = 0; b < 3; ++b)
-          to[3 * a + b] -= moment[3 * e + b] + edges.vec[3 * e + a] * gradient[3 * e + b];
     }
   }
 

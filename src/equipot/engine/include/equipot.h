@@ -50,6 +50,9 @@ typedef struct {
   int32_t mean;            /* the mean, where nonzero, or the sum */
   int32_t is_derivative;   /* nonzero: by positions, as Born charges; its numbers are in `derivatives` in place of `outputs` */
   int64_t first, width;    /* of its numbers in an atom's row of these */
+  const char* total;       /* not empty: to each of the N atoms of a structure (Q - sum) / N is still to be added, Q being a number
+                              of this name, such as its charge, or 0 */
+  const char* charges;     /* not empty: sum q_i r_i is still to be added, q being the output of this name, with its shares */
 } equipot_output;
 
 typedef struct {
