@@ -54,15 +54,16 @@ def _forget():
         known.update(old)
 
 
-def write_model(path, kind: str, outputs: dict, seed: int = 0):
+def write_model(path, kind: str, outputs: dict, seed: int = 0, **more):
     torch.manual_seed(seed)
-    model = MODELS[kind] | {"cutoff": CUTOFF, "dtype": "float64", "outputs": outputs}
+    model = MODELS[kind] | {"cutoff": CUTOFF, "dtype": "float64", "outputs": outputs} | more
     model["field"] = "dipole" in outputs
     config = config_from_dict({"data": {"train": "x.xyz"}, "model": model}).model
     potential = build_potential(config, SPECIES, 20.0, [-4.0, -1.0], 1.0)
     write_torchscript(
         potential, path, synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",
-        model_type=kind, atomic_energies=[-4.0, -1.0], weights="ema", validation={}, config="",
+        model_type=kind, atomic_energies=[-4.0, -1.0] if config.energy else (), weights="ema",
+        validation={}, config="",
     )  # fmt: skip
     return path
 
@@ -179,6 +180,21 @@ def test_mean_of_an_ensemble(lammps, tmp_path):
     pair = f"pair_style equipot\npair_coeff * * {members[0]} {other} O Si\n"
     said = " ".join(lammps(setup(other, pair=pair) + columns, expect=None).output.split())
     assert "gap: the model predicts energies and forces only, its members differ" in said
+
+
+def test_a_model_without_energies(lammps, tmp_path):
+    """Beside a pair style that moves the atoms; alone it would not."""
+    atoms, some = written(tmp_path), {"gap": OUTPUTS["gap"], "charges": OUTPUTS["charges"]}
+    model = write_model(tmp_path / "alone.pt", "nequip", some, energy=False)
+    right = EquipotCalculator(model, device="cpu").get_property("gap", atoms)
+    columns = "compute gap all equipot/output gap\nthermo_style custom step pe c_gap\n"
+    columns += "thermo_modify norm no format float %.15g\nrun 0\n"
+    beside = "pair_style hybrid/overlay equipot lj/cut 4.0\npair_coeff * * lj/cut 0.1 2.0\n"
+    pair = f"{beside}pair_coeff * * equipot {model} O Si\n"
+    energy, gap = lammps(setup(model, pair=pair) + columns, 2).thermo[0, 1:]
+    assert gap == pytest.approx(right, rel=1e-9) and energy != 0
+    said = lammps(setup(model) + columns, 2, expect=None)
+    assert said.returncode != 0 and "predicts no energies and forces" in " ".join(said.output.split())
 
 
 def test_ranks_without_atoms(lammps, model, tmp_path):

@@ -95,6 +95,21 @@ def test_scripted_module_is_the_same(potential, ethanol):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
 
 
+@pytest.mark.parametrize("model", [NEQUIP, ALLEGRO, NEQUIP | {"layers": 1, "readout_hidden": []}])
+def test_models_without_energies(model, tmp_path):
+    lacks = OF_BOTH_PARITIES if model.get("layers") == 1 else ()
+    outputs = {name: output for name, output in OUTPUTS.items() if name not in lacks}
+    potential = make_potential(model | {"energy": False}, outputs).requires_grad_(False)
+    engine = engine_of(potential.program(), tmp_path)
+    assert not engine.has_energy and not engine.feature_width
+    for atoms in structures().values():
+        edges, owned = edges_of(atoms), np.arange(len(atoms)) > 0
+        [right] = by_torch(potential, edges, owned)
+        found = engine.evaluate_edges(*edges, owned, heat=True)
+        np.testing.assert_allclose(found.outputs, right, rtol=1e-12, atol=1e-11)
+        assert not found.forces.any() and not found.atom_energies.any() and not found.atom_virials.any()
+
+
 @pytest.mark.parametrize("model", [NEQUIP, ALLEGRO])
 def test_energies_have_the_same_bits_without_outputs(model, ethanol, tmp_path):
     """Of a plain model, and of one whose outputs nobody asks for."""

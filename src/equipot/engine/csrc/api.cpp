@@ -171,6 +171,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .outputs = model.outputs.data(),
                          .output_width = model.evaluator->output_width(),
                          .derivative_width = model.evaluator->derivative_width(),
+                         .has_energy = model.evaluator->has_energy(),
                          .feels_field = model.evaluator->feels_field()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {

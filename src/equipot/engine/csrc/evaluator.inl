@@ -21,7 +21,7 @@ class NetworkEvaluator : public Evaluator {
  public:
   explicit NetworkEvaluator(const Program& program)
       : harmonics_(program), scale_(program.values<double>("scale")), shift_(program.values<double>("shift")),
-        message_passing_(false) {
+        message_passing_(false), has_energy_(!program.json.has("energy") || program.json["energy"].number != 0) {
     const auto num_types = int64_t(program.json["species"].items.size());
     if (num_types < 1 || int64_t(scale_.size()) != num_types || int64_t(shift_.size()) != num_types)
       throw std::runtime_error("it does not have one scale and one shift for each species");
@@ -67,7 +67,8 @@ class NetworkEvaluator : public Evaluator {
       reader.names.push_back(json["out"].text);
       steps_.push_back(std::move(step));
     }
-    if (steps_.empty() || !shapes.back().of_atoms || shapes.back().width != 1 || !steps_.back()->differentiable)
+    const bool one_number = !steps_.empty() && shapes.back().of_atoms && shapes.back().width == 1 && steps_.back()->differentiable;
+    if (has_energy_ && !one_number)
       throw std::runtime_error("its steps do not end with one number for each atom");
     if (message_passing_ && of_edges) throw std::runtime_error("its steps pass messages and make arrays of edges");
     if (program.json["num_exchanges"].number != double(exchanges) || program.json["widest_exchange"].number != double(widest))
@@ -77,6 +78,8 @@ class NetworkEvaluator : public Evaluator {
     if (last_layer_ && std::count(untouchable.begin(), untouchable.end(), last_layer_->array) > 0)
       throw std::runtime_error("the features of its last layer are gone when they are read");
     if (program.json.has("outputs")) outputs_.emplace(reader, program.json, shapes, num_types);
+    if (!has_energy_ && (!outputs_ || outputs_->array + 1 != int(steps_.size()) || !outputs_->derivatives.empty() || last_layer_))
+      throw std::runtime_error("it has no energy, and its steps do not end with the rows of outputs alone");
     if (outputs_ && std::count(untouchable.begin(), untouchable.end(), outputs_->array) > 0)
       throw std::runtime_error("its outputs beside the energy are gone when they are read");
     find_uses();
@@ -104,6 +107,7 @@ class NetworkEvaluator : public Evaluator {
 
   int64_t output_width() const override { return outputs_ ? outputs_->num_values : 0; }
   int64_t derivative_width() const override { return outputs_ ? 9 * int64_t(outputs_->derivatives.size()) : 0; }
+  bool has_energy() const override { return has_energy_; }
   bool feels_field() const override { return outputs_ && outputs_->vector >= 0; }
 
   void deviations(int64_t rows, const double* features, double* sigma) const override {
@@ -136,7 +140,7 @@ class NetworkEvaluator : public Evaluator {
     last_use_.assign(steps_.size(), 0);
     read_back_.assign(steps_.size(), false);
     for_energy_.assign(steps_.size(), false);
-    for_energy_.back() = true;
+    for_energy_.back() = has_energy_;
     for (size_t s = steps_.size(); s-- > 0;)
       for (const int input : steps_[s]->inputs) for_energy_[input] = for_energy_[input] || for_energy_[s];
     for (size_t s = 0; s < steps_.size(); ++s) {
@@ -184,6 +188,11 @@ class NetworkEvaluator : public Evaluator {
 
   // Energies, features and outputs of the atoms first ..., and the gradients that backward starts from.
   void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
+    if (has_energy_) finish_energies(c, given, first, energies, results);
+    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results);
+  }
+
+  void finish_energies(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
     const int output = int(steps_.size()) - 1;
     for (int moment = c.num_about_center; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
     c.select(0);
@@ -199,7 +208,6 @@ class NetworkEvaluator : public Evaluator {
       last_layer_->copy(c, i, row);
       for (int64_t k = 0; k < last_layer_->width; ++k) row[k] *= scale_[type];
     }
-    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results);
   }
 
   static bool wants_outputs(const Edges& given, const Results& results) {
@@ -353,7 +361,7 @@ class NetworkEvaluator : public Evaluator {
   std::vector<double> scale_, shift_;  // eV, of each type
   std::vector<T> pair_scales_;  // of distances, by the types of center and neighbor; empty: one
   T kink_ = 0, below_ = 0, above_ = 0;  // added to distances, so that they find one of two pieces of splines
-  bool message_passing_;
+  bool message_passing_, has_energy_;
   std::optional<Zbl> zbl_;
   std::optional<LastLayer<T>> last_layer_;
   std::optional<Outputs<T>> outputs_;

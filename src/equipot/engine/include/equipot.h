@@ -74,6 +74,7 @@ typedef struct {
   const equipot_output* outputs;    /* (num_outputs) */
   int64_t output_width;             /* numbers of all of them in `outputs`, of an atom */
   int64_t derivative_width;         /* and in `derivatives` */
+  int32_t has_energy;               /* 0: it predicts outputs alone; energies, forces and virials are zero */
   int32_t feels_field;              /* nonzero: energy and forces may be asked for in an electric field */
 } equipot_description;
 
