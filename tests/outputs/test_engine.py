@@ -45,7 +45,9 @@ def structures() -> dict[str, ase.Atoms]:
 def potential(request):
     model = (MODELS | FURTHER)[request.param]
     lacks = OF_BOTH_PARITIES if model.get("parity") is False or model.get("layers") == 1 else ()
-    potential = make_potential(model, {name: o for name, o in OUTPUTS.items() if name not in lacks})
+    outputs = {name: o for name, o in OUTPUTS.items() if name not in lacks}
+    of_elements = {"H": "2x0e", "C": "1x0e+2x1o", "O": "1x1o+1x2e"}
+    potential = make_potential(model, outputs | {"by_element": {"per": "atom", "irreps": of_elements}})
     for key, weight in potential.named_parameters():
         if key.endswith((".bias", ".factors")):  # which are zero or one at first
             torch.nn.init.normal_(weight)
@@ -167,7 +169,7 @@ def test_outputs_that_are_not_there(tmp_path, ethanol):
         ({"array": "linear_99"}, "a step reads 'linear_99', which no step before it makes"),
         ({"scale": "shift"}, r"the weights 'shift' are 3 numbers, expected \d+"),
         ({"basis": "shift"}, r"the weights 'shift' are 3 numbers, expected \d+"),
-        ({"array": "embedding_0"}, r"the weights 'outputs.scale' are \d+ numbers, expected 4"),
+        ({"array": "embedding_0"}, r"the weights 'outputs.scale' are \d+ numbers, expected 12"),
     ],
 )
 def test_damaged_programs(change, message, tmp_path):

@@ -231,18 +231,16 @@ class NetworkEvaluator : public Evaluator {
       outputs_->values(rows[i], given.types[first + i], found);
       if (given.field != nullptr) energies[first + i] += outputs_->apply(given.field, found);
     }
-    std::vector<T> slopes(size_t(outputs_->num_rows));
-    const auto begin_backward = [&](int moment) {  // from slopes that are those of every atom
+    const auto begin_backward = [&](int moment, const std::vector<T>& slopes) {  // those of each type
       c.select(moment);
       const Array<T>& grad = c.grad(outputs_->array);
       for (int64_t i = 0; i < c.num_computed; ++i)
-        if (is_owned(i)) std::copy(slopes.begin(), slopes.end(), grad[i]);
+        if (is_owned(i)) std::copy_n(slopes.data() + given.types[first + i] * grad.width, grad.width, grad[i]);
     };
-    if (given.field != nullptr) outputs_->energy_slopes(given.field, slopes.data()), begin_backward(0);
+    if (given.field != nullptr) begin_backward(0, outputs_->energy_slopes(given.field));
     for (int moment = 1 + c.num_about_center; moment < c.num_moments; ++moment) {
       const int n = moment - 1 - c.num_about_center;
-      outputs_->vector_slopes(outputs_->derivatives[n / 3], n % 3, given.field, slopes.data());
-      begin_backward(moment);
+      begin_backward(moment, outputs_->vector_slopes(outputs_->derivatives[n / 3], n % 3, given.field));
     }
   }
 
