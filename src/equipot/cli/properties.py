@@ -1,6 +1,6 @@
 """``equipot phonons`` and its like: properties of one structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from equipot.properties.settings import (
     KappaSettings,
     NebSettings,
     PhononSettings,
+    SpectrumSettings,
     VibrationSettings,
 )
 
@@ -24,13 +25,17 @@ Structure = Annotated[
 Model = Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")]
 
 
-def with_settings(settings: type | None = None) -> Callable:
-    """Give a command the options of `Common` for ``common`` and those of ``settings`` for ``settings``."""
+def with_settings(settings: type | None = None, shared: Collection[str] | None = None) -> Callable:
+    """Give a command the options of `Common` for ``common`` and those of ``settings`` for ``settings``.
+
+    ``shared``: which of the former; None: all.
+    """
 
     def decorate(function: Callable) -> Callable:
         if settings is not None:
             function = with_options("settings", options_of(settings), settings)(function)
-        return with_options("common", options_of(Common), Common)(function)
+        options = [one for one in options_of(Common) if shared is None or one.name in shared]
+        return with_options("common", options, Common)(function)
 
     return decorate
 
@@ -114,6 +119,24 @@ def neb(
     finish(compute(structure, last, model, common, settings), common)
 
 
+@with_settings(SpectrumSettings, shared=("device", "output", "overwrite"))
+def spectrum(
+    trajectory: Annotated[
+        str, typer.Argument(metavar="TRAJECTORY", help="Of equipot md, or another that ASE reads.")
+    ],
+    common: Common,
+    settings: SpectrumSettings,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Deployed model whose dipole and polarizability are taken."),
+    ] = None,
+) -> None:
+    """Infrared, Raman and vibrational spectra of a trajectory, by autocorrelation."""
+    from equipot.properties.spectrum import spectrum as compute
+
+    run("spectrum", compute, common, trajectory, model, common, settings)
+
+
 @with_options("settings", options_of(DensitySettings), DensitySettings)
 def density(structure: Structure, model: Model, settings: DensitySettings) -> None:
     """Electron density of a molecule: cube file, picture, number of electrons, dipole."""
@@ -124,5 +147,5 @@ def density(structure: Structure, model: Model, settings: DensitySettings) -> No
 
 def register(app: typer.Typer) -> None:
     """Add the commands, in the order of ``equipot --help``."""
-    for command in (phonons, kappa, elastic, eos, vibrations, neb, density):
+    for command in (phonons, kappa, elastic, eos, vibrations, neb, spectrum, density):
         app.command()(command)

@@ -20,6 +20,7 @@ _TAKEN = {
     *BASIC,
     *BASIC_KEYS,
     *BASIC_ROWS,
+    "electric_field",
     "atom_heat_virials",
     "features",
     "heat_virials",

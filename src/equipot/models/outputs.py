@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipot.cartesian import irreps_basis, rank_of
-from equipot.engine.program import Program
+from equipot.engine.program import ROWS, Program
 from equipot.errors import ConfigError
 from equipot.quantities import facts_of_output
 
@@ -137,7 +137,10 @@ class Outputs(nn.Module):
         program.require(4)
         values = []
         for spec in (*self.specs, *self.derived):
-            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
+            facts = facts_of_output(spec.name)
+            # Whoever has atoms alone, as LAMMPS, is not to take these for what a structure has.
+            name = spec.name + (ROWS if facts["total"] or facts["charges"] else "")
+            values.append({"name": name, "positive": spec.positive, **facts})
             if spec.derivative_of:
                 values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
         tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}

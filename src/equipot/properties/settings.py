@@ -236,3 +236,35 @@ class NebSettings:
         if self.method not in known:
             raise ConfigError(f"--method must be one of {', '.join(known)}, found '{self.method}'.")
         _require_positive(self, spring="eV/Å²", fmax="eV/Å", steps="steps")
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """What `spectrum` is told beside `Common`."""
+
+    interval: float | None = setting(None, "fs between frames; by default as the trajectory says (time_ps).")
+    temperature: float | None = setting(
+        None, "K; by default the mean of the trajectory's, or that of its velocities."
+    )
+    skip: int = setting(0, "Frames at the start to leave out.")
+    resolution: float = setting(10.0, "cm⁻¹, full width of a line at half its height (Gaussian).")
+    max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.")
+    correction: str = setting(
+        "harmonic", "Quantum correction of infrared and Raman: harmonic, standard, schofield or none."
+    )
+    laser: float = setting(532.0, "nm, of Raman intensities; activities do not depend on it.")
+    dipole: str = setting("dipole", "Name of the dipole in the trajectory, or of the model's output.")
+    polarizability: str = setting("polarizability", "The same of the polarizability.")
+    dipole_unit: str = setting("e*Ang", "Unit in the trajectory; a model says its own.")
+    polarizability_unit: str = setting("Ang^3", "The same of the polarizability, as Ang^3 or e^2*Ang^2/eV.")
+
+    def __post_init__(self):
+        for name, unit in (("interval", "fs"), ("temperature", "K")):
+            if getattr(self, name) is not None:
+                _require_positive(self, **{name: unit})
+        _require_positive(self, resolution="cm⁻¹", max_wavenumber="cm⁻¹", laser="nm")
+        if self.skip < 0:
+            raise ConfigError(f"--skip must be at least 0, found {self.skip}.")
+        known = ("harmonic", "standard", "schofield", "none")
+        if self.correction not in known:
+            raise ConfigError(f"--correction must be one of {', '.join(known)}, found '{self.correction}'.")
