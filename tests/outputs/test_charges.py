@@ -17,6 +17,8 @@ from equipot.errors import ConfigError, DataError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate, edge_vectors
 from equipot.models.potential import predict
+from equipot.properties.settings import SpectrumSettings
+from equipot.properties.spectrum import spectrum
 from equipot.quantities import QUANTITIES
 from equipot.training.run import train
 
@@ -184,6 +186,16 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     for name in ("charges", "dipole"):
         np.testing.assert_allclose(by_torch.get_property(name, atoms), atoms.calc.results[name], atol=1e-5)
     charged = atoms.calc.results["charges"]
+    moving = [atoms.copy() for _ in range(8)]
+    for step, frame in enumerate(moving):
+        frame.positions[0, 0] += 0.02 * np.sin(step)
+        frame.calc = atoms.calc
+        frame.info |= {"time_ps": 1e-3 * step, "temperature_K": 300.0, "mu": frame.get_dipole_moment() / 2}
+        frame.calc = None
+    by_model = spectrum(moving, tmp_path / "model.pt").numbers["infrared_km_per_mol_cm"]
+    halves = SpectrumSettings(dipole="mu")
+    of_frames = spectrum(moving, settings=halves).numbers["infrared_km_per_mol_cm"]
+    np.testing.assert_allclose(by_model, 4 * of_frames, rtol=1e-5)
     assert charged.sum() == pytest.approx(1.0)
     del atoms.info["charge"]
     neutral = atoms.get_dipole_moment()
