@@ -11,7 +11,7 @@ Energy, forces and stress are here from the start. What else a model predicts is
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -99,6 +99,8 @@ class Quantity:
     total: str = ""  # of atoms: the quantity of the structure that they add up to, 0 where it has none
     charges: str = ""  # a dipole: the quantity of atoms whose Σ q r, r in Å, is added
     others: tuple[Key, ...] = ()  # further keys under which files have it
+    # Of a density: the functions of each element, as `equipot.nn.gaussians.GaussianBasis` takes them.
+    basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def described(self) -> str:
@@ -314,6 +316,7 @@ def output(
     total: str = "",
     charges: str = "",
     symmetric: bool = False,
+    basis: Mapping[str, Any] | None = None,
 ) -> Quantity:
     """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`.
 
@@ -338,15 +341,20 @@ def output(
         quantum=quantum,
         total=total,
         charges=charges,
+        basis=basis or {},
     )
 
 
-_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "charges")
+_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "charges", "basis")
 
 
-def totals() -> set[str]:
-    """Quantities that are given, as a charge is, for others to add up to; where there is none it is 0."""
-    return {quantity.total for quantity in QUANTITIES.values() if quantity.total}
+# Of frames whose labels are those in it, for models that know it (``model.field``).
+FIELD = output("electric_field", (3,), "V/Ang", per_atom=False, rank=1)
+
+
+def given_quantities() -> set[str]:
+    """What is given and not predicted, 0 where it is not: a charge that others add up to, a field."""
+    return {quantity.total for quantity in QUANTITIES.values() if quantity.total} | {FIELD.name}
 
 
 def facts_of_output(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from equipot.errors import ConfigError
 # CODATA 2014, as in ASE; written out, so that the command line need not load ASE to know its options.
 GPA = 0.006241509125883258  # eV/Å³
 EV_A3_TO_GPA = 1.0 / GPA
+BOHR = 0.5291772105638411  # Å
 _ENERGY = {
     "eV": 1.0,
     "meV": 1e-3,
@@ -22,7 +23,7 @@ _ENERGY = {
     "kcal/mol": 0.04336410390059322,
     "kJ/mol": 0.010364269574711572,
 }
-_LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
+_LENGTH = {"Ang": 1.0, "Bohr": BOHR, "nm": 10.0}
 COULOMB = 14.399645  # eV Å: e²/4πε₀
 EPSILON0 = 1 / (4 * math.pi * COULOMB)  # e²/(eV Å)
 _DEBYE = 0.20819433442462576  # e Å
@@ -138,6 +139,7 @@ _FACTORS: dict[str, tuple[float, dict[str, int]]] = {
     **{name: (size, {"length": 1}) for name, size in (*_LENGTH.items(), ("Å", 1.0), ("a0", _LENGTH["Bohr"]))},
     "1": (1.0, {}),
     "e": (1.0, {"charge": 1}),
+    "V": (1.0, {"energy": 1, "charge": -1}),
     "Debye": (_DEBYE, {"charge": 1, "length": 1}),
     "D": (_DEBYE, {"charge": 1, "length": 1}),
     "muB": (1.0, {"moment": 1}),

@@ -31,6 +31,7 @@ def slab(seed: int) -> ase.Atoms:
     atoms += ase.Atoms("H", [atoms.positions[-1] + (0, 0, 1.6)])
     atoms.set_tags([*np.where(layers == 3, 0, 1), 2])
     atoms.set_constraint(FixAtoms(np.flatnonzero(layers == 3)))
+    atoms.info.clear()
     atoms.pbc = True
     atoms.rattle(0.05, seed=seed)
     forces = random.normal(size=(13, 3))

@@ -12,6 +12,7 @@ from equipot.data.dataset import graph_from_atoms, to_graph
 from equipot.data.readers import read_frames
 from equipot.deploy.check import check
 from equipot.deploy.export import deploy
+from equipot.deploy.load import load_deployed
 from equipot.errors import ConfigError, DataError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate, edge_vectors
@@ -177,6 +178,11 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     assert atoms.info["charge"] == 1.0
     atoms.calc = EquipotCalculator(tmp_path / "model.pt")
     np.testing.assert_allclose(atoms.get_dipole_moment(), report.values["dipole"][0], atol=1e-5)
+    engine = atoms.calc.model.engine
+    assert engine is None or set(engine.output_facts) == {"dipole.rows", "charges.rows"}
+    by_torch = EquipotCalculator(load_deployed(tmp_path / "model.pt", engine="torch"))
+    for name in ("charges", "dipole"):
+        np.testing.assert_allclose(by_torch.get_property(name, atoms), atoms.calc.results[name], atol=1e-5)
     charged = atoms.calc.results["charges"]
     assert charged.sum() == pytest.approx(1.0)
     del atoms.info["charge"]

@@ -26,7 +26,7 @@ FURTHER = {
     "nequip, rotations": NEQUIP | {"parity": "ignored", "element_factors": True, "self_connection": "shared"},
     "allegro, l 3": ALLEGRO | {"l_max": 3, "pair_cutoffs": {"H-H": 2.5}, "zbl": True},
 }
-OF_BOTH_PARITIES = {"moment", "chirality", "born_charges"}
+OF_BOTH_PARITIES = {"moment", "chirality", "born_charges", "piezo", "twist"}
 
 
 def structures() -> dict[str, ase.Atoms]:

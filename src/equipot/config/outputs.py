@@ -1,13 +1,13 @@
 """Section ``model.outputs``: what a model predicts beside, or instead of, energies."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from equipot.cartesian import MAX_RANK, irreps_basis, permutations, rank_of, symmetric
-from equipot.config.section import Section
+from equipot.config.section import Element, Section
 from equipot.errors import ConfigError
 from equipot.quantities import BASIC, BASIC_KEYS, BASIC_ROWS, Quantity, output
 from equipot.units import compound_unit
@@ -20,6 +20,7 @@ _TAKEN = {
     *BASIC,
     *BASIC_KEYS,
     *BASIC_ROWS,
+    "electric_field",
     "atom_heat_virials",
     "features",
     "heat_virials",
@@ -65,8 +66,56 @@ def _check_indices(symmetry: str) -> str:
 
 
 OutputName = Annotated[str, AfterValidator(_check_name)]
+Irreps = Annotated[
+    str, StringConstraints(pattern=r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"), Field(title="irreps")
+]
+
+
+class ShellConfig(Section):
+    """Functions r^l Y_lm Σ_k c_k exp(−a_k r²) on an element, in a basis of Gaussians. Each has norm 1."""
+
+    l: Annotated[int, Field(ge=0, le=11)] = Field(description="Degree of the harmonics.")  # noqa: E741
+    exponents: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = Field(
+        description="The a_k in Bohr⁻², as lists of basis sets have them."
+    )
+    coefficients: Annotated[list[list[float]], Field(min_length=1)] | None = Field(
+        None,
+        description="The c_k of each function, of primitives of norm 1; null: each is a function itself.",
+    )
+
+    @model_validator(mode="after")
+    def _as_many_as_exponents(self):
+        for number, row in enumerate(self.coefficients or ()):
+            if len(row) != len(self.exponents):
+                raise ValueError(
+                    f"function {number} (the first is 0) has {len(row)} coefficients, but there are "
+                    f"{len(self.exponents)} exponents."
+                )
+            if not any(row):
+                raise ValueError(f"all coefficients of function {number} (the first is 0) are 0.")
+        return self
+
+
+Basis = Annotated[dict[Element, Annotated[list[ShellConfig], Field(min_length=1)]], Field(min_length=1)]
+
+
+def _counts(irreps: str) -> dict[str, int]:
+    """How many there are of each irrep."""
+    found: dict[str, int] = {}
+    for mul, irrep in re.findall(r"(\d+)x(\d+[eo])", irreps):
+        found[irrep] = found.get(irrep, 0) + int(mul)
+    return found
+
+
+def _union(of_elements: Iterable[str]) -> str:
+    """As many of each irrep as the element with most has, by degree."""
+    most: dict[str, int] = {}
+    for counts in map(_counts, of_elements):
+        most |= {irrep: max(count, most.get(irrep, 0)) for irrep, count in counts.items()}
+    return "+".join(f"{most[irrep]}x{irrep}" for irrep in sorted(most, key=lambda i: (int(i[:-1]), i)))
+
+
 _OF_DIPOLE = {"charge": 1, "length": 1}
-_IRREPS = r"^[1-9]\d*x\d+[eo](\+[1-9]\d*x\d+[eo])*$"
 
 
 class OutputConfig(Section):
@@ -89,10 +138,17 @@ class OutputConfig(Section):
         description="In place of `tensor`: a Cartesian tensor whose indices have another symmetry, as "
         "`ijk=ikj` (piezoelectric), `ijkl=jikl=klij` (elastic), `ij=-ji` (antisymmetric) or `ijk` (none).",
     )
-    irreps: Annotated[str, StringConstraints(pattern=_IRREPS)] | None = Field(
+    irreps: Irreps | Annotated[dict[Element, Irreps], Field(min_length=1)] | None = Field(
         None,
         description="In place of `tensor`: irreducible representations, as in `14x0e+5x1o+2x2e`; files have "
-        "their components in the order and normalisation of e3nn.",
+        "their components in the order and normalisation of e3nn. Or those of each element: then a row has "
+        "as many as the element with most, by degree, and 0 for what an element lacks.",
+    )
+    basis: Basis | None = Field(
+        None,
+        description="In place of `tensor` and `irreps`: the output is a density, Σ c χ in e/Bohr³, of "
+        "Gaussian functions χ on the atoms; those of each element, or a JSON file of them. See "
+        "[densities](density.md).",
     )
     size: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many tensors one value has, such as the points of a spectrum; null: one alone."
@@ -137,12 +193,16 @@ class OutputConfig(Section):
 
     @model_validator(mode="after")
     def _says_what_it_is(self):
-        if sum(said is not None for said in (self.tensor, self.indices, self.irreps)) != 1:
-            raise ValueError("give either `tensor` or `irreps`, or `indices`.")
+        if sum(said is not None for said in (self.tensor, self.indices, self.irreps, self.basis)) != 1:
+            raise ValueError("give either `tensor` or `irreps`, or `indices` or `basis`.")
         if self.rank is not None and self.tensor not in ("symmetric", "traceless"):
             raise ValueError("`rank` goes with `tensor: symmetric` or `traceless`; others have `indices`.")
-        if self.irreps is not None and self.size is not None:
+        if not self._is_cartesian and self.size is not None:
             raise ValueError("`size` goes with `tensor`; `irreps` have numbers of their own, as in 5x0e.")
+        if self.of_elements and self.per != "atom":
+            raise ValueError("what differs between elements goes with `per: atom`.")
+        if self.basis is not None and self.unit:
+            raise ValueError("coefficients of a `basis` have no `unit`: the density is in e/Bohr³.")
         if self.positive and self.tensor != "scalar":
             raise ValueError("`positive` goes with `tensor: scalar`.")
         if self.reduce == "mean" and self.per == "atom":
@@ -164,13 +224,32 @@ class OutputConfig(Section):
         return self
 
     @property
+    def of_elements(self) -> dict[str, str]:
+        """Irreps by element, where elements differ."""
+        if self.basis is None:
+            return self.irreps if isinstance(self.irreps, dict) else {}
+        return {
+            element: "+".join(
+                f"{len(shell.coefficients or shell.exponents)}x{shell.l}{'eo'[shell.l % 2]}"
+                for shell in shells
+            )
+            for element, shells in self.basis.items()
+        }
+
+    @property
     def is_structure_vector(self) -> bool:
         """Whether it is one vector of a structure, the sum of its atoms'."""
         return (self.per, self.tensor, self.size, self.reduce) == ("structure", "vector", None, "sum")
 
     @property
+    def _is_cartesian(self) -> bool:
+        return self.irreps is None and self.basis is None
+
+    @property
     def representation(self) -> str:
-        """Irreps of one value, of its tensors one after the other."""
+        """Irreps of one value, of its tensors one after the other; where elements differ, of all of them."""
+        if self.of_elements:
+            return _union(self.of_elements.values())
         one = self.irreps or _SIMPLE.get(self.tensor)
         if one is None:
             rank, parity = rank_of(self.symmetry), "eo"[rank_of(self.symmetry) % 2]
@@ -189,10 +268,10 @@ class OutputConfig(Section):
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one value."""
-        if self.irreps is None:
+        if self._is_cartesian:
             return (*((self.size,) if self.size else ()), *[3] * self._rank)
-        parts = re.findall(r"(\d+)x(\d+)", self.irreps)
-        return (sum(int(mul) * (2 * int(degree) + 1) for mul, degree in parts),)
+        counts = _counts(self.representation)
+        return (sum(count * (2 * int(irrep[:-1]) + 1) for irrep, count in counts.items()),)
 
     @property
     def _rank(self) -> int:
@@ -210,6 +289,7 @@ class OutputConfig(Section):
             "positive": self.positive,
             "previous": self.layer == "previous",
             "derivative_of": self.derivative_of or "",
+            "of_elements": self.of_elements,
         }
 
     def quantity(self, name: str) -> Quantity:
@@ -223,7 +303,11 @@ class OutputConfig(Section):
             mean=self.reduce == "mean",
             rank=self._rank,
             pseudo=(self.tensor or "").startswith("pseudo"),
-            irreps=self.irreps or "",
+            irreps="" if self._is_cartesian else self.representation,
+            basis={
+                element: [shell.model_dump() for shell in shells]
+                for element, shells in (self.basis or {}).items()
+            },
             quantum=0.0 if self.modulo is None else 1 / compound_unit(self.unit)[0],
             total=self.sum or "",
             charges=self.charges or "",

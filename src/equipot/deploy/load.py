@@ -20,7 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
-from equipot.quantities import declare, output, rows_by_name, values_by_name
+from equipot.quantities import FIELD, declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -238,6 +238,8 @@ def load_deployed(
 def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine: str) -> DeployedModel:
     for name, facts in metadata.outputs.items():
         declare(output(name, **facts))
+    if metadata.field:
+        declare(FIELD)
     target = resolve_device(device)
     found = _engine_of(path, content) if engine == "auto" and target == "cpu" else None
     return DeployedModel(path, metadata, target, content, found)

@@ -19,6 +19,7 @@ class ErrorRow:
     """Error statistics of one quantity, in ``unit``; None where nothing was labelled.
 
     ``mae``, ``rmse`` and ``largest`` are over single numbers: Cartesian components, or energies per atom.
+    ``spread`` is the standard deviation of the labels: the RMS of each component's about its own mean.
     """
 
     quantity: str
@@ -28,17 +29,28 @@ class ErrorRow:
     largest: float | None
     count: int
     counted: str  # "frames" or "atoms": what ``count`` counts
+    spread: float | None = None
 
     @classmethod
-    def from_errors(cls, quantity: str, unit: str, errors: NDArray, counted: str) -> "ErrorRow":
-        """Statistics of ``errors`` (n, ...) in ``unit``; rows with a NaN have no label and do not count."""
+    def from_errors(
+        cls, quantity: str, unit: str, errors: NDArray, counted: str, labels: NDArray | None = None
+    ) -> "ErrorRow":
+        """Statistics of ``errors`` (n, ...) in ``unit``; rows with a NaN have no label and do not count.
+
+        ``labels``, of the same shape, are for ``spread``.
+        """
         flat = errors.reshape(len(errors), int(np.prod(errors.shape[1:])))
-        labelled = flat[~np.isnan(flat).any(axis=1)]
+        known = ~np.isnan(flat).any(axis=1)
+        labelled = flat[known]
         if labelled.size == 0:
             return cls(quantity, unit, None, None, None, 0, counted)
         absolute = np.abs(labelled)
         mae, rmse = float(absolute.mean()), float(np.sqrt((labelled**2).mean()))
-        return cls(quantity, unit, mae, rmse, float(absolute.max()), len(labelled), counted)
+        largest = float(absolute.max())
+        spread = None
+        if labels is not None:
+            spread = float(np.sqrt(labels.reshape(flat.shape)[known].var(axis=0).mean()))
+        return cls(quantity, unit, mae, rmse, largest, len(labelled), counted, spread)
 
 
 def error_rows(comparison: Comparison) -> list[ErrorRow]:
@@ -50,17 +62,19 @@ def error_rows(comparison: Comparison) -> list[ErrorRow]:
     species = np.unique(comparison.atomic_numbers)
     for quantity in (QUANTITIES[name] for name in comparison.values):
         error, counted = comparison.error(quantity.name), quantity.choose("frames", "atoms")
+        zero = np.zeros_like(comparison.reference[quantity.name])
+        labels = quantity.error(comparison.reference[quantity.name], zero, comparison.num_atoms)
         for reported in quantity.reported:
-            values, unit = error / reported.size, reported.unit
-            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted))
-            parts = by_irrep(quantity, values)
+            values, own, unit = error / reported.size, labels / reported.size, reported.unit
+            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted, own))
+            parts, of_labels = by_irrep(quantity, values), by_irrep(quantity, own)
             for irrep in parts if len(parts) > 1 else ():
-                name = f"{quantity.name} {irrep}"
-                rows.append(ErrorRow.from_errors(name, unit, parts[irrep], counted))
+                row = f"{quantity.name} {irrep}", unit, parts[irrep], counted, of_labels[irrep]
+                rows.append(ErrorRow.from_errors(*row))
             for z in species if quantity.per_atom and len(species) > 1 else ():
-                of_species = values[comparison.atomic_numbers == z]
+                chosen = comparison.atomic_numbers == z
                 name = f"{quantity.name} {chemical_symbols[z]}"
-                rows.append(ErrorRow.from_errors(name, unit, of_species, counted))
+                rows.append(ErrorRow.from_errors(name, unit, values[chosen], counted, own[chosen]))
     return rows
 
 

@@ -14,6 +14,7 @@ from equipot.data.frames import Frame, set_marks
 from equipot.data.readers import named_reading, read_frames
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
+from equipot.evaluation.density import report_densities
 from equipot.evaluation.ensemble import (
     Disagreement,
     disagreement_rows,
@@ -68,7 +69,8 @@ def evaluate(
             whose mean is compared, and how well the disagreement of its members foretells the errors.
         data: structure files; label names, units and what NaN means are, unless given, as in its training.
         output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
-            ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot.
+            ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot; of
+            densities ``densities.json``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
         units, missing, format_name, species_map, keep_unconverged, fixed_atoms: as ``named_reading`` takes
@@ -107,6 +109,7 @@ def evaluate(
         files += write_disagreement(comparison, spread, frames, len(members), output)
     if output is not None and comparison.uncertainty is not None:
         files += write_uncertainty(comparison, output)
+    files += report_densities(comparison, frames, console, output)
     if predictions is not None:
         write_predictions(comparison, frames, predictions)
         files.append(predictions)

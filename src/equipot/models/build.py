@@ -72,7 +72,7 @@ def build_potential(
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
-    values = Outputs(specs, outputs, len(species))
+    values = Outputs(specs, outputs, species)
     if not config.energy:
         return OutputsAlone(network, species, scale_shift, zbl, levels, values)
     field = None

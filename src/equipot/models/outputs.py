@@ -1,6 +1,7 @@
 """Outputs beside the energy: from rows of irreps to Cartesian tensors, in the units of their labels."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipot.cartesian import irreps_basis, rank_of
-from equipot.engine.program import Program
+from equipot.engine.program import ROWS, Program
+from equipot.errors import ConfigError
 from equipot.models.network import rows_of
 from equipot.quantities import facts_of_output
 
@@ -27,6 +29,7 @@ class OutputSpec(NamedTuple):
     positive: bool = False
     derivative_of: str = ""  # the structure's vector whose derivative by positions it is; has no rows itself
     factor: float = 1.0  # of that vector's unit per Å, in its own
+    of_elements: Mapping[str, str] = MappingProxyType({})  # irreps by element, where elements differ
     previous: bool = False  # read from the last layer but one
 
     @property
@@ -63,6 +66,24 @@ def _beside(blocks: Sequence[NDArray]) -> NDArray:
     return out
 
 
+def present(spec: OutputSpec, species: Sequence[str]) -> NDArray[np.bool_]:
+    """(T, numbers of irreps): which of a row each element has; the first channels of each irrep.
+
+    Raises:
+        ConfigError: nothing is said of an element.
+    """
+    terms, found = o3.Irreps(spec.irreps), []
+    for element in species:
+        if spec.of_elements and element not in spec.of_elements:
+            raise ConfigError(
+                f"model.outputs.{spec.name} says what {', '.join(spec.of_elements)} have, but not {element}, "
+                "which is in the data: add it."
+            )
+        own = o3.Irreps(spec.of_elements.get(element, spec.irreps))
+        found.append(np.concatenate([np.tile(np.arange(mul) < own.count(ir), ir.dim) for mul, ir in terms]))
+    return np.array(found)
+
+
 def output_irreps(specs: Sequence[OutputSpec], parity: bool | str = True) -> o3.Irreps:
     """Of the rows that a network gives for these outputs, one after the other.
 
@@ -75,13 +96,17 @@ def output_irreps(specs: Sequence[OutputSpec], parity: bool | str = True) -> o3.
 class Outputs(nn.Module):
     """Value = Q (scale · row + shift of the element), softplus of it where it must be positive, in float64.
 
-    Q changes from irreps to Cartesian components (`basis_change`); scales (K,) and shifts (T, K), which
-    even scalars alone have, are those of `equipot.training.outputs.output_statistics`, and so are the spreads
-    of the labels. The rows of all outputs lie side by side, and so do their values.
+    Where elements differ, an element has a factor of its own to the scale, 0 for what it lacks. Q changes
+    from irreps to Cartesian components (`basis_change`); scales (K,) and shifts (T, K), which even scalars
+    alone have, are those of `equipot.training.outputs.output_statistics`, and so are the spreads of the
+    labels. The rows of all outputs lie side by side, and so do their values.
     """
 
     def __init__(
-        self, all_specs: Sequence[OutputSpec], statistics: Mapping[str, Mapping[str, Any]], num_species: int
+        self,
+        all_specs: Sequence[OutputSpec],
+        statistics: Mapping[str, Mapping[str, Any]],
+        species: Sequence[str],
     ):
         super().__init__()
         self.spreads = {
@@ -90,15 +115,20 @@ class Outputs(nn.Module):
         self.specs = specs = [spec for spec in all_specs if not spec.derivative_of]
         self.derived = [spec for spec in all_specs if spec.derivative_of]
         matrices = [basis_change(spec) for spec in specs]
-        scales, shifts = [], []
+        scales, shifts, factors = [], [], []
         for spec, matrix in zip(specs, matrices, strict=True):
             known = statistics.get(spec.name) or {}
             scales.append(torch.tensor(known.get("scale", np.ones(len(matrix))), dtype=torch.float64))
-            zeros = np.zeros((num_species, len(matrix)))
+            zeros = np.zeros((len(species), len(matrix)))
             shifts.append(torch.tensor(known.get("shift", zeros), dtype=torch.float64))
+            factor = known.get("of_elements", present(spec, species))
+            factors.append(torch.tensor(factor, dtype=torch.float64))
         self.register_buffer("basis", torch.from_numpy(_beside(matrices)), persistent=False)
         self.scale = nn.Parameter(torch.cat(scales), requires_grad=False)
         self.shift = nn.Parameter(torch.cat(shifts, dim=1), requires_grad=False)
+        differ = any(spec.of_elements for spec in specs)
+        factor = nn.Parameter(torch.cat(factors, dim=1), requires_grad=False) if differ else None
+        self.register_parameter("of_elements", factor)
         positive = torch.cat([torch.full((spec.size,), spec.positive) for spec in specs])
         self.register_buffer("positive", positive, persistent=False)
         self.any_positive = any(spec.positive for spec in specs)
@@ -109,7 +139,10 @@ class Outputs(nn.Module):
         program.require(4)
         values = []
         for spec in (*self.specs, *self.derived):
-            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
+            facts = facts_of_output(spec.name)
+            # Whoever has atoms alone, as LAMMPS, is not to take these for what a structure has.
+            name = spec.name + (ROWS if facts["total"] or facts["charges"] else "")
+            values.append({"name": name, "positive": spec.positive, **facts})
             if spec.derivative_of:
                 values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
         tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
@@ -123,6 +156,9 @@ class Outputs(nn.Module):
         for spec in self.specs:
             columns = slice(start, start + o3.Irreps(spec.irreps).dim)
             found[spec.name] = {"scale": self.scale[columns].tolist(), "shift": shift[:, columns].tolist()}
+            if self.of_elements is not None:
+                factors = rows_of(self.of_elements[:, columns], species)
+                found[spec.name]["of_elements"] = factors.tolist()
             start = columns.stop
         return {name: one | {"spread": self.spreads[name]} for name, one in found.items()}
 
@@ -134,7 +170,10 @@ class Outputs(nn.Module):
 
     def forward(self, rows: Tensor, atom_types: Tensor) -> Tensor:
         """(N, K) of the network, (N,) → (N, numbers of all values) float64."""
-        scaled = rows.to(torch.float64) * self.scale + self.shift.index_select(0, atom_types)
+        scaled = rows.to(torch.float64) * self.scale
+        if self.of_elements is not None:
+            scaled = scaled * self.of_elements.index_select(0, atom_types)
+        scaled = scaled + self.shift.index_select(0, atom_types)
         values = scaled @ self.basis
         if self.any_positive:
             values = torch.where(self.positive, nn.functional.softplus(values), values)

@@ -14,7 +14,7 @@ from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 from equipot.ops.operators import load_operators
-from equipot.quantities import BASIC, QUANTITIES
+from equipot.quantities import BASIC, FIELD, QUANTITIES
 
 # Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
 # three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
@@ -83,7 +83,7 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy:
+        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
             return None
         program = Program()
         program.facts |= {
@@ -374,7 +374,7 @@ def predict(
     Without ``energy`` outputs alone, of a :class:`Potential`, and derivatives only if there are such outputs.
 
     ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
-    float64 V/Å, of each structure, for a model that knows it.
+    float64 V/Å, of each structure, for a model that knows it; None: that of the labels.
     """
     load_operators()
     owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
@@ -387,6 +387,9 @@ def predict(
         with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
             (values,) = potential(*inputs)
             return Prediction(outputs=_outputs(values, potential.output_names, graph))
+    given = graph.labels.values.get(FIELD.name)
+    if field is None and given is not None:
+        field = torch.where(given.mask.unsqueeze(1), given.value, 0.0)
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
         more = {} if field is None else {"field": field[graph.structure]}
         energies, forces, virials, *values = potential(*inputs, **more)

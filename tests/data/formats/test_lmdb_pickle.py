@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from equipot.config.data import LabelsConfig, Parsing
+from equipot.config.data import LabelsConfig, Parsing, UnitsConfig
 from equipot.data import read_frames
-from equipot.data.formats import safe_pickle
+from equipot.data.convert import convert
+from equipot.data.formats import lmdb_pickle, safe_pickle
 from equipot.data.frames import FIXED
+from equipot.data.store.file import Store
 from equipot.errors import DataError
 
 lmdb = pytest.importorskip("lmdb")
@@ -104,6 +106,20 @@ def test_tags_and_fixed_atoms(tmp_path, crystals):
         DataError, match=r"frame 0 \(key '0'\): tags must be one number per atom \(3\), .* \(2,\)"
     ):
         read_frames(wrong)
+
+
+def test_pickles_are_read_by_several_processes(tmp_path, crystals, check_same, monkeypatch):
+    monkeypatch.setattr(lmdb_pickle, "_PIECE", 3)
+    structures = crystals(*["Cu3O"] * 11)
+    items = [s2ef(atoms, dict) for atoms in structures]
+    path = write(tmp_path / "a.lmdb", items)
+    check_same(read_frames(path), structures, stress=False)
+    convert([path], tmp_path / "a.equipot", LabelsConfig(), UnitsConfig(), workers=2)
+    store = Store(tmp_path / "a.equipot")
+    check_same([store.frame(i) for i in range(len(store))], structures, stress=False)
+    bad = write(tmp_path / "b.lmdb", [*items[:4], {**items[4], "force": Attack(eval, "1")}, *items[5:]])
+    with pytest.raises(DataError, match=r"b.lmdb, frame 4 \(key '4'\): the pickle asks for builtins.eval"):
+        convert([bad], tmp_path / "b.equipot", LabelsConfig(), UnitsConfig(), workers=2)
 
 
 def test_folder_and_dicts(tmp_path, crystals, check_same):
