@@ -11,13 +11,14 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config, make_potential
 from test_workflow import BEST, MODELS, labelled
 
-from equipot import EquipotCalculator
+from equipot import EquipotCalculator, EquipotPredictor
 from equipot.config import config_from_dict, load_config
 from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.deploy.info import info
+from equipot.engine.library import Engine
 from equipot.errors import ConfigError, DataError, ModelFileError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate
@@ -103,6 +104,9 @@ def test_ase(trained):
     expected = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff)).outputs
     np.testing.assert_allclose(atoms.get_charges(), expected["charges"], atol=2e-5)
     np.testing.assert_allclose(atoms.calc.get_property("spectrum", atoms), expected["spectrum"][0], atol=2e-5)
+    results = EquipotPredictor(trained / "model.pt")(atoms)
+    assert list(results) == EquipotPredictor(trained / "model.pt").names == list(ALONE)
+    np.testing.assert_array_equal(results["charges"], atoms.get_charges())
     for ask in (atoms.get_potential_energy, atoms.get_forces):
         with pytest.raises(PropertyNotImplementedError, match=r"has no .* predicts spectrum, charges, alpha"):
             ask()
@@ -123,6 +127,13 @@ def test_what_takes_energies_refuses(trained, tmp_path):
         with pytest.raises(ModelFileError, match=r"no energies and forces, which .* model\.energy: false"):
             run()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_engine_refuses(trained):
+    """Which LAMMPS, and whatever uses the C interface, would ask for forces."""
+    model = trained / "model.pt"
+    with pytest.raises(ModelFileError, match=r"no energies and forces \(model\.energy: false\)"):
+        Engine(model, model.read_bytes())
 
 
 @pytest.mark.parametrize("kind", MODELS)

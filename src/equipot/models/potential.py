@@ -112,6 +112,19 @@ class Potential(nn.Module):
         """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
         return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
 
+    @torch.jit.unused
+    def values(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments as of `forward` → those of outputs, (N, V) float64, without a derivative."""
+        values = self._of_atoms(edge_vec, edge_index, atom_types, level)[1]
+        return values * owned.to(values.dtype).unsqueeze(1)
+
     def _of_atoms(
         self,
         edge_vec: Tensor,
@@ -353,8 +366,12 @@ class Prediction:
         return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
 
 
-def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None) -> Prediction:
+def predict(
+    potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None, energy: bool = True
+) -> Prediction:
     """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
+
+    Without ``energy`` outputs alone, of a :class:`Potential`, and derivatives only if there are such outputs.
 
     ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
     float64 V/Å, of each structure, for a model that knows it; None: that of the labels.
@@ -364,6 +381,8 @@ def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = Non
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
+    if not energy and potential.output_names and not potential.derivative_names:
+        return Prediction(outputs=_outputs(potential.values(*inputs), potential.output_names, graph))
     if not getattr(potential, "has_energy", True):
         with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
             (values,) = potential(*inputs)

@@ -72,6 +72,8 @@ def prepare(
     trained = [name for name in LABELS if config.training.loss.trains(name)]
     replayed = read_replay(config, source, directory)
     kept = {symbol for atoms in replayed for symbol in atoms.symbols}
+    if config.fine_tune is not None and "potential" in config.fine_tune.freeze:
+        kept |= set((source or resumed).built_from["species"])
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
     check_labels(datasets, config, replayed)
     if resumed is not None:
