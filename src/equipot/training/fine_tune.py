@@ -78,7 +78,7 @@ def _shortest_distances(
     """In all that the model has been trained on; read from the data only if no checkpoint says it."""
     if resumed is not None and resumed.shortest_distances:
         return resumed.shortest_distances
-    found = shortest_distances(datasets.train)
+    found = shortest_distances(datasets.train.as_read)
     if source is None:
         return found
     if not source.shortest_distances:
@@ -235,8 +235,9 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
     """Composition (S, T) and energy − prediction (S,), eV, of a level's training frames with an energy."""
     device = potential.scale_shift.shift.device
     counts, residuals = [], []
-    for index in range(len(datasets.train)):
-        graph = datasets.train[index]
+    train = datasets.train.as_read
+    for index in range(len(train)):
+        graph = train[index]
         of_level = graph.level is None or datasets.levels[int(graph.level)] == level
         if not of_level or graph.labels.energy is None or not graph.labels.energy.mask.all():
             continue

@@ -38,8 +38,10 @@ def output_statistics(
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
-                rows[spec.name].append(label.value.numpy().reshape(-1, spec.size) @ changes[spec.name])
-                counts[spec.name].append(one_hot if spec.per_atom else one_hot.sum(axis=0, keepdims=True))
+                known, value = label.mask.numpy(), label.value.numpy().reshape(-1, spec.size)
+                rows[spec.name].append(value[known] @ changes[spec.name])
+                of = one_hot if spec.per_atom else np.eye(graph.num_structures)[graph.structure].T @ one_hot
+                counts[spec.name].append(of[known])
     found = {}
     for spec in specs:
         if rows[spec.name]:
