@@ -314,11 +314,14 @@ def facts_of_output(name: str) -> dict[str, Any]:
 
 
 def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:
-    """What a model gives of N atoms: the rows of `CONTRACT`, the values of its ``outputs`` apart."""
-    found = dict(zip(CONTRACT, results[: len(BASIC)], strict=False))
+    """What a model gives of N atoms: the rows of `CONTRACT`, the values of its ``outputs`` apart.
+
+    Without energies it gives these values alone.
+    """
+    found = dict(zip(CONTRACT, results[: len(BASIC)], strict=False)) if len(results) > 1 else {}
     start = 0
     for quantity in (QUANTITIES[name] for name in outputs):
-        values = results[len(BASIC)][:, start : start + quantity.components]
+        values = results[-1][:, start : start + quantity.components]
         found[quantity.rows.name] = values.reshape(len(values), *quantity.shape)
         start += quantity.components
     return found

@@ -43,6 +43,11 @@ class CommonModelConfig(Section):
         description="Add the Ziegler–Biersack–Littmark screened repulsion of nuclei at short distance: up to "
         "the sum of the covalent radii, or up to the `cutoff`.",
     )
+    energy: bool = Field(
+        True,
+        description="Predict energies, and forces and stress with them; false: `outputs` alone, without the "
+        "reverse pass that forces take.",
+    )
     outputs: dict[OutputName, OutputConfig] = Field(
         {},
         description="What else the model predicts, by its name, as in `{dipole: {per: structure, tensor: "
@@ -55,6 +60,17 @@ class CommonModelConfig(Section):
         "where the center is O, is as `H-O` if it is not given. Radial functions are those of the distance "
         "times `cutoff` / cutoff of the pair.",
     )
+
+    @model_validator(mode="after")
+    def _predicts_something(self):
+        if self.energy:
+            return self
+        if not self.outputs:
+            raise ValueError("`energy` is false and there are no `outputs`: the model would predict nothing.")
+        for key in ("zbl", "trainable_scale_shift"):
+            if getattr(self, key):
+                raise ValueError(f"`{key}` is about energies, but `energy` is false: leave it out.")
+        return self
 
     @field_validator("pair_cutoffs")
     @classmethod

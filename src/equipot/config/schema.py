@@ -13,6 +13,7 @@ from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import Place, dump_yaml
 from equipot.config.training import DenoiseConfig, LossConfig, TrainingConfig
+from equipot.quantities import BASIC, BASIC_KEYS
 
 
 class Config(Section):
@@ -80,6 +81,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _no_energies_without_energy(self):
+        if self.model is None or self.model.energy:
+            return self
+        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        given = {
+            **{f"training.loss.{name}": self.training.loss.trains(name) for name in BASIC},
+            **{f"data.labels.{name}": any(s.labels.value_of(name) for s in sources) for name in BASIC_KEYS},
+            "data.atomic_energies": self.data.atomic_energies not in ("auto", "none"),
+            "data.level": bool(self.data.levels),
+        }
+        for key in (key for key, wrong in given.items() if wrong):
+            raise ValueError(f"`{key}` is about energies, but `model.energy` is false: leave it out.")
+        return self
+
+    @model_validator(mode="after")
     def _trained_labels_are_read(self):
         made = self.training.denoise and self.training.denoise.output
         for name in (name for name in self.training.loss.labels if name != made):
@@ -106,16 +122,23 @@ class Config(Section):
 
 
 def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A configuration in which every output of the model has a name in files and a weight in the loss."""
+    """A configuration in which every output of the model has a name in files and a weight in the loss.
+
+    Energies, forces and stress have neither in that of a model without.
+    """
     model = raw.get("model")
-    outputs = model.get("outputs") if isinstance(model, Mapping) else getattr(model, "outputs", None)
+    if not isinstance(model, Mapping):
+        model = vars(model) if isinstance(model, Section) else {}
+    outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
-    raw, made = dict(raw), made_by_noise(raw)
-    for section, key, values in (
-        ("data", "labels", {name: None if name == made else name for name in outputs}),
-        ("training", "loss", dict.fromkeys(outputs, 1.0)),
-    ):
+    labels, weights = {name: name for name in outputs}, dict.fromkeys(outputs, 1.0)
+    if (made := made_by_noise(raw)) in labels:
+        labels[made] = None
+    if model.get("energy") is False:
+        labels, weights = dict.fromkeys(BASIC_KEYS) | labels, dict.fromkeys(BASIC, 0.0) | weights
+    raw = dict(raw)
+    for section, key, values in (("data", "labels", labels), ("training", "loss", weights)):
         outer = raw.get(section) or {}
         inner = outer.get(key) or {} if isinstance(outer, Mapping) else None
         if isinstance(inner, Mapping):

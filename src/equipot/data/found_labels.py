@@ -9,7 +9,7 @@ import numpy as np
 from equipot.config.data import LabelsConfig, Source
 from equipot.data.columns import Columns
 from equipot.data.pool import Pool
-from equipot.data.text import KEY_ADVICE, YAML_ADVICE, counted
+from equipot.data.text import KEY_ADVICE, WITHOUT_ENERGIES, YAML_ADVICE, counted
 from equipot.errors import DataError
 from equipot.quantities import BASIC, KEYS, LABELS, QUANTITIES, USUAL
 
@@ -79,7 +79,10 @@ def _check_label(
         dispensable = kind not in BASIC and advice == KEY_ADVICE
         if required or (names != _DEFAULT.names(kind) and not dispensable):
             whose = " whose weight is not 0" if unused.any() else ""
-            raise DataError(f"{', '.join(files)}: no frame has a label {name} for the {kind}{whose}. {found}")
+            raise DataError(
+                f"{', '.join(files)}: no frame has a label {name} for the {kind}{whose}. {found}"
+                + (WITHOUT_ENERGIES if kind in USUAL and advice == YAML_ADVICE else "")
+            )
         periodic = columns.periodic[molecules].any()
         offered = any(candidates.get(key.name) for key in quantity.keys)
         expected = quantity.usual or dispensable

@@ -4,6 +4,7 @@ import re
 
 # What ``check_labels`` says where a label is missing: to who trains, and to who runs a command on files.
 YAML_ADVICE = "Set data.labels.{kind} to the name the file uses, or to null to do without."
+WITHOUT_ENERGIES = " A model of model.outputs alone has model.energy: false."
 KEY_ADVICE = "Give the name the file uses with --{kind}-key, or none to do without."
 _KEY = re.compile(r"data\.(unit|label)s\.(\w+)(?:: (-?[\w/^]+))?")
 

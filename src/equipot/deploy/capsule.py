@@ -13,7 +13,7 @@ from ase.data import atomic_numbers as number_of
 from ase.data import covalent_radii
 
 from equipot.deploy.structure import ModelRows, Structure, evaluate, make_structure
-from equipot.quantities import CONTRACT, ENERGY, FORCES, STRESS
+from equipot.quantities import BASIC_ROWS, CONTRACT, ENERGY
 
 # Relative to the largest reference value (at least 1 eV, 1 eV/Å). float32 carries 6e-8 per operation and
 # a few hundred operations deep sums reach about 1e-6..1e-5; another device or thread count moves results
@@ -131,10 +131,10 @@ def _reference_from_dict(entry: dict) -> Reference:
         name: np.array(entry[name], dtype=dtype).reshape(shape)
         for name, (dtype, shape) in _STRUCTURE_ARRAYS.items()
     }
+    needed = BASIC_ROWS if set(BASIC_ROWS) & set(entry) else ()  # not of a model without energies
+    found = dict.fromkeys([*needed, *(name for name in CONTRACT if name in entry)])
     rows = {
-        name: np.array(entry[name], dtype=np.float64).reshape(-1, *rows.shape)
-        for name, rows in CONTRACT.items()
-        if name in entry or rows in (ENERGY.rows, FORCES.rows, STRESS.rows)  # which every model has
+        name: np.array(entry[name], dtype=np.float64).reshape(-1, *CONTRACT[name].shape) for name in found
     }
     return Reference(Structure(entry["name"], **arrays), ModelRows(rows))
 

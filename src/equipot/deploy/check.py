@@ -123,13 +123,14 @@ def check_symmetries(model: DeployedModel, structures: list[Structure]) -> Itera
 
 
 def check_smoothness(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
-    """An edge that is about to pass the cutoff changes neither energy nor forces."""
-    jumps = [_cutoff_jump(model, structure) for structure in structures if structure.edge_index.shape[1] > 0]
+    """An edge that is about to pass the cutoff changes neither energy nor forces, nor outputs."""
+    names = [*("atom_energies", "forces") * model.has_energy, *model.output_names]
+    jumps = [_cutoff_jump(model, s, names) for s in structures if s.edge_index.shape[1] > 0]
     tolerance = _SMOOTHNESS[model.metadata.dtype]
     note = f"{_EDGE_MARGIN:g} Å inside"
-    for column, quantity in enumerate(("energy", "forces")):
+    for column, name in enumerate(names):
         worst = max((jump[column] for jump in jumps), default=np.nan)
-        yield Deviation(f"{quantity} at the cutoff", "", worst, tolerance, note)
+        yield Deviation(f"{CONTRACT[name].called} at the cutoff", "", worst, tolerance, note)
 
 
 def check_conservation(
@@ -141,7 +142,7 @@ def check_conservation(
     dt → 0: e(t) = (4 e_{dt/2}(t) − e_dt(t)) / 3. What remains is force that is not the energy's gradient.
     """
     structure = next((s for s in structures if s.num_atoms > 1), None)
-    if structure is None:
+    if structure is None or not model.has_energy:
         return
     masses = _masses(model, structure)
     start = evaluate(model, structure)
@@ -210,7 +211,7 @@ def _difference(found: ModelRows, expected: dict[str, np.ndarray]) -> float:
     beside energy and forces are in units of their own largest number.
     """
     largest = {name: float(np.abs(rows).max(initial=0.0)) for name, rows in expected.items()}
-    scale = max(1.0, largest["forces"], largest["atom_virials"])
+    scale = max(1.0, largest.get("forces", 0.0), largest.get("atom_virials", 0.0))
     for name in largest:
         largest[name] = max(1.0, largest[name]) if name in QUANTITIES and name != "forces" else scale
     return max(
@@ -218,13 +219,16 @@ def _difference(found: ModelRows, expected: dict[str, np.ndarray]) -> float:
     )
 
 
-def _cutoff_jump(model: DeployedModel, structure: Structure) -> NDArray:
-    """Energy and force that an edge at the cutoff contributes, relative to the largest force."""
-    wide, narrow = (_edge_share(model, structure, margin) for margin in (_EDGE_MARGIN, _EDGE_MARGIN / 10))
+def _cutoff_jump(model: DeployedModel, structure: Structure, names: list[str]) -> NDArray:
+    """What an edge at the cutoff contributes to rows ``names``, relative to their largest number.
+
+    Forces set the scale of energies.
+    """
+    wide, narrow = (_edge_share(model, structure, names, m) for m in (_EDGE_MARGIN, _EDGE_MARGIN / 10))
     return np.abs(10 * narrow - wide) / 9
 
 
-def _edge_share(model: DeployedModel, structure: Structure, margin: float) -> NDArray:
+def _edge_share(model: DeployedModel, structure: Structure, names: list[str], margin: float) -> NDArray:
     """The same of an edge ``margin`` (Å) inside the cutoff.
 
     The structure is stretched so that one of its edges, or the longest distance of a small molecule, becomes
@@ -236,9 +240,12 @@ def _edge_share(model: DeployedModel, structure: Structure, margin: float) -> ND
     full = evaluate_edges(model, edge_vec, structure.edge_index, structure.atom_types)
     kept = np.linalg.norm(edge_vec, axis=1) < cutoff - 2 * margin
     less = evaluate_edges(model, edge_vec[kept], structure.edge_index[:, kept], structure.atom_types)
-    scale = max(1.0, float(np.abs(full.forces).max()))
-    energy = float(np.abs(full.rows["atom_energies"] - less.rows["atom_energies"]).max())
-    return np.array([energy, float(np.abs(full.forces - less.forces).max())]) / scale
+    jumps = []
+    for name in names:
+        of = "forces" if name == "atom_energies" else name
+        scale = max(1.0, float(np.abs(full.rows[of]).max()))
+        jumps.append(float(np.abs(full.rows[name] - less.rows[name]).max()) / scale)
+    return np.array(jumps)
 
 
 def _nve_energies(

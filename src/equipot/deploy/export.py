@@ -79,7 +79,7 @@ def deploy(
         [*frames, *synthetic_structures(species, cutoff)],
         source=source,
         model_type=loaded.config.model.type,
-        atomic_energies=loaded.potential.scale_shift.shift.tolist(),
+        atomic_energies=loaded.potential.scale_shift.shift.tolist() if loaded.potential.has_energy else (),
         weights="imported" if loaded.imported else loaded.weights,
         validation=loaded.validation,
         config=loaded.config.to_yaml(),

@@ -27,7 +27,9 @@ def info(path: str | Path, config: bool = True) -> Group:
     if path.is_dir() or (path.is_file() and not is_deployed(path)):
         return _of_checkpoint(path)
     metadata = read_metadata(path)
-    parts = {str(path): _facts(path, metadata), "\nAtomic reference energies (eV)": _species(metadata)}
+    parts = {str(path): _facts(path, metadata)}
+    if metadata.energy:
+        parts["\nAtomic reference energies (eV)"] = _species(metadata)
     if metadata.origin:
         parts["\nMade of a model of another code"] = origin_table(metadata.origin)
     if metadata.shortest_distances:
@@ -45,6 +47,7 @@ def _facts(path: Path, metadata: Metadata) -> Table:
     rows = {
         "model": f"{metadata.model_type}, {metadata.dtype}, {metadata.weights} weights",
         "species": " ".join(metadata.species),
+        "predicts": ", ".join([*("energies and forces",) * metadata.energy, *metadata.outputs]),
         "level of theory": _level(metadata),
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
@@ -77,6 +80,7 @@ def _of_checkpoint(path: Path) -> Group:
         "checkpoint": f"{checkpoint.config.model.type}, {checkpoint.config.model.dtype}",
         "weights": f"{sum(weight.numel() for weight in potential.parameters()):,} ({checkpoint.weights})",
         "species": " ".join(potential.species),
+        "predicts": ", ".join([*("energies and forces",) * potential.has_energy, *potential.output_names]),
         "levels of theory": ", ".join(checkpoint.levels) or "one without a name",
         "cutoff": f"{potential.cutoff:g} Å",
     }

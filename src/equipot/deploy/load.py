@@ -58,7 +58,7 @@ class DeployedModel:
 
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
         atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64; of a model with
-        outputs their values (N, K) come after these (`rows` names them).
+        outputs their values (N, K) come after these (`rows` names them), of one without energies alone.
         """
         inputs = (edge_vec, edge_index, atom_types, owned)
         if isinstance(edge_vec, np.ndarray) and self.engine is not None:
@@ -79,6 +79,11 @@ class DeployedModel:
     def output_names(self) -> list[str]:
         """Of what it predicts beside energies and forces, in the order of their values."""
         return list(self.metadata.outputs)
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether it predicts energies, forces and virials; if not, its outputs alone."""
+        return self.metadata.energy
 
     @property
     def has_features(self) -> bool:
@@ -138,6 +143,14 @@ class DeployedModel:
         """(N,) atomic numbers → (N,) atom types. Raises UnknownSpeciesError naming the unknown elements."""
         where = f"For the model {self.path}: the structure"
         return look_up(np.asarray(atomic_numbers), self._type_table, self.metadata.species, where)
+
+    def require_energy(self, what: str) -> None:
+        """Raises ModelFileError, naming ``what`` needs them, if the model has no energies."""
+        if not self.has_energy:
+            raise ModelFileError(
+                f"{self.path}: this model has no energies and forces, which {what} takes: it was trained "
+                f"with model.energy: false and predicts {', '.join(self.output_names)} alone."
+            )
 
     def check_capsule(self) -> list[Deviation]:
         """Re-evaluate the reference structures in the file, here and on this device."""

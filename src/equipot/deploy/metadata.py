@@ -33,7 +33,9 @@ class Metadata:
     atomic_energies: tuple[float, ...]  # eV, per species
     weights: str  # which weights of the checkpoint: "ema", "swa" or "last"; or "imported"
     weights_sha256: str
-    tables: dict[str, float]  # intervals, force_error, rounding (eV/Å); empty: the radial networks are kept
+    tables: dict[
+        str, float
+    ]  # intervals, force_error, rounding (eV/Å), as of `tabulate`; empty: the radial networks are kept
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written
     config: str  # the resolved training YAML
     capsule: str  # JSON: reference structures with their energies, forces and virials
@@ -53,6 +55,7 @@ class Metadata:
     origin: dict[str, str] = dataclasses.field(default_factory=dict)
     # What is predicted beside energies and forces, in this order: arguments of `equipot.quantities.output`.
     outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    energy: bool = True  # false: these alone; there are no energies, forces and virials
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -81,8 +84,13 @@ def describe_tables(tables: dict[str, float]) -> str:
     if not tables:
         return "as in the training"
     name = f"tables of {tables['intervals']:.0f} intervals"
-    if tables["force_error"] == 0:
+    if 0 in (tables.get("force_error"), tables.get("output_error")):
         return f"{name}, the splines that were trained"
+    if "output_error" in tables:
+        return (
+            f"{name}: outputs change by at most {tables['output_error']:.1e} of their largest number "
+            f"(by single precision: {tables['rounding']:.1e})"
+        )
     return (
         f"{name}: forces change by at most {tables['force_error']:.1e} eV/Å "
         f"(by single precision: {tables['rounding']:.1e})"
@@ -209,5 +217,6 @@ _PARSERS = {
     "uncertainty": json.loads,
     "origin": json.loads,
     "outputs": json.loads,
+    "energy": lambda text: text == "True",
     "format_version": int,
 }

@@ -119,6 +119,7 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
         dtype=str(potential.dtype).removeprefix("torch."),
         weights_sha256=weights_digest(potential),
         outputs={name: facts_of_output(name) for name in potential.output_names},
+        energy=potential.has_energy,
         capsule=capsule.to_json(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         equipot_version=__version__,

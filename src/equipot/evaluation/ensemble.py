@@ -89,6 +89,8 @@ def predict_members(
     values = {name: np.stack([c.values[name] for c in each]) for name in each[0].values}
     means = {name: value.mean(axis=0) for name, value in values.items()}
     mean = replace(each[0], values=means, uncertainty=None)  # that of an ensemble is its disagreement
+    if "energy" not in values:
+        return mean, None
     per_atom = values["energy"] / mean.num_atoms
     spread = Disagreement(deviation(per_atom), deviation(values["forces"]), mean.offsets)
     return mean, spread

@@ -118,6 +118,8 @@ class FrameError:
 
 def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[FrameError]]:
     """The ``count`` frames with the largest ``forces`` RMSE and those with the largest ``energy`` error."""
+    if "energy" not in comparison.values:
+        return {}
     energy = np.abs(comparison.error("energy"))
     squares = (comparison.error("forces") ** 2).mean(axis=1)
     rms = np.sqrt(np.add.reduceat(squares, comparison.offsets[:-1]) / comparison.num_atoms)

@@ -113,6 +113,8 @@ def evaluate(
 
 def warn_about_offset(comparison: Comparison) -> None:
     """One line when the energies are off by so much on average that they cannot be of the same kind."""
+    if "energy" not in comparison.values:
+        return
     errors = comparison.error("energy")
     errors = errors[~np.isnan(errors)]
     if errors.size and abs(errors.mean()) > _LARGE_OFFSET:

@@ -103,9 +103,12 @@ class EquipotCalculator(Calculator):
                 member.require_capsule()
         self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
         self.distances = DistanceWatch([member.metadata for member in self.members])
+        if energy == "isolated":
+            self.model.require_energy("energy='isolated'")
         self._alone = [_energies_alone(member) for member in self.members] if energy == "isolated" else []
         self._types: tuple[np.ndarray, Array] | None = None
-        self.implemented_properties = [*self.implemented_properties, *self.model.output_names]
+        basic = self.implemented_properties if self.model.has_energy else ()
+        self.implemented_properties = [*basic, *self.model.output_names]
         if self._gives_uncertainties:
             self.implemented_properties += _UNCERTAINTIES
         elif len(self.members) == 1 and self.model.metadata.uncertainty:
@@ -141,11 +144,12 @@ class EquipotCalculator(Calculator):
             shared = [name for name in rows if name != "features"]  # whose widths may differ
             rows = {name: np.mean([found[name] for found in each], axis=0) for name in shared}
         _check_finite(rows.values())
+        self.results = {name: QUANTITIES[name].of_rows(rows[name]) for name in self.model.output_names}
+        if not self.model.has_energy:
+            return
         energies, forces = rows["atom_energies"], rows["forces"]
         energy = float(energies.sum())
-        self.results = {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
-        for name in self.model.output_names:
-            self.results[name] = QUANTITIES[name].of_rows(rows[name])
+        self.results |= {"energy": energy, "free_energy": energy, "energies": energies, "forces": forces}
         if len(each) > 1:
             totals = np.array([[found["atom_energies"].sum()] for found in each])
             spread = deviation(np.stack([found["forces"] for found in each]))
@@ -162,6 +166,11 @@ class EquipotCalculator(Calculator):
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True):
         """As every ASE calculator; the heat flux follows the velocities, which are no reason to calculate."""
+        if name in type(self).implemented_properties and not self.model.has_energy:
+            raise PropertyNotImplementedError(
+                f"{self.model.path} has no {name}: it was trained without energies and forces (model.energy: "
+                f"false) and predicts {', '.join(self.model.output_names)} alone."
+            )
         if name != "heat_flux":
             return super().get_property(name, atoms, allow_calculation)
         virials = super().get_property("heat_virials", atoms, allow_calculation)

@@ -125,6 +125,7 @@ def run_md(
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
     atoms = _atoms(structure, species_map, supercell, settings)
     calculator = EquipotCalculator(model, device=device, skin=skin, energy=settings.energy)
+    calculator.model.require_energy("molecular dynamics")
     calculator.model.atom_types(atoms.numbers)
     _set_limits(calculator, settings)
     run = _prepare(atoms, calculator, settings, output, skin, restart)

@@ -94,6 +94,7 @@ def run_relax(
         raise ConfigError(f"--max-edges must be at least 1, found {max_edges}.")
     members = load_members(model, device, engine)
     for member in members:
+        member.require_energy("relaxation")
         member.require_capsule()
     found = _found(structures, species_map)
     tasks = _tasks(found, members[0], settings)

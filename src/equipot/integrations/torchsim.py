@@ -47,6 +47,7 @@ class EquipotModel(ModelInterface):
     ):
         super().__init__()
         members = load_members(model, device, engine)
+        members[0].require_energy("TorchSim")
         if check:
             for member in members:
                 member.require_capsule()

@@ -195,7 +195,9 @@ class Allegro(Network):
             blocks.append(block)
             irreps = block.irreps_out
         self.layers = nn.ModuleList(blocks)
-        self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
+        self.readout: nn.Module | None = None
+        if num_outputs > 0:
+            self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
         require_irreps(further_outputs, irreps)
         self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
         self.further: nn.Module | None = None
@@ -216,9 +218,15 @@ class Allegro(Network):
         tensors = self.first_tensors(scalars, sh)
         for layer in self.layers:
             scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
-        pairs = self.readout(scalars)
-        if self.further is not None:
-            pairs = torch.cat([pairs, self.further(scalars, tensors)], dim=1)
+        readout = self.readout
+        further = self.further
+        if further is None:
+            assert readout is not None
+            pairs = readout(scalars)
+        elif readout is None:
+            pairs = further(scalars, tensors)
+        else:
+            pairs = torch.cat([readout(scalars), further(scalars, tensors)], dim=1)
         return torch.ops.equipot.segment_sum(pairs, edge_index, 0, num_atoms) * self.norm
 
     @torch.jit.unused
@@ -258,6 +266,5 @@ class Allegro(Network):
         weight = torch.cat([rows_of(center, species), rows_of(neighbor, species), basis])
         # The layer divides by the root of the number of its inputs.
         new = state | {name: weight * (len(weight) / len(before)) ** 0.5}
-        last = max(int(key.split(".")[2]) for key in state if key.startswith("readout.layers."))
-        name = f"readout.layers.{last}.weight"
-        return new | {name: columns_of(state, name, levels)}
+        last = [key for key in state if key.startswith("readout.")][-1:]  # none without energies
+        return new | {name: columns_of(state, name, levels) for name in last}

@@ -13,13 +13,15 @@ from equipot.models.allegro_dense import AllegroDense
 from equipot.models.nequip import NequIP
 from equipot.models.network import Network
 from equipot.models.outputs import Outputs, OutputSpec, output_irreps
-from equipot.models.potential import Potential, PotentialWithOutputs
+from equipot.models.potential import OutputsAlone, Potential, PotentialWithOutputs
 from equipot.models.terms import ZBL, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
-_OUTSIDE_THE_NETWORK = {"type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "outputs"}
+_OUTSIDE_THE_NETWORK = {
+    *("type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "energy", "outputs"),
+}
 
 
 def build_potential(
@@ -50,12 +52,14 @@ def build_potential(
         pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
-        num_outputs=max(len(levels), 1),
+        num_outputs=max(len(levels), 1) if config.energy else 0,
         further_outputs=output_irreps(specs, config.parity),
         **keys,
     )
     network.to(getattr(torch, config.dtype))
     scale = force_rms if config.scale == "force_rms" else config.scale
+    if not config.energy:  # which needs none
+        scale = 1.0
     scale_shift = SpeciesScaleShift(
         [scale] * len(species), list(atomic_energies), trainable=config.trainable_scale_shift
     )
@@ -66,6 +70,5 @@ def build_potential(
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
-    return PotentialWithOutputs(
-        network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species))
-    )
+    kind = PotentialWithOutputs if config.energy else OutputsAlone
+    return kind(network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species)))

@@ -248,7 +248,7 @@ class NequIP(Network):
                 avg_num_neighbors,
                 exchanges=bool(blocks),  # what the first layer sends follows from the species
                 self_connection=self_connection if blocks or first_self_connection else None,
-                biases=num_outputs if biases else 0,
+                biases=max(num_outputs, 1) if biases else 0,
                 element_factors=element_factors,
             )
             blocks.append(block)
@@ -256,7 +256,10 @@ class NequIP(Network):
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
         self.num_scalars: int = irreps[0].mul
-        if readout_hidden:
+        self.readout: nn.Module | None = None
+        if num_outputs == 0:
+            pass
+        elif readout_hidden:
             self.readout = MLP([self.num_scalars, *readout_hidden, num_outputs])
         else:
             self.readout = EquivariantLinear(irreps[:1], o3.Irreps([(num_outputs, (0, 1))]))
@@ -287,11 +290,15 @@ class NequIP(Network):
         for layer in self.layers:
             x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
         # Nothing is computed of atoms that other processes own.
+        readout = self.readout
         further = self.further
         if further is None:
-            rows = self.readout(x)
+            assert readout is not None
+            rows = readout(x)
+        elif readout is None:
+            rows = further(x)
         else:
-            rows = torch.cat([self.readout(x[:, : self.num_scalars].contiguous()), further(x)], dim=1)
+            rows = torch.cat([readout(x[:, : self.num_scalars].contiguous()), further(x)], dim=1)
         return nn.functional.pad(rows, [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
@@ -329,8 +336,8 @@ class NequIP(Network):
                 new[name] = rows_of(weight, species)
             elif name.endswith(".bias"):
                 new[name] = weight[list(levels)]
-        name = [key for key in state if key.startswith("readout.")][-1]
-        return new | {name: columns_of(state, name, levels)}
+        last = [key for key in state if key.startswith("readout.")][-1:]  # none without energies
+        return new | {name: columns_of(state, name, levels) for name in last}
 
     @torch.jit.unused
     def table_intervals(self) -> Sequence[int]:

@@ -20,8 +20,8 @@ class Network(nn.Module):
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
-    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels) and
-    ``further_outputs`` (irreps); it sets
+    ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels; 0:
+    no energies) and ``further_outputs`` (irreps); it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows

@@ -33,6 +33,7 @@ class Potential(nn.Module):
     levels: list[str]
     output_names: list[str]  # beside energy, forces and virials, in the order of their values
     takes_level: Final[bool]  # the network does
+    has_energy: Final[bool]
 
     __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
@@ -55,6 +56,7 @@ class Potential(nn.Module):
         self.species = species
         self.levels = list(levels)
         self.takes_level = network.takes_level
+        self.has_energy = not isinstance(self, OutputsAlone)
         self.cutoff: float = network.cutoff
         self.num_exchanges: int = network.num_exchanges
         self.widest_exchange: int = network.widest_exchange
@@ -68,6 +70,8 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
+        if not self.has_energy:
+            return None
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -103,13 +107,16 @@ class Potential(nn.Module):
             rows = self.network(edge_vec, edge_index, atom_types, level)
         else:
             rows = self.network(edge_vec, edge_index, atom_types)
-        column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
-        energies = self.scale_shift(column, atom_types, level)
-        if self.zbl is not None:
-            energies = energies + self.zbl(edge_vec, edge_index, atom_types)
-        values = energies.new_zeros([energies.shape[0], 0])
+        energies = edge_vec.new_zeros([atom_types.shape[0]])
+        values = edge_vec.new_zeros([atom_types.shape[0], 0])
+        if self.has_energy:
+            column = rows[:, 0] if level is None else rows.gather(1, level.unsqueeze(1)).squeeze(1)
+            energies = self.scale_shift(column, atom_types, level)
+            if self.zbl is not None:
+                energies = energies + self.zbl(edge_vec, edge_index, atom_types)
         if self.outputs is not None:
-            values = self.outputs(rows[:, max(len(self.levels), 1) :], atom_types)
+            first = max(len(self.levels), 1) if self.has_energy else 0
+            values = self.outputs(rows[:, first:], atom_types)
         return energies, values
 
     def forward(
@@ -134,12 +141,7 @@ class Potential(nn.Module):
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, and the values of further outputs, (N, V), zero where not owned."""
-        limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
-        if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            found = self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
-        else:
-            found = self._with_gradient(edge_vec, edge_index, atom_types, owned, level)
-        energies, gradient, values = found
+        energies, gradient, values = self._evaluated(edge_vec, edge_index, atom_types, owned, level)
         num_atoms = atom_types.shape[0]
         edge_virials = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).view(-1, 9)
         at_center = torch.ops.equipot.segment_sum(gradient, edge_index, 0, num_atoms)
@@ -149,10 +151,25 @@ class Potential(nn.Module):
         virials = -at_neighbor[:, 3:].reshape(-1, 3, 3)
         return energies, at_center - at_neighbor[:, :3], virials, values
 
+    def _evaluated(
+        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_with_gradient`, in parts where that bounds the memory."""
+        limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
+        if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
+            return self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
+        return self._with_gradient(edge_vec, edge_index, atom_types, owned, level)
+
     def _with_gradient(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values."""
+        """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values.
+
+        Without energies that gradient is zero, and nothing is differentiated.
+        """
+        if not self.has_energy:
+            energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level)
+            return energies, torch.zeros_like(edge_vec), values * owned.to(values.dtype).unsqueeze(1)
         edge_vec = edge_vec.detach().requires_grad_(True)
         energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level)
         energies = energies * owned.to(energies.dtype)
@@ -225,18 +242,34 @@ class PotentialWithOutputs(Potential):
         return self._contract(edge_vec, edge_index, atom_types, owned, level)
 
 
+class OutputsAlone(Potential):
+    """A model without energies: its contract has but one part, the values of its outputs."""
+
+    def forward(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> tuple[Tensor]:
+        """As `PotentialWithOutputs.forward`, the last part alone; gradients need not be enabled."""
+        return (self._evaluated(edge_vec, edge_index, atom_types, owned, level)[2],)
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What a potential says of a graph; units and signs as in :mod:`equipot.units`."""
+    """What a potential says of a graph; units and signs as in :mod:`equipot.units`.
 
-    energy: Tensor  # (S,) float64, eV
-    atom_energies: Tensor  # (N,) float64, eV
-    forces: Tensor  # (N, 3) float64, eV/Å
-    stress: Tensor  # (S, 3, 3) float64, eV/Å³, symmetric; NaN for structures that are not fully periodic
-    atom_virials: Tensor  # (N, 3, 3) float64, eV
-    outputs: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # (S, ...) or (N, ...) float64, by their names
+    A model without energies says its outputs alone; the rest is None.
+    """
+
+    energy: Tensor | None = None  # (S,) float64, eV
+    atom_energies: Tensor | None = None  # (N,) float64, eV
+    forces: Tensor | None = None  # (N, 3) float64, eV/Å
+    stress: Tensor | None = None  # (S, 3, 3) float64, eV/Å³, symmetric; NaN unless periodic in all directions
+    atom_virials: Tensor | None = None  # (N, 3, 3) float64, eV
+    outputs: Mapping[str, Tensor] = field(default_factory=dict)  # (S, ...) or (N, ...) float64, by name
     energy_uncertainty: Tensor | None = None  # (S,) float64, eV, a standard deviation, if known
 
     def of(self, quantity: str) -> Tensor | None:
@@ -254,6 +287,10 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
+    if not getattr(potential, "has_energy", True):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
+            (values,) = potential(*inputs)
+            return Prediction(outputs=_outputs(values, potential.output_names, graph))
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
         energies, forces, virials, *values = potential(*inputs)
     per_atom = torch.cat([energies.unsqueeze(1), virials.flatten(1)], dim=1)

@@ -97,6 +97,7 @@ def prepare(
         model if isinstance(model, BaseCalculator) else EquipotCalculator(model, device=common.device)
     )
     if isinstance(calculator, EquipotCalculator):
+        calculator.model.require_energy("this command")
         calculator.model.atom_types(atoms.numbers)
     atoms.calc = calculator
     described = {"structure": name, "formula": atoms.get_chemical_formula(), "atoms": len(atoms)}

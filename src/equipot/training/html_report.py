@@ -17,12 +17,13 @@ import matplotlib
 import yaml
 
 from equipot import __version__
+from equipot.config.outputs import OutputConfig
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
 from equipot.evaluation.report import ERRORS, PARITY, group_rows, number, short_names
 from equipot.files import read_json, write_text
-from equipot.quantities import BY_INTEREST, QUANTITIES
+from equipot.quantities import BY_INTEREST, QUANTITIES, USUAL, declare
 from equipot.run_directory import EVALUATED, RunDirectory
 from equipot.training import stopping
 from equipot.training.history import History, Row, learning_curve, read_sessions
@@ -76,6 +77,9 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
     """What the template shows, from the files of the run directory."""
     config_text = directory.config.read_text(encoding="utf-8")
     config = yaml.safe_load(config_text)
+    outputs = config["model"].get("outputs") or {}  # which runs of earlier versions do not have
+    for name, facts in outputs.items():
+        declare(OutputConfig(**facts).quantity(name))
     statistics = Statistics.from_dict(read_json(directory.statistics))
     split = Split.load(directory.split)
     history = History(directory.history)
@@ -102,7 +106,8 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "outdated": outdated,
         "evaluations": evaluations,
         "statistics": statistics,
-        "levels": _levels(statistics),
+        "levels": _levels(statistics) if config["model"].get("energy", True) else {},
+        "shown": {*USUAL, *outputs},
         "quantities": QUANTITIES,
         "species": _species(statistics, evaluations),
         "replay": _replay(directory, config),
@@ -198,7 +203,7 @@ def _species(statistics: Statistics, evaluations: list[dict]) -> list[dict[str, 
             continue
         errors = [evaluation["content"]["errors"] for evaluation in evaluations]
         # A set with one species has no rows by species: all of it is that species.
-        found = [e.get(f"forces_{symbol}") or (e["forces"] if _only(e, symbol, statistics) else None)
+        found = [e.get(f"forces_{symbol}") or (e.get("forces") if _only(e, symbol, statistics) else None)
                  for e in errors]  # fmt: skip
         rows.append({
             "symbol": symbol,

@@ -103,7 +103,8 @@ class Loss:
                     f"training.loss.{name} is {weight:g}, but the model predicts no {name}: set it to 0."
                 )
         # Frames without labels must still have a gradient, of zeros, for the optimizer to step over.
-        total = 0.0 * prediction.energy.sum()
+        values = prediction.outputs.values() if prediction.energy is None else [prediction.energy]
+        total = 0.0 * sum(value.sum() for value in values)
         for name, value in sums.items():
             if weights[name] > 0:
                 total = total + weights[name] * value / counts[LABELS.index(name)].clamp(min=1)

@@ -14,6 +14,7 @@ from equipot.data.dataset import GraphDataset
 from equipot.graph import AtomicGraph, collate
 from equipot.machine import available_memory
 from equipot.models.potential import predict
+from equipot.quantities import QUANTITIES
 
 _PROBE_FRAMES = 4
 # Weights, their gradients, Adam's two moments and the average.
@@ -92,7 +93,8 @@ def _measure(potential: nn.Module, graph: AtomicGraph) -> int:
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     with LiveTensors() as tensors:
         prediction = predict(potential, graph)
-        loss = prediction.energy.square().sum() + prediction.forces.square().sum()
+        known = (prediction.of(name) for name in QUANTITIES if name != "stress")
+        loss = sum(value.square().sum() for value in known if value is not None)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         del gradients, loss, prediction
     return tensors.peak

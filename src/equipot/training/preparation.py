@@ -15,9 +15,10 @@ from equipot.data.dataset import GraphDataset, ReplayingDataset
 from equipot.data.load import Datasets, load_datasets
 from equipot.data.noise import NoisyDataset
 from equipot.data.splits import Split
+from equipot.data.text import WITHOUT_ENERGIES
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
-from equipot.quantities import LABELS, QUANTITIES
+from equipot.quantities import LABELS, QUANTITIES, USUAL
 from equipot.run_directory import RunDirectory
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
@@ -119,11 +120,13 @@ def check_labels(datasets: Datasets, config: Config, replayed: Sequence[Atoms] =
                 f"training.loss.{name} is above 0, but none of the {len(datasets.train)} training frames "
                 f"has {name} (looked for under the name {' or '.join(map(repr, names))}). "
                 f"Correct data.labels.{' or data.labels.'.join(keys)}, or set training.loss.{name} to 0."
+                + (WITHOUT_ENERGIES if name in USUAL else "")
             )
-    if config.fine_tune is None and config.model.scale == "force_rms" and not datasets.statistics.force_rms:
+    of_forces = config.fine_tune is None and config.model.energy and config.model.scale == "force_rms"
+    if of_forces and not datasets.statistics.force_rms:
         raise TrainingError(
             "model.scale is force_rms, but the training frames have no forces, or only zeros. "
-            "Set model.scale to a number (eV), such as 1.0."
+            f"Set model.scale to a number (eV), such as 1.0.{WITHOUT_ENERGIES}"
         )
     validated = count_labels(datasets.validation)
     judged = [name for name in LABELS if loss.final_weight(name) > 0]

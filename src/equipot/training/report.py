@@ -82,9 +82,9 @@ def describe_start(
         f"equipot {__version__}, run directory {config.run.directory}",
         f"Data: {sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test frames; "
         f"species {_species(statistics)}",
-        *_atomic_energies(statistics),
-        f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å; "
-        + ("no forces" if statistics.force_rms is None else f"forces {statistics.force_rms:.3g} eV/Å rms"),
+        *(_atomic_energies(statistics) if config.model.energy else ()),
+        f"Neighbors: {statistics.avg_num_neighbors:.1f} per atom within {config.model.cutoff:g} Å"
+        + (_of_forces(statistics) if config.model.energy else "; no energies, so no forces are computed"),
         f"Model: {config.model.type}, {parameters:,} parameters{frozen}, {config.model.dtype}, "
         f"{describe_products()}",
         f"Training: up to {counted(training.epochs, 'epoch')} of {counted(steps, 'step')}, on {device}; "
@@ -141,6 +141,11 @@ def _species(statistics: Statistics) -> str:
     others = sum(not atoms for _, atoms in pairs)
     more = f", and {others} more that the model keeps" if others else ""
     return " ".join(symbol for symbol, atoms in pairs if atoms) + more
+
+
+def _of_forces(statistics: Statistics) -> str:
+    rms = statistics.force_rms
+    return "; no forces" if rms is None else f"; forces {rms:.3g} eV/Å rms"
 
 
 def _atomic_energies(statistics: Statistics) -> list[str]:
