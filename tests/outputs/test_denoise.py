@@ -11,16 +11,22 @@ import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 from ase.neighborlist import neighbor_list as ase_neighbor_list
 from output_models import NEQUIP, make_potential, rotation
 
+from equipot.cli import main
 from equipot.config import config_from_dict
 from equipot.data.dataset import GraphDataset, ReplayingDataset, graph_from_atoms
 from equipot.data.frames import frame_from_atoms
 from equipot.data.noise import NoisyDataset, mean_square
 from equipot.deploy.checkpoint import load_checkpoint
-from equipot.errors import ConfigError
+from equipot.deploy.export import deploy
+from equipot.deploy.load import DeployedModel, load_deployed
+from equipot.errors import ConfigError, SimulationError
 from equipot.graph import edge_vectors
+from equipot.integrations.denoise import Displacements, denoise
+from equipot.integrations.denoise_settings import DenoiseSettings
 from equipot.models.potential import predict
 from equipot.quantities import declare, output
 from equipot.training.monitor import TrainingMonitor
@@ -139,8 +145,8 @@ def with_sections(files="x.xyz", model=(), data=(), run=(), **training):
     small = {"type": "nequip", "cutoff": 4.0, "l_max": 1, "layers": 1, "channels": 8, "radial_hidden": [16]}
     return {
         "data": {"train": str(files), **dict(data)},
-        "model": {**small, "scale": 1.0, "outputs": DISPLACEMENT, **dict(model)},
-        "training": {"loss": {"energy": 0, "forces": 0}, "batch_size": 4, **training},
+        "model": {**small, "energy": False, "outputs": DISPLACEMENT, **dict(model)},
+        "training": {"batch_size": 4, **training},
         "run": dict(run),
     }
 
@@ -173,10 +179,9 @@ def test_expected_label_is_that_of_theory():
 
 def test_network_learns_what_is_expected(tmp_path):
     ase.io.write(tmp_path / "pairs.xyz", many_pairs())
-    no_labels = {"validation": 1, "labels": {"energy": None, "forces": None}, "atomic_energies": "none"}
     learning = {"epochs": 60, "batch_size": 1, "learning_rate": 0.02, "schedule": {"kind": "cosine"}}
     config = with_sections(
-        tmp_path / "pairs.xyz", data=no_labels, model={"num_bessel": 4},
+        tmp_path / "pairs.xyz", data={"validation": 1}, model={"num_bessel": 4},
         run={"directory": str(tmp_path / "run")}, denoise={"sigma": SIGMA}, **learning,
     )  # fmt: skip
     potential = load_checkpoint(train(config_from_dict(config)).best_checkpoint).potential.eval()
@@ -191,11 +196,103 @@ def test_network_learns_what_is_expected(tmp_path):
         np.testing.assert_allclose(row[:, :2], 0, atol=1e-6)
 
 
-def molecules(path, number=14):
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """The deployed model of a training on noisy water."""
+    folder = tmp_path_factory.mktemp("water")
+    files = molecules(folder / "train.xyz", 24, rattle=0.0)
+    config = with_sections(
+        files, data={"validation": 4, "checks": "off"}, run={"directory": str(folder / "run")}, epochs=60,
+        denoise={"sigma": [0.05, 0.3]}, batch_size=5, learning_rate=0.03,
+        schedule={"kind": "cosine"},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("equipot.training.results.finish", lambda *_: {})
+        deploy(train(config_from_dict(config)).directory / BEST, folder / "model.pt")
+    return folder / "model.pt"
+
+
+def shape_of(atoms):
+    return [atoms.get_distance(0, 1), atoms.get_distance(0, 2), atoms.get_angle(1, 0, 2)]
+
+
+def test_a_molecule_is_made_from_noise(learnt, tmp_path, capsys):
+    ase.io.write(tmp_path / "start.xyz", molecule("H2O"))
+    command = ["equipot", "denoise", str(tmp_path / "start.xyz"), "--model", str(learnt), "--sigma", "0.2"]
+    command += ["--copies", "3", "--output", str(tmp_path / "out.xyz")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 0
+    found = ase.io.read(tmp_path / "out.xyz", ":")
+    printed = capsys.readouterr().out
+    assert "3 of 3 converged" in printed and "RMSD" in printed
+    for atoms in found:
+        assert atoms.info["converged"] and atoms.info["denoise_rms"] <= 0.005
+        np.testing.assert_allclose(shape_of(atoms), shape_of(molecule("H2O")), rtol=0.08)
+    assert not np.allclose(found[0].positions, found[1].positions)
+    settings = DenoiseSettings(sigma=0.2)
+    one, again = (denoise(tmp_path / "start.xyz", learnt, settings)[0] for _ in range(2))
+    np.testing.assert_array_equal(one.atoms.positions, again.atoms.positions)
+    np.testing.assert_allclose(one.atoms.positions, found[0].positions, atol=1e-7)
+
+
+def test_turned_start_turned_structure(learnt):
+    turn, start = rotation(1), molecule("H2O")
+    start.positions[1] += [0.1, 0.0, -0.15]
+    turned = start.copy()
+    turned.positions = start.positions @ turn.T
+    settings = DenoiseSettings(noise=0.0)
+    one, other = (denoise(atoms, learnt, settings)[0] for atoms in (start, turned))
+    assert 0.03 < one.moved == pytest.approx(other.moved, abs=1e-4)
+    np.testing.assert_allclose(other.atoms.positions, one.atoms.positions @ turn.T, atol=1e-4)
+
+
+def test_constrained_atoms_stay(learnt):
+    start = molecule("H2O")
+    start.set_constraint(FixAtoms([0]))
+    found = denoise(start, learnt, DenoiseSettings(sigma=0.1))[0]
+    np.testing.assert_array_equal(found.atoms.positions[0], start.positions[0])
+    assert not np.allclose(found.atoms.positions[1], start.positions[1])
+
+
+def test_what_does_not_end_well_is_said(learnt, tmp_path, caplog):
+    torn = molecule("H2O")
+    torn.positions[2] += 30.0
+    with pytest.raises(SimulationError, match=r"Atom 2 \(H; .* no neighbor within 4 Å"):
+        denoise(torn, learnt)
+    close = ase.Atoms("OH", [[0, 0, 0], [0, 0, 0.3]])
+    with caplog.at_level("WARNING"):
+        found = denoise(close, learnt, DenoiseSettings(steps=1, sigma=0.31))[0]
+    assert not found.converged and len(found.rms) == 2
+    assert "0.31 Å is more than the model has seen in its training (at most 0.3 Å)" in caplog.text
+    field = Displacements(load_deployed(learnt))
+    field.warn_of_short_distances(close)
+    assert "atoms 0 and 1 (H-O) are 0.300 Å apart" in caplog.text
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Displacements, "of", lambda self, atoms: 1.5 * (atoms.positions + 0.3))
+        with pytest.raises(SimulationError, match=r"diverged: after \d+ steps .* Use less"):
+            denoise(molecule("H2O"), learnt, DenoiseSettings(step=1.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeployedModel, "rows", lambda self, *_: {"displacement": np.full((3, 3), np.nan)})
+        with pytest.raises(SimulationError, match="not finite"):
+            Displacements(load_deployed(learnt)).of(molecule("H2O"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sigma": -0.1}, {"copies": 0}, {"steps": 0}, {"step": 0.0}, {"noise": 1.0}, {"tolerance": 0.0}]
+)
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(ConfigError, match=f"--{next(iter(wrong))} must be"):
+        DenoiseSettings(**wrong)
+
+
+def molecules(path, number=14, rattle=0.05):
     frames = []
     for seed in range(number):
         atoms = molecule("H2O")
-        atoms.rattle(0.05, seed=seed)
+        atoms.rattle(rattle, seed=seed)
         forces = np.random.default_rng(seed).normal(size=(3, 3))
         atoms.calc = SinglePointCalculator(atoms, energy=float(seed), forces=forces)
         frames.append(atoms)
@@ -232,7 +329,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, step, workers, alon
                 run={"directory": str(tmp_path / name), "workers": workers},
                 epochs=3,
                 denoise={"sigma": [0.02, 0.2]},
-                loss={"energy": 0, "forces": 0} if alone else {},
+                model={"energy": not alone},
             )
         )
 
@@ -256,11 +353,14 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, step, workers, alon
         ({"denoise": {"sigma": [0.1, 0.2, 0.3]}}, r"training\.denoise\.sigma"),
         ({"denoise": {"sigma": [0.3, 0.1]}}, r"one number or a rising pair, found \[0\.3, 0\.1\]"),
         ({"denoise": {}}, r"training\.denoise\.sigma"),
-        ({"model": {"outputs": {}}, "loss": {}}, "has no `displacement`: write `displacement: {per: atom"),
+        (
+            {"model": {"energy": True, "outputs": {}}},
+            "has no `displacement`: write `displacement: {per: atom",
+        ),
         ({"denoise": {"sigma": 0.1, "output": "shift"}}, r"has no `shift`"),
         ({"model": {"outputs": {"displacement": {"per": "atom", "tensor": "scalar"}}}}, "has another"),
         ({"model": {"outputs": {"displacement": VECTOR | {"unit": "nm"}}}}, "has another"),
-        ({"loss": {"displacement": 0}}, r"training\.loss\.displacement` above 0"),
+        ({"model": {"energy": True}, "loss": {"displacement": 0}}, r"training\.loss\.displacement` above 0"),
         ({"data": {"labels": {"displacement": "shift"}}}, r"`data\.labels\.displacement` names a label"),
     ],
 )
