@@ -1,6 +1,7 @@
 """Noise on positions, and what a model learns that undoes it."""
 
 import os
+import re
 import signal
 from dataclasses import replace
 from statistics import NormalDist
@@ -31,6 +32,7 @@ from equipot.models.potential import predict
 from equipot.quantities import declare, output
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.outputs import output_statistics
+from equipot.training.preparation import prepare
 from equipot.training.run import train
 
 VECTOR = {"per": "atom", "tensor": "vector", "unit": "Ang"}
@@ -343,6 +345,52 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch, step, workers, alon
     assert ("forces_mae" in errors) != alone and errors["displacement_mae"] > 0
     for key, value in expected.items():
         assert torch.equal(state[key], value), key
+
+
+def test_potential_starts_from_what_noise_taught(learnt, tmp_path, monkeypatch):
+    given = with_sections(
+        molecules(tmp_path / "train.xyz"), data={"validation": 4, "checks": "off"},
+        run={"directory": str(tmp_path / "run")}, epochs=2,
+    )  # fmt: skip
+    given["model"] = {"type": "nequip", "energy": True}
+    given["fine_tune"] = {"model": str(learnt.parent / "run")}
+    config = config_from_dict(given)
+    prepared, source = prepare(config), load_checkpoint(learnt.parent / "run" / BEST)
+    start, body = prepared.start, source.potential.state_dict()
+    new = start.potential.state_dict()
+    for part in ("embedding", "layers.0.mix_channels", "layers.0.convolution.radial.network.hidden"):
+        names = [name for name in new if name.startswith(f"network.{part}")]
+        assert names and all(torch.equal(new[name], body[name]) for name in names), part
+    assert any("readout" in name for name in new) and not any("further" in name for name in new)
+    assert prepared.config.outputs == {} and prepared.config.model.channels == source.config.model.channels
+    assert start.built_from["avg_num_neighbors"] == source.built_from["avg_num_neighbors"]
+    assert start.built_from["force_rms"] == pytest.approx(1.0, rel=0.2)
+    assert re.search(r"no energies: [\d,]+ weights .* [\d,]+ of readouts .* begin anew", start.lines[0])
+    found = train(config)
+    assert {"energy_mae", "forces_mae"} < set(found.metrics["validation"])
+    expected, _ = weights_of(found)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        assert train(config, overwrite=True).stopped == "interrupted"
+    resumed, _ = weights_of(train(config, resume=tmp_path / "run"))
+    assert all(torch.equal(resumed[key], expected[key]) for key in expected)
+
+
+def test_noise_beside_fine_tuning_leaves_reference_energies_alone(tmp_path):
+    files = molecules(tmp_path / "train.xyz")
+    given = with_sections(
+        files, data={"validation": 4, "checks": "off"}, model={"energy": True},
+        run={"directory": str(tmp_path / "run")}, epochs=1, denoise={"sigma": 0.1},
+    )  # fmt: skip
+    source = train(config_from_dict(given)).directory
+    given["fine_tune"] = {"model": str(source), "atomic_energies": "refit"}
+    noisy = prepare(config_from_dict(given))
+    del given["training"]["denoise"]
+    given["training"]["loss"] = {"displacement": 0}
+    given["data"]["labels"] = {"displacement": None}
+    plain = prepare(config_from_dict(given))
+    assert noisy.start.statistics.atomic_energies == plain.start.statistics.atomic_energies
+    assert noisy.start.shortest_distances == plain.start.shortest_distances
 
 
 @pytest.mark.parametrize(

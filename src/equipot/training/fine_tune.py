@@ -19,6 +19,7 @@ from equipot.models.parts import freeze, learning_rate_factors
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
 from equipot.training.outputs import output_statistics
+from equipot.training.pretrained import start_with_new_heads, takes_new_heads, with_heads_of
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
@@ -50,7 +51,10 @@ def begin_training(
         ConfigError: the section ``fine_tune`` names an unknown part or level.
     """
     statistics, settings = datasets.statistics, config.fine_tune
-    if source is not None:
+    if source is not None and config.model.energy > source.config.model.energy:
+        potential, built_from, line = start_with_new_heads(source, config, datasets)
+        start = Start(potential, built_from, statistics, [line])
+    elif source is not None:
         start = start_from(source, config, datasets, device)
     elif resumed is not None:
         if settings is not None:
@@ -95,6 +99,8 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
         ConfigError: names every key that differs, or outputs that the configuration does not name.
     """
     given = config.model
+    if takes_new_heads(known, given):
+        known = with_heads_of(known, given)
     unnamed = [name for name in known.outputs if name not in config.outputs]
     if unnamed:
         raise ConfigError(
