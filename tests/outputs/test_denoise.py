@@ -24,12 +24,13 @@ from equipot.data.noise import NoisyDataset, mean_square
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.deploy.load import DeployedModel, load_deployed
-from equipot.errors import ConfigError, SimulationError
+from equipot.errors import ConfigError, ModelFileError, SimulationError
 from equipot.graph import edge_vectors
 from equipot.integrations.denoise import Displacements, denoise
 from equipot.integrations.denoise_settings import DenoiseSettings
 from equipot.models.potential import predict
 from equipot.quantities import declare, output
+from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.outputs import output_statistics
 from equipot.training.preparation import prepare
@@ -280,6 +281,19 @@ def test_what_does_not_end_well_is_said(learnt, tmp_path, caplog):
         patch.setattr(DeployedModel, "rows", lambda self, *_: {"displacement": np.full((3, 3), np.nan)})
         with pytest.raises(SimulationError, match="not finite"):
             Displacements(load_deployed(learnt)).of(molecule("H2O"))
+
+
+def test_other_models_are_refused(learnt):
+    model = load_deployed(learnt)
+    other = replace(model, metadata=replace(model.metadata, config="training: {denoise: null}"))
+    with pytest.raises(ModelFileError, match=r"has not learnt to undo noise.*training\.denoise"):
+        denoise(molecule("H2O"), other)
+
+
+def test_learning_rate_is_sought_with_the_loss_of_the_training(tmp_path):
+    files = molecules(tmp_path / "train.xyz")
+    config = with_sections(files, data={"validation": 4}, denoise={"sigma": 0.01})
+    assert find_learning_rate(config_from_dict(config), steps=2).losses[0] > 0.3  # in units of the spread
 
 
 @pytest.mark.parametrize(
