@@ -9,16 +9,28 @@ SOURCE = Path(__file__).parents[1] / "src" / "equipot"
 
 # Each part of the package and the parts it may import. A part may always import itself.
 BOTTOM = {
-    *("errors", "files", "units", "quantities", "graph", "config", "devices", "machine", "run_directory"),
-    *("compile", "engine"),
+    *(
+        "errors",
+        "cartesian",
+        "files",
+        "units",
+        "quantities",
+        "graph",
+        "config",
+        "devices",
+        "machine",
+        "run_directory",
+    ),
+    *("run_directory", "compile", "engine"),
 }
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "units": {"errors"},
-    "quantities": {"errors", "units"},
+    "cartesian": {"errors"},
+    "quantities": {"cartesian", "errors", "units"},
     "graph": {"errors", "units", "quantities"},
-    "config": {"errors", "files", "units", "quantities"},
+    "config": {"cartesian", "errors", "files", "units", "quantities"},
     "devices": {"errors", "graph"},
     "machine": set(),
     "compile": {"errors", "files", "machine"},

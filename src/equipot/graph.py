@@ -51,6 +51,7 @@ class AtomicGraph:
     edge_shift: Tensor  # (E, 3) int64
     labels: Labels = field(default_factory=Labels)
     level: Tensor | None = None  # (S,) int64, index into the model's levels of theory; None: it has one
+    marks: Tensor | None = None  # (N,) uint8, as those of frames; None: all zero
 
     @property
     def num_structures(self) -> int:
@@ -87,6 +88,20 @@ def volume(graph: AtomicGraph) -> Tensor:
     return torch.where(graph.pbc.all(dim=1), determinant, torch.zeros_like(determinant))
 
 
+def nearest_branch(value: Tensor, near: Tensor, graph: AtomicGraph, quantum: float) -> Tensor:
+    """(S, 3), (S, 3) → (S, 3): ``value`` plus the multiples of ``quantum`` times lattice vectors (of periodic
+    directions) that bring it closest to ``near``: a polarization on the branch of another.
+    """
+    cell = quantum * torch.where(graph.pbc.unsqueeze(2), graph.cell, 0.0)
+    turns = torch.einsum("sa,sak->sk", near - value, torch.linalg.pinv(cell)).round()
+    # In a skew cell the nearest one may be a neighbor of what rounding finds.
+    ones = torch.arange(-1.0, 2.0, dtype=cell.dtype, device=cell.device)
+    steps = turns.unsqueeze(1) + torch.cartesian_prod(ones, ones, ones)
+    moved = value.unsqueeze(1) + steps @ cell
+    nearest = (moved - near.unsqueeze(1)).square().sum(2).argmin(1)
+    return moved[torch.arange(len(value), device=cell.device), nearest]
+
+
 def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
     """Join graphs into one with all their structures, in order."""
     atom_offsets, structure_offsets = [0], [0]
@@ -102,6 +117,7 @@ def collate(graphs: Sequence[AtomicGraph]) -> AtomicGraph:
         edge_index=torch.cat(shifted_edges, dim=1),
         labels=_collate_labels(graphs),
         level=_collate_levels(graphs),
+        marks=_collate_marks(graphs),
     )
 
 
@@ -114,6 +130,14 @@ def _collate_levels(graphs: Sequence[AtomicGraph]) -> Tensor | None:
     if levels and len(levels) < len(graphs):
         raise ValueError("Some of the graphs to be joined say their level of theory, others do not.")
     return torch.cat(levels) if levels else None
+
+
+def _collate_marks(graphs: Sequence[AtomicGraph]) -> Tensor | None:
+    if all(graph.marks is None for graph in graphs):
+        return None
+    return torch.cat(
+        [torch.zeros_like(g.atom_types, dtype=torch.uint8) if g.marks is None else g.marks for g in graphs]
+    )
 
 
 def halves(graph: AtomicGraph) -> tuple[AtomicGraph, AtomicGraph]:
@@ -150,6 +174,7 @@ def _part(graph: AtomicGraph, structures: slice, atoms: slice, edges: slice) -> 
         edge_index=graph.edge_index[:, edges] - atoms.start,
         labels=Labels(labels, None if weight is None else weight[structures]),
         level=None if graph.level is None else graph.level[structures],
+        marks=None if graph.marks is None else graph.marks[atoms],
     )
 
 

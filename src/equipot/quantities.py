@@ -11,18 +11,28 @@ Energy, forces and stress are here from the start. What else a model predicts is
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from equipot.cartesian import symmetrised
 from equipot.errors import ConfigError, DataError
-from equipot.units import GPA, OF_ENERGY, OF_LENGTH, OF_STRESS, Powers, product, voigt_to_stress
+from equipot.units import (
+    GPA,
+    OF_ENERGY,
+    OF_LENGTH,
+    OF_STRESS,
+    Powers,
+    compound_unit,
+    product,
+    voigt_to_stress,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A 3x3 tensor whose halves differ by more than this share of its largest element is not symmetric.
-_ASYMMETRY_TOLERANCE = 0.05
+# Where indices change places, elements that differ by more than this share of the largest are not the same.
+ASYMMETRY_TOLERANCE = 0.05
 
 
 # What is about a label, or is not the label of a whole structure.
@@ -81,11 +91,16 @@ class Quantity:
     flag: int  # bit of its label in stores; never to be used again for another quantity
     loss_weight: float = 0.0  # default of ``training.loss``
     normalised: bool = False  # errors are divided by the number of atoms
-    symmetric: bool = False  # in files six numbers in ASE's order (xx yy zz yz xz xy) or nine
+    symmetry: str = ""  # of its last indices, as `equipot.cartesian` writes it
     needs_volume: bool = False  # defined only for structures that are periodic in all three directions
     usual: bool = False  # shown first, and missed where it is not there
     mean: bool = False  # that of a structure is the mean of its atoms' rows, not their sum
+    quantum: float = 0.0  # labels are known up to this times lattice vectors (Å); 0: exactly
+    total: str = ""  # of atoms: the quantity of the structure that they add up to, 0 where it has none
+    charges: str = ""  # a dipole: the quantity of atoms whose Σ q r, r in Å, is added
     others: tuple[Key, ...] = ()  # further keys under which files have it
+    # Of a density: the functions of each element, as `equipot.nn.gaussians.GaussianBasis` takes them.
+    basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def described(self) -> str:
@@ -96,6 +111,11 @@ class Quantity:
     def components(self) -> int:
         """Numbers in one value."""
         return math.prod(self.shape)
+
+    @property
+    def symmetric(self) -> bool:
+        """A 3x3 tensor that files may have as six numbers in ASE's order (xx yy zz yz xz xy)."""
+        return self.shape == (3, 3) and self.symmetry == "ij=ji"
 
     @cached_property
     def keys(self) -> tuple[Key, ...]:
@@ -114,6 +134,11 @@ class Quantity:
         if self.per_atom:
             return rows
         return rows.mean(axis=0) if self.mean else rows.sum(axis=0)
+
+    @property
+    def per_charge(self) -> float:
+        """Of a dipole: what a charge of 1 at 1 Å has, in its unit."""
+        return compound_unit(f"{QUANTITIES[self.charges].unit}*Ang")[0] / compound_unit(self.unit)[0]
 
     def choose(self, of_structures: Any, of_atoms: Any) -> Any:
         """That of its rows: rows are structures, or atoms."""
@@ -160,11 +185,11 @@ class Quantity:
         if self.symmetric and array.shape == (*rows, 6):
             return voigt_to_stress(array)
         array = array.reshape((*rows, *self.shape))
-        if self.symmetric:
-            other = array.swapaxes(-1, -2)
-            if abs(array - other).max(initial=0) > _ASYMMETRY_TOLERANCE * abs(array).max(initial=0):
-                raise DataError(f"not symmetric: {array.tolist()}.")
-            return 0.5 * (array + other)
+        if self.symmetry:
+            made = symmetrised(array, self.symmetry)
+            if 2 * abs(array - made).max(initial=0) > ASYMMETRY_TOLERANCE * abs(array).max(initial=0):
+                raise DataError(f"not symmetric ({self.symmetry}): {array.tolist()}.")
+            return made
         return array if array.shape else array.item()
 
 
@@ -213,7 +238,7 @@ STRESS = Quantity(
     reported=(Reported("meV/Å³", MEV), Reported("GPa", GPA)),
     rows=Rows("atom_virials", (3, 3), "eV/atom", "virials", rank=2),
     flag=4,
-    symmetric=True,
+    symmetry="ij=ji",
     needs_volume=True,
     others=(
         Key(
@@ -263,6 +288,8 @@ def declare(quantity: Quantity) -> None:
     Raises:
         ConfigError: there is another one of this name already.
     """
+    if quantity.total:
+        declare(output(quantity.total, shape=(), unit=quantity.unit, per_atom=False))
     known = QUANTITIES.get(quantity.name)
     if known is None:
         QUANTITIES[quantity.name] = replace(quantity, flag=_OUTPUT_FLAG << len(QUANTITIES) - len(BASIC))
@@ -280,13 +307,21 @@ def output(
     shape: Sequence[int],
     unit: str,
     per_atom: bool,
-    symmetric: bool = False,
+    symmetry: str = "",
     mean: bool = False,
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
+    quantum: float = 0.0,
+    total: str = "",
+    charges: str = "",
+    symmetric: bool = False,
+    basis: Mapping[str, Any] | None = None,
 ) -> Quantity:
-    """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`."""
+    """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`.
+
+    ``symmetric`` is what files of before say of 3x3 tensors.
+    """
     singular = name.replace("_", " ")
     return Quantity(
         name=name,
@@ -301,16 +336,46 @@ def output(
         rows=Rows(name, tuple(shape), unit, singular, rank, pseudo, irreps),
         flag=0,
         loss_weight=1.0,
-        symmetric=symmetric,
+        symmetry="ij=ji" if symmetric else symmetry,
         mean=mean,
+        quantum=quantum,
+        total=total,
+        charges=charges,
+        basis=basis or {},
     )
+
+
+_FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "charges", "basis")
+
+
+def totals() -> set[str]:
+    """Quantities that are given, as a charge is, for others to add up to; where there is none it is 0."""
+    return {quantity.total for quantity in QUANTITIES.values() if quantity.total}
 
 
 def facts_of_output(name: str) -> dict[str, Any]:
     """Arguments of `output`, beside the name, for the one that is declared; plain values."""
     known = QUANTITIES[name]
-    facts = {key: getattr(known, key) for key in ("shape", "unit", "per_atom", "symmetric", "mean")}
+    facts = {key: getattr(known, key) for key in _FACTS}
     return facts | {key: getattr(known.rows, key) for key in ("rank", "pseudo", "irreps")}
+
+
+def of_structure(
+    rows: Mapping[str, "NDArray"], outputs: Sequence[str], positions: "NDArray", given: Mapping[str, Any]
+) -> "dict[str, NDArray]":
+    """Values of one structure (N atoms) from a model's rows of its atoms, by the names of its ``outputs``.
+
+    ``positions`` (N, 3) Å; ``given``: numbers that outputs add up to; 0 what is not there.
+    """
+    found = {}
+    for quantity in sorted((QUANTITIES[name] for name in outputs), key=lambda one: bool(one.charges)):
+        values = rows[quantity.name]
+        if quantity.total:
+            values = values + (float(given.get(quantity.total, 0.0)) - values.sum()) / len(values)
+        if quantity.charges:
+            values = values + quantity.per_charge * found[quantity.charges][:, None] * positions
+        found[quantity.name] = quantity.of_rows(values)
+    return found
 
 
 def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, Any]:
@@ -319,10 +384,20 @@ def rows_by_name(results: Sequence[Any], outputs: Sequence[str]) -> dict[str, An
     Without energies it gives these values alone.
     """
     found = dict(zip(CONTRACT, results[: len(BASIC)], strict=False)) if len(results) > 1 else {}
-    start = 0
+    return found | values_by_name(results[-1] if outputs else None, outputs)
+
+
+def values_by_name(values: Any, outputs: Sequence[str]) -> dict[str, Any]:
+    """Of the values (N, K) of these outputs side by side, each one's (N, ...) by its name.
+
+    The last of these may be missing: derivatives that were not asked for.
+    """
+    found, start = {}, 0
     for quantity in (QUANTITIES[name] for name in outputs):
-        values = results[-1][:, start : start + quantity.components]
-        found[quantity.rows.name] = values.reshape(len(values), *quantity.shape)
+        if start >= values.shape[1]:
+            break
+        own = values[:, start : start + quantity.components]
+        found[quantity.rows.name] = own.reshape(len(own), *quantity.shape)
         start += quantity.components
     return found
 

@@ -5,6 +5,7 @@ The virial is −V · stress. Voigt order is ASE's: xx yy zz yz xz xy.
 """
 
 import difflib
+import math
 import re
 from functools import cache
 
@@ -13,6 +14,7 @@ from equipot.errors import ConfigError
 # CODATA 2014, as in ASE; written out, so that the command line need not load ASE to know its options.
 GPA = 0.006241509125883258  # eV/Å³
 EV_A3_TO_GPA = 1.0 / GPA
+BOHR = 0.5291772105638411  # Å
 _ENERGY = {
     "eV": 1.0,
     "meV": 1e-3,
@@ -21,7 +23,9 @@ _ENERGY = {
     "kcal/mol": 0.04336410390059322,
     "kJ/mol": 0.010364269574711572,
 }
-_LENGTH = {"Ang": 1.0, "Bohr": 0.5291772105638411, "nm": 10.0}
+_LENGTH = {"Ang": 1.0, "Bohr": BOHR, "nm": 10.0}
+COULOMB = 14.399645  # eV Å: e²/4πε₀
+EPSILON0 = 1 / (4 * math.pi * COULOMB)  # e²/(eV Å)
 _DEBYE = 0.20819433442462576  # e Å
 _PRESSURE = {"GPa": GPA, "MPa": 1e-3 * GPA, "kbar": 0.1 * GPA, "bar": 1e-4 * GPA, "Pa": 1e-9 * GPA}
 ENERGY_UNITS = tuple(_ENERGY)
@@ -114,6 +118,20 @@ def compound_unit(text: str) -> tuple[float, dict[str, int]]:
         for kind, own in dimension.items():
             powers[kind] = powers.get(kind, 0) + own * exponent
     return size, {kind: power for kind, power in powers.items() if power}
+
+
+def size_in(text: str, unit: str) -> float:
+    """Size of the unit ``text`` in another of its kind; a polarizability may be a volume, α / 4πε₀, too.
+
+    Raises:
+        ConfigError: it is of another kind.
+    """
+    (size, powers), (other, wanted) = compound_unit(text), compound_unit(unit)
+    if powers == {"length": 3} and wanted == {"charge": 2, "length": 2, "energy": -1}:
+        return size / COULOMB / other
+    if powers != wanted:
+        raise ConfigError(f"expected a unit such as {unit}, found {text or 'none'}.")
+    return size / other
 
 
 _FACTORS: dict[str, tuple[float, dict[str, int]]] = {

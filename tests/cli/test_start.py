@@ -144,6 +144,7 @@ def test_commands_that_evaluate_nothing_need_no_torch(command):
         ),
         (["--mask", "1", "0", "1"], ["--mask", "1", "0", "1"]),
         (["--mask", "1,0"], ["--mask", "1,0"]),
+        (["--field", "0,-1e-3,0.02"], ["--field", "0", "-1e-3", "0.02"]),
         (["--mask", "1,0,1,1"], ["--mask", "1,0,1,1"]),
         (["--supercells", "2,2,2", "x--mask=1,0,1"], ["--supercells", "2,2,2", "x--mask=1,0,1"]),
         ([], []),

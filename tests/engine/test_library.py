@@ -310,7 +310,7 @@ def test_results_that_are_not_finite_are_refused(file, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: p.update(version=99), "version 99, this engine reads up to 3. Upgrade equipot"),
+        (lambda p: p.update(version=99), "version 99, this engine reads up to 4. Upgrade equipot"),
         (lambda p: p.update(dtype="float16"), "type 'float16', expected float32 or float64"),
         (
             lambda p: p["steps"][1].update(do="attention"),
@@ -388,7 +388,7 @@ def test_files_that_are_no_models_are_refused(file, tmp_path):
     with pytest.raises(ModelFileError, match=r"without an engine.*Run 'equipot deploy' again"):
         Engine(tmp_path / "old.pt")
     write(tmp_path / "outputs.pt", {"extra/outputs": '{"dipole": {}}'})
-    with pytest.raises(ModelFileError, match=r"more than energies and forces .*Run it by TorchScript"):
+    with pytest.raises(ModelFileError, match=r"more than energies .*no program .*the file by TorchScript"):
         Engine(tmp_path / "outputs.pt")
     write(tmp_path / "old.pt", {"extra/outputs": "{}"})
     with pytest.raises(ModelFileError, match="without an engine"):

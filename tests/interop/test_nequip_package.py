@@ -54,8 +54,7 @@ def test_against_nequip(kind, made):
     with np.load(made / f"{kind}_reference.npz") as found:
         results = iter(process.by_structure(found, STRUCTURES))
     for item in compare(potential, lambda _: next(results), STRUCTURES):
-        # Stresses are divided by forces, which are zero in crystals of one atom.
-        assert item.energy < 1e-12 and item.forces < 1e-12 and item.stress < 1e-9, item
+        assert item.energy < 1e-12 and item.forces < 1e-12 and item.stress < 1e-12, item
 
 
 def test_checkpoint(made, tmp_path):

@@ -133,7 +133,7 @@ def test_replay_is_of_one_level(equipot, tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit):
         cli.main()
     assert "--replay is of one level of theory" in capfd.readouterr().err
-    assert not list(tmp_path.glob("*.xyz"))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pth"]
 
 
 def test_verify_needs_sevenn(equipot, tmp_path, monkeypatch):

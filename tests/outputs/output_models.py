@@ -20,10 +20,14 @@ OUTPUTS = {
     "axes": {"per": "atom", "tensor": "vector", "size": 2},
     "spectrum": {"per": "structure", "tensor": "scalar", "size": 5, "reduce": "mean", "positive": True},
     "density": {"per": "atom", "irreps": "2x0e+1x1o+3x2e"},
+    "beta": {"per": "structure", "tensor": "symmetric", "rank": 3, "unit": "e^3*Bohr^3/Hartree^2"},
+    "octupole": {"per": "structure", "tensor": "traceless", "rank": 3},
+    "piezo": {"per": "atom", "indices": "ijk=ikj"},
+    "twist": {"per": "atom", "indices": "ij=-ji", "size": 2},
 }
 NEQUIP = {"type": "nequip", "layers": 3, "channels": 4, "radial_hidden": [8]}
 ALLEGRO = {"type": "allegro", "layers": 2, "channels": 4, "scalar_channels": 8}
-SMALL = {"cutoff": CUTOFF, "l_max": 2, "dtype": "float64"}
+SMALL = {"cutoff": CUTOFF, "l_max": 3, "dtype": "float64"}
 
 
 def make_config(model: dict, outputs: dict = OUTPUTS, **sections):

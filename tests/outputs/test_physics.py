@@ -1,5 +1,7 @@
 """What every output of every architecture must do: turn with space, add up, depend on nothing else."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -33,7 +35,13 @@ def outputs_of(potential, atoms) -> dict[str, np.ndarray]:
 def turned(name: str, value: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """What the transformation of space makes of a value, written for each kind anew."""
     sign = np.linalg.det(matrix)
-    match OUTPUTS[name].get("tensor"):
+    match name if "indices" in OUTPUTS[name] else OUTPUTS[name].get("tensor"):
+        case "symmetric" | "traceless" if OUTPUTS[name].get("rank") == 3:
+            return np.einsum("ia,jb,kc,nabc->nijk", matrix, matrix, matrix, value)
+        case "piezo":
+            return np.einsum("ia,jb,kc,nabc->nijk", matrix, matrix, matrix, value)
+        case "twist":
+            return np.einsum("ia,jb,nsab->nsij", matrix, matrix, value)
         case "vector":
             return value @ matrix.T
         case "pseudovector":
@@ -73,6 +81,14 @@ def test_tensors_have_the_symmetry_they_claim(potential, ethanol):
     born = found["born_charges"]
     assert np.abs(born - born.swapaxes(1, 2)).max() > 1e-3
     assert (found["spectrum"] > 0).all()
+    for axes in itertools.permutations((1, 2, 3)):
+        for name in ("beta", "octupole"):
+            np.testing.assert_allclose(found[name], found[name].transpose(0, *axes), atol=1e-12)
+    np.testing.assert_allclose(np.trace(found["octupole"], axis1=1, axis2=2), 0, atol=1e-12)
+    assert np.abs(np.trace(found["beta"], axis1=1, axis2=2)).max() > 1e-3
+    np.testing.assert_allclose(found["piezo"], found["piezo"].swapaxes(2, 3), atol=1e-12)
+    assert np.abs(found["piezo"] - found["piezo"].swapaxes(1, 2)).max() > 1e-3
+    np.testing.assert_allclose(found["twist"], -found["twist"].swapaxes(2, 3), atol=1e-12)
 
 
 def test_atoms_in_another_order(potential, ethanol):

@@ -155,6 +155,15 @@ def test_nothing_is_differentiated(kind, ethanol, monkeypatch):
     ("place", "value", "message"),
     [
         ("model.outputs", {}, "there are no `outputs`: the model would predict nothing"),
+        ("model.field", True, "`field` is about energies, but `energy` is false"),
+        (
+            "model.outputs",
+            {
+                "dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"},
+                "born": {"per": "atom", "tensor": "matrix", "unit": "e", "derivative_of": "dipole"},
+            },
+            "`derivative_of` takes the reverse pass of a model with energies",
+        ),
         ("model.zbl", True, "`zbl` is about energies, but `energy` is false"),
         (
             "training.loss.forces",

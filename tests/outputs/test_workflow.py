@@ -1,5 +1,6 @@
 """From labelled files to a deployed model with outputs, and what reads it."""
 
+import io
 from dataclasses import replace
 
 import ase.io
@@ -9,6 +10,7 @@ import torch
 from ase.build import molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config
+from rich.console import Console
 
 from equipot import EquipotCalculator
 from equipot.config import config_from_dict
@@ -20,6 +22,7 @@ from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.ensemble import load_members
 from equipot.deploy.export import deploy
+from equipot.deploy.info import info
 from equipot.deploy.load import load_deployed
 from equipot.errors import ConfigError, DataError, ModelFileError, TrainingError
 from equipot.evaluation.model import load_model
@@ -119,16 +122,28 @@ def test_deployed_model_is_right(trained):
         of_one = value.numpy() if QUANTITIES[name].per_atom else value[0].numpy()
         np.testing.assert_allclose(atoms.calc.get_property(name, atoms), of_one, atol=5e-5)
     np.testing.assert_array_equal(atoms.get_dipole_moment(), atoms.calc.results["dipole"])
+    assert atoms.calc.model.engine is not None
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(info(trained / "model.pt"))
+    assert (
+        "dipole (e*Ang) per structure, alpha (Ang^3) per structure, charges (e) per" in console.export_text()
+    )
 
 
-def test_what_only_the_engine_gives_is_refused(trained):
-    calculator = EquipotCalculator(trained / "model.pt")
-    if calculator.model.metadata.num_exchanges:  # else it is made of virials
-        with pytest.raises(PropertyNotImplementedError, match=r"has outputs \(dipole, .*the engine does not"):
-            calculator.get_property("heat_flux", labelled(40))
-    with pytest.raises(ModelFileError, match="nor can a model with outputs"):
-        deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
-    assert not (trained / "uncertain.pt").exists()
+def test_what_only_the_engine_gives(trained):
+    """Heat fluxes and uncertainties, of models with outputs too."""
+    deploy(trained / "run" / BEST, trained / "uncertain.pt", uncertainty=True)
+    atoms = labelled(40)
+    atoms.calc = EquipotCalculator(trained / "uncertain.pt", engine="torch")
+    dipole = atoms.get_dipole_moment()
+    if atoms.calc.model.metadata.num_exchanges:  # else it is made of virials
+        with pytest.raises(PropertyNotImplementedError, match="only equipot's engine gives the heat flux"):
+            atoms.calc.get_property("heat_flux", atoms)
+    atoms.calc = EquipotCalculator(trained / "uncertain.pt")
+    assert atoms.calc.model.engine is not None
+    np.testing.assert_allclose(atoms.get_dipole_moment(), dipole, atol=1e-5)
+    assert atoms.calc.get_property("heat_flux", atoms).shape == (3,)
+    assert atoms.calc.results["energy_uncertainty"] > 0
 
 
 def test_relaxation(trained, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
-from equipot.errors import SimulationError
+from equipot.errors import ConfigError, SimulationError
 from equipot.properties.kappa import kappa
 from equipot.properties.settings import Common, KappaSettings
 
@@ -41,6 +41,11 @@ def test_pairs_beyond_the_neighbors_do_not_matter(argon):
     assert near.numbers["displaced_supercells"] < argon.numbers["displaced_supercells"]
     expected = argon.numbers["kappa_W_per_mK"]
     assert np.allclose(near.numbers["kappa_W_per_mK"], expected, rtol=0.02, atol=1e-6)
+
+
+def test_a_cutoff_without_pairs_is_refused():
+    with pytest.raises(ConfigError, match=r"nearest atoms are 3\.82 Å apart, so 2 Å"):
+        conductivity(pair_cutoff=2.0)
 
 
 def test_no_conductivity_of_an_unstable_crystal():

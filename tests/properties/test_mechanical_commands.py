@@ -133,7 +133,7 @@ def test_neb(equipot, monkeypatch):
     )
     assert found["saddle_imaginary_modes"] == 1 and found["highest_image"] == 2
     names = {file.name for file in Path("neb").iterdir()}
-    assert names == {"band.extxyz", "neb.json", "profile.png", "report.html", "saddle.extxyz"}
+    assert names == {"band.extxyz", "neb.json", "neb.yaml", "profile.png", "report.html", "saddle.extxyz"}
     assert len(ase.io.read("neb/band.extxyz", ":")) == 5
 
 

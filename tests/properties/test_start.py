@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import yaml
 from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones
 from matplotlib.figure import Figure
@@ -93,14 +94,16 @@ def test_output_is_whole_and_not_overwritten_unasked(tmp_path, capsys):
     common = Common(output=tmp_path / "out")
     figure = Figure()
     figure.subplots().plot([1, 2])
-    numbers = {"formula": "Ar", "frequency_THz": np.array([1.0, np.nan]), "count": np.int64(3)}
+    numbers = {"formula": "Ar", "frequency_THz": np.array([1.0, np.nan]), "count": np.int64(3), "small": 1e-7}
     more = {"extra.txt": lambda path: path.write_text("more")}
     result = Result("try", numbers, ["<b>"], [Table("T", ("x",), [[1.23456]])], {"a.png": figure}, more)
     assert check_folder("try", common) == tmp_path / "out"
     finish(result, common)
-    found = json.loads((tmp_path / "out/try.json").read_text())
-    assert found["frequency_THz"] == [1.0, None] and found["count"] == 3
-    assert found["files"] == ["a.png", "extra.txt", "report.html"]
+    text = (tmp_path / "out/try.json").read_text()
+    found = json.loads(text)
+    assert yaml.safe_load((tmp_path / "out/try.yaml").read_text()) == found
+    assert found["small"] == 1e-7 and found["frequency_THz"] == [1.0, None] and found["count"] == 3
+    assert found["files"] == ["a.png", "extra.txt", "try.yaml", "report.html"]
     page = (tmp_path / "out/report.html").read_text()
     assert "&lt;b&gt;" in page and "1.235" in page and "data:image/png" in page
     assert "Wrote" in capsys.readouterr().out
@@ -109,7 +112,7 @@ def test_output_is_whole_and_not_overwritten_unasked(tmp_path, capsys):
     again = Common(output=tmp_path / "out", overwrite=True)
     check_folder("try", again)
     finish(Result("try", {"formula": "Ar"}, []), again)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"try.json", "report.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"try.json", "try.yaml", "report.html"}
 
 
 def test_foreign_folders_are_left_alone(tmp_path, monkeypatch):

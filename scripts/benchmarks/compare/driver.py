@@ -32,7 +32,9 @@ class Result:
     num_atoms: float
     facts: dict = field(default_factory=dict)
     times: list[float] = field(default_factory=list)  # s per step, one per repeat
+    cpu_times: list[float] = field(default_factory=list)  # the same of processor time, of all threads
     ratio: float | None = None  # median over repeats of this one's time over the first contender's
+    cpu_ratio: float | None = None  # the same of processor time, which other jobs disturb less
     error: str | None = None
 
     @property
@@ -166,6 +168,7 @@ def _turn(worker: Worker | None, result: Result) -> None:
     try:
         answer = worker.ask(do="run", repeats=1)
         result.times += answer.pop("times")
+        result.cpu_times += answer.pop("cpu_times")
         result.facts |= answer
     except WorkerError as error:
         _fail(result, error)
@@ -190,7 +193,12 @@ def _compare(results: list[Result]) -> None:
     first = results[0]
     for result in results[1:]:
         if result.program != first.program and first.error is None and result.error is None:
-            result.ratio = median(b / a for a, b in zip(first.times, result.times, strict=True))
+            result.ratio = _ratio(first.times, result.times)
+            result.cpu_ratio = _ratio(first.cpu_times, result.cpu_times)
+
+
+def _ratio(first: list[float], other: list[float]) -> float:
+    return median(b / a for a, b in zip(first, other, strict=True))
 
 
 def _environment(python: Path, folder: Path, threads: int) -> dict[str, str]:

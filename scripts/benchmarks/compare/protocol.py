@@ -4,7 +4,7 @@ A worker reads requests from its standard input and writes answers to the pipe w
 one JSON object per line; what a library prints cannot get in between.
 
     {"do": "prepare", ...}              -> facts about the model and its input, seconds, memory
-    {"do": "run", "repeats": k}         -> {"times": [k numbers]}, seconds per step
+    {"do": "run", "repeats": k}         -> {"times": [k numbers], "cpu_times": ...}, seconds per step
     any request that fails              -> {"error": the exception, one line}
 """
 
@@ -39,8 +39,9 @@ def serve(prepare: Prepare) -> None:
                     steps = request["steps"]
                     reply, step = _prepare(prepare, request)
                 else:
-                    times = [_seconds_per_step(step, steps) for _ in range(request["repeats"])]
-                    reply = {"times": times, "peak_run_mb": memory_mb("VmHWM")}
+                    pairs = [_seconds_per_step(step, steps) for _ in range(request["repeats"])]
+                    times, cpu_times = zip(*pairs, strict=True)
+                    reply = {"times": times, "cpu_times": cpu_times, "peak_run_mb": memory_mb("VmHWM")}
             except Exception as error:
                 traceback.print_exc()
                 reply = {"error": first_line(f"{type(error).__name__}: {error}")}
@@ -86,11 +87,12 @@ def _prepare(prepare: Prepare, request: dict) -> tuple[dict, Callable[[], None]]
     return facts, step
 
 
-def _seconds_per_step(step: Callable[[], None], steps: int) -> float:
-    start = time.perf_counter()
+def _seconds_per_step(step: Callable[[], None], steps: int) -> tuple[float, float]:
+    """By the clock, and of processor time, of all threads."""
+    start, cpu_start = time.perf_counter(), time.process_time()
     for _ in range(steps):
         step()
-    return (time.perf_counter() - start) / steps
+    return (time.perf_counter() - start) / steps, (time.process_time() - cpu_start) / steps
 
 
 def _forget_peak() -> None:

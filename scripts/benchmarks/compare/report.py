@@ -19,6 +19,7 @@ _COLORS = {"equipot": "#2a6fbb", "nequip": "#e08a2e", "mace": "#6aa84f", "sevenn
 _COLUMNS = {
     "step": lambda r: _duration(r.seconds),
     "ratio": lambda r: "" if r.ratio is None else f"{r.ratio:.1f}×",
+    "CPU": lambda r: "" if r.cpu_ratio is None else f"{r.cpu_ratio:.1f}×",
     "µs/atom": lambda r: f"{r.seconds / r.num_atoms * 1e6:.0f}",
     "prepared in": lambda r: _duration(r.facts["prepare_s"]),
     "peak MB": lambda r: f"{r.facts['peak_run_mb']:.0f}",

@@ -61,8 +61,9 @@ def main() -> None:
 
 
 def _three_numbers(arguments: list[str]) -> list[str]:
-    """``--mask 1,0,1``, ``--mask=1,0,1`` and ``--supercell 2x2x2`` as three arguments after the option."""
-    found = r"(?<![^\0])(--mask|--supercell)[=\0](\d+)[,x](\d+)[,x](\d+)(?=\0|$)"
+    """``--mask 1,0,1``, ``--supercell 2x2x2`` and so on as three arguments after the option."""
+    one = r"([-+\d.eE]+)"
+    found = rf"(?<![^\0])(--mask|--supercell|--field)[=\0]{one}[,x]{one}[,x]{one}(?=\0|$)"
     return re.sub(found, "\\1\0\\2\0\\3\0\\4", "\0".join(arguments)).split("\0") if arguments else []
 
 

@@ -73,11 +73,13 @@ def with_reading(as_in_training: bool = False) -> Callable:
     texts["missing"] = f"What NaN means, error or nan, as in data.missing{end}."
     texts["format"] = "Format of the files; else found out."
 
+    texts["fixed_atoms"] = f"Forces on atoms held fixed, use or leave_out, as in data.fixed_atoms{end}."
     species = f"Elements of labels in the files, as data.species_map{end}."
     keep = f"Use steps whose electrons did not converge, as data.keep_unconverged{end}."
 
     def reading(format: str | None, **chosen: Any) -> Reading:
-        found = {name: chosen.pop(name) for name in ("missing", "species_map", "keep_unconverged")}
+        names = "missing", "species_map", "keep_unconverged", "fixed_atoms"
+        found = {name: chosen.pop(name) for name in names}
         found |= {"format_name": format, "keys": {}, "units": {}}
         for name, value in chosen.items():
             of, _, kind = name.rpartition("_")

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from equipot.cli.data import Level
-from equipot.errors import ModelFileError
 
 
 def import_(
@@ -22,7 +21,9 @@ def import_(
     elements: Annotated[
         str | None, typer.Option(metavar="H,C,...", help="Keep these only; by default all.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt; replaced if there.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with the original code, which must be installed.")
@@ -45,14 +46,13 @@ def import_(
 
     from equipot.data.text import counted
     from equipot.deploy.info import origin_table
-    from equipot.deploy.replay import write_replay
     from equipot.interop.importer import import_model, runs_code
     from equipot.interop.verify import comparison_table
 
     symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
     if runs_code(source):
         print(f"Opening {source} runs code that is in it, in a process of its own with nequip.")
-    found = import_model(source, output, level, symbols, dtype, verify, python)
+    found = import_model(source, output, level, symbols, dtype, verify, python, replay)
     if found.comparisons:
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))
@@ -60,12 +60,5 @@ def import_(
     levels = found.checkpoint.levels
     of_levels = f", levels {', '.join(levels)}" if len(levels) > 1 else ""
     print(f"Wrote {found.checkpoint.path} ({kept}{of_levels}, {dtype})")
-    if replay is not None and len(levels) > 1:
-        raise ModelFileError(
-            "--replay is of one level of theory: choose it with --level, or let the training make the "
-            f"frames, with fine_tune.replay: {replay}."
-        )
-    if replay is not None:
-        path = found.checkpoint.path.with_name(f"{found.checkpoint.path.stem}_replay.xyz")
-        write_replay(found.checkpoint, replay, path)
-        print(f"Wrote {path} ({counted(replay, 'frame')})")
+    if found.replay is not None:
+        print(f"Wrote {found.replay} ({counted(replay, 'frame')})")

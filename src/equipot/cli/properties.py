@@ -1,6 +1,6 @@
 """``equipot phonons`` and its like: properties of one structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,11 +9,13 @@ import typer
 from equipot.cli.data import options_of, with_options
 from equipot.properties.settings import (
     Common,
+    DensitySettings,
     ElasticSettings,
     EosSettings,
     KappaSettings,
     NebSettings,
     PhononSettings,
+    SpectrumSettings,
     VibrationSettings,
 )
 
@@ -23,18 +25,22 @@ Structure = Annotated[
 Model = Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")]
 
 
-def with_settings(settings: type | None = None) -> Callable:
-    """Give a command the options of `Common` for ``common`` and those of ``settings`` for ``settings``."""
+def with_settings(settings: type | None = None, shared: Collection[str] | None = None) -> Callable:
+    """Give a command the options of `Common` for ``common`` and those of ``settings`` for ``settings``.
+
+    ``shared``: which of the former; None: all.
+    """
 
     def decorate(function: Callable) -> Callable:
         if settings is not None:
             function = with_options("settings", options_of(settings), settings)(function)
-        return with_options("common", options_of(Common), Common)(function)
+        options = [one for one in options_of(Common) if shared is None or one.name in shared]
+        return with_options("common", options, Common)(function)
 
     return decorate
 
 
-def run(name: str, compute: Callable, common: Common, *arguments: Any) -> None:
+def run(name: str, compute: Callable, common: Common | DensitySettings, *arguments: Any) -> None:
     """Compute, write and print a property; a folder that cannot be used is said before the work."""
     from equipot.machine import keep_memory
     from equipot.properties.output import check_folder, finish
@@ -113,7 +119,33 @@ def neb(
     finish(compute(structure, last, model, common, settings), common)
 
 
+@with_settings(SpectrumSettings, shared=("device", "output", "overwrite"))
+def spectrum(
+    trajectory: Annotated[
+        str, typer.Argument(metavar="TRAJECTORY", help="Of equipot md, or another that ASE reads.")
+    ],
+    common: Common,
+    settings: SpectrumSettings,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Deployed model whose dipole and polarizability are taken."),
+    ] = None,
+) -> None:
+    """Infrared, Raman and vibrational spectra of a trajectory, by autocorrelation."""
+    from equipot.properties.spectrum import spectrum as compute
+
+    run("spectrum", compute, common, trajectory, model, common, settings)
+
+
+@with_options("settings", options_of(DensitySettings), DensitySettings)
+def density(structure: Structure, model: Model, settings: DensitySettings) -> None:
+    """Electron density of a molecule: cube file, picture, number of electrons, dipole."""
+    from equipot.properties.density import density as compute
+
+    run("density", compute, settings, structure, model, settings)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands, in the order of ``equipot --help``."""
-    for command in (phonons, kappa, elastic, eos, vibrations, neb):
+    for command in (phonons, kappa, elastic, eos, vibrations, neb, spectrum, density):
         app.command()(command)

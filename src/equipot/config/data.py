@@ -102,6 +102,9 @@ _MISSING = (
 )
 
 
+FixedAtoms = Literal["use", "leave_out"]
+
+
 class _BasicUnits(OpenSection):
     energy: Literal[ENERGY_UNITS] = Field("eV", description="Unit of energy.")
     length: Literal[LENGTH_UNITS] = Field("Ang", description="Unit of length.")
@@ -208,14 +211,19 @@ class SourceConfig(_Partial):
     keep_unconverged: bool | None = Field(
         None, description="Use steps that did not converge; null: as in `data.keep_unconverged`."
     )
+    fixed_atoms: FixedAtoms | None = Field(
+        None,
+        description="Use of forces on fixed atoms, `use` or `leave_out`; null: as in `data.fixed_atoms`.",
+    )
 
 
 @dataclass(frozen=True)
 class Parsing:
-    """What formats take from the configuration."""
+    """What formats, and the frames made of what they read, take from the configuration."""
 
     species: Mapping[str, str] = field(default_factory=dict)  # chemical symbols of other labels
     keep_unconverged: bool = False
+    fixed_atoms: FixedAtoms = "use"
 
 
 @dataclass(frozen=True)
@@ -309,6 +317,11 @@ class DataConfig(Section):
         description="Use steps of calculations whose electrons did not converge; they are left out, and "
         "named, otherwise. For formats that say so: see [formats](data.md#formats).",
     )
+    fixed_atoms: FixedAtoms = Field(
+        "use",
+        description="Whether forces on atoms that were held fixed (constraints of ASE, `move_mask`, OC20's "
+        "`fixed`) are labels: `use`; or `leave_out`: they are in no loss, statistics or error.",
+    )
     checks: Literal["stop", "warn", "off"] = Field(
         "stop",
         description="What `train` does about data that its [checks](data.md#before-training) find "
@@ -343,7 +356,7 @@ class DataConfig(Section):
     @property
     def parsing(self) -> Parsing:
         """What formats take from here where an entry says nothing else."""
-        return Parsing(self.species_map, self.keep_unconverged)
+        return Parsing(self.species_map, self.keep_unconverged, self.fixed_atoms)
 
     @property
     def levels(self) -> tuple[str, ...]:
@@ -356,11 +369,9 @@ class DataConfig(Section):
         units = UnitsConfig(**{**self.units.model_dump(), **entry.units.model_dump()})
         level = entry.level if entry.level is not None else self.level
         missing = entry.missing or self.missing
-        given = entry.species_map is not None, entry.keep_unconverged is not None
-        parsing = Parsing(
-            entry.species_map if given[0] else self.species_map,
-            entry.keep_unconverged if given[1] else self.keep_unconverged,
-        )
+        names = "species_map", "keep_unconverged", "fixed_atoms"
+        given = ((getattr(entry, name), getattr(self, name)) for name in names)
+        parsing = Parsing(*(shared if own is None else own for own, shared in given))
         return Source(entry.path, labels, units, entry.weight, entry.format, level, missing, parsing)
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 """From a YAML file, overrides or a dict to a valid Config, or one ConfigError that lists every problem."""
 
 import copy
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,10 +37,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected sections ('data:', 'model:', ...), found {type(raw).__name__}.")
     origins = {place: f"line {line}" for place, line in lines.items()}
-    _resolve_data_paths(raw, path.absolute().parent)
+    _resolve_paths(raw, path.absolute().parent)
     for override in overrides:
         _apply_override(raw, override, origins)
-    _resolve_data_paths(raw, Path.cwd())
+    _resolve_paths(raw, Path.cwd())
     _default_directory(raw, path.stem)
     return _validate(raw, str(path), origins)
 
@@ -89,14 +90,29 @@ def _problem_line(problem: Problem, origins: Mapping[Place, str]) -> str:
     return ": ".join([", ".join(parts), problem.text] if parts else [problem.text])
 
 
-def _resolve_data_paths(raw: dict[str, Any], folder: Path) -> None:
-    """Make the relative file names in section ``data`` absolute, in place; wrong types stay as they are."""
-    data = raw.get("data")
-    if not isinstance(data, dict):
-        return
-    for key in _PATH_KEYS:
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Make the relative file names in section ``data`` absolute, in place; wrong types stay as they are.
+
+    A file with the basis of an output is read: what is trained and deployed has it whole.
+    """
+    data, model = raw.get("data"), raw.get("model")
+    for key in _PATH_KEYS if isinstance(data, dict) else ():
         if key in data:
             data[key] = _resolved(data[key], folder)
+    outputs = model.get("outputs") if isinstance(model, dict) else None
+    for name, output in outputs.items() if isinstance(outputs, dict) else ():
+        if isinstance(output, dict) and isinstance(output.get("basis"), str):
+            outputs[name] = {**output, "basis": _read_basis(Path(_absolute(output["basis"], folder)), name)}
+
+
+def _read_basis(file: Path, name: str) -> Any:
+    try:
+        return json.loads(_read(file))
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"model.outputs.{name}.basis: '{file}' is no JSON ({error}). Expected shells by element, as in "
+            '{"H": [{"l": 0, "exponents": [1.2, 0.3]}]}.'
+        ) from None
 
 
 def _resolved(entry: Any, folder: Path) -> Any:

@@ -1,12 +1,14 @@
 """Section ``model``: the architecture, chosen by ``type``."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
-from equipot.config.outputs import OutputConfig, OutputName
+from equipot.config.outputs import OutputConfig, OutputName, check_references
 from equipot.config.section import PositiveInts, Section, check_symbol
+from equipot.errors import ConfigError
+from equipot.units import compound_unit, size_in
 
 
 class CommonModelConfig(Section):
@@ -54,6 +56,12 @@ class CommonModelConfig(Section):
         "vector}}`; see [outputs](outputs.md).",
         json_schema_extra={"words": "mapping from a name to a section"},
     )
+    field: bool = Field(
+        False,
+        description="The energy depends on a uniform electric field F, too: E − P·F − ½ F·α·F, where P is "
+        "the output `polarization` (or `dipole`) and α the output `polarizability`, if there is one; see "
+        "[response](response.md).",
+    )
     pair_cutoffs: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
         None,
         description="Shorter cutoffs for pairs of elements, such as `{H-H: 3.0, H-O: 4.0}` in Å. `O-H`, "
@@ -67,10 +75,16 @@ class CommonModelConfig(Section):
             return self
         if not self.outputs:
             raise ValueError("`energy` is false and there are no `outputs`: the model would predict nothing.")
-        for key in ("zbl", "trainable_scale_shift"):
+        for key in ("zbl", "trainable_scale_shift", "field"):
             if getattr(self, key):
                 raise ValueError(f"`{key}` is about energies, but `energy` is false: leave it out.")
         return self
+
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_fit_together(cls, outputs: dict[str, OutputConfig]) -> dict[str, OutputConfig]:
+        check_references(outputs)
+        return outputs
 
     @field_validator("pair_cutoffs")
     @classmethod
@@ -86,6 +100,86 @@ class CommonModelConfig(Section):
             if cutoff > info.data.get("cutoff", cutoff):
                 raise ValueError(f"{pair}: {cutoff:g} Å is more than the cutoff, {info.data['cutoff']:g} Å.")
         return pairs
+
+    @model_validator(mode="after")
+    def _derivatives_are_of_vectors(self):
+        for name, output in self.outputs.items():
+            if output.derivative_of is None:
+                continue
+            self._factor_of_derivative(name)
+            if not self.energy:
+                raise ValueError(
+                    f"outputs.{name}: `derivative_of` takes the reverse pass of a model with energies, but "
+                    "`energy` is false. Leave out one of the two."
+                )
+        terms = self.field_terms if self.field else {}
+        for name in {one.derivative_of for one in self.outputs.values()} | terms.keys():
+            if name is not None and self.outputs[name].charges is not None:
+                raise ValueError(
+                    f"outputs.{name}: its `charges` would be in no derivative (`field`, `derivative_of`), "
+                    "since they are added for whole structures. Leave one of the two out."
+                )
+        return self
+
+    def _factor_of_derivative(self, name: str) -> float:
+        """Of the unit per Å of what it is the derivative of, in its own."""
+        output = self.outputs[name]
+        source = self.outputs.get(output.derivative_of)
+        if source is None or source.derivative_of is not None or not source.is_structure_vector:
+            found = "there is none" if source is None else "it is none"
+            raise ValueError(
+                f"outputs.{name}: `derivative_of: {output.derivative_of}` must name an output with `per: "
+                f"structure`, `tensor: vector` and a sum; {found}."
+            )
+        size, powers = compound_unit(f"{source.unit or 1}/Ang" if source.unit or output.unit else "")
+        own, wanted = compound_unit(output.unit)
+        if powers != wanted:
+            raise ValueError(
+                f"outputs.{name}: the derivative of {output.derivative_of}, which is in "
+                f"{source.unit or 'no unit'}, by positions cannot be in {output.unit or 'no unit'}."
+            )
+        return size / own
+
+    @property
+    def field_terms(self) -> dict[str, float]:
+        """Outputs of which the energy in a field is made, P and α, and their units in e Å and e²Å²/eV."""
+        vectors = [name for name in ("polarization", "dipole") if name in self.outputs]
+        if len(vectors) != 1 or not self.outputs[vectors[0]].is_structure_vector:
+            raise ValueError(
+                "`field: true` needs one output `polarization` or `dipole`, the energy's derivative by the "
+                "field, such as outputs: {polarization: {per: structure, tensor: vector, unit: e*Ang, "
+                f"modulo: cell}}}}; found {', '.join(vectors) or 'none'}"
+                + (", which must be a structure's vector and a sum." if len(vectors) == 1 else ".")
+            )
+        terms = {vectors[0]: "e*Ang"}
+        if "polarizability" in self.outputs:
+            tensor = self.outputs["polarizability"]
+            if (tensor.per, tensor.tensor, tensor.size, tensor.reduce) != (
+                "structure",
+                "symmetric",
+                None,
+                "sum",
+            ):
+                raise ValueError(
+                    "`field: true` needs outputs.polarizability with `per: structure`, `tensor: symmetric` "
+                    "and a sum."
+                )
+            terms["polarizability"] = "e^2*Ang^2/eV"
+        return {name: self._in_unit(name, unit) for name, unit in terms.items()}
+
+    def _in_unit(self, name: str, unit: str) -> float:
+        try:
+            return size_in(self.outputs[name].unit, unit)
+        except ConfigError as error:
+            raise ValueError(f"`field: true`, outputs.{name}: {error}") from None
+
+    def output_specs(self) -> list[dict[str, Any]]:
+        """What `equipot.models.outputs.OutputSpec` has, of each output."""
+        return [
+            output.spec(name)
+            | ({} if output.derivative_of is None else {"factor": self._factor_of_derivative(name)})
+            for name, output in self.outputs.items()
+        ]
 
     def cutoffs_of_pairs(self, species: Sequence[str]) -> list[list[float]] | None:
         """Å, for each center and neighbor; None: `cutoff` for all."""

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from equipot.config.describe import Node, choices, describe, node_at
-from equipot.config.schema import further_keys
+from equipot.config.schema import further_keys, is_known
 from equipot.config.strict_yaml import Place
 from equipot.config.suggest import did_you_mean, nearest, suggest_key
 
@@ -34,7 +34,7 @@ def find_problems(schema: type[BaseModel], raw: Mapping[str, Any]) -> list[Probl
     by_place: dict[Place, list[Mapping[str, Any]]] = {}
     outputs = _value_at(raw, ("model", "outputs"))
     for place, name in further_keys(raw):
-        if name not in (outputs if isinstance(outputs, Mapping) else ()):
+        if not is_known(place, name, outputs if isinstance(outputs, Mapping) else {}):
             by_place[place] = [{"type": "extra_forbidden"}]
     for item in errors:
         by_place.setdefault(_place(item, raw), []).append(item)

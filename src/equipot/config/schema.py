@@ -50,7 +50,7 @@ class Config(Section):
             for source in sources:
                 check_kind(name, source.units.value_of(name), output.unit)
         for place, name in further_keys(self.to_dict()):
-            if name not in self.outputs:
+            if not is_known(place, name, self.outputs):
                 where = ".".join(map(str, place))
                 raise ValueError(f"unknown key {where}; `model.outputs` has no `{name}`.")
         return self
@@ -132,7 +132,8 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
-    labels, weights = {name: name for name in outputs}, dict.fromkeys(outputs, 1.0)
+    labels = {name: name for name in (*outputs, *_totals(outputs))}
+    weights = dict.fromkeys(outputs, 1.0)
     if (made := made_by_noise(raw)) in labels:
         labels[made] = None
     if model.get("energy") is False:
@@ -152,6 +153,19 @@ def made_by_noise(raw: Mapping[str, Any]) -> str | None:
     denoise = training.get("denoise") if isinstance(training, Mapping) else None
     default = DenoiseConfig.model_fields["output"].default
     return denoise.get("output", default) if isinstance(denoise, Mapping) else None
+
+
+def _totals(outputs: Mapping[str, Any]) -> set[str]:
+    """What outputs add up to, labels without a prediction."""
+    found = (
+        one.get("sum") if isinstance(one, Mapping) else getattr(one, "sum", None) for one in outputs.values()
+    )
+    return {name for name in found if isinstance(name, str)}
+
+
+def is_known(place: Place, name: str, outputs: Mapping[str, Any]) -> bool:
+    """Whether a key that only outputs can have is one of theirs."""
+    return name in outputs or ("loss" not in place and name in _totals(outputs))
 
 
 def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

@@ -20,7 +20,8 @@ class Columns:
     composition: NDArray[np.int32]  # (F, K) atoms of each element
     energy: NDArray[np.float64]  # (F,), NaN where there is none
     has: NDArray[np.bool_]  # (F, Q) a label of each quantity
-    force_squares: NDArray[np.float64]  # (F,) sum over components; 0 without forces
+    free_atoms: NDArray[np.int64]  # (F,) whose forces are labels, if there are forces
+    force_squares: NDArray[np.float64]  # (F,) sum over their components; 0 without forces
     weight: NDArray[np.float64]  # (F,)
     periodic: NDArray[np.bool_]  # (F,) in all three directions
     isolated: NDArray[np.bool_]  # (F,) as Frame.is_isolated_atom
@@ -49,12 +50,18 @@ class Columns:
     def label_counts(self) -> NDArray[np.int64]:
         """(F, Q) known components of each quantity."""
         ones, atoms = np.ones(len(self), dtype=np.int64), self.num_atoms
-        return self.has * np.stack([q.components * q.choose(ones, atoms) for q in QUANTITIES.values()], 1)
+        rows = [
+            self.free_atoms if name == FORCES.name else q.choose(ones, atoms)
+            for name, q in QUANTITIES.items()
+        ]
+        return self.has * np.stack(
+            [q.components * n for q, n in zip(QUANTITIES.values(), rows, strict=True)], 1
+        )
 
     @property
     def force_rms(self) -> float | None:
         """eV/Å, over all known components; None without forces."""
-        components = 3 * self.num_atoms[self.known(FORCES.name)].sum()
+        components = 3 * self.free_atoms[self.known(FORCES.name)].sum()
         return float(np.sqrt(self.force_squares.sum() / components)) if components else None
 
     def composition_of(self, numbers: Sequence[int]) -> NDArray[np.int64]:
@@ -93,12 +100,18 @@ def columns_of(frames: Sequence[Frame]) -> Columns:
     lookup[elements] = np.arange(len(elements))
     counts = [np.bincount(lookup[frame.atomic_numbers], minlength=len(elements)) for frame in frames]
     weights = [[frame.label_weights.get(kind, 1.0) for kind in LABELS] for frame in frames]
-    forces = [np.zeros(0) if frame.forces is None else np.ravel(frame.forces) for frame in frames]
+    free = [slice(None) if frame.free is None else frame.free for frame in frames]
+    forces = [
+        np.zeros(0) if f.forces is None else np.ravel(f.forces[i]) for f, i in zip(frames, free, strict=True)
+    ]
     return Columns(
         elements=elements.astype(np.int64),
         composition=np.array(counts, dtype=np.int32).reshape(len(frames), len(elements)),
         energy=np.array([np.nan if f.energy is None else f.energy for f in frames], dtype=np.float64),
         has=np.array([[kind in f.values for kind in LABELS] for f in frames], bool).reshape(-1, len(LABELS)),
+        free_atoms=np.array(
+            [f.num_atoms if f.free is None else f.free.sum() for f in frames], dtype=np.int64
+        ),
         force_squares=np.array([force @ force for force in forces], dtype=np.float64),
         weight=np.array([frame.weight for frame in frames], dtype=np.float64),
         periodic=np.array([frame.pbc.all() for frame in frames], dtype=bool),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
+from equipot.data.formats.reference_energies import references_of
 from equipot.data.found_labels import check_labels, report_weights
 from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import expand_paths
@@ -113,10 +114,15 @@ def cached_store(source: Source, cutoff: float | None, digests: RememberedDigest
     return Store(path)
 
 
+def _beside(file: Path) -> list[Path]:
+    found = references_of(file)
+    return [] if found is None else [found]
+
+
 def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Callable[[Path], str]) -> str:
     """Hash of everything the store depends on. Species do not belong to it: it holds elements, not types."""
     parts = {
-        "files": [[str(file), digest(file)] for file in files],
+        "files": [[str(file), *map(digest, (file, *_beside(file)))] for file in files],
         "format": source.format,
         "labels": source.labels.model_dump(),
         **(
@@ -127,6 +133,6 @@ def _key(files: Sequence[Path], source: Source, cutoff: float | None, digest: Ca
         "units": source.units.model_dump(),
         "missing": source.missing,
         "cutoff": cutoff,
-        "parsing": asdict(source.parsing),
+        "parsing": {key: value for key, value in asdict(source.parsing).items() if key != "fixed_atoms"},
     }
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

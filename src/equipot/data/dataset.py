@@ -15,7 +15,7 @@ from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.data.species import look_up, type_table
 from equipot.graph import AtomicGraph, Label, Labels
-from equipot.quantities import QUANTITIES
+from equipot.quantities import FORCES, QUANTITIES
 
 
 class GraphDataset(Dataset):
@@ -66,6 +66,10 @@ class GraphDataset(Dataset):
     def at(self, index: int, epoch: int) -> AtomicGraph:
         """What an epoch of a training has of frame ``index``."""
         return self[index]
+
+    def structures(self, index: int) -> list[AtomicGraph]:
+        """Those of ``self[index]``, each in a graph of its own."""
+        return [self[index]]
 
     @property
     def as_read(self) -> "GraphDataset":
@@ -157,6 +161,7 @@ def _graph(
         edge_shift=torch.from_numpy(edge_shift),
         labels=_labels(frame),
         level=torch.tensor([levels.index(frame.level)]) if len(levels) > 1 else None,
+        marks=None if frame.marks is None else torch.from_numpy(frame.marks),
     )
 
 
@@ -165,6 +170,8 @@ def _labels(frame: Frame) -> Labels:
     for name, value in frame.values.items():
         rows = np.asarray(value)[QUANTITIES[name].choose(None, slice(None))]  # None: an axis of one structure
         known = torch.ones(len(rows), dtype=torch.bool)
+        if name == FORCES.name and frame.free is not None:
+            known = torch.from_numpy(frame.free)
         value = torch.as_tensor(rows, dtype=torch.float64)
         own = frame.label_weights.get(name, 1.0)
         labels[name] = Label(value, known, None if own == 1 else value.new_full((len(rows),), own))

@@ -7,6 +7,7 @@ from typing import Any
 
 import ase
 import numpy as np
+from ase.constraints import FixAtoms, FixCartesian, FixScaled
 from numpy.typing import NDArray
 
 from equipot.config.data import LabelsConfig, Source, UnitsConfig
@@ -23,6 +24,7 @@ _AGREEMENT = 0.01
 # Å between the planes of a lattice: no crystal of one atom per cell has its atoms so far apart.
 _ALONE = 8.0
 _NO_FORCE = 0.05  # eV/Å
+FIXED = 128  # the bit of `Frame.marks`
 NO_LABELS = LabelsConfig(**dict.fromkeys(LabelsConfig.model_fields))
 
 
@@ -51,10 +53,17 @@ class Frame(Named):
     label_weights: Mapping[str, float] = field(default_factory=dict)  # other than 1; 0: there, but not used
     level: str | None = None  # level of theory of the reference values
     edges: Edges | None = None  # used where the cutoff is the same
+    marks: NDArray[np.uint8] | None = None  # (N,) tag, and FIXED more where held fixed; None: all zero
+    free_only: bool = False  # forces on fixed atoms are no labels
 
     @property
     def num_atoms(self) -> int:
         return len(self.atomic_numbers)
+
+    @property
+    def free(self) -> NDArray[np.bool_] | None:
+        """(N,) whose forces are labels; None: those of all atoms."""
+        return self.marks < FIXED if self.free_only and self.marks is not None else None
 
     @property
     def where(self) -> str:
@@ -104,7 +113,7 @@ def frame_of(structure: ase.Atoms | Frame, source: Source, file: str, index: int
             file=file,
             index=index,
         )
-    return replace(frame, level=source.level)
+    return replace(frame, level=source.level, free_only=source.parsing.fixed_atoms == "leave_out")
 
 
 def frame_from_atoms(
@@ -136,6 +145,7 @@ def frame_from_atoms(
         file=file,
         index=index,
         config_type=_config_type(atoms),
+        marks=_marks(atoms),
     )
     _check_structure(frame)
     if labels is None:
@@ -184,6 +194,24 @@ def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
 def _config_type(atoms: ase.Atoms) -> str | None:
     value = atoms.info.get("config_type")
     return None if value is None else str(value)
+
+
+def _marks(atoms: ase.Atoms) -> NDArray[np.uint8] | None:
+    """``Frame.marks``. Tags below 0 or above 127 are something else, and are not kept."""
+    tags = atoms.get_tags()
+    marks = np.where(((tags >= 0) & (tags < FIXED)).all(), tags, 0).astype(np.uint8)
+    for constraint in atoms.constraints:
+        partial = isinstance(constraint, FixCartesian | FixScaled) and not np.all(constraint.mask)
+        if isinstance(constraint, FixAtoms | FixCartesian | FixScaled) and not partial:
+            marks[constraint.index] |= FIXED
+    return marks if marks.any() else None
+
+
+def set_marks(atoms: ase.Atoms, marks: NDArray[np.uint8] | None) -> None:
+    """Give tags and constraints that ``Frame.marks`` was made of to the atoms of that frame."""
+    if marks is not None:
+        atoms.set_tags(marks % FIXED)
+        atoms.set_constraint(FixAtoms(mask=marks >= FIXED) if (marks >= FIXED).any() else None)
 
 
 def _named_values(atoms: ase.Atoms) -> Mapping[str, object]:

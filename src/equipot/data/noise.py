@@ -38,9 +38,15 @@ class NoisyDataset(GraphDataset):
         return self.at(index, 0)
 
     def at(self, index: int, epoch: int) -> AtomicGraph:
+        return collate(self._structures(index, epoch))
+
+    def structures(self, index: int) -> list[AtomicGraph]:
+        return self._structures(index, 0)
+
+    def _structures(self, index: int, epoch: int) -> list[AtomicGraph]:
         clean = self.clean[index]
         noisy = self._displaced(clean, np.random.default_rng([self.seed, epoch, index, _STREAM]))
-        return collate([clean, noisy]) if self.paired else noisy
+        return [clean, noisy] if self.paired else [noisy]
 
     @property
     def as_read(self) -> GraphDataset:

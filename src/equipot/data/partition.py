@@ -15,7 +15,7 @@ from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import file_digest
 from equipot.data.formats.base import add_value
 from equipot.data.found_labels import check_labels
-from equipot.data.frames import Frame
+from equipot.data.frames import Frame, set_marks
 from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.data.readers import expand_paths, read_source
@@ -178,6 +178,7 @@ def _write(path: Path, pool: Pool, rows: Iterable[int], name: str) -> None:
 def labelled_atoms(frame: Frame) -> ase.Atoms:
     """The frame for ASE, its labels in a calculator under ASE's names."""
     atoms = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+    set_marks(atoms, frame.marks)
     known = {n: stress_to_voigt(v) if QUANTITIES[n].symmetric else v for n, v in frame.values.items()}
     results = {name: known.pop(name) for name in list(known) if name in all_properties}
     if results:

@@ -66,7 +66,7 @@ class StorePart:
         self.files = [file for file, _ in names]
         self._runs = [(file, first) for file, runs in names for first, _ in runs]
         self._starts = np.cumsum([0, *(count for _, runs in names for _, count in runs)])
-        columns = store.columns()
+        columns = store.columns(source.parsing.fixed_atoms == "leave_out")
         own = columns.weight
         if source.labels.weight is None:
             own = np.ones(len(columns))

@@ -4,11 +4,11 @@ import difflib
 import glob
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ase.data import atomic_numbers
 
-from equipot.config.data import FORMATS, DataConfig, LabelsConfig, Parsing, Source, UnitsConfig
+from equipot.config.data import FORMATS, DataConfig, FixedAtoms, LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.config.suggest import did_you_mean
 from equipot.data.formats import find_format, open_contents
 from equipot.data.found_labels import check_labels, report_weights
@@ -58,6 +58,7 @@ def named_reading(
     format_name: str | None = None,
     species_map: str | None = None,
     keep_unconverged: bool = False,
+    fixed_atoms: FixedAtoms | None = None,
     others: Any = _DEFAULT,
 ) -> dict[str, Any]:
     """Arguments of what reads files: ``labels``, ``units``, ``missing``, ``format_name``, ``parsing``.
@@ -75,24 +76,35 @@ def named_reading(
     if missing not in ("error", "nan"):
         raise DataError(f"--missing is '{missing}'; expected error or nan.")
     labels, measured = named_labels(keys, others.labels), named_units(units, others.units)
-    parsing = named_parsing(species_map, keep_unconverged, others.parsing)
+    parsing = named_parsing(species_map, keep_unconverged, fixed_atoms, others.parsing)
     own = {"missing": missing, "format_name": format_name, "parsing": parsing}
     return {"labels": labels, "units": measured, **own}
 
 
-def named_parsing(species: str | None, keep_unconverged: bool, others: Parsing = _DEFAULT_PARSING) -> Parsing:
+def named_parsing(
+    species: str | None = None,
+    keep_unconverged: bool = False,
+    fixed_atoms: FixedAtoms | None = None,
+    others: Parsing = _DEFAULT_PARSING,
+) -> Parsing:
     """From words: ``HW=H,OW=O``; what is not given is as in ``others``.
 
     Raises:
-        DataError: not pairs of a label and a chemical symbol.
+        DataError: not pairs of a label and a chemical symbol; neither ``use`` nor ``leave_out``.
     """
+    if fixed_atoms not in (None, *get_args(FixedAtoms)):
+        raise DataError(f"--fixed-atoms is '{fixed_atoms}'; expected {' or '.join(get_args(FixedAtoms))}.")
     pairs = [pair.split("=") for pair in species.split(",")] if species else []
     for pair in pairs:
         if len(pair) != 2 or not pair[0] or pair[1] not in atomic_numbers:
             raise DataError(
                 f"--species-map must be as HW=H,OW=O: labels and chemical symbols; found '{'='.join(pair)}'."
             )
-    return Parsing(dict(pairs) or others.species, keep_unconverged or others.keep_unconverged)
+    return Parsing(
+        dict(pairs) or others.species,
+        keep_unconverged or others.keep_unconverged,
+        fixed_atoms or others.fixed_atoms,
+    )
 
 
 def read_frames(
@@ -122,7 +134,7 @@ def read_frames(
         advice: what messages tell the user to do about a label ``{kind}`` that is not found.
         missing: what NaN means (``data.missing``).
         format_name: one of the formats; None: by name and content.
-        parsing: as ``data.species_map`` and ``data.keep_unconverged``.
+        parsing: as ``data.species_map``, ``data.keep_unconverged`` and ``data.fixed_atoms``.
 
     Raises:
         DataError: a missing or unreadable file, a file without frames, an unusable frame, a missing label;

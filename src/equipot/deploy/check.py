@@ -162,11 +162,40 @@ def check_conservation(
     yield Deviation("energy conservation", "meV/atom", left, tolerated, note)
 
 
+def check_field(model: DeployedModel, structures: list[Structure]) -> Iterator[Deviation]:
+    """Derivatives by an electric field: −∂E/∂F is the polarization, ∂P/∂F the polarizability.
+
+    The energy is quadratic in the field, so differences over any interval are exact.
+    """
+    if not model.metadata.field:
+        return
+    worst = np.zeros(2)
+    for structure in structures:
+        _, *right = _in_field(model, structure, np.zeros(3))
+        ends = [[_in_field(model, structure, sign * field) for sign in (1, -1)] for field in np.eye(3)]
+        slopes = [np.array([0.5 * (plus[k] - minus[k]) for plus, minus in ends]) for k in (0, 1)]
+        for k, (found, expected) in enumerate(zip((-slopes[0], slopes[1]), right, strict=True)):
+            worst[k] = max(worst[k], np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+    for name, error in zip(("energy", "polarization"), worst, strict=True):
+        yield Deviation(f"{name} by the field", "", float(error), _SYMMETRY[model.metadata.dtype], "relative")
+
+
+def _in_field(model: DeployedModel, structure: Structure, field: NDArray) -> tuple[float, NDArray, NDArray]:
+    """Energy (eV), P (e Å) and α (e²Å²/eV) of a structure in a field (V/Å)."""
+    types = structure.atom_types
+    inputs = structure.edge_vec, structure.edge_index, types, types >= 0
+    rows = model.rows(*inputs, field=field, derivatives=False)
+    values = [unit * rows[name].sum(axis=0) for name, unit in model.metadata.field.items()]
+    vector, tensor = [*values, np.zeros((3, 3))][:2]
+    return rows["atom_energies"].sum(), vector, tensor
+
+
 _GROUPS = {
     "reference structures": check_reference,
     "symmetries": check_symmetries,
     "smoothness at the cutoff": check_smoothness,
     "energy conservation": check_conservation,
+    "electric field": check_field,
 }
 
 

@@ -49,6 +49,8 @@ def _facts(path: Path, metadata: Metadata) -> Table:
         "species": " ".join(metadata.species),
         "predicts": ", ".join([*("energies and forces",) * metadata.energy, *metadata.outputs]),
         "level of theory": _level(metadata),
+        "outputs beside the energy": _outputs(metadata),
+        "electric field": f"energy by {' and '.join(metadata.field)}" if metadata.field else "not known",
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
         "units": f"energy {metadata.energy_unit}, length {metadata.length_unit}",
@@ -96,6 +98,14 @@ def _pairs(rows: Mapping[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
+
+
+def _outputs(metadata: Metadata) -> str:
+    found = []
+    for name, facts in metadata.outputs.items():
+        unit = f" ({facts['unit']})" if facts["unit"] else ""
+        found.append(f"{name}{unit} per {'atom' if facts['per_atom'] else 'structure'}")
+    return ", ".join(found) or "none"
 
 
 def _level(metadata: Metadata) -> str:

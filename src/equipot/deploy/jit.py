@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,17 +34,19 @@ def load_torchscript(content: bytes, path: Path, device: str, version: str) -> t
         ) from None
 
 
-def run(module: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+def run(module: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, **more: Any) -> tuple[Tensor, ...]:
     """Call a potential, scripted or not, in whatever mode the caller has put torch."""
     # Forces are gradients even where gradients are switched off; tensors made in inference mode cannot take
     # part in one, copies of them can.
     with torch.inference_mode(False), torch.enable_grad(), steady_execution():
-        return module(*(x.clone() if x.is_inference() else x for x in inputs))
+        return module(*(x.clone() if x.is_inference() else x for x in inputs), **more)
 
 
-def on_arrays(module: Callable[..., tuple[Tensor, ...]], inputs: Sequence[np.ndarray], device: str):
+def on_arrays(
+    module: Callable[..., tuple[Tensor, ...]], inputs: Sequence[np.ndarray], device: str, **more: Any
+):
     """`run` on arrays, by way of ``device``."""
-    found = run(module, *(torch.as_tensor(array, device=device) for array in inputs))
+    found = run(module, *(torch.as_tensor(array, device=device) for array in inputs), **more)
     return tuple(rows.detach().cpu().numpy() for rows in found)
 
 

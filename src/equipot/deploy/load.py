@@ -1,13 +1,13 @@
 """Load a deployed model."""
 
+import functools
 import io
 import logging
 import os
 import zipfile
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
-from equipot.quantities import declare, output, rows_by_name
+from equipot.quantities import declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class DeployedModel:
     content: bytes = field(repr=False)  # of the file
     engine: Engine | None = None  # what evaluates it; None: TorchScript
 
-    @cached_property
+    @functools.cached_property
     def module(self) -> "torch.jit.ScriptModule":
         """The model as TorchScript. Raises ModelFileError if this torch cannot load it."""
         from equipot.deploy.jit import load_torchscript
@@ -52,28 +52,61 @@ class DeployedModel:
         return load_torchscript(self.content, self.path, self.device, self.metadata.torch_version)
 
     def __call__(
-        self, edge_vec: Array, edge_index: Array, atom_types: Array, owned: Array
-    ) -> tuple[Array, Array, Array]:
+        self,
+        edge_vec: Array,
+        edge_index: Array,
+        atom_types: Array,
+        owned: Array,
+        *,
+        field: ArrayLike | None = None,
+        derivatives: bool = True,
+    ) -> tuple[Array, ...]:
         """The deployed contract, from arrays to arrays, or on `device` from tensors to tensors.
 
         edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool →
         atom_energies (N,) eV, forces (N, 3) eV/Å, atom_virials (N, 3, 3) eV, all float64; of a model with
         outputs their values (N, K) come after these (`rows` names them), of one without energies alone.
+
+        ``field`` (3,) V/Å, or (N, 3) of each atom's structure: all of it in a uniform electric field.
+        ``derivatives``: outputs that are derivatives by positions, too.
+
+        Raises ConfigError for a field that the model does not know.
         """
         inputs = (edge_vec, edge_index, atom_types, owned)
-        if isinstance(edge_vec, np.ndarray) and self.engine is not None:
-            return self._by_engine(*inputs)
+        by_engine = None
+        if self._engine_for(field) is not None:
+            by_engine = functools.partial(self._by_engine, field=field, derivatives=derivatives)
+        if isinstance(edge_vec, np.ndarray) and by_engine is not None:
+            return by_engine(*inputs)
         from equipot.deploy import jit
 
-        if self.engine is not None:
-            return jit.on_tensors(self._by_engine, inputs)
+        if by_engine is not None:
+            return jit.on_tensors(by_engine, inputs)
+        more = self._options(field, derivatives)
         if isinstance(edge_vec, np.ndarray):
-            return jit.on_arrays(self.module, inputs, self.device)
-        return jit.run(self.module, *inputs)
+            return jit.on_arrays(self.module, inputs, self.device, **more)
+        return jit.run(self.module, *inputs, **more)
 
-    def _by_engine(self, *inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        found = self.engine.evaluate_edges(*inputs)
-        return found.atom_energies, found.forces, found.atom_virials
+    def _engine_for(self, field: ArrayLike | None) -> Engine | None:
+        """The engine, where it can do it: in one field for all atoms."""
+        if field is not None and not self.metadata.field:
+            raise ConfigError(f"{self.path}: its energy does not depend on an electric field (model.field).")
+        return self.engine if field is None or np.ndim(field) == 1 else None
+
+    def _options(self, field: ArrayLike | None, derivatives: bool) -> dict[str, Any]:
+        """Further arguments of the TorchScript, which models without fields and derivatives do not know."""
+        more = {} if derivatives or not self.metadata.derivatives else {"derivatives": False}
+        if field is not None:
+            from torch import as_tensor, float64
+
+            more["field"] = as_tensor(field, dtype=float64, device=self.device)
+        return more
+
+    def _by_engine(self, *inputs: np.ndarray, **options: Any) -> tuple[np.ndarray, ...]:
+        found = self.engine.evaluate_edges(*inputs, **options)
+        values = found.values
+        rows = found.atom_energies, found.forces, found.atom_virials
+        return rows if values is None else (*rows, values)
 
     @property
     def output_names(self) -> list[str]:
@@ -90,32 +123,38 @@ class DeployedModel:
         """Whether `rows` has features: the file has an uncertainty, and the engine runs it."""
         return self.engine is not None and self.engine.feature_width > 0
 
-    def rows(self, *inputs: Array, heat: bool = False) -> dict[str, Array]:
+    def rows(
+        self,
+        *inputs: Array,
+        heat: bool = False,
+        field: ArrayLike | None = None,
+        derivatives: bool = True,
+    ) -> dict[str, Array]:
         """What the model says of each atom, by the names of `CONTRACT`; arrays where there is an engine.
 
         The engine adds ``features`` (N, K) eV for `Engine.uncertainty`, if the file has one. ``heat`` adds
         ``atom_heat_virials`` (N, 3, 3) eV: V in the potential part Σ V_i v_i of the heat flux, whose second
-        index is the velocity's (Langer et al., Phys. Rev. B 108, L100302 (2023)).
+        index is the velocity's (Langer et al., Phys. Rev. B 108, L100302 (2023)). ``field`` and
+        ``derivatives`` as for a call.
 
-        Raises ConfigError for the heat of a model that passes messages where TorchScript evaluates it.
+        Raises ConfigError for the heat of a model that passes messages where TorchScript evaluates it, and as
+        a call.
         """
-        if self.engine is not None:
-            found = vars(self.engine.evaluate_edges(*inputs, heat=heat))
-            return {name: rows for name, rows in found.items() if rows is not None}
+        if self._engine_for(field) is not None:
+            found = self.engine.evaluate_edges(*inputs, heat=heat, field=field, derivatives=derivatives)
+            rows = {name: x for name, x in vars(found).items() if x is not None}
+            rows = {name: x for name, x in rows.items() if name not in ("outputs", "derivatives")}
+            return rows | values_by_name(found.values, self.output_names)
         if heat and self.metadata.num_exchanges > 0:
             advice = (
                 "Use device='cpu', engine='auto', no EQUIPOT_KERNELS=off, and a file deployed since there is "
                 "an engine ('equipot deploy' again)."
             )
-            if self.output_names:
-                advice = (
-                    f"It has outputs ({', '.join(self.output_names)}), which the engine does not compute."
-                )
             raise ConfigError(
                 f"{self.path} passes messages, and only equipot's engine gives the heat flux of such a "
                 f"model; here it runs on {self.runs_by}. {advice}"
             )
-        rows = rows_by_name(self(*inputs), self.output_names)
+        rows = rows_by_name(self(*inputs, field=field, derivatives=derivatives), self.output_names)
         # Where each energy depends on edges of its own alone, virials are the weights.
         return rows | ({"atom_heat_virials": rows["atom_virials"]} if heat else {})
 
@@ -135,7 +174,7 @@ class DeployedModel:
 
         return f"{self.device}, TorchScript of torch {__version__}"
 
-    @cached_property
+    @functools.cached_property
     def _type_table(self) -> np.ndarray:
         return type_table(self.metadata.species)
 
@@ -205,7 +244,7 @@ def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine:
 
 
 # Opened once: every task of a pool of processes brings the same content along.
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _engine_of(path: Path, content: bytes) -> Engine | None:
     if os.environ.get("EQUIPOT_KERNELS", "").strip().lower() == "off":
         return None

@@ -56,6 +56,11 @@ class Metadata:
     # What is predicted beside energies and forces, in this order: arguments of `equipot.quantities.output`.
     outputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     energy: bool = True  # false: these alone; there are no energies, forces and virials
+    # Those of them that are derivatives by positions, the last of the contract's values.
+    derivatives: tuple[str, ...] = ()
+    # Of a model whose energy depends on an electric field: P, and α if there is one, among its outputs, and
+    # their units in e Å and e²Å²/eV.
+    field: dict[str, float] = dataclasses.field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -218,5 +223,7 @@ _PARSERS = {
     "origin": json.loads,
     "outputs": json.loads,
     "energy": lambda text: text == "True",
+    "derivatives": lambda text: tuple(text.split()),
+    "field": json.loads,
     "format_version": int,
 }

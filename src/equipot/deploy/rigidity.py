@@ -219,8 +219,7 @@ def add_uncertainty(
     """
     if program is None or not program.feature_width:
         raise ModelFileError(
-            "This architecture has no program with a last layer, so it cannot have an uncertainty; nor can a "
-            "model with outputs beside the energy."
+            "This architecture has no program with a last layer, so it cannot have an uncertainty."
         )
     rigidity = measure(program)
     program.add_uncertainty(torch.from_numpy(rigidity.factor))

@@ -120,6 +120,8 @@ def _describe(potential: Potential, capsule: Capsule, **given) -> Metadata:
         weights_sha256=weights_digest(potential),
         outputs={name: facts_of_output(name) for name in potential.output_names},
         energy=potential.has_energy,
+        derivatives=tuple(potential.derivative_names),
+        field=dict(potential.field_outputs),
         capsule=capsule.to_json(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         equipot_version=__version__,

@@ -4,6 +4,7 @@ import ctypes
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,9 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 from equipot.engine.build import build
 from equipot.errors import ConfigError, DataError, ModelFileError, SimulationError
 
-_ABI = 2  # EQUIPOT_ABI
+_ABI = 3  # EQUIPOT_ABI
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
+
+
+class _Output(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("unit", ctypes.c_char_p),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("num_axes", ctypes.c_int32),
+        ("per_atom", ctypes.c_int32),
+        ("mean", ctypes.c_int32),
+        ("is_derivative", ctypes.c_int32),
+        ("first", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+    )
 
 
 class _Description(ctypes.Structure):
@@ -31,6 +46,11 @@ class _Description(ctypes.Structure):
         ("checksum", ctypes.c_uint64),
         ("feature_width", ctypes.c_int64),
         ("shortest_distances", ctypes.POINTER(ctypes.c_double)),
+        ("num_outputs", ctypes.c_int32),
+        ("outputs", ctypes.POINTER(_Output)),
+        ("output_width", ctypes.c_int64),
+        ("derivative_width", ctypes.c_int64),
+        ("feels_field", ctypes.c_int32),
     )
 
 
@@ -40,7 +60,7 @@ class _Edges(ctypes.Structure):
         ("num_edges", ctypes.c_int64),
         *(
             (name, ctypes.c_void_p)
-            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange", "ids")
+            for name in ("types", "owned", "center", "neighbor", "edge_vec", "exchange", "ids", "field")
         ),
     )
 
@@ -50,6 +70,7 @@ class _Structure(ctypes.Structure):
         ("num_atoms", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("types", "positions", "cell")),
         ("periodic", ctypes.c_int32 * 3),
+        ("field", ctypes.c_void_p),
     )
 
 
@@ -58,8 +79,19 @@ class _Results(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             *("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials", "features"),
+            *("outputs", "derivatives"),
         )
     )
+
+
+class OutputFacts(NamedTuple):
+    """Of a model's output beside the energy."""
+
+    unit: str
+    shape: tuple[int, ...]  # of one value
+    per_atom: bool  # otherwise a structure's is the sum of its atoms' rows
+    mean: bool  # or their mean
+    is_derivative: bool  # by positions; those come last
 
 
 @dataclass(frozen=True)
@@ -72,6 +104,16 @@ class Evaluation:
     # (N, 3, 3) eV, if wanted: V of the heat flux Σ V_i v_i; the last index is the velocity's.
     atom_heat_virials: NDArray[np.float64] | None = None
     features: NDArray[np.float64] | None = None  # (N, feature_width) eV, where the file has an uncertainty
+    # (N, output_width), where the model has outputs: their values side by side, zero where not owned.
+    outputs: NDArray[np.float64] | None = None
+    # (N, derivative_width), the same of outputs that are derivatives, if wanted; as forces where not owned.
+    derivatives: NDArray[np.float64] | None = None
+
+    @property
+    def values(self) -> NDArray[np.float64] | None:
+        """Outputs, and derivatives behind them."""
+        found = [rows for rows in (self.outputs, self.derivatives) if rows is not None]
+        return np.concatenate(found, axis=1) if found else None
 
 
 class Engine:
@@ -101,6 +143,10 @@ class Engine:
         self.cutoff = found.cutoff
         self.num_exchanges = found.num_exchanges
         self.feature_width = found.feature_width  # 0: the file has no uncertainty
+        self.output_facts = dict(_output_facts(found.outputs[n]) for n in range(found.num_outputs))
+        self.output_width = found.output_width  # numbers of all of them, of an atom, but derivatives
+        self.derivative_width = found.derivative_width
+        self.feels_field = bool(found.feels_field)
 
     def __del__(self):
         if getattr(self, "_model", None):
@@ -113,11 +159,17 @@ class Engine:
         atom_types: NDArray[np.int64],
         owned: NDArray[np.bool_] | None = None,
         heat: bool = False,
+        field: ArrayLike | None = None,
+        derivatives: bool = True,
     ) -> Evaluation:
         """The deployed contract: (E, 3) Å, (2, E), (N,), (N,) or None for all; ``heat``: heat virials too.
 
+        ``field`` (3,) V/Å: all is as in a uniform electric field. ``derivatives``: outputs that are such,
+        too, at the cost of three reverse passes each.
+
         Raises:
-            DataError: an atom or a type that is not there; atoms that coincide.
+            DataError: an atom or a type that is not there; atoms that coincide; a field that the model
+                does not feel.
             SimulationError: the results are not finite.
         """
         center, neighbor = _array("edge_index", edge_index, np.int64, (2, -1))
@@ -125,10 +177,10 @@ class Engine:
         types = _array("atom_types", atom_types, np.int64, (-1,))
         if owned is not None:
             owned = _array("owned", owned, np.bool_, types.shape)
-        edges = _Edges(
-            len(types), len(center), *map(_address, (types, owned, center, neighbor, edge_vec, None))
-        )
-        return self._evaluate("equipot_evaluate_edges", edges, len(types), heat)
+        field = _field(field)
+        arrays = (types, owned, center, neighbor, edge_vec, None, None, field)
+        edges = _Edges(len(types), len(center), *map(_address, arrays))
+        return self._evaluate("equipot_evaluate_edges", edges, len(types), heat, derivatives)
 
     def evaluate(
         self,
@@ -137,14 +189,19 @@ class Engine:
         pbc: NDArray[np.bool_],
         atom_types: NDArray[np.int64],
         heat: bool = False,
+        field: ArrayLike | None = None,
+        derivatives: bool = True,
     ) -> Evaluation:
-        """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. Raises as above."""
+        """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. The rest as above."""
         types = _array("atom_types", atom_types, np.int64, (-1,))
         positions = _array("positions", positions, np.float64, (len(types), 3))
         cell = _array("cell", cell, np.float64, (3, 3))
         periodic = (ctypes.c_int32 * 3)(*_array("pbc", np.asarray(pbc) != 0, np.bool_, (3,)).tolist())
-        structure = _Structure(len(types), *map(_address, (types, positions, cell)), periodic)
-        return self._evaluate("equipot_evaluate", structure, len(types), heat)
+        field = _field(field)
+        structure = _Structure(
+            len(types), *map(_address, (types, positions, cell)), periodic, _address(field)
+        )
+        return self._evaluate("equipot_evaluate", structure, len(types), heat, derivatives)
 
     def uncertainty(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n, feature_width) eV → (n,) eV: standard deviations, by last-layer prediction rigidity.
@@ -171,10 +228,15 @@ class Engine:
         self._call("equipot_check", self._model, summary, ctypes.c_size_t(len(summary)))
         return summary.value.decode()
 
-    def _evaluate(self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool) -> Evaluation:
+    def _evaluate(
+        self, function: str, structure: ctypes.Structure, num_atoms: int, heat: bool, derivatives: bool
+    ) -> Evaluation:
         shapes = {"atom_energies": (), "forces": (3,), "atom_virials": (3, 3)}
         shapes |= {"atom_heat_virials": (3, 3)} if heat else {}
         shapes |= {"features": (self.feature_width,)} if self.feature_width else {}
+        shapes |= {"outputs": (self.output_width,)} if self.output_width else {}
+        if derivatives and self.derivative_width:
+            shapes["derivatives"] = (self.derivative_width,)
         rows = {name: np.empty((num_atoms, *shape)) for name, shape in shapes.items()}
         results = _Results(**{name: _address(array) for name, array in rows.items()})
         found = Evaluation(**rows)
@@ -191,6 +253,12 @@ class Engine:
             raise kind(message.removesuffix(".") + ".")
 
 
+def _output_facts(output: _Output) -> tuple[str, OutputFacts]:
+    shape = tuple(output.shape[: output.num_axes])
+    kind = (bool(flag) for flag in (output.per_atom, output.mean, output.is_derivative))
+    return output.name.decode(), OutputFacts(output.unit.decode(), shape, *kind)
+
+
 def _array(name: str, values: ArrayLike, dtype: type, shape: tuple[int, ...]) -> NDArray:
     """As the library takes it; -1: any length. Raises DataError for another shape, or numbers cut by it."""
     given = np.asarray(values)
@@ -201,6 +269,10 @@ def _array(name: str, values: ArrayLike, dtype: type, shape: tuple[int, ...]) ->
     if not np.can_cast(given.dtype, dtype, "same_kind") and not np.array_equal(array, given):
         raise DataError(f"{name} must be {np.dtype(dtype)}, but are {given.dtype}, not all of them whole.")
     return array
+
+
+def _field(field: ArrayLike | None) -> NDArray | None:
+    return None if field is None else _array("field", field, np.float64, (3,))
 
 
 def _address(array: NDArray | None) -> int | None:

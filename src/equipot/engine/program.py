@@ -12,6 +12,9 @@ import numpy as np
 import safetensors.numpy
 from torch import Tensor
 
+# Ends the name of an output that is made of its atoms' rows by whoever has the whole structure.
+ROWS = ".rows"
+
 
 class Program:
     """Steps over named arrays: rows of atoms or edges."""
@@ -20,6 +23,7 @@ class Program:
         self.facts: dict[str, Any] = {"version": 1}
         self.steps: list[dict[str, Any]] = []
         self.weights: dict[str, np.ndarray] = {}
+        self.output_rows: str | None = None  # the array of atoms with the irreps of further outputs
         self._last_layer: dict[str, Any] = {}
 
     def require(self, version: int) -> None:

@@ -122,7 +122,11 @@ def worst_frames(comparison: Comparison, count: int = 5) -> dict[str, list[Frame
         return {}
     energy = np.abs(comparison.error("energy"))
     squares = (comparison.error("forces") ** 2).mean(axis=1)
-    rms = np.sqrt(np.add.reduceat(squares, comparison.offsets[:-1]) / comparison.num_atoms)
+    sums, counts = (
+        np.add.reduceat(values, comparison.offsets[:-1])
+        for values in (np.nan_to_num(squares), ~np.isnan(squares) * 1.0)
+    )
+    rms = np.sqrt(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
     worst = {}
     for name, size in (("forces", rms), ("energy", energy)):
         # A NaN, which is a frame without the label, is sorted last.
@@ -135,14 +139,14 @@ def _frame_error(comparison: Comparison, i: int) -> FrameError:
     energy = comparison.error("energy")[i] / MEV
     atoms = comparison.atoms_of(i)
     forces = comparison.error("forces")[atoms] / MEV
-    known = not np.isnan(forces).any()
-    atom = int(np.abs(forces).max(axis=1).argmax())
+    known = bool(np.isfinite(forces).any())  # of fixed atoms they may be left out
+    atom = int(np.nan_to_num(np.abs(forces)).max(axis=1).argmax())
     source = comparison.sources[i]
     return FrameError(
         *source,
         energy=None if np.isnan(energy) else float(energy),
-        forces_rmse=float(np.sqrt((forces**2).mean())) if known else None,
-        forces_largest=float(np.abs(forces).max()) if known else None,
+        forces_rmse=float(np.sqrt(np.nanmean(forces**2))) if known else None,
+        forces_largest=float(np.nanmax(np.abs(forces))) if known else None,
         worst_atom=atom if known else None,
         worst_species=chemical_symbols[comparison.atomic_numbers[atoms][atom]] if known else None,
     )

@@ -70,10 +70,10 @@ def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
     # Only what is needed, so that a file stays usable when other parts of the schema change.
     data = yaml.safe_load(metadata.config)["data"]
     labels, units = LabelsConfig(**data["labels"]), UnitsConfig(**data["units"])
-    missing = data.get("missing", "error")
+    missing, parsing = data.get("missing", "error"), Parsing(fixed_atoms=data.get("fixed_atoms", "use"))
     run = partial(_with_uncertainty if deployed.has_features else predict, deployed)
     return LoadedModel(
-        path, list(metadata.species), metadata.cutoff, device, labels, units, run, missing,
+        path, list(metadata.species), metadata.cutoff, device, labels, units, run, missing, parsing,
         outputs=tuple(deployed.output_names),
     )  # fmt: skip
 

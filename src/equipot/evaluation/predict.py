@@ -18,7 +18,7 @@ from equipot.data.species import atom_types
 from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
-from equipot.graph import AtomicGraph, Label, collate
+from equipot.graph import AtomicGraph, collate, nearest_branch
 from equipot.models.potential import Prediction
 from equipot.quantities import QUANTITIES, Named
 
@@ -49,6 +49,7 @@ class Comparison(Named):
     values: dict[str, NDArray]  # predicted, of each quantity that the model has: (S, ...) or (N, ...)
     reference: dict[str, NDArray]  # labels of the same quantities
     uncertainty: NDArray | None = None  # (S,) eV/atom, of the energies, if the model knows it
+    marks: NDArray | None = None  # (N,) uint8, as those of frames; None: all zero
 
     @property
     def num_frames(self) -> int:
@@ -82,7 +83,8 @@ class Comparison(Named):
         sources = [source for source, wanted in zip(self.sources, chosen, strict=True) if wanted]
         own = self.num_atoms[chosen], self.atomic_numbers[atoms]
         uncertainty = None if self.uncertainty is None else self.uncertainty[chosen]
-        return Comparison(sources, *own, rows(self.values), rows(self.reference), uncertainty)
+        marks = None if self.marks is None else self.marks[atoms]
+        return Comparison(sources, *own, rows(self.values), rows(self.reference), uncertainty, marks)
 
 
 def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int | None = None) -> Comparison:
@@ -149,7 +151,11 @@ def compare(
     columns = joined("values"), joined("reference")
     known = [part.uncertainty for part in parts if part.uncertainty is not None]
     uncertainty = np.concatenate(known) if known else None
-    return Comparison(list(sources), num_atoms, atomic_numbers, *columns, uncertainty)
+    marks = None
+    if any(part.marks is not None for part in parts):
+        zeros = (np.zeros(len(part.atomic_numbers), np.uint8) for part in parts)
+        marks = np.concatenate([o if p.marks is None else p.marks for p, o in zip(parts, zeros, strict=True)])
+    return Comparison(list(sources), num_atoms, atomic_numbers, *columns, uncertainty, marks)
 
 
 def _batches(graphs: Iterable[AtomicGraph], max_edges: int) -> Iterator[list[AtomicGraph]]:
@@ -180,17 +186,23 @@ def _compared(
     predicted = {name: prediction.of(name) for name in QUANTITIES}
     known = {name: value for name, value in predicted.items() if value is not None}
     values = {name: value.detach().cpu().numpy().astype(float) for name, value in known.items()}
-    reference = {name: _reference(graph.labels.values.get(name), value) for name, value in values.items()}
+    reference = {name: _reference(name, graph, value) for name, value in values.items()}
     sigma = prediction.energy_uncertainty
     uncertainty = None if sigma is None else sigma.numpy() / num_atoms
-    return Comparison(sources, num_atoms, numbers[graph.atom_types.numpy()], values, reference, uncertainty)
+    marks = None if graph.marks is None else graph.marks.numpy()
+    of_atoms = numbers[graph.atom_types.numpy()]
+    return Comparison(sources, num_atoms, of_atoms, values, reference, uncertainty, marks)
 
 
-def _reference(label: Label | None, predicted: NDArray) -> NDArray:
+def _reference(name: str, graph: AtomicGraph, predicted: NDArray) -> NDArray:
+    label, quantum = graph.labels.values.get(name), QUANTITIES[name].quantum
     if label is None:
         return np.full(predicted.shape, np.nan)
-    mask = label.mask.view(-1, *(1,) * (label.value.dim() - 1))
-    return torch.where(mask, label.value, torch.nan).numpy().astype(float)
+    value = label.value
+    if quantum:
+        value = nearest_branch(value, torch.from_numpy(predicted), graph, quantum)
+    mask = label.mask.view(-1, *(1,) * (value.dim() - 1))
+    return torch.where(mask, value, torch.nan).numpy().astype(float)
 
 
 def _refuse_non_finite(part: Comparison) -> None:

@@ -14,11 +14,13 @@ from equipot.data.text import counted
 from equipot.evaluation.metrics import ErrorRow, FrameError, error_groups, error_rows, worst_frames
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
+from equipot.evaluation.s2ef import s2ef_rows
 from equipot.files import write_json
 from equipot.quantities import QUANTITIES
 
 ERRORS = "errors.json"
 PARITY = "parity.png"
+S2EF = "Open Catalyst S2EF: MAE of total energies and of forces on free atoms"
 MAX_GROUPS = 20  # lines of a table; errors.json has all of them
 _WORST = 10
 
@@ -30,11 +32,33 @@ def print_report(comparison: Comparison, console: Console) -> None:
 
 
 def error_tables(comparison: Comparison, title: str) -> list[Table]:
-    """Errors of all frames, then by file and by config_type where there are several."""
+    """Errors of all frames, by file and config_type where there are several, and in S2EF's measures."""
     count = f"{counted(comparison.num_frames, 'frame')}, {counted(len(comparison.atomic_numbers), 'atom')}"
     groups = _groups_as_dict(comparison)
     by_group = [group_table(kind, of_kind) for kind, of_kind in groups.items()]
-    return [error_table(error_rows(comparison), f"{title} {count}"), *by_group]
+    return [error_table(error_rows(comparison), f"{title} {count}"), *by_group, *s2ef_tables(comparison)]
+
+
+def s2ef_tables(comparison: Comparison) -> list[Table]:
+    """A line of measures for all frames and each set, if atoms have tags."""
+    rows = s2ef_rows(comparison)
+    if not rows:
+        return []
+    tags, names = s2ef_tags(rows), {"all": "all", **short_names(row["name"] for row in rows[1:])}
+    by_tag = (f"tag {tag}\nmeV/Å" for tag in tags)
+    columns = numeric("frames", "energy\nmeV", "forces\nmeV/Å", *by_tag, "force\ncosine", "EFwT\n%")
+    table = Table(Column("frames of", overflow="fold"), *columns, title=S2EF, title_justify="left")
+    for row in rows[: 1 + MAX_GROUPS]:
+        of_tags = (number(row["force_mae_by_tag"].get(tag)) for tag in tags)
+        numbers = number(row["energy_mae"]), number(row["force_mae"]), *of_tags, number(row["force_cosine"])
+        share = "–" if row["efwt"] is None else f"{100 * row['efwt']:.2f}"
+        table.add_row(Text(names[row["name"]]), str(row["frames"]), *numbers, share)
+    return [table]
+
+
+def s2ef_tags(rows: list[dict[str, Any]]) -> list[str]:
+    """Tags that occur, in order."""
+    return sorted({tag for row in rows for tag in row["force_mae_by_tag"]}, key=int)
 
 
 def worst_tables(comparison: Comparison) -> list[Table]:
@@ -130,6 +154,7 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
         "atoms": len(comparison.atomic_numbers),
         "errors": _rows_as_dict(error_rows(comparison)),
         "groups": _groups_as_dict(comparison),
+        "s2ef": s2ef_rows(comparison),
         "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},
     }
 

@@ -10,10 +10,11 @@ import numpy as np
 from ase import Atoms
 from rich.console import Console
 
-from equipot.data.frames import Frame
+from equipot.data.frames import Frame, set_marks
 from equipot.data.readers import named_reading, read_frames
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
+from equipot.evaluation.density import report_densities
 from equipot.evaluation.ensemble import (
     Disagreement,
     disagreement_rows,
@@ -55,6 +56,7 @@ def evaluate(
     format_name: str | None = None,
     species_map: str | None = None,
     keep_unconverged: bool = False,
+    fixed_atoms: str | None = None,
     max_edges: int | None = None,
     device: str = "auto",
     level: str | None = None,
@@ -67,10 +69,12 @@ def evaluate(
             whose mean is compared, and how well the disagreement of its members foretells the errors.
         data: structure files; label names, units and what NaN means are, unless given, as in its training.
         output: folder for ``errors.json`` and ``parity.png``; of an ensemble also ``disagreement.json`` and
-            ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot.
+            ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot; of
+            densities ``densities.json``.
         predictions: extended XYZ file for predicted and reference values.
         label_names: names of quantities in the files; ``none``: do not read that one.
-        units, missing, format_name, species_map, keep_unconverged: as ``named_reading`` takes them.
+        units, missing, format_name, species_map, keep_unconverged, fixed_atoms: as ``named_reading`` takes
+            them.
         max_edges: edges evaluated at once; None: as suits the device.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         level: level of theory to predict; None: the model's only one.
@@ -85,7 +89,7 @@ def evaluate(
     _check_targets(output, predictions)
     members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
-    how = missing, format_name, species_map, keep_unconverged
+    how = missing, format_name, species_map, keep_unconverged, fixed_atoms
     reading = named_reading(label_names or {}, units or {}, *how, others=loaded)
     frames = read_frames(list(data), **reading, required=(), need_any=predictions is None, advice=KEY_ADVICE)
     comparison, spread = predict_members(members, frames, max_edges)
@@ -105,6 +109,7 @@ def evaluate(
         files += write_disagreement(comparison, spread, frames, len(members), output)
     if output is not None and comparison.uncertainty is not None:
         files += write_uncertainty(comparison, output)
+    files += report_densities(comparison, frames, console, output)
     if predictions is not None:
         write_predictions(comparison, frames, predictions)
         files.append(predictions)
@@ -146,6 +151,7 @@ def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Pat
 
 def _frame_with_predictions(comparison: Comparison, frame: Frame, i: int) -> Atoms:
     atoms = Atoms(frame.atomic_numbers, positions=frame.positions, cell=frame.cell, pbc=frame.pbc)
+    set_marks(atoms, frame.marks)
     rows = comparison.atoms_of(i)
     predicted = {name: value[QUANTITIES[name].choose(i, rows)] for name, value in comparison.values.items()}
     for prefix, values in (("predicted", predicted), ("reference", frame.values)):

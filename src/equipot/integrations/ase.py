@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Collection, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,13 +11,14 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.outputs import Properties, all_outputs
+from numpy.typing import ArrayLike
 
 from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
-from equipot.quantities import QUANTITIES
+from equipot.quantities import QUANTITIES, of_structure
 from equipot.units import stress_to_voigt
 
 if TYPE_CHECKING:
@@ -43,10 +45,15 @@ class EquipotCalculator(Calculator):
         check: re-evaluate the reference structures in the file once, before the first use.
         engine: "auto": equipot's own on a CPU; "torch": TorchScript. Not used for a loaded model.
         energy: "total"; or "isolated": relative to what the model gives for each atom alone.
+        field: (3,) V/Å, a uniform electric field, for models that know it (``model.field``); may be changed
+            later, ``calc.field = [0, 0, 0.01]``, or None.
+        derivatives: outputs that are derivatives by positions, as Born charges, are always computed, too, at
+            the cost of three reverse passes each; False: only where `get_property` asks for one.
         label, atoms, directory: as for every ASE calculator.
 
     Raises:
-        ConfigError: the skin is negative or not finite, or there is no such engine or energy.
+        ConfigError: the skin is negative or not finite, or there is no such engine or energy; the field is no
+            vector, or the model does not know it.
         ModelFileError, DeviceError: as `load_deployed`; or the file fails its check on this machine.
         UnknownSpeciesError: at the first use, for an element the model does not know.
         DataError: at a use, for no atoms, positions (heat flux: velocities, masses) that are not finite, and
@@ -63,6 +70,11 @@ class EquipotCalculator(Calculator):
     A single model deployed with ``--uncertainty`` gives, by the engine only, standard deviations of its
     energies: ``energy_uncertainty`` (eV) and ``energies_uncertainty`` (eV, of each atom's). They do not add
     up: atoms alike err alike.
+
+    In a field, energies, forces, stress and outputs are those there: with P the output ``polarization`` (or
+    ``dipole``), E(r, F) = E(r) − P·F − ½ F·α·F, and P is its −∂E/∂F.
+    Outputs that add up to a number of the structure, as charges do, take it from ``atoms.info`` (0 if it is
+    not there); a dipole with charges exists only for structures that are not periodic.
 
     Stress exists only for structures that are periodic in all three directions. ``stresses`` are per atom
     and sum up to ``stress``.
@@ -87,6 +99,8 @@ class EquipotCalculator(Calculator):
         *,
         engine: str = "auto",
         energy: str = "total",
+        field: ArrayLike | None = None,
+        derivatives: bool = True,
         label: str | None = None,
         atoms: Atoms | None = None,
         directory: str | Path = ".",
@@ -109,6 +123,7 @@ class EquipotCalculator(Calculator):
         self._types: tuple[np.ndarray, Array] | None = None
         basic = self.implemented_properties if self.model.has_energy else ()
         self.implemented_properties = [*basic, *self.model.output_names]
+        self.field, self.derivatives = field, derivatives
         if self._gives_uncertainties:
             self.implemented_properties += _UNCERTAINTIES
         elif len(self.members) == 1 and self.model.metadata.uncertainty:
@@ -136,7 +151,8 @@ class EquipotCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
-        each = self._evaluate(atoms, "heat_virials" in properties)
+        derivatives = self.derivatives or not set(properties).isdisjoint(self.model.metadata.derivatives)
+        each = self._evaluate(atoms, "heat_virials" in properties, derivatives)
         for found, alone in zip(each, self._alone, strict=False):  # none: total energies
             found["atom_energies"] -= alone[self.model.atom_types(atoms.numbers)]
         rows = each[0]
@@ -144,7 +160,13 @@ class EquipotCalculator(Calculator):
             shared = [name for name in rows if name != "features"]  # whose widths may differ
             rows = {name: np.mean([found[name] for found in each], axis=0) for name in shared}
         _check_finite(rows.values())
-        self.results = {name: QUANTITIES[name].of_rows(rows[name]) for name in self.model.output_names}
+        names = [name for name in self.model.output_names if name in rows]
+        molecular = [name for name in names if not (QUANTITIES[name].charges and atoms.pbc.any())]
+        if lacking := set(names) & set(properties) - set(molecular):
+            raise PropertyNotImplementedError(
+                f"{', '.join(lacking)}: Σ q r of a periodic structure depends on which images it has."
+            )
+        self.results = of_structure(rows, molecular, atoms.positions, self._given(atoms))
         if not self.model.has_energy:
             return
         energies, forces = rows["atom_energies"], rows["forces"]
@@ -185,11 +207,22 @@ class EquipotCalculator(Calculator):
         self.results["heat_flux"] = flux
         return flux.copy()
 
+    def _given(self, atoms: Atoms) -> dict[str, float]:
+        """What outputs add up to, by the names of these numbers in ``atoms.info``."""
+        totals = {QUANTITIES[name].total for name in self.model.output_names} - {""}
+        given = {name: atoms.info[name] for name in totals if name in atoms.info}
+        for name, value in given.items():
+            if not (isinstance(value, Real) and math.isfinite(value)):
+                raise DataError(
+                    f"atoms.info['{name}'] must be a number ({QUANTITIES[name].unit}), found {value!r}."
+                )
+        return given
+
     def export_properties(self) -> Properties:
         """Of the last evaluation, what ASE has names for."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
-    def _evaluate(self, atoms: Atoms, heat: bool) -> list[dict[str, np.ndarray]]:
+    def _evaluate(self, atoms: Atoms, heat: bool, derivatives: bool) -> list[dict[str, np.ndarray]]:
         """What each member says of each atom, as `DeployedModel.rows`."""
         atom_types = self.model.atom_types(atoms.numbers)
         edges = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
@@ -198,11 +231,32 @@ class EquipotCalculator(Calculator):
             self.report_distance(found)
         inputs = edges.vec, edges.index, types, types >= 0
         try:  # all are at work before a GPU is waited for
-            each = [member.rows(*inputs, heat=heat) for member in self.members]
+            more = {"heat": heat, "field": self.field, "derivatives": derivatives}
+            each = [member.rows(*inputs, **more) for member in self.members]
         except ConfigError as error:
             raise PropertyNotImplementedError(str(error)) from None
         place = edges.place
         return [{name: as_array(rows).take(place, axis=0) for name, rows in found.items()} for found in each]
+
+    @property
+    def field(self) -> np.ndarray | None:
+        """(3,) V/Å, the electric field; None: there is none."""
+        return self._field
+
+    @field.setter
+    def field(self, field: ArrayLike | None) -> None:
+        if field is not None:
+            field = np.array(field, dtype=np.float64)
+            if field.shape != (3,) or not np.isfinite(field).all():
+                raise ConfigError(f"field must be three numbers (V/Å), found {field.tolist()}.")
+            for member in self.members:
+                if not member.metadata.field:
+                    raise ConfigError(
+                        f"{member.path}: its energy does not depend on an electric field; that of a model "
+                        "trained with model.field: true does."
+                    )
+        self._field = field
+        self.reset()
 
     @property
     def _gives_uncertainties(self) -> bool:
@@ -218,7 +272,8 @@ class EquipotCalculator(Calculator):
             "cell": (atoms.cell.array, self.atoms.cell.array),
             "pbc": (atoms.pbc, self.atoms.pbc),
         }
-        return [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        changed = [name for name, pair in pairs.items() if not np.array_equal(*pair)]
+        return changed + (["info"] if self._given(atoms) != self._given(self.atoms) else [])
 
     def __getstate__(self) -> dict:
         return vars(self) | {"_types": None}  # which may be on a GPU

@@ -124,7 +124,9 @@ def run_md(
     if not (math.isfinite(skin) and skin >= 0):
         raise ConfigError(f"--skin must be a length of at least 0 Å, found {skin}.")
     atoms = _atoms(structure, species_map, supercell, settings)
-    calculator = EquipotCalculator(model, device=device, skin=skin, energy=settings.energy)
+    calculator = EquipotCalculator(
+        model, device=device, skin=skin, energy=settings.energy, field=settings.field, derivatives=False
+    )
     calculator.model.require_energy("molecular dynamics")
     calculator.model.atom_types(atoms.numbers)
     _set_limits(calculator, settings)

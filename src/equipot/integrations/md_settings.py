@@ -47,6 +47,9 @@ class MDSettings:
     energy: str = setting(
         "total", "total, or isolated: relative to what the model gives for each atom alone."
     )
+    field: tuple[float, float, float] | None = setting(
+        None, "V/Å, a uniform electric field along x, y, z, for models that know it (model.field)."
+    )
     log_interval: int = setting(10, "Steps between frames of trajectory and log.", option="--interval")
     restart_interval: int = setting(1000, "Steps between restart files, from which --resume goes on.")
     stop_below: str | None = setting(
@@ -82,6 +85,8 @@ class MDSettings:
             )
         if not math.isfinite(self.pressure):
             raise ConfigError(f"--pressure must be a finite number (GPa), found {self.pressure}.")
+        if self.field is not None and not (len(self.field) == 3 and all(map(math.isfinite, self.field))):
+            raise ConfigError(f"--field must be three numbers (V/Å), found {self.field}.")
         self._check_combinations()
         if self.stop_below is not None:
             self.stop_limits({})

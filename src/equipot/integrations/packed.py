@@ -219,7 +219,8 @@ class PackedModel:
         return tuple(found)
 
     def _mean(self, inputs: tuple[NDArray, ...]) -> tuple[NDArray, NDArray, NDArray]:
-        each = [member(*inputs)[:3] for member in self.members]  # other outputs are not asked for
+        # Other outputs are not asked for.
+        each = [member(*inputs, derivatives=False)[:3] for member in self.members]
         found = each[0] if len(each) == 1 else tuple(np.mean(one, axis=0) for one in zip(*each, strict=True))
         if not all(np.isfinite(values.sum()) for values in found):
             raise SimulationError("the model's results are not finite")

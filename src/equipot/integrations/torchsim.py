@@ -6,13 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch_sim.models.interface import ModelInterface
-from torch_sim.state import SimState
 
 from equipot.deploy.ensemble import load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import SimulationError
 from equipot.integrations.packed import Pack, PackedModel
+
+try:
+    from torch_sim.models.interface import ModelInterface
+    from torch_sim.state import SimState
+except ModuleNotFoundError as error:
+    if error.name != "torch_sim":
+        raise
+    hint = "TorchSim is not installed: pip install 'equipot[torchsim]'"
+    raise ModuleNotFoundError(hint, name=error.name) from None
 
 
 class EquipotModel(ModelInterface):

@@ -20,6 +20,7 @@ from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.deploy.checkpoint import Checkpoint, training_state
 from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import require_checksums
+from equipot.deploy.replay import write_replay
 from equipot.errors import ModelFileError
 from equipot.files import atomic_write
 from equipot.interop.allegro import AllegroModel
@@ -52,6 +53,7 @@ class Imported:
 
     checkpoint: Checkpoint
     comparisons: list[Comparison]
+    replay: Path | None  # frames for ``fine_tune.replay``, if they were asked for
 
 
 def import_model(
@@ -62,6 +64,7 @@ def import_model(
     dtype: str = "float32",
     verify: bool = False,
     python: str | None = None,
+    replay: int | None = None,
 ) -> Imported:
     """Write a model of another code as a checkpoint of equipot.
 
@@ -74,13 +77,19 @@ def import_model(
         dtype: of the network, "float32" or "float64".
         verify: compare with the original code, which must be installed, before the file gets its name.
         python: the interpreter that has nequip and opens files of NequIP in a process of its own; None: this.
+        replay: write what the model predicts for so many structures beside it, as NAME_replay.xyz.
 
     Raises:
         ModelFileError: no such file, name or package; not such a checkpoint, or one that uses what equipot
-            does not have; no such level or element; or the two codes do not agree.
+            does not have; no such level or element, or several and ``replay``; or the two codes do not agree.
     """
     path, origin = _find(source)
     model = _model(path, origin, level, python)
+    if replay is not None and len(model.levels) > 1:
+        raise ModelFileError(
+            "--replay is of one level of theory: choose it with --level, or let the training make the "
+            f"frames, with fine_tune.replay: {replay}."
+        )
     name = re.sub(r"[^\w.+-]", "_", origin["model"] if level is None else f"{origin['model']}-{level}")
     origin |= {"level": level} if level is not None else {}
     output = Path(output) if output is not None else Path(f"{name}.ckpt")
@@ -104,7 +113,11 @@ def import_model(
     state = training_state(checkpoint)
     with atomic_write(output) as temporary:
         temporary.write_bytes(state)
-    return Imported(checkpoint, comparisons)
+    if replay is None:
+        return Imported(checkpoint, comparisons, None)
+    frames = output.with_name(f"{output.stem}_replay.xyz")
+    write_replay(checkpoint, replay, frames)
+    return Imported(checkpoint, comparisons, frames)
 
 
 def runs_code(source: str) -> bool:

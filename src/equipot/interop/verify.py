@@ -17,8 +17,9 @@ from equipot.data.dataset import graph_from_atoms
 from equipot.errors import ModelFileError
 from equipot.models.potential import Potential, predict
 
-# Relative to the energy, and to the largest force of a structure (at least 1 eV/Å). Sums in another order
-# leave 1e-14; a path or an element in the wrong place 1e-3 and more.
+# Relative to the energy, and to the largest force of a structure (at least 1 eV/Å); virials also to
+# themselves, since they can be large where symmetry leaves no force. Sums in another order leave 1e-14; a
+# path or an element in the wrong place 1e-3 and more.
 TOLERANCE = 1e-9
 
 # Energy (eV), forces (N, 3) eV/Å and stress (3, 3) eV/Å³ of atoms.
@@ -57,14 +58,16 @@ def _compare(potential: Potential, original: Evaluation, atoms: Atoms, level: st
     ours = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff))
     energy, forces, stress = original(atoms)
     scale = max(1.0, float(np.abs(forces).max()))
-    by_stress = np.abs(ours.stress[0].numpy() - stress).max() * atoms.get_volume() if atoms.pbc.all() else 0.0
+    virials = np.zeros((2, 3, 3))
+    if atoms.pbc.all():
+        virials = atoms.get_volume() * np.stack([ours.stress[0].numpy(), stress])
     return Comparison(
         atoms.info.get("name", atoms.get_chemical_formula()),
         level,
         len(set(atoms.symbols)),
         abs(float(ours.energy) - energy) / max(1.0, abs(energy)),
         float(np.abs(ours.forces.numpy() - forces).max()) / scale,
-        float(by_stress) / (scale * len(atoms)),
+        float(np.abs(virials[0] - virials[1]).max() / max(scale * len(atoms), np.abs(virials[1]).max())),
     )
 
 

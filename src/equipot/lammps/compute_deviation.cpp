@@ -91,7 +91,7 @@ void ComputeEquipotDeviation::update_rows()
   if (evaluation == pair->last_evaluation()) return;
   evaluation = pair->last_evaluation();
   auto forces = pair->ensemble()->member_forces();
-  for (auto &member : forces) pair->take_home(member);
+  for (auto &member : forces) pair->take_home(member, 3);
   const double unit = std::abs(pair->unit());
   rows.resize(pair->num_owned_rows());
   for (size_t row = 0; row < rows.size(); ++row)

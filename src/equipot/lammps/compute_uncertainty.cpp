@@ -44,7 +44,7 @@ double ComputeEquipotUncertainty::compute_scalar()
 {
   invoked_scalar = update->ntimestep;
   find_pair();
-  pair->require_evaluation(style, true);
+  pair->require_evaluation(style, {.features = true});
   const int64_t width = pair->ensemble()->feature_width();
   std::vector<double> sum(width, 0.0);
   for (int slot = 0; slot < atom->nlocal; ++slot) {
@@ -60,7 +60,7 @@ void ComputeEquipotUncertainty::compute_peratom()
 {
   invoked_peratom = update->ntimestep;
   find_pair();
-  pair->require_evaluation(style, true);
+  pair->require_evaluation(style, {.features = true});
   if (atom->nmax > max_atoms) {
     max_atoms = atom->nmax;
     memory->destroy(vector_atom);

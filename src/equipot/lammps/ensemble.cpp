@@ -56,11 +56,13 @@ Ensemble::Ensemble(const std::vector<std::string>& paths, const std::string& dev
       throw std::runtime_error("'" + file + "' is a folder: expected one folder of an ensemble alone, or files.");
   for (const auto& file : files_) members_.push_back(open_model(file, device));
   const ModelFacts& first = members_[0]->facts();
+  outputs_ = first.outputs;
   for (size_t m = 1; m < members_.size(); ++m) {
     const ModelFacts& other = members_[m]->facts();
     if (other.species != first.species || other.cutoff != first.cutoff)
       throw std::runtime_error("Species and cutoff of an ensemble's members must be the same, but those of " +
                                named(files_[m], other) + " are not those of " + named(files_[0], first) + ".");
+    if (other.outputs != outputs_) outputs_.clear();
   }
 }
 
@@ -100,6 +102,8 @@ Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* e
   const size_t num_atoms = neighborhood.num_atoms(), num_members = members_.size();
   energies_.assign(num_atoms, 0.0), forces_.assign(3 * num_atoms, 0.0), virials_.assign(9 * num_atoms, 0.0);
   heat_virials_.assign(wanted.heat ? 9 * num_atoms : 0, 0.0);
+  values_.assign(wanted.outputs ? output_width() * num_atoms : 0, 0.0);
+  derivatives_.assign(wanted.derivatives ? derivative_width() * num_atoms : 0, 0.0);
   member_forces_.resize(num_members), member_virials_.assign(num_members, {});
   for (size_t m = 0; m < num_members; ++m) {
     const Evaluation found = members_[m]->evaluate(neighborhood, exchange, wanted);
@@ -109,10 +113,13 @@ Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* e
     for (size_t n = 0; n < 9 * num_atoms; ++n)
       virials_[n] += found.atom_virials[n], member_virials_[m][n % 9] += found.atom_virials[n];
     for (size_t n = 0; n < heat_virials_.size(); ++n) heat_virials_[n] += found.atom_heat_virials[n];
+    for (size_t n = 0; n < values_.size(); ++n) values_[n] += found.outputs[n];
+    for (size_t n = 0; n < derivatives_.size(); ++n) derivatives_[n] += found.derivatives[n];
   }
-  for (auto* sums : {&energies_, &forces_, &virials_, &heat_virials_})
+  for (auto* sums : {&energies_, &forces_, &virials_, &heat_virials_, &values_, &derivatives_})
     for (double& sum : *sums) sum /= static_cast<double>(num_members);
-  return {energies_.data(), forces_.data(), virials_.data(), wanted.heat ? heat_virials_.data() : nullptr};
+  return {energies_.data(), forces_.data(), virials_.data(), wanted.heat ? heat_virials_.data() : nullptr, nullptr,
+          values_.data(), derivatives_.data()};
 }
 
 }  // namespace equipot

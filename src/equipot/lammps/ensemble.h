@@ -36,6 +36,11 @@ class Ensemble {
   // 0: there are no features, as of an ensemble.
   int64_t feature_width() const { return is_single() ? members_[0]->facts().feature_width : 0; }
 
+  // What all members predict beside the energy; none where they differ.
+  const std::vector<OutputOfModel>& outputs() const { return outputs_; }
+  int64_t output_width() const { return members_[0]->facts().output_width; }
+  int64_t derivative_width() const { return members_[0]->facts().derivative_width; }
+
   // Of an ensemble's last evaluation, by member: (N, 3) eV/Å; (3, 3) eV, summed over the atoms.
   const std::vector<std::vector<double>>& member_forces() const { return member_forces_; }
   const std::vector<std::array<double, 9>>& member_virials() const { return member_virials_; }
@@ -43,7 +48,8 @@ class Ensemble {
  private:
   std::vector<std::string> files_;
   std::vector<std::unique_ptr<Model>> members_;
-  std::vector<double> energies_, forces_, virials_, heat_virials_;  // the mean
+  std::vector<OutputOfModel> outputs_;
+  std::vector<double> energies_, forces_, virials_, heat_virials_, values_, derivatives_;  // the mean; values of outputs
   std::vector<std::vector<double>> member_forces_;
   std::vector<std::array<double, 9>> member_virials_;
 };

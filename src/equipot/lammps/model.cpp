@@ -32,7 +32,13 @@ class EngineModel : public Model {
     facts_.model_type = about.model_type, facts_.equipot_version = about.equipot_version;
     facts_.cutoff = about.cutoff, facts_.bytes_per_number = about.bytes_per_number;
     facts_.num_exchanges = about.num_exchanges, facts_.widest_exchange = about.widest_exchange;
-    facts_.feature_width = about.feature_width;
+    facts_.feature_width = about.feature_width, facts_.output_width = about.output_width;
+    facts_.derivative_width = about.derivative_width, facts_.feels_field = about.feels_field != 0;
+    for (int32_t n = 0; n < about.num_outputs; ++n) {
+      const equipot_output& output = about.outputs[n];
+      facts_.outputs.push_back({output.name, output.per_atom != 0, output.mean != 0, output.is_derivative != 0, output.first,
+                                output.width});
+    }
   }
 
   ~EngineModel() override { equipot_close(model_); }
@@ -49,17 +55,22 @@ class EngineModel : public Model {
     // Without atoms too an address: what is wanted decides on exchanges, and all ranks take part in them.
     if (wanted.heat) heat_virials_.resize(9 * std::max<int64_t>(num_atoms, 1));
     if (wanted.features) features_.resize(facts_.feature_width * num_atoms);
+    if (wanted.outputs) outputs_.resize(facts_.output_width * num_atoms);
+    if (wanted.derivatives) derivatives_.resize(facts_.derivative_width * std::max<int64_t>(num_atoms, 1));
     for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
     const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
                               in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions,
-                              in.ids.empty() ? nullptr : in.ids.data()};
+                              in.ids.empty() ? nullptr : in.ids.data(), wanted.field};
     double* const for_heat = wanted.heat ? heat_virials_.data() : nullptr;
     double* const features = wanted.features ? features_.data() : nullptr;
-    const equipot_results results{nullptr, energies_.data(), forces_.data(), nullptr, virials_.data(), for_heat, features};
+    double* const outputs = wanted.outputs ? outputs_.data() : nullptr;
+    double* const derivatives = wanted.derivatives ? derivatives_.data() : nullptr;
+    const equipot_results results{nullptr,  energies_.data(), forces_.data(), nullptr, virials_.data(),
+                                  for_heat, features,         outputs,        derivatives};
     require(equipot_evaluate_edges(model_, &edges, &results));
-    return {energies_.data(), forces_.data(), virials_.data(), for_heat, features};
+    return {energies_.data(), forces_.data(), virials_.data(), for_heat, features, outputs, derivatives};
   }
 
   std::vector<double> uncertainties(const double* features, int64_t rows) override {
@@ -88,7 +99,7 @@ class EngineModel : public Model {
   };
 
   equipot_model* model_ = nullptr;
-  std::vector<double> energies_, forces_, virials_, heat_virials_, features_;
+  std::vector<double> energies_, forces_, virials_, heat_virials_, features_, outputs_, derivatives_;
   std::vector<uint8_t> owned_;
 };
 

@@ -13,6 +13,14 @@
 
 namespace equipot {
 
+// What is predicted beside the energy; see equipot_output in equipot.h.
+struct OutputOfModel {
+  std::string name;
+  bool per_atom = false, mean = false, is_derivative = false;
+  int64_t first = 0, width = 0;
+  bool operator==(const OutputOfModel&) const = default;
+};
+
 // What the file says of itself. Energies in eV, lengths in Å.
 struct ModelFacts {
   std::string model_type, equipot_version;
@@ -25,6 +33,9 @@ struct ModelFacts {
   int64_t widest_exchange = 0;  // numbers per atom
   int64_t bytes_per_number = 0;  // of a feature
   int64_t feature_width = 0;  // of the last layer; 0: the model does not say here how uncertain its energies are
+  std::vector<OutputOfModel> outputs;  // none on a GPU
+  int64_t output_width = 0, derivative_width = 0;  // of all of them, of an atom
+  bool feels_field = false;
 };
 
 // One evaluation's input: atoms with the owned ones in front, and directed edges.
@@ -46,11 +57,14 @@ struct Evaluation {
   const double* atom_virials;  // (N, 3, 3) eV
   const double* atom_heat_virials = nullptr;  // (N, 3, 3) eV, if wanted; see equipot.h
   const double* features = nullptr;  // (N, feature_width) eV, if wanted
+  const double* outputs = nullptr;  // (N, output_width), if wanted
+  const double* derivatives = nullptr;  // (N, derivative_width), if wanted; those of ghosts belong to their owners
 };
 
 // Of an evaluation, beside what it always gives.
 struct Wanted {
-  bool heat = false, features = false;
+  bool heat = false, features = false, outputs = false, derivatives = false;
+  const double* field = nullptr;  // (3) V/Å
 };
 
 class Model {

@@ -32,8 +32,8 @@ struct CommGroup : Comm {
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0),
     comm_width(0), bytes(0), exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0),
-    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), features_wanted(false), features_known(false),
-    last_features(nullptr), has_trials(false), overlap(false)
+    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), last_features(nullptr),
+    last_outputs(nullptr), last_derivatives(nullptr), has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -69,6 +69,7 @@ void PairEquipot::init_style()
     error->warning(FLERR, "equipot: 'compute heat/flux' needs 'centroid/stress/atom'; with 'stress/atom' it is wrong");
   comm_width = static_cast<int>((models->widest_message() + sizeof(double) - 1) / sizeof(double));
   if (!models->is_single()) comm_width = std::max(comm_width, 3);    // forces of ghosts by member
+  comm_width = std::max(comm_width, static_cast<int>(models->derivative_width()));
   if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
   // LAMMPS sizes its buffers by these; a hybrid style has taken them over before now.
   for (Pair *pair : {static_cast<Pair *>(this), force->pair}) {
@@ -81,7 +82,7 @@ void PairEquipot::init_style()
   has_trials = false;
   for (const char *style : {"^gcmc", "^widom", "^charge/regulation"})
     has_trials = has_trials || !modify->get_fix_by_style(style).empty();
-  features_wanted = false;    // computes are initialized after pair styles
+  wanted = {};    // computes are initialized after pair styles
 }
 
 void PairEquipot::require_supported_settings()
@@ -157,14 +158,16 @@ void PairEquipot::compute(int eflag, int vflag)
   const double exchanged_before = time_in_exchange;
   const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
-  const std::string failure = equipot::failure_of(
-      [&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, {cvflag_atom != 0, features_wanted}); });
+  wanted.heat = cvflag_atom != 0, wanted.field = field.empty() ? nullptr : field.data();
+  const std::string failure =
+      equipot::failure_of([&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, wanted); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
   time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
   ++num_evaluations, ++evaluation;
   evaluated_on = update->ntimestep;
-  features_known = features_wanted, last_features = result.features;    // null on a rank without atoms
+  known = wanted;
+  last_features = result.features, last_outputs = result.outputs, last_derivatives = result.derivatives;    // perhaps null
 
   const double unit = this->unit();
   if (eflag_global) eng_vdwl += hopeless * energy_unit;
@@ -342,16 +345,17 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
 double PairEquipot::unit() const { return energy_unit * common_scale(); }
 
 // By all ranks together. Between two runs commands add, take away and reorder atoms, and change their types.
-void PairEquipot::require_evaluation(const char *style, bool of_features) const
+void PairEquipot::require_evaluation(const char *style, equipot::Wanted needed) const
 {
-  int known = evaluated_on == update->ntimestep && (features_known || !of_features);
-  if (known) {
-    known = types_of_slots.size() == static_cast<size_t>(atom->nlocal + atom->nghost) && types_as_before();
-    for (int slot = 0; slot < atom->nlocal && known && atom->tag_enable; ++slot)
-      known = row(slot) < 0 || neighborhood.ids[row(slot)] == atom->tag[slot];
-    MPI_Allreduce(MPI_IN_PLACE, &known, 1, MPI_INT, MPI_MIN, world);
+  int current = evaluated_on == update->ntimestep && known.features >= needed.features &&
+      known.outputs >= needed.outputs && known.derivatives >= needed.derivatives;
+  if (current) {
+    current = types_of_slots.size() == static_cast<size_t>(atom->nlocal + atom->nghost) && types_as_before();
+    for (int slot = 0; slot < atom->nlocal && current && atom->tag_enable; ++slot)
+      current = row(slot) < 0 || neighborhood.ids[row(slot)] == atom->tag[slot];
+    MPI_Allreduce(MPI_IN_PLACE, &current, 1, MPI_INT, MPI_MIN, world);
   }
-  if (!known)
+  if (!current)
     error->all(FLERR, "compute {} is asked for on step {} before the forces are known there, or atoms and model are others by "
                "now: use it during a run, or directly after 'run 0'", style, update->ntimestep);
 }
@@ -366,7 +370,7 @@ std::vector<double> PairEquipot::uncertainties(const double *features, int64_t r
   return sigma;
 }
 
-void PairEquipot::take_home(std::vector<double> &rows) { add_rows(rows.data(), 3); }
+void PairEquipot::take_home(std::vector<double> &rows, int64_t width) { add_rows(rows.data(), width); }
 
 /* ---------------------------------------------------------------------- afterwards ---- */
 

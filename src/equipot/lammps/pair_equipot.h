@@ -40,15 +40,19 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   // For computes, of the last evaluation.
   const equipot::Ensemble *ensemble() const { return models.get(); }
-  void require_evaluation(const char *style, bool of_features = false) const;  // on this step, of these atoms
+  void require_evaluation(const char *style, equipot::Wanted needed = {}) const;  // on this step, of these atoms
   int64_t last_evaluation() const { return evaluation; }
   int64_t num_owned_rows() const { return neighborhood.num_owned; }
+  int64_t num_rows() const { return neighborhood.num_atoms(); }
   int64_t row(int slot) const { return slot < static_cast<int>(row_of.size()) ? row_of[slot] : -1; }
   const double *features() const { return last_features; }  // (rows, feature_width); see `want_features`
-  void want_features() { features_wanted = true; }  // in this run, of a model that has them
+  void want_features() { wanted.features = true; }  // in this run, of a model that has them
+  const double *outputs() const { return last_outputs; }  // (rows, output_width); see `want_outputs`
+  const double *derivatives() const { return last_derivatives; }  // (rows, derivative_width)
+  void want_outputs(bool derivatives) { (derivatives ? wanted.derivatives : wanted.outputs) = true; }  // the same
   std::vector<double> uncertainties(const double *features, int64_t rows) const;  // in LAMMPS's units
   double unit() const;  // of LAMMPS's energies, per eV, times the scale
-  void take_home(std::vector<double> &rows);  // (rows, 3): what ghosts have is added to their owners, on all ranks
+  void take_home(std::vector<double> &rows, int64_t width);  // what ghosts have is added to their owners, on all ranks
 
  private:
   // equipot::GhostExchange, by way of LAMMPS's communication
@@ -88,6 +92,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   std::vector<double> isolated_energies;  // eV, of one atom of each species alone
   double **scale;  // of energies, forces and virials, by pairs of types, all equal: for fix adapt
   double energy_unit;  // of LAMMPS, per eV
+  std::vector<double> field;  // V/Å; empty: none
   std::vector<int> species_of_type;  // by LAMMPS's atom type, counted from 1; -1: none
   int comm_width;  // doubles per atom, of the widest message
 
@@ -104,8 +109,8 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
   int64_t evaluation, evaluated_on;  // counted through all runs; the step of the last one
-  bool features_wanted, features_known;  // by computes in this run; of the last evaluation
-  const double *last_features;
+  equipot::Wanted wanted, known;  // by computes in this run; of the last evaluation
+  const double *last_features, *last_outputs, *last_derivatives;
   bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place
 };
 

@@ -36,6 +36,7 @@ void PairEquipot::settings(int narg, char **arg)
 {
   wanted_device = "auto";
   skip_check = relative_to_isolated = false;
+  field.clear();
   for (int i = 0; i < narg; ++i) {
     const std::string word = arg[i];
     if (word == "skip_check") {
@@ -50,9 +51,12 @@ void PairEquipot::settings(int narg, char **arg)
       if (!names_device(wanted_device))
         error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
                    wanted_device);
+    } else if (word == "field" && i + 3 < narg) {
+      field.clear();
+      for (int a = 0; a < 3; ++a) field.push_back(utils::numeric(FLERR, arg[++i], false, lmp));
     } else {
-      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'energy total|isolated' and "
-                 "'skip_check', found '{}'", word);
+      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'energy total|isolated', 'field FX FY FZ' "
+                 "and 'skip_check', found '{}'", word);
     }
   }
 }
@@ -76,6 +80,10 @@ void PairEquipot::coeff(int narg, char **arg)
         throw std::runtime_error(fmt::format("{}, or {} files: there is no file '{}'", wrong_count, num_files, files[n]));
     device = equipot::choose_device(wanted_device, local_rank);
     models = std::make_unique<equipot::Ensemble>(files, device);
+    for (const auto &member : models->members())
+      if (!field.empty() && !member->facts().feels_field)
+        throw std::runtime_error("pair_style equipot field: the energy of a model does not depend on an electric field "
+                                 "(model.field), or it runs on a GPU");
     equipot::set_num_threads(comm->nthreads);
     for (const auto &member : models->members()) checks.push_back(skip_check ? "skipped (skip_check)" : member->check());
     equipot::Neighborhood alone;    // an atom of each species, and no edges
@@ -158,6 +166,7 @@ void PairEquipot::print_summary(const std::vector<std::string> &checks)
                       facts.num_exchanges, facts.num_exchanges == 1 ? "" : "s", facts.widest_exchange);
     text += fmt::format("  self-check: {}\n", checks[m]);
   }
+  if (!field.empty()) text += fmt::format("  electric field: {:g} {:g} {:g} V/A\n", field[0], field[1], field[2]);
   for (int type = 1; type <= atom->ntypes; ++type) {
     const int s = species_of_type[type];
     text += fmt::format("  atom type {}: {}\n", type, s < 0 ? "not of this model (NULL)" : models->species()[s]);

@@ -8,6 +8,7 @@
 
 #include "build_info.h"
 #include "compute_deviation.h"
+#include "compute_output.h"
 #include "compute_uncertainty.h"
 #include "error.h"
 #include "lammps.h"
@@ -90,6 +91,8 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
   take(&plugin, lmp);
   plugin.style = "compute", plugin.name = "equipot/deviation";
   plugin.creator.with_arguments = create<ComputeEquipotDeviation>;
+  take(&plugin, lmp);
+  plugin.name = "equipot/output", plugin.creator.with_arguments = create<ComputeEquipotOutput>;
   take(&plugin, lmp);
   plugin.name = "equipot/uncertainty", plugin.creator.with_arguments = create<ComputeEquipotUncertainty>;
   take(&plugin, lmp);

@@ -192,9 +192,9 @@ std::string TorchModel::check() {
   std::string found;
   try {
     found = check_capsule(
-        capsule_, facts_.bytes_per_number == 4, facts_.reference_energies,
+        capsule_, facts_.bytes_per_number == 4, facts_.reference_energies, {},
         [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
-            std::vector<double>& virials) {
+            std::vector<double>& virials, std::vector<double>&, std::vector<double>&) {
           const auto n = int64_t(s.types.size());
           const Evaluation e = evaluate({n, s.types, s.center, s.neighbor, s.edge_vec, {}}, nullptr, {});
           energies.assign(e.atom_energies, e.atom_energies + n), forces.assign(e.forces, e.forces + 3 * n);

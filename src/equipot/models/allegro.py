@@ -140,11 +140,18 @@ class PairOutputs(nn.Module):
             "block", torch.arange(len(irreps_in)).repeat_interleave(degrees), persistent=False
         )
         self.mix = EquivariantLinear(irreps_in, irreps_out)
-        self.channels = channels
+        self.blocks, self.channels = len(irreps_in), channels
+
+    @torch.jit.unused
+    def steps(self, program: Program, scalars: str, tensors: str, factor: float) -> str:
+        """As `Network.steps`: summed over an atom's pairs, times ``factor``, before they are mapped."""
+        weights = _perceptron(program, self.weight, {scalars: self.weight.weight.shape[0]})
+        blocks = {"blocks": self.block, "channels": self.channels, "factor": factor}
+        return self.mix.steps(program, program.add("weighted_sum", [weights, tensors], **blocks))
 
     def forward(self, scalars: Tensor, tensors: Tensor) -> Tensor:
         """scalars (E, S), tensors (E, I, C) → (E, irreps_out.dim)."""
-        weights = self.weight(scalars).view(scalars.shape[0], -1, self.channels).index_select(1, self.block)
+        weights = self.weight(scalars).view(-1, self.blocks, self.channels).index_select(1, self.block)
         return self.mix((tensors * weights).flatten(1))
 
 
@@ -232,8 +239,6 @@ class Allegro(Network):
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
-        if self.further is not None:
-            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         self.pair_cutoffs.write(program)
         envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)
@@ -246,6 +251,8 @@ class Allegro(Network):
         tensors = program.add("weighted_harmonics", [weights], degrees=degrees, channels=channels)
         for layer in self.layers:
             scalars, tensors = layer.steps(program, scalars, tensors, envelope)
+        if self.further is not None:
+            program.output_rows = self.further.steps(program, scalars, tensors, self.norm)
         pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
         program.ends_with(pairs, self.readout.layers[-1].weight.shape[0], factor=self.norm)
         return program.add("sum_over_edges", [pairs], factor=self.norm)

@@ -14,13 +14,13 @@ from equipot.models.nequip import NequIP
 from equipot.models.network import Network
 from equipot.models.outputs import Outputs, OutputSpec, output_irreps
 from equipot.models.potential import OutputsAlone, Potential, PotentialWithOutputs
-from equipot.models.terms import ZBL, SpeciesScaleShift
+from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 
 # By ``type`` of the section ``model``.
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
 _OUTSIDE_THE_NETWORK = {
-    *("type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "energy", "outputs"),
+    *("type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "energy", "outputs", "field"),
 }
 
 
@@ -46,7 +46,7 @@ def build_potential(
     """
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
     pair_cutoffs = config.cutoffs_of_pairs(species)
-    specs = [OutputSpec(**output.spec(name)) for name, output in config.outputs.items()]
+    specs = [OutputSpec(**facts) for facts in config.output_specs()]
     network = NETWORKS[config.type](
         num_species=len(species),
         pair_cutoffs=pair_cutoffs,
@@ -70,5 +70,10 @@ def build_potential(
         zbl = ZBL(numbers, (pair_cutoffs or everywhere) if config.zbl == "cutoff" else None)
     if not specs:
         return Potential(network, species, scale_shift, zbl, levels)
-    kind = PotentialWithOutputs if config.energy else OutputsAlone
-    return kind(network, species, scale_shift, zbl, levels, Outputs(specs, outputs, len(species)))
+    values = Outputs(specs, outputs, species)
+    if not config.energy:
+        return OutputsAlone(network, species, scale_shift, zbl, levels, values)
+    field = None
+    if config.field:
+        field = FieldTerm({name: values.column(name) for name in config.field_terms}, config.field_terms)
+    return PotentialWithOutputs(network, species, scale_shift, zbl, levels, values, field)

@@ -304,8 +304,6 @@ class NequIP(Network):
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
-        if self.further is not None:
-            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         if not self.normalize_harmonics:
             program.require(2)
@@ -317,8 +315,10 @@ class NequIP(Network):
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
-        program.ends_with(x, self.layers[-1].irreps_out.dim)
-        return self.readout.steps(program, x)
+        program.ends_with(x, self.num_scalars)
+        if self.further is not None:
+            program.output_rows = self.further.steps(program, x)
+        return self.readout.steps(program, x, self.layers[-1].irreps_out.dim)
 
     @staticmethod
     def parts() -> dict[str, tuple[str, ...]]:

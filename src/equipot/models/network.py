@@ -41,7 +41,8 @@ class Network(nn.Module):
     def steps(self, program: Program) -> str | None:
         """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
 
-        ``program.ends_with`` says what the last linear map is given, for uncertainties.
+        ``program.ends_with`` says what the last linear map is given, for uncertainties;
+        ``program.output_rows`` is the array with the irreps of further outputs.
         None: it cannot be written as the engine's steps; deployed files then run by TorchScript only.
         """
         return None

@@ -9,9 +9,10 @@ from ase.data import atomic_masses, atomic_numbers
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
+from equipot.errors import DataError
 from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
-from equipot.models.terms import ZBL, SpeciesScaleShift
+from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 from equipot.ops.operators import load_operators
 from equipot.quantities import BASIC, QUANTITIES
 
@@ -32,10 +33,12 @@ class Potential(nn.Module):
     edges_in_flight: dict[str, int]
     levels: list[str]
     output_names: list[str]  # beside energy, forces and virials, in the order of their values
+    derivative_names: list[str]  # of the last of them, which are derivatives
+    derived: list[tuple[int, float]]  # of these: column of what they are derivatives of, and a factor
     takes_level: Final[bool]  # the network does
     has_energy: Final[bool]
 
-    __jit_unused_properties__ = ["dtype"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
+    __jit_unused_properties__ = ["dtype", "field_outputs"]  # noqa: RUF012  (TorchScript reads this name; it cannot compile `next`)
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Potential(nn.Module):
         zbl: ZBL | None = None,
         levels: Sequence[str] = (),
         outputs: Outputs | None = None,
+        field: FieldTerm | None = None,
     ):
         super().__init__()
         load_operators()
@@ -52,7 +56,11 @@ class Potential(nn.Module):
         self.scale_shift = scale_shift
         self.zbl = zbl
         self.outputs = outputs
-        self.output_names = [] if outputs is None else [spec.name for spec in outputs.specs]
+        self.field_term = field
+        specs = [] if outputs is None else [*outputs.specs, *outputs.derived]
+        self.output_names = [spec.name for spec in specs]
+        self.derivative_names = [spec.name for spec in specs if spec.derivative_of]
+        self.derived = [(outputs.column(s.derivative_of), s.factor) for s in specs if s.derivative_of]
         self.species = species
         self.levels = list(levels)
         self.takes_level = network.takes_level
@@ -67,10 +75,15 @@ class Potential(nn.Module):
         """The network's floating-point type; geometry and energies are always float64."""
         return next(self.network.parameters()).dtype
 
+    @property
+    def field_outputs(self) -> dict[str, float]:
+        """Outputs whose terms the energy has in a field, and their units; none: it knows no field."""
+        return {} if self.field_term is None else self.field_term.units
+
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy:
+        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
             return None
         program = Program()
         program.facts |= {
@@ -87,6 +100,10 @@ class Potential(nn.Module):
         program.stored("shift", self.scale_shift.shift.reshape(-1))
         if self.zbl is not None:
             self.zbl.write(program)
+        if self.outputs is not None:
+            self.outputs.write(program)
+        if self.field_term is not None:
+            self.field_term.write(program)
         return program
 
     def atom_energies(
@@ -96,9 +113,14 @@ class Potential(nn.Module):
         return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
 
     def _of_atoms(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        level: Tensor | None,
+        field: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `atom_energies`, and the values of further outputs, (N, V) float64."""
+        """As `atom_energies`, and the values of further outputs but derivatives, (N, V) float64."""
         if level is None and len(self.levels) > 1:
             raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
         if level is not None and len(self.levels) < 2:
@@ -117,6 +139,10 @@ class Potential(nn.Module):
         if self.outputs is not None:
             first = max(len(self.levels), 1) if self.has_energy else 0
             values = self.outputs(rows[:, first:], atom_types)
+        if field is not None:
+            if self.field_term is None:
+                raise ValueError("An electric field is given, but the model knows none (model.field).")
+            energies, values = self.field_term(energies, values, field)
         return energies, values
 
     def forward(
@@ -138,47 +164,85 @@ class Potential(nn.Module):
         return energies, forces, virials
 
     def _contract(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None,
+        field: Tensor | None = None,
+        derivatives: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, and the values of further outputs, (N, V), zero where not owned."""
-        energies, gradient, values = self._evaluated(edge_vec, edge_index, atom_types, owned, level)
-        num_atoms = atom_types.shape[0]
-        edge_virials = (edge_vec.unsqueeze(2) * gradient.unsqueeze(1)).view(-1, 9)
+        if field is not None:
+            field = field.expand(atom_types.shape[0], 3)
+        found = self._evaluated(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
+        energies, gradient, values = found
+        num_atoms, width = atom_types.shape[0], gradient.shape[1]
+        edge_virials = (edge_vec.unsqueeze(2) * gradient[:, :3].unsqueeze(1)).view(-1, 9)
         at_center = torch.ops.equipot.segment_sum(gradient, edge_index, 0, num_atoms)
         at_neighbor = torch.ops.equipot.segment_sum(
             torch.cat([gradient, edge_virials], dim=1), edge_index, 1, num_atoms
         )
-        virials = -at_neighbor[:, 3:].reshape(-1, 3, 3)
-        return energies, at_center - at_neighbor[:, :3], virials, values
+        virials = -at_neighbor[:, width:].reshape(-1, 3, 3)
+        pulls = at_center - at_neighbor[:, :width]  # what −∂/∂r of each is
+        if width > 3:
+            values = torch.cat([values, -pulls[:, 3:]], dim=1)
+        return energies, pulls[:, :3], virials, values
 
     def _evaluated(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None,
+        field: Tensor | None,
+        derivatives: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """As `_with_gradient`, in parts where that bounds the memory."""
         limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
         if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            return self._in_parts(edge_vec, edge_index, atom_types, owned, level, limit)
-        return self._with_gradient(edge_vec, edge_index, atom_types, owned, level)
+            return self._in_parts(edge_vec, edge_index, atom_types, owned, level, field, derivatives, limit)
+        return self._with_gradient(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
 
     def _with_gradient(
-        self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, owned: Tensor, level: Tensor | None
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None,
+        field: Tensor | None,
+        derivatives: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values.
 
-        Without energies that gradient is zero, and nothing is differentiated.
+        Beside that gradient, (E, 3 + 9 D), those of the components of what D outputs are derivatives of.
+        Without energies it is zero, and nothing is differentiated.
         """
         if not self.has_energy:
-            energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level)
+            energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, None)
             return energies, torch.zeros_like(edge_vec), values * owned.to(values.dtype).unsqueeze(1)
         edge_vec = edge_vec.detach().requires_grad_(True)
-        energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level)
+        energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, field)
         energies = energies * owned.to(energies.dtype)
         values = values * owned.to(values.dtype).unsqueeze(1)
-        gradient = torch.autograd.grad([energies.sum()], [edge_vec], create_graph=self.training)[0]
-        assert gradient is not None  # for TorchScript: the energy always depends on edge_vec
+        sums = [energies.sum()]
+        if derivatives:
+            for column, factor in self.derived:
+                sums += [factor * values[:, column + axis].sum() for axis in range(3)]
+        gradients: list[Tensor] = []
+        for index, total in enumerate(sums):
+            last = index + 1 == len(sums)
+            gradient = torch.autograd.grad(
+                [total], [edge_vec], create_graph=self.training, retain_graph=self.training or not last
+            )[0]
+            assert gradient is not None  # for TorchScript: all depend on edge_vec
+            gradients.append(gradient)
         if not self.training:
             energies, values = energies.detach(), values.detach()
-        return energies, gradient, values
+        return energies, torch.cat(gradients, dim=1) if len(gradients) > 1 else gradients[0], values
 
     def _in_parts(
         self,
@@ -187,6 +251,8 @@ class Potential(nn.Module):
         atom_types: Tensor,
         owned: Tensor,
         level: Tensor | None,
+        field: Tensor | None,
+        derivatives: bool,
         limit: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same for a strictly local model, whose atoms can be evaluated a few at a time.
@@ -200,7 +266,8 @@ class Potential(nn.Module):
         first_edge = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
         energies: list[Tensor] = []
         values: list[Tensor] = []
-        gradient = torch.zeros_like(edge_vec)
+        width = 3 + (9 * len(self.derived) if derivatives else 0)
+        gradient = edge_vec.new_zeros([edge_vec.shape[0], width])
         atom = 0
         while atom < num_atoms:
             start = int(first_edge[atom])
@@ -219,6 +286,8 @@ class Potential(nn.Module):
                 atom_types.index_select(0, here),
                 owned_here,
                 None if level is None else level.index_select(0, here),
+                None if field is None else field.index_select(0, here),
+                derivatives,
             )
             energies.append(part[0][: last - atom])
             gradient.index_copy_(0, edges, part[1])
@@ -237,9 +306,16 @@ class PotentialWithOutputs(Potential):
         atom_types: Tensor,
         owned: Tensor,
         level: Tensor | None = None,
+        field: Tensor | None = None,
+        derivatives: bool = True,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As `Potential.forward`; the values are as in `Outputs`, zero where not owned."""
-        return self._contract(edge_vec, edge_index, atom_types, owned, level)
+        """As `Potential.forward`; the values are as in `Outputs`, zero where not owned.
+
+        ``field`` (3,) or, of each atom's structure, (N, 3) float64 V/Å, for a model with a `field_term`: all
+        is as it is there. Outputs that are derivatives by positions come last; ghosts have some, too, as of
+        forces, to be added to those of their owners. Without ``derivatives`` they are not there.
+        """
+        return self._contract(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
 
 
 class OutputsAlone(Potential):
@@ -254,7 +330,7 @@ class OutputsAlone(Potential):
         level: Tensor | None = None,
     ) -> tuple[Tensor]:
         """As `PotentialWithOutputs.forward`, the last part alone; gradients need not be enabled."""
-        return (self._evaluated(edge_vec, edge_index, atom_types, owned, level)[2],)
+        return (self._evaluated(edge_vec, edge_index, atom_types, owned, level, None, False)[2],)
 
 
 @dataclass(frozen=True)
@@ -277,10 +353,11 @@ class Prediction:
         return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
 
 
-def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
+def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None) -> Prediction:
     """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
 
-    ``potential`` is a :class:`Potential` or a deployed module with the same contract.
+    ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
+    float64 V/Å, of each structure, for a model that knows it.
     """
     load_operators()
     owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
@@ -292,7 +369,8 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
             (values,) = potential(*inputs)
             return Prediction(outputs=_outputs(values, potential.output_names, graph))
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
-        energies, forces, virials, *values = potential(*inputs)
+        more = {} if field is None else {"field": field[graph.structure]}
+        energies, forces, virials, *values = potential(*inputs, **more)
     per_atom = torch.cat([energies.unsqueeze(1), virials.flatten(1)], dim=1)
     structure = graph.structure.unsqueeze(0)
     sums = torch.ops.equipot.segment_sum(per_atom, structure, 0, graph.num_structures)
@@ -307,14 +385,34 @@ def predict(potential: nn.Module, graph: AtomicGraph) -> Prediction:
 
 
 def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
-    """Values of atoms, or of structures: sums or means over their atoms."""
+    """Values of atoms, or of structures: sums or means over their atoms. As `quantities.of_structure`."""
     structure, count = graph.structure.unsqueeze(0), graph.num_structures
-    sums = torch.ops.equipot.segment_sum(values, structure, 0, count)
-    means = sums / torch.bincount(graph.structure, minlength=count).unsqueeze(1)
-    found, start = {}, 0
-    for quantity in (QUANTITIES[name] for name in names):
-        of = quantity.choose(means if quantity.mean else sums, values)
-        block = of[:, start : start + quantity.components]
-        found[quantity.name] = block.reshape(len(block), *quantity.shape)
-        start += quantity.components
+    sizes = torch.bincount(graph.structure, minlength=count).unsqueeze(1)
+    quantities = [QUANTITIES[name] for name in names]
+    rows = dict(zip(names, values.split([one.components for one in quantities], dim=1), strict=True))
+    for quantity in (one for one in quantities if one.total):
+        label, own = graph.labels.values.get(quantity.total), rows[quantity.name]
+        wanted = 0.0 if label is None else torch.where(label.mask, label.value, 0.0).unsqueeze(1)
+        missing = wanted - torch.ops.equipot.segment_sum(own, structure, 0, count)
+        rows[quantity.name] = own + (missing / sizes)[graph.structure]
+    found = {}
+    for quantity in quantities:
+        own = rows[quantity.name]
+        if quantity.charges:
+            refuse_periodic(quantity.name, graph.pbc)
+            own = own + quantity.per_charge * rows[quantity.charges] * graph.positions
+        if not quantity.per_atom:
+            own = torch.ops.equipot.segment_sum(own, structure, 0, count)
+            own = own / sizes if quantity.mean else own
+        found[quantity.name] = own.reshape(len(own), *quantity.shape)
     return found
+
+
+def refuse_periodic(name: str, pbc: Tensor) -> None:
+    """Raises DataError if one of the structures (S, 3), of which a dipole is asked, is periodic."""
+    if bool(pbc.any()):
+        raise DataError(
+            f"The output '{name}' has Σ q r, which depends on which images of its atoms a periodic cell has. "
+            "For molecules in a box take off pbc; for crystals and liquids train a vector without `charges`, "
+            "on polarizations that are continuous from frame to frame."
+        )

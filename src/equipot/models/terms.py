@@ -1,7 +1,7 @@
 """Energy terms that stand beside the network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ase.data
 import ase.units
@@ -86,3 +86,42 @@ class ZBL(nn.Module):
         pair = self.coulomb * z_i * z_j / r * screening * self.envelope(r / reach)
         energies = torch.ops.equipot.segment_sum(0.5 * pair.unsqueeze(1), edge_index, 0, atom_types.shape[0])
         return energies.squeeze(1)
+
+
+class FieldTerm(nn.Module):
+    """Energy of atoms in a uniform electric field F, −p·F − ½ F·α·F; their p is p + α F there.
+
+    So the structure's P = Σ p is −∂E/∂F, its polarizability Σ α is −∂²E/∂F², and forces change by the Born
+    charges times F. Without α it is zero.
+
+    Args:
+        columns: where P and α begin among the values of the outputs, by their names.
+        units: theirs, in e Å and e²Å²/eV.
+    """
+
+    def __init__(self, columns: Mapping[str, int], units: Mapping[str, float]):
+        super().__init__()
+        self.units = dict(units)
+        self.polarization, self.polarizability = [*columns.values(), -1][:2]
+        self.unit, self.other_unit = [*units.values(), 1.0][:2]
+
+    @torch.jit.unused
+    def write(self, program: Program) -> None:
+        """Say it in a program."""
+        (vector, unit), (tensor, other) = [*self.units.items(), ("", 1.0)][:2]
+        program.facts["field"] = {
+            "vector": vector, "vector_unit": unit, "tensor": tensor, "tensor_unit": other,
+        }  # fmt: skip
+
+    def forward(self, energies: Tensor, values: Tensor, field: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) eV, (N, V), (N, 3) V/Å, of each atom's structure → energies and values there."""
+        start = self.polarization
+        own = values[:, start : start + 3]
+        energies = energies - self.unit * (own * field).sum(1)
+        if self.polarizability < 0:
+            return energies, values
+        alpha = self.other_unit * values[:, self.polarizability : self.polarizability + 9].reshape(-1, 3, 3)
+        induced = torch.matmul(alpha, field.unsqueeze(2)).squeeze(2)
+        energies = energies - 0.5 * (induced * field).sum(1)
+        there = own + induced / self.unit
+        return energies, torch.cat([values[:, :start], there, values[:, start + 3 :]], dim=1)

@@ -30,8 +30,9 @@ def transfer(
     network = {key.removeprefix(_PREFIX): w for key, w in state.items() if key.startswith(_PREFIX)}
     network = NETWORKS[kind].transfer(network, before, species, levels)
     new = dict(state) | {_PREFIX + key: weight for key, weight in network.items()}
-    if "outputs.shift" in state:
-        new["outputs.shift"] = rows_of(state["outputs.shift"], species)
+    for name in ("outputs.shift", "outputs.of_elements"):
+        if name in state:
+            new[name] = rows_of(state[name], species)
     new["scale_shift.scale"] = rows_of(state["scale_shift.scale"], species)
     shift = rows_of(state["scale_shift.shift"].reshape(-1, before).T, species).T[list(levels)]
     new["scale_shift.shift"] = shift[0].clone() if len(levels) == 1 else shift.contiguous()

@@ -81,9 +81,9 @@ class EquivariantLinear(_Blocks):
         return (torch.cat(flat) * self.scales).unsqueeze(0)
 
     @torch.jit.unused
-    def steps(self, program: Program, x: str) -> str:
-        """As `Network.steps`."""
-        return _linear_step(self, program, x, False)
+    def steps(self, program: Program, x: str, width: int | None = None) -> str:
+        """As `Network.steps`; rows of x may go on behind the input, and have ``width`` numbers."""
+        return _linear_step(self, program, x, False, width)
 
     def forward(self, x: Tensor, level: Tensor | None = None) -> Tensor:
         """(N, irreps_in.dim), (N or more,) as `biased` → (N, irreps_out.dim)."""
@@ -125,8 +125,8 @@ class SpeciesLinear(_Blocks):
         return self.biased(mixed, level)
 
 
-def _linear_step(linear: _Blocks, program: Program, x: str, by_type: bool) -> str:
-    facts = {"dim_in": linear.irreps_in.dim, "dim_out": linear.dim_out}
+def _linear_step(linear: _Blocks, program: Program, x: str, by_type: bool, width: int | None = None) -> str:
+    facts = {"dim_in": width or linear.irreps_in.dim, "dim_out": linear.dim_out}
     if linear.bias is not None:
         program.require(2)
         facts["bias"] = linear.bias[0]

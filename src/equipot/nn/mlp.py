@@ -59,8 +59,8 @@ class MLP(nn.Module):
         return [layer.packed()[0] for layer in self.layers]
 
     @torch.jit.unused
-    def steps(self, program: Program, x: str) -> str:
-        """Of rows of atoms, as `Network.steps`; says which the last layer is."""
+    def steps(self, program: Program, x: str, width: int | None = None) -> str:
+        """Of rows of atoms, as `Network.steps`; says which the last layer is. ``width``: of x, if more."""
         for i, layer in enumerate(self.layers):
             if i > 0:
                 program.require(3)
@@ -68,7 +68,8 @@ class MLP(nn.Module):
             weights = layer.packed()[0]
             n_in, n_out = weights.shape
             program.ends_with(x, n_in)
-            facts = {"dim_in": n_in, "dim_out": n_out, "by_type": False, "blocks": [[1, n_in, n_out, 0, 0]]}
+            dim_in = width if width and i == 0 else n_in
+            facts = {"dim_in": dim_in, "dim_out": n_out, "by_type": False, "blocks": [[1, n_in, n_out, 0, 0]]}
             x = program.add("linear", [x], weights=weights.unsqueeze(0), **facts)
         return x
 

@@ -10,8 +10,8 @@ A command is one module here and one function in ``cli/properties.py``; what all
 - `start.need`: libraries that only an extra installs, or an error that names it.
 - `start.evaluate`: energies, forces, stresses of many structures, with a progress bar.
 - `output.Result`: numbers (units in key names), paragraphs, tables, pictures, other files;
-  `output.check_folder` before the work, `output.write` after it: ``NAME.json``, pictures, ``report.html``,
-  each whole or absent, the JSON last. `output.show` prints paragraphs and tables.
+  `output.check_folder` before the work, `output.write` after it: ``NAME.json``, ``NAME.yaml``, pictures,
+  ``report.html``, each whole or absent, the JSON last. `output.show` prints paragraphs and tables.
 
 So a property reads::
 

@@ -1,16 +1,65 @@
-"""Born charges and the dielectric tensor, from phonopy's BORN or from YAML and JSON."""
+"""Born charges and the dielectric tensor: a model's own, or from phonopy's BORN or YAML and JSON."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from ase.calculators.calculator import BaseCalculator
 from numpy.typing import NDArray
 
-from equipot.errors import DataError
+from equipot.errors import ConfigError, DataError
+from equipot.properties import supercells
+from equipot.quantities import QUANTITIES
+from equipot.units import EPSILON0, size_in
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
+
+
+MODEL = "model"  # in place of a file's name
+
+
+def born_of(given: str, phonon: "Phonopy", symprec: float, calculator: BaseCalculator) -> dict[str, Any]:
+    """As `read_born` and `born_of_model`, by what ``--born`` says."""
+    if given == MODEL:
+        return born_of_model(calculator, phonon, symprec)
+    return read_born(given, phonon, symprec)
+
+
+def born_of_model(calculator: BaseCalculator, phonon: "Phonopy", symprec: float) -> dict[str, Any]:
+    """What ``Phonopy.nac_params`` takes, from outputs ``born_charges`` and ``polarizability`` of a model.
+
+    The dielectric tensor is that of clamped ions, ε = 1 + α / (ε₀ V).
+
+    Raises:
+        ConfigError: it has no such outputs, or in other units.
+        DataError: a dielectric tensor that is not positive definite.
+    """
+    from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
+
+    atoms, found = supercells.from_phonopy(phonon.unitcell), []
+    for name, unit in (("born_charges", "e"), ("polarizability", "e^2*Ang^2/eV")):
+        if name not in calculator.implemented_properties:
+            raise ConfigError(
+                f"--born {MODEL} needs a model with outputs born_charges and polarizability; this one has no "
+                f"{name}."
+            )
+        own = QUANTITIES[name].unit if name in QUANTITIES else unit
+        found.append(size_in(own, unit) * np.array(calculator.get_property(name, atoms)))
+    born, dielectric = found[0], np.eye(3) + found[1] / (EPSILON0 * atoms.get_volume())
+    _require_positive("The model", dielectric)
+    born, dielectric = symmetrize_borns_and_epsilon(
+        born, dielectric, phonon.unitcell, primitive=phonon.primitive, symprec=symprec
+    )
+    return _factor() | {"born": born, "dielectric": dielectric}
+
+
+def _factor() -> dict[str, float]:
+    from phonopy.physical_units import get_physical_units
+
+    units = get_physical_units()
+    return {"factor": units.Hartree * units.Bohr}
 
 
 def read_born(path: str | Path, phonon: "Phonopy", symprec: float) -> dict[str, Any]:
@@ -24,14 +73,12 @@ def read_born(path: str | Path, phonon: "Phonopy", symprec: float) -> dict[str, 
         DataError: no such file, or not that.
     """
     from phonopy.file_IO import parse_BORN
-    from phonopy.physical_units import get_physical_units
     from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
 
     path = Path(path)
     if not path.is_file():
         raise DataError(f"There is no file {path} with Born charges.")
-    units = get_physical_units()
-    factor = {"factor": units.Hartree * units.Bohr}
+    factor = _factor()
     if path.suffix.lower() not in (".yaml", ".yml", ".json"):
         try:
             found = parse_BORN(phonon.primitive, symprec, filename=path)
@@ -82,7 +129,7 @@ def _born(path: Path, given: Any, symbols: list[str], primitive: list[str]) -> N
     return np.array([_tensor(path, f"born of atom {index}", one) for index, one in enumerate(given)])
 
 
-def _require_positive(path: Path, dielectric: NDArray) -> None:
+def _require_positive(path: Path | str, dielectric: NDArray) -> None:
     if not (np.linalg.eigvalsh(dielectric) > 0).all():
         raise DataError(
             f"{path}: the dielectric tensor must be positive definite, found {dielectric.tolist()}."

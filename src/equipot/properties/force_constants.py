@@ -13,7 +13,7 @@ from phonopy.structure.cells import guess_primitive_matrix
 from equipot.errors import ConfigError
 from equipot.integrations.ase import EquipotCalculator
 from equipot.properties import supercells
-from equipot.properties.born import read_born
+from equipot.properties.born import born_of
 from equipot.properties.phonon_bands import special_points
 from equipot.properties.settings import Common, PhononSettings
 from equipot.properties.start import evaluate
@@ -77,7 +77,7 @@ class Displacer:
         sum_rule = float(np.abs(phonon.force_constants.sum(axis=1)).max())
         phonon.symmetrize_force_constants(show_drift=False)
         if self.settings.born is not None:
-            phonon.nac_params = read_born(self.settings.born, phonon, self.common.symprec)
+            phonon.nac_params = born_of(self.settings.born, phonon, self.common.symprec, self.calculator)
         return self.measured(Supercell(phonon, copies, sum_rule))
 
     def measured(self, supercell: Supercell) -> Supercell:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from phono3py import Phono3py
 
 from equipot.data.text import counted
-from equipot.errors import SimulationError
+from equipot.errors import ConfigError, SimulationError
 from equipot.properties import supercells
 from equipot.properties.force_constants import Displacer, Supercell, cutoff_of, size_of
 from equipot.properties.output import Result, Table
@@ -42,7 +43,7 @@ def kappa(
     Raises:
         SimulationError: imaginary modes, with which the conductivity means nothing.
         ConfigError, DataError, UnknownSpeciesError, ModelFileError, DeviceError: as `prepare` and
-            `read_born`.
+            `born_of`.
     """
     common, settings = common or Common(), settings or KappaSettings()
     start = prepare(structure, model, common, periodic=True)
@@ -54,6 +55,7 @@ def kappa(
     else:
         base = np.eye(3, dtype=int)
     displacer = Displacer(unitcell, calculator, common, PhononSettings(born=settings.born))
+    _require_pairs(unitcell, settings.pair_cutoff)
     harmonic = displacer.displace(base, np.array(copies), displacer.settings.displacement)
     _require_stable(harmonic, common)
     crystal, pairs = _third_order(harmonic, calculator, settings)
@@ -89,6 +91,15 @@ def kappa(
             "phono3py_params.yaml": lambda path: crystal.save(path),
         },
     )
+
+
+def _require_pairs(unitcell: Atoms, cutoff: float | None) -> None:
+    shortest = min(neighbor_list("d", unitcell, 6.0), default=6.0)
+    if cutoff is not None and cutoff < shortest:
+        raise ConfigError(
+            f"--pair-cutoff: the nearest atoms are {shortest:.2f} Å apart, so {cutoff:g} Å leaves no pair. "
+            "Take the second or third shell of neighbors at least, and see what a larger one changes."
+        )
 
 
 def _require_stable(harmonic: Supercell, common: Common) -> None:

@@ -1,4 +1,4 @@
-"""What a property ends in: numbers as JSON, pictures, a page that tells it; each file whole or absent."""
+"""What a property ends in: numbers (JSON, YAML), pictures, a page that tells it; all whole or absent."""
 
 import base64
 import io
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT = "report.html"
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the former, in C, is not in every PyYAML
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
@@ -100,8 +102,10 @@ def write(result: Result, folder: Path) -> list[Path]:
         with atomic_write(folder / name) as temporary:
             write_file(temporary)
     write_text(folder / REPORT, render(result))
-    names = [*result.pictures, *result.files, REPORT]
-    write_json(summary, plain(result.numbers | {"files": names}))
+    names = [*result.pictures, *result.files, f"{result.name}.yaml", REPORT]
+    numbers = plain(result.numbers | {"files": names})
+    write_text(summary.with_suffix(".yaml"), yaml.dump(numbers, Dumper=_Dumper, sort_keys=False))
+    write_json(summary, numbers)
     return [folder / name for name in (summary.name, *names)]
 
 

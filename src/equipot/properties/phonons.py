@@ -24,6 +24,7 @@ from equipot.properties.phonon_plots import plot_bands, plot_thermal, write_colu
 from equipot.properties.settings import Common, PhononSettings
 from equipot.properties.start import Model, prepare
 
+_NAC = {"born_charges_e": "born", "dielectric_tensor": "dielectric"}
 _KJ_PER_MOL = 96.48533212  # of an eV
 
 
@@ -40,7 +41,7 @@ def phonons(
 
     Raises:
         ConfigError, DataError, UnknownSpeciesError, ModelFileError, DeviceError, SimulationError: as
-            `prepare` and `read_born`.
+            `prepare` and `born_of`.
     """
     common, settings = common or Common(), settings or PhononSettings()
     start = prepare(structure, model, common, periodic=True)
@@ -85,6 +86,7 @@ def _numbers(
         "displacements": len(phonon.displacements),
         "sum_rule_before_symmetrization_eV_per_A2": chosen.sum_rule,
         "non_analytical_correction": phonon.nac_params is not None,
+        **{key: phonon.nac_params[of] for key, of in _NAC.items() if phonon.nac_params},
         "lowest_frequency_THz": float(frequencies.min()),
         "highest_frequency_THz": float(frequencies.max()),
         "special_points": [

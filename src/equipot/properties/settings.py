@@ -65,8 +65,9 @@ class PhononSettings:
     )
     born: str | None = setting(
         None,
-        "Born charges and dielectric tensor for LO-TO splitting: phonopy's BORN, or YAML or JSON.",
-        metavar="FILE",
+        "Born charges and dielectric tensor for LO-TO splitting: phonopy's BORN, or YAML or JSON; or model: "
+        "those of the model's own outputs born_charges and polarizability.",
+        metavar="FILE|model",
     )
     mesh: float = setting(60.0, "Å; q points of DOS and thermal properties are 2π over this apart.")
     t_max: float = setting(1000.0, "K, of thermal properties.")
@@ -104,7 +105,9 @@ class KappaSettings:
     )
     isotopes: bool = setting(True, "Scattering by natural isotopes.", option="--isotopes/--no-isotopes")
     born: str | None = setting(
-        None, "Born charges and dielectric tensor: BORN, YAML or JSON.", metavar="FILE"
+        None,
+        "Born charges and dielectric tensor: BORN, YAML or JSON; or model: its own.",
+        metavar="FILE|model",
     )
 
     def __post_init__(self):
@@ -130,6 +133,29 @@ class KappaSettings:
 def _check_supercell(supercell: tuple[int, int, int] | None) -> None:
     if supercell is not None and min(supercell) < 1:
         raise ConfigError(f"--supercell: expected three numbers of at least 1, found {supercell}.")
+
+
+@dataclass(frozen=True)
+class DensitySettings:
+    """What `density` is told: of any molecule, which need not be at a minimum."""
+
+    name: str | None = setting(None, "Output that is the density, where the model has several.")
+    charge: float = setting(0.0, "e, of the molecule.")
+    spacing: float = setting(0.1, "Å between points of the cube file.")
+    margin: float = setting(3.0, "Å around the atoms that the cube file covers.")
+    species_map: str | None = setting(
+        None, "Elements of labels in the file, as data.species_map.", metavar="LABEL=SYMBOL,..."
+    )
+    device: str = setting("auto", "auto (a GPU if there is one), cpu, cuda or cuda:N.")
+    output: Path | None = setting(  # noqa: RUF009
+        None, "Folder for numbers, cube file, picture and report; by default density.", metavar="DIR"
+    )
+    overwrite: bool = setting(False, "Replace an earlier result in DIR.", option="--overwrite")
+
+    def __post_init__(self):
+        _require_positive(self, spacing="Å", margin="Å")
+        if not math.isfinite(self.charge):
+            raise ConfigError(f"--charge must be a number (e), found {self.charge}.")
 
 
 @dataclass(frozen=True)
@@ -210,3 +236,35 @@ class NebSettings:
         if self.method not in known:
             raise ConfigError(f"--method must be one of {', '.join(known)}, found '{self.method}'.")
         _require_positive(self, spring="eV/Å²", fmax="eV/Å", steps="steps")
+
+
+@dataclass(frozen=True)
+class SpectrumSettings:
+    """What `spectrum` is told beside `Common`."""
+
+    interval: float | None = setting(None, "fs between frames; by default as the trajectory says (time_ps).")
+    temperature: float | None = setting(
+        None, "K; by default the mean of the trajectory's, or that of its velocities."
+    )
+    skip: int = setting(0, "Frames at the start to leave out.")
+    resolution: float = setting(10.0, "cm⁻¹, full width of a line at half its height (Gaussian).")
+    max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.")
+    correction: str = setting(
+        "harmonic", "Quantum correction of infrared and Raman: harmonic, standard, schofield or none."
+    )
+    laser: float = setting(532.0, "nm, of Raman intensities; activities do not depend on it.")
+    dipole: str = setting("dipole", "Name of the dipole in the trajectory, or of the model's output.")
+    polarizability: str = setting("polarizability", "The same of the polarizability.")
+    dipole_unit: str = setting("e*Ang", "Unit in the trajectory; a model says its own.")
+    polarizability_unit: str = setting("Ang^3", "The same of the polarizability, as Ang^3 or e^2*Ang^2/eV.")
+
+    def __post_init__(self):
+        for name, unit in (("interval", "fs"), ("temperature", "K")):
+            if getattr(self, name) is not None:
+                _require_positive(self, **{name: unit})
+        _require_positive(self, resolution="cm⁻¹", max_wavenumber="cm⁻¹", laser="nm")
+        if self.skip < 0:
+            raise ConfigError(f"--skip must be at least 0, found {self.skip}.")
+        known = ("harmonic", "standard", "schofield", "none")
+        if self.correction not in known:
+            raise ConfigError(f"--correction must be one of {', '.join(known)}, found '{self.correction}'.")

@@ -94,7 +94,9 @@ def prepare(
         log.warning("%s: its constraints are taken off.", name)
         atoms.set_constraint()
     calculator = (
-        model if isinstance(model, BaseCalculator) else EquipotCalculator(model, device=common.device)
+        model
+        if isinstance(model, BaseCalculator)
+        else EquipotCalculator(model, device=common.device, derivatives=False)
     )
     if isinstance(calculator, EquipotCalculator):
         calculator.model.require_energy("this command")

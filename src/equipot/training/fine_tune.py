@@ -23,7 +23,7 @@ from equipot.training.pretrained import start_with_new_heads, takes_new_heads, w
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
-_MAY_DIFFER = {"dtype", "trainable_scale_shift", "radial_intervals"}
+_MAY_DIFFER = {"dtype", "field", "trainable_scale_shift", "radial_intervals"}
 
 
 @dataclasses.dataclass(frozen=True)

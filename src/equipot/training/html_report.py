@@ -21,7 +21,16 @@ from equipot.config.outputs import OutputConfig
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
 from equipot.errors import TrainingError
-from equipot.evaluation.report import ERRORS, PARITY, group_rows, number, short_names
+from equipot.evaluation.report import (
+    ERRORS,
+    MAX_GROUPS,
+    PARITY,
+    S2EF,
+    group_rows,
+    number,
+    s2ef_tags,
+    short_names,
+)
 from equipot.files import read_json, write_text
 from equipot.quantities import BY_INTEREST, QUANTITIES, USUAL, declare
 from equipot.run_directory import EVALUATED, RunDirectory
@@ -105,6 +114,7 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "curve": _svg(history.rows, best_epoch) if history.rows else None,
         "outdated": outdated,
         "evaluations": evaluations,
+        "s2ef": S2EF,
         "statistics": statistics,
         "levels": _levels(statistics) if config["model"].get("energy", True) else {},
         "shown": {*USUAL, *outputs},
@@ -174,6 +184,8 @@ def _evaluation(directory: RunDirectory, name: str) -> dict[str, Any] | None:
         "name": name,
         "content": content,
         "groups": {kind: group_rows(kind, groups) for kind, groups in content["groups"].items()},
+        "s2ef": content.get("s2ef", [])[: 1 + MAX_GROUPS],
+        "tags": s2ef_tags(content.get("s2ef", [])),
         "files": short_names(files),
         "parity": _data_uri(parity.read_bytes(), "image/png") if parity.is_file() else None,
     }

@@ -5,8 +5,8 @@ terms, not over the sum of their weights: in a batch of one, the weight would ot
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -15,9 +15,11 @@ from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
 from equipot.errors import TrainingError
-from equipot.graph import AtomicGraph
+from equipot.graph import AtomicGraph, nearest_branch
 from equipot.models.potential import Prediction
+from equipot.nn.gaussians import GaussianBasis
 from equipot.quantities import LABELS, QUANTITIES
+from equipot.training.outputs import density_basis, times_overlap
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class LabelError:
     error: Tensor  # (S, ...) or (N, ...), of energies per atom
     count: Tensor  # () float64, how many components are known
     weight: Tensor | None = None  # (S,) or (N,) float64, of each row in the loss; None: 1
+    of_density: AtomicGraph | None = None  # the error is one of a density of this
 
 
 def label_errors(
@@ -41,9 +44,13 @@ def label_errors(
         label, predicted = graph.labels.values.get(name), prediction.of(name)
         if label is not None and predicted is not None:
             of_level = True if chosen is None else quantity.choose(chosen, chosen[graph.structure])
-            error = quantity.error(predicted, label.value, num_atoms)
+            value = label.value
+            if quantity.quantum:
+                value = nearest_branch(value, predicted.detach(), graph, quantity.quantum)
+            error = quantity.error(predicted, value, num_atoms)
             of_row = [w for w in (quantity.choose(*weights), label.weight) if w is not None]
-            errors[name] = _masked(error, label.mask & of_level, math.prod(of_row) if of_row else None)
+            masked = _masked(error, label.mask & of_level, math.prod(of_row) if of_row else None)
+            errors[name] = replace(masked, of_density=graph) if quantity.basis else masked
     return errors
 
 
@@ -63,10 +70,18 @@ class Loss:
     Args:
         settings: section ``training.loss`` of the configuration.
         spreads: by the name of an output, what its errors are divided by.
+        species: element of each type of atoms; needed where a density is predicted. The square of its error
+            is ∫ (ρ − ρ_ref)² dV = Δcᵀ S Δc, S the overlaps of its functions, whatever the kind of loss.
     """
 
-    def __init__(self, settings: LossConfig, spreads: Mapping[str, float] = MappingProxyType({})):
-        self.settings, self.spreads = settings, spreads
+    def __init__(
+        self,
+        settings: LossConfig,
+        spreads: Mapping[str, float] = MappingProxyType({}),
+        species: Sequence[str] = (),
+    ):
+        self.settings, self.spreads, self.species = settings, spreads, list(species)
+        self._bases: dict[tuple[str, torch.device], GaussianBasis] = {}
         self.weights = {name: settings.final_weight(name) for name in LABELS}
 
     def weights_at(self, epoch: float) -> dict[str, float]:
@@ -75,7 +90,7 @@ class Loss:
 
     def sums(self, errors: dict[str, LabelError]) -> dict[str, Tensor]:
         """Weighted sum over all known components of each label: () float64."""
-        return {name: self._sum(e, self.spreads.get(name, 1.0)) for name, e in errors.items()}
+        return {name: self._sum(name, error) for name, error in errors.items()}
 
     def total(
         self,
@@ -110,9 +125,11 @@ class Loss:
                 total = total + weights[name] * value / counts[LABELS.index(name)].clamp(min=1)
         return total
 
-    def _sum(self, label: LabelError, spread: float) -> Tensor:
-        error = label.error if spread == 1 else label.error / spread
-        if self.settings.kind == "huber":
+    def _sum(self, name: str, label: LabelError) -> Tensor:
+        error = label.error / self.spreads.get(name, 1.0)
+        if label.of_density is not None:
+            terms = self._density_terms(name, error, label.of_density)
+        elif self.settings.kind == "huber":
             zero = torch.zeros_like(error)
             terms = huber_loss(error, zero, reduction="none", delta=self.settings.huber_delta)
         else:
@@ -120,3 +137,10 @@ class Loss:
         if label.weight is None:
             return terms.sum()
         return (terms * label.weight.view(-1, *(1,) * (error.dim() - 1))).sum()
+
+    def _density_terms(self, name: str, error: Tensor, graph: AtomicGraph) -> Tensor:
+        """(N, K), whose sum is Δcᵀ S Δc. Its gradient is 2 S Δc, for which S Δc needs none."""
+        if (name, error.device) not in self._bases:
+            self._bases[name, error.device] = density_basis(name, self.species, error.device)
+        terms = 2 * error * times_overlap(self._bases[name, error.device], error.detach(), graph)
+        return terms - 0.5 * terms.detach()

@@ -48,7 +48,8 @@ class PotentialModule(L.LightningModule):
         self.potential = potential
         self.training_config = training
         outputs = getattr(potential, "outputs", None)
-        self.loss = Loss(training.loss, {} if outputs is None else outputs.spreads)
+        spreads = {} if outputs is None else outputs.spreads
+        self.loss = Loss(training.loss, spreads, getattr(potential, "species", ()))
         self.average = make_average(potential, training)
         self.train_errors = ErrorSums()
         self.validation_errors = ErrorSums()

@@ -2,14 +2,20 @@
 
 import os
 import pickle
+import sys
+import types
 
 import numpy as np
 import pytest
 import torch
 
-from equipot.config.data import LabelsConfig
+from equipot.config.data import LabelsConfig, Parsing, UnitsConfig
 from equipot.data import read_frames
-from equipot.data.formats import safe_pickle
+from equipot.data.convert import convert
+from equipot.data.formats import lmdb_pickle, safe_pickle
+from equipot.data.frames import FIXED
+from equipot.data.store.file import Store
+from equipot.errors import DataError
 
 lmdb = pytest.importorskip("lmdb")
 
@@ -49,6 +55,71 @@ def test_data_of_torch_geometric(tmp_path, crystals, check_same):
     structures = crystals(*["Cu3O"] * 11)  # key "10" comes after "9"
     path = write(tmp_path / "a.lmdb", [s2ef(atoms, data) for atoms in structures])
     check_same(read_frames(path), structures, stress=False)
+
+
+def stand_ins(monkeypatch) -> tuple[type, type]:
+    """Empty classes that are pickled under the names of torch_geometric's."""
+    made = []
+    for name, module in (
+        ("Data", "torch_geometric.data.data"),
+        ("GlobalStorage", "torch_geometric.data.storage"),
+    ):
+        for path in ("torch_geometric", "torch_geometric.data", module):
+            monkeypatch.setitem(sys.modules, path, types.ModuleType(path))
+        made.append(type(name, (), {"__module__": module}))
+        setattr(sys.modules[module], name, made[-1])
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_layouts_of_torch_geometric(tmp_path, crystals, check_same, monkeypatch, version):
+    """Version 1 keeps attributes in Data's own dict, later ones in a storage that points back to it."""
+    data_type, storage_type = stand_ins(monkeypatch)
+
+    def make(**values):
+        data = data_type()
+        if version == 1:
+            data.__dict__ |= {"x": None, "edge_index": None, **values}
+        else:
+            storage = storage_type()
+            storage.__dict__ |= {"_mapping": values, "_parent": data}
+            data.__dict__["_store"] = storage
+        return data
+
+    structures = crystals("Cu3", "NaCl")
+    items = [s2ef(atoms, make) for atoms in structures]
+    path = write(tmp_path / "a.lmdb", items)
+    check_same(read_frames(path), structures, stress=False)
+
+
+def test_tags_and_fixed_atoms(tmp_path, crystals):
+    """As OC20 has them: floats in ``fixed``, whole numbers in ``tags``."""
+    item = s2ef(crystals("Cu3")[0], dict)
+    item |= {"tags": torch.tensor([0, 1, 2]), "fixed": torch.tensor([1.0, 0.0, 0.0])}
+    (frame,) = read_frames(write(tmp_path / "a.lmdb", [item]))
+    assert frame.marks.tolist() == [FIXED, 1, 2]
+    assert frame.free is None
+    (frame,) = read_frames(tmp_path / "a.lmdb", parsing=Parsing(fixed_atoms="leave_out"))
+    assert frame.free.tolist() == [False, True, True]
+    wrong = write(tmp_path / "b.lmdb", [{**item, "tags": torch.zeros(2)}])
+    with pytest.raises(
+        DataError, match=r"frame 0 \(key '0'\): tags must be one number per atom \(3\), .* \(2,\)"
+    ):
+        read_frames(wrong)
+
+
+def test_pickles_are_read_by_several_processes(tmp_path, crystals, check_same, monkeypatch):
+    monkeypatch.setattr(lmdb_pickle, "_PIECE", 3)
+    structures = crystals(*["Cu3O"] * 11)
+    items = [s2ef(atoms, dict) for atoms in structures]
+    path = write(tmp_path / "a.lmdb", items)
+    check_same(read_frames(path), structures, stress=False)
+    convert([path], tmp_path / "a.equipot", LabelsConfig(), UnitsConfig(), workers=2)
+    store = Store(tmp_path / "a.equipot")
+    check_same([store.frame(i) for i in range(len(store))], structures, stress=False)
+    bad = write(tmp_path / "b.lmdb", [*items[:4], {**items[4], "force": Attack(eval, "1")}, *items[5:]])
+    with pytest.raises(DataError, match=r"b.lmdb, frame 4 \(key '4'\): the pickle asks for builtins.eval"):
+        convert([bad], tmp_path / "b.equipot", LabelsConfig(), UnitsConfig(), workers=2)
 
 
 def test_folder_and_dicts(tmp_path, crystals, check_same):

@@ -11,7 +11,7 @@ from typing import BinaryIO, TextIO
 
 from equipot.errors import DataError
 
-_PACKED = {".gz": (b"\x1f\x8b", gzip.open), ".bz2": (b"BZh", bz2.open), ".xz": (b"\xfd7zXZ\0", lzma.open)}
+PACKED = {".gz": (b"\x1f\x8b", gzip.open), ".bz2": (b"BZh", bz2.open), ".xz": (b"\xfd7zXZ\0", lzma.open)}
 _OTHER = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
 _MARKS = {
     b"\xff\xfe\0\0": "utf-32",
@@ -28,7 +28,7 @@ UNPACKING_ERRORS = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, Unic
 def unpacked_name(path: Path) -> str:
     """The name of a file in lower case, without .gz, .bz2 or .xz."""
     name = path.name.lower()
-    return next((name.removesuffix(ending) for ending in _PACKED if name.endswith(ending)), name)
+    return next((name.removesuffix(ending) for ending in PACKED if name.endswith(ending)), name)
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -42,7 +42,7 @@ def open_bytes(path: Path) -> BinaryIO:
     for magic, name in _OTHER.items():
         if head.startswith(magic):
             raise DataError(f"{path} is packed with {name}. Unpack it, or pack it with gzip, bzip2 or xz.")
-    return next((opener for magic, opener in _PACKED.values() if head.startswith(magic)), open)(path, "rb")
+    return next((opener for magic, opener in PACKED.values() if head.startswith(magic)), open)(path, "rb")
 
 
 def open_text(path: Path) -> TextIO:

@@ -5,7 +5,7 @@ What a comment line means is in ``xyz_header.py``.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from equipot.config.data import Parsing
 from equipot.data.formats.base import PART_ATOMS, PART_FRAMES, Contents, Format, element_number
+from equipot.data.formats.reference_energies import Reference, read_references, references_of
 from equipot.data.formats.text_file import UNPACKING_ERRORS, open_text, unpacked_name
 from equipot.data.formats.xyz_header import Header, fortran_number, read_header
 from equipot.data.text import counted
@@ -41,6 +42,7 @@ class _Lines:
     number: int  # of the frame, from 0
     start: int  # number of the line with its atom count, from 0
     lines: Sequence[str]
+    reference: Reference | None = None
 
     def at(self, line: int) -> str:
         return f"{self.path}, frame {self.number} (the first is 0), line {self.start + line + 1}"
@@ -82,7 +84,7 @@ def _pieces(path: Path, parsing: Parsing) -> Iterator[_Piece]:
     with stream:
         frames: list[_Lines] = []
         atoms = 0
-        for frame in _frames(path, stream):
+        for frame in _with_references(path, _frames(path, stream)):
             if len(frames) == PART_FRAMES or (frames and atoms + len(frame.lines) > PART_ATOMS):
                 yield _Piece(tuple(frames), parsing)
                 frames, atoms = [], 0
@@ -90,6 +92,32 @@ def _pieces(path: Path, parsing: Parsing) -> Iterator[_Piece]:
             atoms += len(frame.lines)
         if frames:
             yield _Piece(tuple(frames), parsing)
+
+
+def _with_references(path: Path, frames: Iterator[_Lines]) -> Iterator[_Lines]:
+    """Each with its own, where they stand in a file beside. Raises DataError for other numbers of them."""
+    beside = references_of(path)
+    if beside is None:
+        yield from frames
+        return
+    references = read_references(beside)
+    number = 0
+    for number, frame in enumerate(frames, start=1):
+        reference = next(references, None)
+        if reference is None:
+            raise DataError(_not_as_many(path, beside, f"only {counted(number - 1, 'line')}", "more frames"))
+        yield replace(frame, reference=reference)
+    if next(references, None) is not None:
+        raise DataError(
+            _not_as_many(path, beside, f"more than {counted(number, 'line')}", counted(number, "frame"))
+        )
+
+
+def _not_as_many(path: Path, beside: Path, lines: str, frames: str) -> str:
+    return (
+        f"{beside} has {lines}, but {path.name} {frames}: they do not belong together, or one is truncated. "
+        "Copy both again, or move the .txt away to read total energies alone."
+    )
 
 
 def _frames(path: Path, stream: TextIO) -> Iterator[_Lines]:
@@ -215,6 +243,10 @@ def _atoms(frame: _Lines, parsing: Parsing) -> ase.Atoms:
         free = FixAtoms(mask=~mask) if mask.ndim == 1 else [FixCartesian(i, ~m) for i, m in enumerate(mask)]
         atoms.set_constraint(free)
     set_calc_and_arrays(atoms, arrays)  # would take one half of a stress of 3x3
+    if frame.reference is not None:
+        atoms.info |= {"system_id": frame.reference.system_id, "reference_energy": frame.reference.energy}
+        if atoms.calc is not None and "energy" in atoms.calc.results:
+            atoms.info["adsorption_energy"] = atoms.calc.results["energy"] - frame.reference.energy
     for values in (atoms.info, {} if atoms.calc is None else atoms.calc.results):
         values |= {
             key: values[key].reshape(3, 3) for key in ("stress", "virial") if np.size(values.get(key)) == 9

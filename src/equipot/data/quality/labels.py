@@ -91,9 +91,14 @@ def asymmetry(frame: Frame) -> float:
 
 
 def check_forces(frames: Sequence[Frame]) -> list[Finding]:
-    """Forces that do not add up to zero or turn a molecule, and huge ones."""
+    """Forces that do not add up to zero or turn a molecule, and huge ones.
+
+    Of frames whose fixed atoms are left out the sum is not known.
+    """
     known = [
-        frame for frame in frames if frame.forces is not None and frame.num_atoms > 1 and frame.forces.any()
+        frame
+        for frame in frames
+        if frame.forces is not None and frame.num_atoms > 1 and frame.forces.any() and frame.free is None
     ]
     if not known:
         return []

@@ -27,6 +27,7 @@ from equipot.data.stated_units import check_units
 from equipot.data.store.file import PREAMBLE, Store, preamble
 from equipot.data.store.layout import (
     CHUNK_PREAMBLE,
+    MARKS,
     Chunk,
     chunk_body_length,
     decode,
@@ -72,7 +73,8 @@ def build_store(
 
     Args:
         path: complete or as it was before, whatever happens.
-        files: read as ``source`` says, except for its weight, which is not part of a store.
+        files: read as ``source`` says, except for its weight and its use of fixed atoms, which are applied
+            when a store is read.
         key: hash of what the store depends on.
         is_complete: whether ``path`` holds what is wanted; asked once nobody else writes to it.
         accept: raises DataError if the finished store is not to be kept.
@@ -91,7 +93,7 @@ def build_store(
             unfinished.unlink()
             return False
         before = [identity(file) for file in files]
-        source = replace(source, weight=1.0)
+        source = replace(source, weight=1.0, parsing=replace(source.parsing, fixed_atoms="use"))
         try:
             with _saying_what_is_kept(unfinished):
                 index = _Index(_resume(stream, key))
@@ -151,7 +153,7 @@ class _Index:
     """What is known of the frames so far, chunk by chunk."""
 
     def __init__(self, chunks: Iterable[tuple[int, Chunk]]):
-        self.chunks: list[tuple[NDArray, list[int], NDArray, NDArray]] = []
+        self.chunks: list[tuple[NDArray, list[int], NDArray, NDArray, NDArray]] = []
         self.files: dict[str, list[list[int]]] = {}  # runs of the numbers of the frames of each
         self.groups: dict[str, int] = {}
         self.names: dict[str, set[str]] = {key: set() for key in KEYS}
@@ -165,7 +167,7 @@ class _Index:
         rows["offset"] += end - len(chunk.records)
         numbers = [self.groups.setdefault(name, len(self.groups)) for name in chunk.groups]
         rows["group"] = np.array([*numbers, -1], dtype="<i4")[rows["group"]]  # -1 is the last one
-        own = np.array(chunk.composition), np.array(chunk.label_weights)
+        own = np.array(chunk.composition), np.array(chunk.label_weights), np.array(chunk.free)
         self.chunks.append((rows, chunk.elements, *own))
         self.num_frames += len(rows)
         runs = self.files.setdefault(chunk.file, [])
@@ -182,11 +184,12 @@ class _Index:
         elements = sorted({number for _, numbers, *_ in self.chunks for number in numbers})
         composition = np.zeros((self.num_frames, len(elements)), dtype="<i4")
         start = 0
-        for rows, numbers, counts, _ in self.chunks:
+        for rows, numbers, counts, *_ in self.chunks:
             composition[start : start + len(rows), np.searchsorted(elements, numbers)] = counts
             start += len(rows)
-        rows, weights = (np.concatenate([chunk[i] for chunk in self.chunks]) for i in (0, 3))
-        return elements, {"rows": rows, "composition": composition, "label_weights": weights}
+        rows, weights, free = (np.concatenate([chunk[i] for chunk in self.chunks]) for i in (0, 3, 4))
+        arrays = {"rows": rows, "composition": composition, "label_weights": weights}
+        return elements, arrays | ({"free": free} if (rows["flags"] & np.uint32(MARKS)).any() else {})
 
 
 def _resume(stream: BinaryIO, key: str) -> Iterator[tuple[int, Chunk]]:

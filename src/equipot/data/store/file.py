@@ -3,7 +3,7 @@
     64 bytes  preamble: magic EQUIPOT3; place (8), length (8) and CRC-32 (4) of the header, little-endian
               chunks of records (`layout`), as they were built
               index: a row for each frame with place and CRC-32 of its record, atoms of each element, weights
-              of its labels
+              of its labels; where atoms are held fixed, how many are not, and the squares of their forces
               header, JSON: what the store was made from, its cutoff, names of groups, place of the index
 
 Opening it reads the index alone. A record is tested against its checksum whenever it is read. EQUIPOT2, which
@@ -73,6 +73,9 @@ class Store:
             stored = self._index("label_weights", np.dtype("<f8"), (len(self), len(labels)))
             read = [column for column, name in enumerate(labels) if name in QUANTITIES]
             self._label_weights[:, [LABELS.index(labels[column]) for column in read]] = stored[:, read]
+        self._free = None
+        if "free" in self.header["index"]:
+            self._free = self._index("free", np.dtype("<f8"), (len(self), 2))
 
     def __len__(self) -> int:
         return self.header["num_frames"]
@@ -105,9 +108,11 @@ class Store:
         """(F,), within the store's cutoff."""
         return self.rows["num_edges"].astype(np.int64)
 
-    def columns(self) -> Columns:
-        """What the index says of every frame."""
+    def columns(self, free_only: bool = False) -> Columns:
+        """What the index says of every frame; ``free_only``: forces on fixed atoms are no labels."""
         flags = self.rows["flags"]
+        free = np.stack([self.rows["num_atoms"], self.rows["force_squares"]], axis=1)
+        free = self._free if free_only and self._free is not None else free
         bits = {label.name: label.flag for label in self._labels if label.is_read}
         has = np.stack([(flags & bits.get(name, 0)) > 0 for name in LABELS], axis=1)
         return Columns(
@@ -115,7 +120,8 @@ class Store:
             composition=np.asarray(self._composition),
             energy=np.where(flags & ENERGY.flag, self.rows["energy"], np.nan),
             has=has,
-            force_squares=self.rows["force_squares"].copy(),
+            free_atoms=free[:, 0].astype(np.int64),
+            force_squares=free[:, 1].copy(),
             weight=self.rows["weight"].copy(),
             periodic=(flags & sum(PBC)) == sum(PBC),
             isolated=(flags & ISOLATED) > 0,

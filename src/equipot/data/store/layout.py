@@ -1,15 +1,15 @@
 """The bytes of a store: a record for each frame, and chunks of records with what is known of their frames.
 
 A record holds the arrays of one frame one after the other, those with the longest numbers first:
-positions, labels*, cell*, edge shifts*, edge index, elements (* where the row says so). Labels stand in the
-order of their flags, those of atoms first; the energy is in the row.
+positions, labels*, cell*, edge shifts*, edge index, elements, marks* (* where the row says so). Labels
+stand in the order of their flags, those of atoms first; the energy is in the row.
 """
 
 import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,10 +38,11 @@ ROW = np.dtype(
         ("shift_size", "<u2"),  # bytes of a number in the edge shifts; 0: all are zero
     ]
 )
-CELL, ISOLATED, PBC = 8, 16, (32, 64, 128)  # and those of the quantities
-_OF_STRUCTURES = CELL | ISOLATED | sum(PBC)
+CELL, ISOLATED, PBC, MARKS = 8, 16, (32, 64, 128), 1 << 31  # and those of the quantities
+_OF_STRUCTURES = CELL | ISOLATED | sum(PBC) | MARKS
 _UNSIGNED = {1: "u1", 2: "<u2", 4: "<u4"}
 _SIGNED = {1: "i1", 2: "<i2", 4: "<i4"}
+_CHUNKS = 2  # version of chunks, which only files that are not finished need
 CHUNK_PREAMBLE = 16  # length of the rest (8 bytes), its CRC-32 (4), length of the JSON text in it (4)
 
 
@@ -89,6 +90,7 @@ class Chunk:
     elements: list[int]
     composition: NDArray[np.int32]  # (F, K)
     label_weights: NDArray[np.float64]  # (F, Q)
+    free: NDArray[np.float64]  # (F, 2) free_atoms and force_squares of columns without fixed atoms
     groups: list[str]
     names: dict[str, list[str]]  # of what could be labels in the source, by kind
     numbers: list[list[int]]  # runs [first, how many] of the frames' numbers in their file
@@ -102,6 +104,7 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
         DataError: two atoms of a frame coincide; a frame is too large.
     """
     columns = columns_of(frames)
+    free = columns_of([replace(frame, free_only=True) for frame in frames])
     groups = sorted({frame.config_type for frame in frames if frame.config_type is not None})
     rows = np.zeros(len(frames), ROW)
     records = []
@@ -118,9 +121,10 @@ def encode(frames: Sequence[Frame], cutoff: float | None, names: dict[str, list[
     rows["flags"] |= np.where(columns.isolated, ISOLATED, 0).astype("<u4")
     meta = {"file": frames[0].file, "frames": len(frames), "elements": columns.elements.tolist()}
     meta |= {"groups": groups, "names": names, "numbers": _runs([frame.index for frame in frames])}
-    meta["labels"] = stored_labels()
+    meta |= {"labels": stored_labels(), "version": _CHUNKS}
     text = json.dumps(meta).encode()
     index = [rows, columns.composition.astype("<i4"), columns.label_weights.astype("<f8")]
+    index.append(np.stack([free.free_atoms, free.force_squares], axis=1).astype("<f8"))
     body = b"".join([text, *(array.tobytes() for array in index), *records])
     return _preamble(body, len(text)) + body
 
@@ -155,7 +159,7 @@ def decode(content: bytes) -> Chunk | None:
         return None
     text = int.from_bytes(preamble[12:], "little")
     meta = json.loads(bytes(body[:text]))
-    if meta.get("labels") != json.loads(json.dumps(stored_labels())):
+    if meta.get("version") != _CHUNKS or meta.get("labels") != json.loads(json.dumps(stored_labels())):
         return None  # begun by a process that knew others
     frames, elements = meta["frames"], len(meta["elements"])
     rows = np.frombuffer(body, ROW, frames, text)
@@ -164,10 +168,12 @@ def decode(content: bytes) -> Chunk | None:
     start += composition.nbytes
     kinds = len(meta["labels"])
     weights = np.frombuffer(body, "<f8", frames * kinds, start).reshape(frames, kinds)
-    records = body[start + weights.nbytes :]
+    start += weights.nbytes
+    free = np.frombuffer(body, "<f8", frames * 2, start).reshape(frames, 2)
+    records = body[start + free.nbytes :]
     known = (meta[name] for name in ("file", "elements"))
     about = (meta[name] for name in ("groups", "names", "numbers"))
-    return Chunk(rows, *known, composition, weights, *about, records)
+    return Chunk(rows, *known, composition, weights, free, *about, records)
 
 
 def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
@@ -189,6 +195,9 @@ def _record(row: NDArray, frame: Frame, cutoff: float | None) -> bytes:
             arrays.append(shift.astype(_SIGNED[int(row["shift_size"])]))
         arrays.append(index.astype(_UNSIGNED[int(row["index_size"])]))
     arrays.append(frame.atomic_numbers.astype("u1"))
+    if frame.marks is not None:
+        flags |= MARKS
+        arrays.append(frame.marks)
     row["flags"] = flags
     return b"".join(array.tobytes() for array in arrays)
 
@@ -208,7 +217,8 @@ def record_length(row: NDArray, labels: Sequence[Stored]) -> int:
     numbers = 3 * atoms + 9 * bool(flags & CELL)
     inside = [label for label in _in_record(labels) if flags & label.flag]
     numbers += sum(math.prod(label.shape) * (atoms if label.per_atom else 1) for label in inside)
-    return 8 * numbers + edges * (3 * int(row["shift_size"]) + 2 * int(row["index_size"])) + atoms
+    marked = 1 + bool(flags & MARKS)
+    return 8 * numbers + edges * (3 * int(row["shift_size"]) + 2 * int(row["index_size"])) + marked * atoms
 
 
 def read_record(
@@ -237,13 +247,15 @@ def read_record(
         shift_size, index_size = int(row["shift_size"]), int(row["index_size"])
         shift = array(_SIGNED[shift_size], edges, 3) if shift_size else np.zeros((edges, 3), np.int64)
         found = Edges(cutoff, array(_UNSIGNED[index_size], 2, edges), shift)
+    atomic_numbers = array("u1", atoms).astype(np.int64)
     return Frame(
         positions=positions,
         cell=cell,
         pbc=np.array([bool(flags & bit) for bit in PBC]),
-        atomic_numbers=array("u1", atoms).astype(np.int64),
+        atomic_numbers=atomic_numbers,
         values=values,
         config_type=group,
         weight=float(row["weight"]),
         edges=found,
+        marks=array("u1", atoms).copy() if flags & MARKS else None,
     )

@@ -14,6 +14,7 @@
 #include "distances.h"
 #include "evaluator.h"
 #include "neighbors.h"
+#include "output_facts.h"
 #include "threads.h"
 
 using namespace equipot;
@@ -27,6 +28,8 @@ struct equipot_model {
   std::vector<const char*> symbols;
   std::vector<double> reference_energies, masses, shortest_distances;
   std::string capsule, uncertainty, model_type, equipot_version;
+  std::vector<OutputFacts> output_facts;
+  std::vector<equipot_output> outputs;
   equipot_description description{};
 };
 
@@ -124,8 +127,8 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                                std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
     const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
     if ((program == nullptr || weights == nullptr) && text_of(archive, "outputs").size() > 2)  // more than {}
-      throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), which "
-                               "equipot's engine does not compute. Run it by TorchScript, from ASE.");
+      throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), and has no "
+                               "program for equipot's engine. Run 'equipot deploy' again, or the file by TorchScript, from ASE.");
     if (program == nullptr || weights == nullptr)
       throw std::runtime_error(model.path + ": deployed by an equipot without an engine (" +
                                text_of(archive, "equipot_version") + "). Run 'equipot deploy' again.");
@@ -142,6 +145,10 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
     model.reference_energies = model.program->values<double>("shift");
     model.masses = json["masses"].numbers<double>();
+    model.output_facts = output_facts(json);
+    for (const OutputFacts& facts : model.output_facts)
+      model.outputs.push_back({facts.name.c_str(), facts.unit.c_str(), facts.shape.data(), int32_t(facts.shape.size()),
+                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width});
     const double cutoff = json["cutoff"].number;
     if (!(cutoff > 0 && cutoff < 1e4))
       throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
@@ -159,7 +166,12 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .equipot_version = model.equipot_version.c_str(),
                          .checksum = archive.checksum(),
                          .feature_width = model.evaluator->feature_width(),
-                         .shortest_distances = model.shortest_distances.empty() ? nullptr : model.shortest_distances.data()};
+                         .shortest_distances = model.shortest_distances.empty() ? nullptr : model.shortest_distances.data(),
+                         .num_outputs = int32_t(model.outputs.size()),
+                         .outputs = model.outputs.data(),
+                         .output_width = model.evaluator->output_width(),
+                         .derivative_width = model.evaluator->derivative_width(),
+                         .feels_field = model.evaluator->feels_field()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {
     throw;
@@ -196,8 +208,16 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     require_distance(id(edges.center[e]), id(edges.neighbor[e]), v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
   }
   std::vector<double> energies, virials;
-  Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features};
+  Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features,
+             results.outputs, results.derivatives};
+  const int64_t width = model.evaluator->output_width(), derivatives = model.evaluator->derivative_width();
   if (to.features != nullptr) require_uncertainty(model);
+  if (to.outputs != nullptr && width == 0)
+    throw std::invalid_argument(model.path + ": it predicts energies and forces only (no model.outputs)");
+  if (to.derivatives != nullptr && derivatives == 0)
+    throw std::invalid_argument(model.path + ": it has no outputs that are derivatives (derivative_of)");
+  if (edges.field != nullptr && !model.evaluator->feels_field())
+    throw std::invalid_argument(model.path + ": its energy does not depend on an electric field (model.field)");
   if (results.energy != nullptr && to.atom_energies == nullptr) {
     energies.resize(size_t(edges.num_atoms));
     to.atom_energies = energies.data();
@@ -215,7 +235,10 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     if (to.atom_virials != nullptr) trace += to.atom_virials[9 * i] + to.atom_virials[9 * i + 4] + to.atom_virials[9 * i + 8];
     if (const double* heat = to.atom_heat_virials) trace += heat[9 * i] + heat[9 * i + 4] + heat[9 * i + 8];
     const double force = to.forces == nullptr ? 0 : to.forces[3 * i] + to.forces[3 * i + 1] + to.forces[3 * i + 2];
-    if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace))
+    double output = 0;
+    for (int64_t k = 0; k < width && to.outputs != nullptr; ++k) output += to.outputs[width * i + k];
+    for (int64_t k = 0; k < derivatives && to.derivatives != nullptr; ++k) output += to.derivatives[derivatives * i + k];
+    if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace) || !std::isfinite(output))
       throw WrongResult("the model's results are not finite for atom " + std::to_string(id(i)) +
                         ": the structure is far from what the model was trained on, or the model is broken");
   }
@@ -273,7 +296,7 @@ EXPORT equipot_status equipot_evaluate_edges(equipot_model* model, const equipot
     std::unique_ptr<Exchange> exchange;
     if (edges->exchange != nullptr) exchange = std::make_unique<Exchange>(*edges->exchange);
     evaluate(*model, {edges->num_atoms, edges->num_edges, edges->types, edges->owned, edges->center, edges->neighbor,
-                      edges->edge_vec, exchange.get()},
+                      edges->edge_vec, exchange.get(), edges->field},
              *results, edges->ids);
   });
 }
@@ -289,7 +312,7 @@ EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_struc
     const NeighborList list = find_neighbors(structure->num_atoms, structure->positions, structure->cell, periodic,
                                              model->description.cutoff);
     evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),
-                      list.neighbor.data(), list.edge_vec.data(), nullptr},
+                      list.neighbor.data(), list.edge_vec.data(), nullptr, structure->field},
              *results);
   });
 }
@@ -317,13 +340,17 @@ EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t 
     std::vector<double> features, sums;
     try {
       found = check_capsule(
-          model->capsule, model->description.bytes_per_number == 4, model->reference_energies,
+          model->capsule, model->description.bytes_per_number == 4, model->reference_energies, model->output_facts,
           [&](const capsule::Structure& s, std::vector<double>& energies, std::vector<double>& forces,
-              std::vector<double>& virials) {
+              std::vector<double>& virials, std::vector<double>& outputs, std::vector<double>& derivatives) {
             const auto n = int64_t(s.types.size());
+            outputs.resize(size_t(n * model->description.output_width));
+            derivatives.resize(size_t(n * model->description.derivative_width));
             energies.resize(n), forces.resize(3 * n), virials.resize(9 * n), features.resize(width * n);
             Results results{energies.data(), forces.data(), virials.data()};
             if (width > 0) results.features = features.data();
+            if (!outputs.empty()) results.outputs = outputs.data();
+            if (!derivatives.empty()) results.derivatives = derivatives.data();
             model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
                                         s.neighbor.data(), s.edge_vec.data(), nullptr},
                                        results);

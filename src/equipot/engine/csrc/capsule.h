@@ -9,6 +9,7 @@
 
 #include "evaluator.h"
 #include "json.h"
+#include "output_facts.h"
 #include "text.h"
 
 namespace equipot {
@@ -48,19 +49,20 @@ struct Structure {
 
 }  // namespace capsule
 
-// Re-evaluates the references by evaluate(structure, atom_energies, forces, atom_virials), which resizes the vectors.
+// Re-evaluates the references by evaluate(structure, atom_energies, forces, atom_virials, outputs, derivatives), which resizes the vectors.
 // Returns a line about what was found; `right` is false if it is wrong. Throws std::logic_error for a damaged capsule.
 template <class Evaluate>
 std::string check_capsule(const std::string& text, bool single_precision, const std::vector<double>& reference_energies,
-                          const Evaluate& evaluate, bool& right) {
+                          const std::vector<OutputFacts>& outputs, const Evaluate& evaluate, bool& right) {
   const double relative = single_precision ? 1e-4 : 1e-9;  // RELATIVE_TOLERANCE of deploy/capsule.py
-  capsule::Comparison energy, forces, virials;
+  std::vector<capsule::Comparison> all(3 + outputs.size());
+  auto &energy = all[0], &forces = all[1], &virials = all[2];
   size_t num_structures = 0;
   const Json json = Json::parse(text);
   for (const Json& reference : json["references"].items) {
     const capsule::Structure structure(reference);
-    std::vector<double> found_energies, found_forces, found_virials;
-    evaluate(structure, found_energies, found_forces, found_virials);
+    std::vector<double> found_energies, found_forces, found_virials, found_outputs, found_derivatives;
+    evaluate(structure, found_energies, found_forces, found_virials, found_outputs, found_derivatives);
     const auto right_energies = reference["atom_energies"].numbers<double>();
     const auto right_forces = reference["forces"].numbers<double>();
     const auto right_virials = reference["atom_virials"].numbers<double>();
@@ -68,14 +70,25 @@ std::string check_capsule(const std::string& text, bool single_precision, const 
       energy.add(found_energies.at(i), right_energies[i], reference_energies.at(structure.types.at(i)));
     for (size_t i = 0; i < right_forces.size(); ++i) forces.add(found_forces.at(i), right_forces[i]);
     for (size_t i = 0; i < right_virials.size(); ++i) virials.add(found_virials.at(i), right_virials[i]);
+    for (size_t n = 0; n < outputs.size(); ++n) {
+      const auto& rows = outputs[n].derivative_of.empty() ? found_outputs : found_derivatives;
+      const size_t width = rows.size() / std::max<size_t>(structure.types.size(), 1);
+      const auto right_rows = reference[outputs[n].name].numbers<double>();
+      const auto first = size_t(outputs[n].first), own = size_t(outputs[n].width);
+      for (size_t i = 0; i < right_rows.size(); ++i)
+        all[3 + n].add(rows.at(i / own * width + first + i % own), right_rows[i]);
+    }
     ++num_structures;
   }
   right = num_structures > 0;
-  for (const capsule::Comparison& one : {energy, forces, virials})
-    right = right && one.deviation <= relative * one.scale;
-  return std::to_string(num_structures) + " reference structures, energies off by " +
-         short_text(energy.deviation) + " eV/atom, forces by " + short_text(forces.deviation) +
-         " eV/A, virials by " + short_text(virials.deviation) + " eV";
+  for (const capsule::Comparison& one : all) right = right && one.deviation <= relative * one.scale;
+  std::string found = std::to_string(num_structures) + " reference structures, energies off by " +
+                      short_text(energy.deviation) + " eV/atom, forces by " + short_text(forces.deviation) +
+                      " eV/A, virials by " + short_text(virials.deviation) + " eV";
+  for (size_t n = 0; n < outputs.size(); ++n)
+    found += ", " + outputs[n].name + " by " + short_text(all[3 + n].deviation) + (outputs[n].unit.empty() ? "" : " ") +
+             outputs[n].unit;
+  return found;
 }
 
 }  // namespace equipot

@@ -107,8 +107,10 @@ struct Context {
   }
 
   // What is differentiated: 0 is the energy; for the heat flux there are 1 + a, sum_k (r_k - r_i)^a U_k over all atoms
-  // k, with i the atom whose row it is differentiated by, or the center of the edge.
-  int num_moments = 1, moment = 0;
+  // k, with i the atom whose row it is differentiated by, or the center of the edge; behind these, sums of outputs.
+  int num_moments = 1, num_about_center = 0, moment = 0;
+
+  bool is_about_center() const { return 0 < moment && moment <= num_about_center; }
 
   void select(int next) {
     grads = all_grads.data() + next * int64_t(values.size());

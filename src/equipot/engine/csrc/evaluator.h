@@ -18,6 +18,7 @@ struct Edges {
   const int64_t* neighbor = nullptr;  // (num_edges)
   const double* edge_vec = nullptr;  // (num_edges, 3) Å, from the center to the neighbor
   GhostExchange* exchange = nullptr;  // of a domain whose owned atoms come first; null: none
+  const double* field = nullptr;  // (3) V/Å, uniform; only of a model that feels one
 };
 
 // Written for all atoms; null: not wanted.
@@ -27,6 +28,8 @@ struct Results {
   double* atom_virials = nullptr;  // (num_atoms, 3, 3) eV, counted at the neighbor
   double* atom_heat_virials = nullptr;  // (num_atoms, 3, 3) eV; see equipot.h
   double* features = nullptr;  // (num_atoms, width) eV, of the last layer; only with a width
+  double* outputs = nullptr;  // (num_atoms, output_width), zero where not owned; only with a width
+  double* derivatives = nullptr;  // (num_atoms, derivative_width), those of atoms not owned are their owners'; only with a width
 };
 
 class Evaluator {
@@ -35,6 +38,9 @@ class Evaluator {
   // Throws std::invalid_argument for a type or an atom that is not there.
   virtual void evaluate(const Edges& edges, const Results& results) = 0;
   virtual int64_t feature_width() const = 0;  // 0: the file does not say how uncertain its energies are
+  virtual int64_t output_width() const = 0;  // numbers beside the energy, of an atom
+  virtual int64_t derivative_width() const = 0;
+  virtual bool feels_field() const = 0;
   // sigma (rows) eV, from rows of features, or of their sums; only with a width.
   virtual void deviations(int64_t rows, const double* features, double* sigma) const = 0;
 };

@@ -9,6 +9,8 @@
 #include "evaluator.h"
 #include "geometry.h"
 #include "message_passing.h"
+#include "outputs.h"
+#include "sorted_edges.h"
 #include "strictly_local.h"
 #include "uncertainty.h"
 #include "zbl.h"
@@ -31,6 +33,7 @@ std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64
   if (kind == "weighted_harmonics") return std::make_unique<WeightedHarmonics<T>>(reader, json, dim_sh);
   if (kind == "environment") return std::make_unique<Environment<T>>(reader, json, dim_sh);
   if (kind == "edge_product") return std::make_unique<EdgeProduct<T>>(reader, json);
+  if (kind == "weighted_sum") return std::make_unique<WeightedSum<T>>(reader, json);
   if (kind == "sum_over_edges") return std::make_unique<SumOverEdges<T>>(reader, json);
   throw std::runtime_error("it has a step '" + kind + "', which this engine does not know. Upgrade equipot");
 }
@@ -95,61 +98,40 @@ class NetworkEvaluator : public Evaluator {
     if (program.json.has("uncertainty")) last_layer_.emplace(reader, program.json["uncertainty"], shapes, steps_);
     if (last_layer_ && std::count(untouchable.begin(), untouchable.end(), last_layer_->array) > 0)
       throw std::runtime_error("the features of its last layer are gone when they are read");
+    if (program.json.has("outputs")) outputs_.emplace(reader, program.json, shapes, num_types);
+    if (outputs_ && std::count(untouchable.begin(), untouchable.end(), outputs_->array) > 0)
+      throw std::runtime_error("its outputs beside the energy are gone when they are read");
     find_uses();
   }
 
   void evaluate(const Edges& given, const Results& results) override {
     check(given);
-    const Sorted edges(given);
+    const SortedEdges edges(given);
     const int64_t computed = num_computed(given);
     const int64_t num_edges = edges.first[computed];  // those of other centers lead to no energy
     std::vector<double> energies(size_t(given.num_atoms), 0.0), gradient;  // by the edges, made when there is room
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, num_edges, given.num_atoms);
     if (results.features != nullptr) std::fill_n(results.features, given.num_atoms * last_layer_->width, 0.0);
-    const int num_moments = message_passing_ && results.atom_heat_virials != nullptr ? 4 : 1;
+    if (results.outputs != nullptr) std::fill_n(results.outputs, given.num_atoms * outputs_->num_values, 0.0);
     if (message_passing_)
-      evaluate_whole(given, edges, by_neighbor, computed, num_moments, energies, gradient, results.features);
+      evaluate_whole(given, edges, by_neighbor, computed, energies, gradient, results);
     else
-      evaluate_in_parts(given, edges, computed, energies, gradient, results.features);
+      evaluate_in_parts(given, edges, computed, energies, gradient, results);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
     write(given, edges, computed, by_neighbor, energies, gradient, results);
   }
 
   int64_t feature_width() const override { return last_layer_ ? last_layer_->width : 0; }
 
+  int64_t output_width() const override { return outputs_ ? outputs_->num_values : 0; }
+  int64_t derivative_width() const override { return outputs_ ? 9 * int64_t(outputs_->derivatives.size()) : 0; }
+  bool feels_field() const override { return outputs_ && outputs_->vector >= 0; }
+
   void deviations(int64_t rows, const double* features, double* sigma) const override {
     last_layer_->deviations(rows, features, sigma);
   }
 
  private:
-  // Edges by center: as they were given, or sorted copies.
-  struct Sorted {
-    const int64_t *center, *neighbor;
-    const double* vec;
-    std::vector<int64_t> first;  // of each center
-    std::vector<int64_t> centers, neighbors;
-    std::vector<double> vectors;
-
-    explicit Sorted(const Edges& given) : center(given.center), neighbor(given.neighbor), vec(given.edge_vec) {
-      const int64_t n = given.num_edges;
-      if (std::is_sorted(center, center + n)) {
-        first.assign(size_t(given.num_atoms + 1), 0);
-        for (int64_t e = 0; e < n; ++e) ++first[center[e] + 1];
-        for (int64_t i = 0; i < given.num_atoms; ++i) first[i + 1] += first[i];
-        return;
-      }
-      EdgeGroups groups = group_edges(center, n, given.num_atoms);
-      centers.resize(n), neighbors.resize(n), vectors.resize(3 * n);
-      for (int64_t k = 0; k < n; ++k) {
-        const int64_t e = groups.edges[k];
-        centers[k] = center[e], neighbors[k] = neighbor[e];
-        std::copy_n(vec + 3 * e, 3, vectors.data() + 3 * k);
-      }
-      first = std::move(groups.start);
-      center = centers.data(), neighbor = neighbors.data(), vec = vectors.data();
-    }
-  };
-
   void check(const Edges& given) const {
     check_range(given.center, given.num_edges, given.num_atoms);
     check_range(given.neighbor, given.num_edges, given.num_atoms);
@@ -170,10 +152,14 @@ class NetworkEvaluator : public Evaluator {
     return last;
   }
 
-  // Which step reads each array last, and which arrays are needed on the way back.
+  // Which step reads each array last, which arrays are needed on the way back, and which steps lead to the energy.
   void find_uses() {
     last_use_.assign(steps_.size(), 0);
     read_back_.assign(steps_.size(), false);
+    for_energy_.assign(steps_.size(), false);
+    for_energy_.back() = true;
+    for (size_t s = steps_.size(); s-- > 0;)
+      for (const int input : steps_[s]->inputs) for_energy_[input] = for_energy_[input] || for_energy_[s];
     for (size_t s = 0; s < steps_.size(); ++s) {
       last_use_[s] = std::max(last_use_[s], s);
       for (const int input : steps_[s]->inputs) last_use_[input] = s;
@@ -181,21 +167,23 @@ class NetworkEvaluator : public Evaluator {
     }
     last_use_.back() = steps_.size();
     if (last_layer_) last_use_[last_layer_->array] = steps_.size();
+    if (outputs_) last_use_[outputs_->array] = steps_.size();
   }
 
   // Distances, or gradients by them, of some edges from `first` on: times the scale of their types.
-  void scale_by_pair(const Edges& given, const Sorted& edges, int64_t first, int64_t count, T* numbers) const {
+  void scale_by_pair(const Edges& given, const SortedEdges& edges, int64_t first, int64_t count, T* numbers) const {
     if (pair_scales_.empty()) return;
     const auto num_types = int64_t(scale_.size());
     for (int64_t e = first; e < first + count; ++e)
       numbers[e - first] *= pair_scales_[given.types[edges.center[e]] * num_types + given.types[edges.neighbor[e]]];
   }
 
-  void run_forward(Context<T>& c) const {
+  void run_forward(Context<T>& c, bool with_outputs) const {
     c.values.resize(steps_.size()), c.all_grads.resize(steps_.size() * c.num_moments), c.kept.resize(steps_.size());
     c.grads = c.all_grads.data();
     c.values_rows.resize(steps_.size()), c.values_width.resize(steps_.size());
     for (size_t s = 0; s < steps_.size(); ++s) {
+      if (!with_outputs && !for_energy_[s]) continue;
       steps_[s]->forward(c);
       for (const int input : steps_[s]->inputs)
         if (last_use_[input] == s && !read_back_[input]) c.release(c.values[input]);
@@ -215,10 +203,10 @@ class NetworkEvaluator : public Evaluator {
     }
   }
 
-  // Energies and features (null: not wanted) of the atoms first ..., and the gradients that backward starts from.
-  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, double* features) const {
+  // Energies, features and outputs of the atoms first ..., and the gradients that backward starts from.
+  void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
     const int output = int(steps_.size()) - 1;
-    for (int moment = c.num_moments - 1; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
+    for (int moment = c.num_about_center; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
     c.select(0);
     const Array<T>& rows = c.values[output];
     const Array<T>& grad = c.grad(output);
@@ -227,16 +215,53 @@ class NetworkEvaluator : public Evaluator {
       const int64_t type = given.types[first + i];
       energies[first + i] = owned ? scale_[type] * double(rows[i][0]) + shift_[type] : 0.0;
       grad[i][0] = owned ? T(scale_[type]) : T(0);
-      if (features == nullptr || !owned) continue;
-      double* row = features + (first + i) * last_layer_->width;
+      if (results.features == nullptr || !owned) continue;
+      double* row = results.features + (first + i) * last_layer_->width;
       last_layer_->copy(c, i, row);
       for (int64_t k = 0; k < last_layer_->width; ++k) row[k] *= scale_[type];
     }
+    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results);
   }
 
-  // gradient: (moments, num_edges, 3), beyond the energy about the neighbor.
-  void evaluate_whole(const Edges& given, const Sorted& edges, const EdgeGroups& by_neighbor, int64_t computed,
-                      int num_moments, std::vector<double>& energies, std::vector<double>& gradient, double* features) {
+  static bool wants_outputs(const Edges& given, const Results& results) {
+    return results.outputs != nullptr || results.derivatives != nullptr || given.field != nullptr;
+  }
+
+  // Moments beyond the energy: those for the heat flux, then three for each derivative.
+  void count_moments(Context<T>& c, const Results& results) const {
+    c.num_about_center = message_passing_ && results.atom_heat_virials != nullptr ? 3 : 0;
+    c.num_moments = 1 + c.num_about_center;
+    if (results.derivatives != nullptr) c.num_moments += 3 * int(outputs_->derivatives.size());
+  }
+
+  void finish_outputs(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
+    const Array<T>& rows = c.values[outputs_->array];
+    const auto is_owned = [&](int64_t i) { return given.owned == nullptr || given.owned[first + i]; };
+    std::vector<double> own(size_t(outputs_->num_values));
+    for (int64_t i = 0; i < c.num_computed; ++i) {
+      if (!is_owned(i)) continue;
+      double* found = results.outputs == nullptr ? own.data() : results.outputs + (first + i) * outputs_->num_values;
+      outputs_->values(rows[i], given.types[first + i], found);
+      if (given.field != nullptr) energies[first + i] += outputs_->apply(given.field, found);
+    }
+    std::vector<T> slopes(size_t(outputs_->num_rows));
+    const auto begin_backward = [&](int moment) {  // from slopes that are those of every atom
+      c.select(moment);
+      const Array<T>& grad = c.grad(outputs_->array);
+      for (int64_t i = 0; i < c.num_computed; ++i)
+        if (is_owned(i)) std::copy(slopes.begin(), slopes.end(), grad[i]);
+    };
+    if (given.field != nullptr) outputs_->energy_slopes(given.field, slopes.data()), begin_backward(0);
+    for (int moment = 1 + c.num_about_center; moment < c.num_moments; ++moment) {
+      const int n = moment - 1 - c.num_about_center;
+      outputs_->vector_slopes(outputs_->derivatives[n / 3], n % 3, given.field, slopes.data());
+      begin_backward(moment);
+    }
+  }
+
+  // gradient: (moments, num_edges, 3), those for the heat flux about the neighbor.
+  void evaluate_whole(const Edges& given, const SortedEdges& edges, const EdgeGroups& by_neighbor, int64_t computed,
+                      std::vector<double>& energies, std::vector<double>& gradient, const Results& results) {
     const int64_t num_edges = edges.first[computed], dim = harmonics_.dim;
     Context<T> c;
     // Another thread may be evaluating, too.
@@ -245,7 +270,9 @@ class NetworkEvaluator : public Evaluator {
     c.pool = memory ? &pool_ : &own, c.exchange = given.exchange;
     c.num_atoms = given.num_atoms, c.num_computed = computed, c.num_edges = num_edges, c.dim_sh = dim;
     c.types = given.types, c.center = edges.center, c.neighbor = edges.neighbor, c.first_edge = edges.first.data();
-    c.by_neighbor = &by_neighbor, c.edge_vec = edges.vec, c.num_moments = num_moments;
+    c.by_neighbor = &by_neighbor, c.edge_vec = edges.vec;
+    count_moments(c, results);
+    const int num_moments = c.num_moments;
     std::optional<EdgeGroups> by_type;
     if (scale_.size() > 1) {
       by_type = group_edges(given.types, computed, int64_t(scale_.size()));
@@ -259,11 +286,11 @@ class NetworkEvaluator : public Evaluator {
       for (int64_t e = first; e < first + count; ++e) length[e][0] += length[e][0] < kink_ ? below_ : above_;
     });
     c.length = length.data(), c.sh = sh.data();
-    run_forward(c);
+    run_forward(c, wants_outputs(given, results));
     Array<T> grad_length = c.make(num_moments * num_edges, 1), grad_sh = c.make(num_moments * num_edges, dim);
     std::fill_n(grad_length.data(), grad_length.size(), T(0)), std::fill_n(grad_sh.data(), grad_sh.size(), T(0));
     c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
-    finish(c, given, 0, energies.data(), features);
+    finish(c, given, 0, energies.data(), results);
     run_backward(c);
     c.pool->make_room(3 * num_edges * num_moments * int64_t(sizeof(double)));
     gradient.resize(size_t(3 * num_edges * num_moments));
@@ -284,10 +311,13 @@ class NetworkEvaluator : public Evaluator {
     std::vector<int64_t> center, neighbor_type, first_edge;
   };
 
-  void evaluate_in_parts(const Edges& given, const Sorted& edges, int64_t computed, std::vector<double>& energies,
-                         std::vector<double>& gradient, double* features) const {
+  void evaluate_in_parts(const Edges& given, const SortedEdges& edges, int64_t computed, std::vector<double>& energies,
+                         std::vector<double>& gradient, const Results& results) const {
     constexpr int64_t edges_in_part = 256, atoms_in_part = 256;
-    gradient.resize(size_t(3 * edges.first[computed]));
+    Context<T> counted;
+    count_moments(counted, results);
+    const int64_t all_edges = edges.first[computed], num_moments = counted.num_moments;
+    gradient.resize(size_t(3 * all_edges * num_moments));
     std::vector<int64_t> bounds{0};
     for (int64_t i = 1; i <= computed; ++i)
       if (i == computed || edges.first[i + 1] - edges.first[bounds.back()] > edges_in_part ||
@@ -300,7 +330,7 @@ class NetworkEvaluator : public Evaluator {
       const int64_t begin = edges.first[first], num_edges = edges.first[first + count] - begin;
       const int64_t dim = harmonics_.dim;
       length.resize(num_edges), sh.resize(num_edges * dim);
-      grad_length.assign(num_edges, T(0)), grad_sh.assign(num_edges * dim, T(0));
+      grad_length.assign(num_moments * num_edges, T(0)), grad_sh.assign(num_moments * num_edges * dim, T(0));
       center.resize(num_edges), neighbor_type.resize(num_edges), first_edge.resize(count + 1);
       for (int64_t e = 0; e < num_edges; ++e) {
         center[e] = edges.center[begin + e] - first;
@@ -308,23 +338,26 @@ class NetworkEvaluator : public Evaluator {
       }
       for (int64_t i = 0; i <= count; ++i) first_edge[i] = edges.first[first + i] - begin;
       Context<T> c;
-      c.pool = &pool, c.dim_sh = dim;
+      c.pool = &pool, c.dim_sh = dim, c.num_moments = int(num_moments);
       c.num_atoms = c.num_computed = count, c.num_edges = num_edges;
       c.types = given.types + first, c.center = center.data(), c.neighbor_type = neighbor_type.data();
       c.first_edge = first_edge.data();
       harmonics_.forward(edges.vec + 3 * begin, 0, num_edges, length.data(), sh.data());
       scale_by_pair(given, edges, begin, num_edges, length.data());
       c.length = length.data(), c.sh = sh.data(), c.grad_length = grad_length.data(), c.grad_sh = grad_sh.data();
-      run_forward(c);
-      finish(c, given, first, energies.data(), features);
+      run_forward(c, wants_outputs(given, results));
+      finish(c, given, first, energies.data(), results);
       run_backward(c);
-      scale_by_pair(given, edges, begin, num_edges, grad_length.data());
-      harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, grad_length.data(), grad_sh.data(),
-                          gradient.data() + 3 * begin);
+      for (int64_t m = 0; m < num_moments; ++m) {
+        T* of_length = grad_length.data() + m * num_edges;
+        scale_by_pair(given, edges, begin, num_edges, of_length);
+        harmonics_.backward(edges.vec + 3 * begin, 0, num_edges, of_length, grad_sh.data() + m * num_edges * dim,
+                            gradient.data() + 3 * (m * all_edges + begin));
+      }
     }, int(of_workers.size()));
   }
 
-  void add_repulsion(const Edges& given, const Sorted& edges, int64_t num_edges, std::vector<double>& energies,
+  void add_repulsion(const Edges& given, const SortedEdges& edges, int64_t num_edges, std::vector<double>& energies,
                      std::vector<double>& gradient) const {
     for (int64_t e = 0; e < num_edges; ++e) {
       const int64_t i = edges.center[e];
@@ -338,7 +371,7 @@ class NetworkEvaluator : public Evaluator {
   }
 
   // With g the gradient by an edge: the force of its center is +g, of its neighbor -g, the virial -edge_vec g there.
-  void write(const Edges& given, const Sorted& edges, int64_t computed, const EdgeGroups& by_neighbor,
+  void write(const Edges& given, const SortedEdges& edges, int64_t computed, const EdgeGroups& by_neighbor,
              const std::vector<double>& energies, const std::vector<double>& gradient, const Results& results) const {
     for_rows(given.num_atoms, 1024, [&](int64_t first, int64_t count) {
       for (int64_t i = first; i < first + count; ++i) {
@@ -357,6 +390,7 @@ class NetworkEvaluator : public Evaluator {
         if (results.forces != nullptr)
           for (int a = 0; a < 3; ++a) results.forces[3 * i + a] = force[a] - sent[a];
         if (results.atom_virials != nullptr) std::copy_n(virial, 9, results.atom_virials + 9 * i);
+        if (results.derivatives != nullptr) write_derivatives(edges, i, computed, by_neighbor, gradient, results.derivatives);
         if (results.atom_heat_virials == nullptr) continue;
         // Without messages the moments about the center are zero.
         if (message_passing_) heat_virial(edges, i, computed, by_neighbor, gradient, virial);
@@ -365,9 +399,24 @@ class NetworkEvaluator : public Evaluator {
     });
   }
 
+  // (derivatives, 3, 3) of atom i: of each component by its position. What the edges' gradients are of the last moments.
+  void write_derivatives(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
+                         const std::vector<double>& gradient, double* to) const {
+    const int64_t num_edges = edges.first[computed], width = derivative_width();
+    const double* moment = gradient.data() + int64_t(gradient.size()) - num_edges * width;
+    to += i * width;
+    for (int64_t n = 0; n < width / 3; ++n, moment += 3 * num_edges, to += 3) {
+      std::fill_n(to, 3, 0.0);
+      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
+        for (int b = 0; b < 3; ++b) to[b] += moment[3 * by_neighbor.edges[k] + b];
+      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
+        for (int b = 0; b < 3; ++b) to[b] -= moment[3 * e + b];
+    }
+  }
+
   // Moments about the neighbor of the edges to atom i, less moments about the center of its own edges. Repulsion, of
   // which both atoms have half, adds no moments: it is counted at the centers, which is the same.
-  void heat_virial(const Sorted& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
+  void heat_virial(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
                    const std::vector<double>& gradient, double* to) const {
     const int64_t num_edges = edges.first[computed];
     std::fill_n(to, 9, 0.0);
@@ -388,9 +437,10 @@ class NetworkEvaluator : public Evaluator {
   bool message_passing_;
   std::optional<Zbl> zbl_;
   std::optional<LastLayer<T>> last_layer_;
+  std::optional<Outputs<T>> outputs_;
   std::vector<std::unique_ptr<Step<T>>> steps_;
   std::vector<size_t> last_use_;
-  std::vector<bool> read_back_;
+  std::vector<bool> read_back_, for_energy_;
   Pool<T> pool_;
   std::mutex in_use_;  // pool_
 };

@@ -380,14 +380,14 @@ struct Interaction : Step<T> {
       const int64_t count = start[bounds[part + 1]] - start[bounds[part]];
       Arrays<T> here = arrays_of(c);
       here.g = for_messages.data(), here.grad_x = grad_x;
-      if (radial.is_table() && c.moment == 0) {
+      if (radial.is_table() && !c.is_about_center()) {
         here.add_geometry = true, here.grad_sh = c.grad_sh, here.grad_length = c.grad_length;
         neighbor_pass(plan, here, edges, count);
       } else {
         backward_with_copies(c, here, edges, count);
       }
     });
-    if (c.moment == 0 && !last) kept.push_back(std::move(for_messages));
+    if (c.moment == 0 && c.num_about_center > 0) kept.push_back(std::move(for_messages));
     else c.release(for_messages);
   }
 
@@ -395,7 +395,7 @@ struct Interaction : Step<T> {
   // which are taken about the center and are wanted about the neighbor: less edge_vec[a] times what the energy has.
   void backward_with_copies(const Context<T>& c, Arrays<T> here, const int64_t* edges, int64_t count) const {
     const T* g = here.g;
-    const int64_t at_once = c.moment == 0 ? edges_at_once : 64;  // rows of messages stay in a cache
+    const int64_t at_once = c.is_about_center() ? 64 : edges_at_once;  // rows of messages stay in a cache
     RadialRows<T> of_edges;
     std::vector<T> length, grad_length, sh, grad_sh;
     Numbers<T> about_neighbor;
@@ -409,7 +409,7 @@ struct Interaction : Step<T> {
         length[k] = c.length[e], center[k] = c.center[e], neighbor[k] = c.neighbor[e];
         std::copy_n(c.sh + e * c.dim_sh, c.dim_sh, sh.data() + k * c.dim_sh);
       }
-      if (c.moment > 0) {
+      if (c.is_about_center()) {
         about_neighbor.resize(size_t(n * plan.dim_out));
         for (int64_t k = 0; k < n; ++k) {
           const T shift = T(c.edge_vec[3 * edges[first + k] + c.moment - 1]);

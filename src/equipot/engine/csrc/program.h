@@ -14,7 +14,7 @@
 
 namespace equipot {
 
-constexpr int program_version = 3;
+constexpr int program_version = 4;
 
 struct Weight {
   std::vector<int64_t> shape;

@@ -361,6 +361,59 @@ struct EdgeProduct : Step<T> {
   }
 };
 
+// y[i, j, :] = factor sum_e w[e, b(j), :] V[e, j, :]: tensors of an atom's edges, each irrep and channel with a weight, summed.
+template <class T>
+struct WeightedSum : Step<T> {
+  std::vector<int64_t> blocks;  // b, of each component
+  int64_t channels, num_blocks = 0;
+  T factor;
+
+  WeightedSum(const Reader& reader, const Json& json)
+      : blocks(json["blocks"].numbers<int64_t>()), channels(reader.integer(json, "channels", 1)),
+        factor(T(json["factor"].number)) {
+    for (const int64_t block : blocks) {
+      if (block < 0 || block > 255) throw std::runtime_error("the irreps of a weighted sum are damaged");
+      num_blocks = std::max(num_blocks, block + 1);
+    }
+  }
+
+  Shape shape(const std::vector<Shape>& in) const override {
+    const auto dim = int64_t(blocks.size()) * channels;
+    const bool fits = in.size() == 2 && !in[0].of_atoms && !in[1].of_atoms && in[0].width == num_blocks * channels &&
+                      in[1].width == dim;
+    return {true, fits ? dim : 0};
+  }
+  std::vector<int> read_back() const override { return this->inputs; }
+
+  void forward(Context<T>& c) const override {
+    const Array<T>&w = c.values[this->inputs[0]], &x = c.values[this->inputs[1]];
+    const Array<T>& to = c.put(this->output, c.make(c.num_computed, x.width));
+    std::fill_n(to.data(), to.size(), T(0));
+    each(c, [&](int64_t e, int64_t in, int64_t at) {
+      for (int64_t k = 0; k < channels; ++k) to[c.center[e]][at + k] += w[e][in + k] * x[e][at + k];
+    });
+    for (int64_t n = 0; n < to.size(); ++n) to.data()[n] *= factor;
+  }
+
+  void backward(Context<T>& c) const override {
+    const Array<T>&w = c.values[this->inputs[0]], &x = c.values[this->inputs[1]], &grad = c.grads[this->output];
+    const Array<T>&for_w = c.grad(this->inputs[0]), &for_x = c.grad(this->inputs[1]);
+    each(c, [&](int64_t e, int64_t in, int64_t at) {
+      for (int64_t k = 0; k < channels; ++k) {
+        const T g = factor * grad[c.center[e]][at + k];
+        for_w[e][in + k] += g * x[e][at + k];
+        for_x[e][at + k] += g * w[e][in + k];
+      }
+    });
+  }
+
+  template <class F>
+  void each(const Context<T>& c, const F& work) const {
+    for (int64_t e = 0; e < c.num_edges; ++e)
+      for (size_t j = 0; j < blocks.size(); ++j) work(e, blocks[j] * channels, int64_t(j) * channels);
+  }
+};
+
 // Rows of atoms: factor times the sum over their edges.
 template <class T>
 struct SumOverEdges : Step<T> {

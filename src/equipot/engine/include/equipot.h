@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EQUIPOT_ABI 2 /* grows when a struct or a function changes */
+#define EQUIPOT_ABI 3 /* grows when a struct or a function changes */
 
 typedef enum {
   EQUIPOT_OK = 0,
@@ -40,6 +40,18 @@ void equipot_close(equipot_model* model); /* null is allowed */
 /* The same from the bytes of a file, which are not needed afterwards; `name` stands in messages. */
 equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model);
 
+/* What a model predicts beside the energy (model.outputs). */
+typedef struct {
+  const char* name;
+  const char* unit;        /* as in "e*Ang"; empty: a number without one */
+  const int64_t* shape;    /* (num_axes) of one value; a tensor's axes are the last */
+  int32_t num_axes;
+  int32_t per_atom;        /* nonzero: a value for each atom; otherwise one for the structure: of its atoms' rows */
+  int32_t mean;            /* the mean, where nonzero, or the sum */
+  int32_t is_derivative;   /* nonzero: by positions, as Born charges; its numbers are in `derivatives` in place of `outputs` */
+  int64_t first, width;    /* of its numbers in an atom's row of these */
+} equipot_output;
+
 typedef struct {
   int32_t num_species;
   const char* const* species;       /* chemical symbols; the position is the type of an atom */
@@ -55,6 +67,11 @@ typedef struct {
   int64_t feature_width;            /* of the last layer; 0: the file does not say how uncertain its energies are */
   const double* shortest_distances; /* (num_species, num_species) Å, the closest that atoms of two species come in
                                        the training set, infinite for a pair it does not have; null: not known */
+  int32_t num_outputs;
+  const equipot_output* outputs;    /* (num_outputs) */
+  int64_t output_width;             /* numbers of all of them in `outputs`, of an atom */
+  int64_t derivative_width;         /* and in `derivatives` */
+  int32_t feels_field;              /* nonzero: energy and forces may be asked for in an electric field */
 } equipot_description;
 
 /* Pointers in *description are valid as long as the model. */
@@ -78,6 +95,7 @@ typedef struct {
   const double* edge_vec;           /* (num_edges, 3) Å, from the center to the neighbor */
   const equipot_exchange* exchange; /* null: none */
   const int64_t* ids;               /* (num_atoms) what messages call the atoms; null: their index */
+  const double* field;              /* (3) V/Å, uniform; null: none */
 } equipot_edges;
 
 /* Null: not wanted. */
@@ -93,6 +111,10 @@ typedef struct {
                               * strictly local models; else an evaluation takes several times as long, and exchanges
                               * more: all domains must want them, those without atoms by any address. */
   double* features;      /* (num_atoms, feature_width) eV, of the last layer, zero where not owned */
+  double* outputs;       /* (num_atoms, output_width) in the outputs' units, zero where not owned; in the field, if there is one */
+  double* derivatives;   /* (num_atoms, derivative_width) the same of outputs that are derivatives: those of atoms that are not
+                          * owned belong to their owners; each takes three reverse passes, and exchanges, so all domains must want
+                          * them, those without atoms by any address */
 } equipot_results;
 
 /* From edges that are known. */
@@ -104,6 +126,7 @@ typedef struct {
   const double* positions;  /* (num_atoms, 3) Å */
   const double* cell;       /* (3, 3) Å, rows are lattice vectors; null where nothing is periodic */
   int32_t periodic[3];      /* nonzero: periodic along this lattice vector */
+  const double* field;      /* (3) V/Å, uniform; null: none */
 } equipot_structure;
 
 /* From positions: neighbors are searched anew at every call. */
