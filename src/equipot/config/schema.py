@@ -124,7 +124,7 @@ class Config(Section):
 def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """A configuration in which every output of the model has a name in files and a weight in the loss.
 
-    Energies, forces and stress have neither in that of a model without.
+    Energies, forces and stress have neither in that of a model without, or where fine-tuning freezes them.
     """
     model = raw.get("model")
     if not isinstance(model, Mapping):
@@ -132,11 +132,11 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
-    labels = {name: name for name in (*outputs, *_totals(outputs))}
+    labels = {name: name for name in with_totals(outputs)}
     weights = dict.fromkeys(outputs, 1.0)
     if (made := made_by_noise(raw)) in labels:
         labels[made] = None
-    if model.get("energy") is False:
+    if model.get("energy") is False or "potential" in _frozen(raw):
         labels, weights = dict.fromkeys(BASIC_KEYS) | labels, dict.fromkeys(BASIC, 0.0) | weights
     raw = dict(raw)
     for section, key, values in (("data", "labels", labels), ("training", "loss", weights)):
@@ -155,17 +155,23 @@ def made_by_noise(raw: Mapping[str, Any]) -> str | None:
     return denoise.get("output", default) if isinstance(denoise, Mapping) else None
 
 
-def _totals(outputs: Mapping[str, Any]) -> set[str]:
-    """What outputs add up to, labels without a prediction."""
+def _frozen(raw: Mapping[str, Any]) -> Any:
+    settings = raw.get("fine_tune")
+    found = settings.get("freeze") if isinstance(settings, Mapping) else getattr(settings, "freeze", None)
+    return found if isinstance(found, list | tuple) else ()
+
+
+def with_totals(outputs: Mapping[str, Any]) -> dict[str, None]:
+    """Names of outputs, and of what they add up to, labels without a prediction."""
     found = (
         one.get("sum") if isinstance(one, Mapping) else getattr(one, "sum", None) for one in outputs.values()
     )
-    return {name for name in found if isinstance(name, str)}
+    return dict.fromkeys([*outputs, *(name for name in found if isinstance(name, str))])
 
 
 def is_known(place: Place, name: str, outputs: Mapping[str, Any]) -> bool:
     """Whether a key that only outputs can have is one of theirs."""
-    return name in outputs or ("loss" not in place and name in _totals(outputs))
+    return name in outputs or ("loss" not in place and name in with_totals(outputs))
 
 
 def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
