@@ -126,9 +126,6 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                                text_of(archive, "equipot_version") + "; this engine reads formats up to " +
                                std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
     const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
-    if (text_of(archive, "energy") == "False")
-      throw std::runtime_error(model.path + ": it has no energies and forces (model.energy: false), but outputs alone, "
-                               "which TorchScript computes, in Python.");
     if ((program == nullptr || weights == nullptr) && text_of(archive, "outputs").size() > 2)  // more than {}
       throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), and has no "
                                "program for equipot's engine. Run 'equipot deploy' again, or the file by TorchScript, from ASE.");
