@@ -32,7 +32,8 @@ from equipot.files import read_json, write_json
 from equipot.integrations.denoise import denoise
 from equipot.integrations.denoise_settings import DenoiseSettings
 from equipot.run_directory import RunDirectory
-from equipot.training.run import AUTO, train
+from equipot.training.run import AUTO, TrainResult, train
+from equipot.training.stopping import INTERRUPTED
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 _HELD_OUT, _VALIDATED = 50, 20
@@ -60,7 +61,15 @@ def split(source: Path, sizes: list[int], folder: Path) -> dict[str, Path]:
 def pretrain(files: dict[str, Path], run: Path, overrides: list[str]) -> None:
     """On noise; a training that is done is left alone."""
     data = [f"data.train={files['pool']}", f"data.validation={files['validation']}"]
-    train(load_config(CONFIGS / "denoise_nequip.yaml", [*data, f"run.directory={run}", *overrides]), AUTO)
+    config = load_config(CONFIGS / "denoise_nequip.yaml", [*data, f"run.directory={run}", *overrides])
+    whole(train(config, AUTO))
+
+
+def whole(result: TrainResult) -> TrainResult:
+    """Nothing follows from a training that was interrupted."""
+    if result.stopped == INTERRUPTED:
+        sys.exit(130)
+    return result
 
 
 def fit(start: str, size: int, rate: float, files: dict[str, Path], folder: Path, epochs: int) -> dict:
@@ -71,7 +80,7 @@ def fit(start: str, size: int, rate: float, files: dict[str, Path], folder: Path
     if start == "denoised":
         options.append(f"fine_tune.model={folder / 'denoise'}")
     began = time.process_time()
-    result = train(load_config(CONFIGS / _STARTS[start], options), overwrite=True)
+    result = whole(train(load_config(CONFIGS / _STARTS[start], options), overwrite=True))
     seconds = time.process_time() - began
     return {
         "start": start,
@@ -194,7 +203,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("frames", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="of the training on noise")
     parser.add_argument("--other", type=Path, help="further frames to test on")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10, 50], help="none: structures alone")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.015])
     parser.add_argument("--steps", type=int, default=500, help="of each potential, of five frames")
     parser.add_argument("--output", type=Path, default=Path("runs/denoising"))

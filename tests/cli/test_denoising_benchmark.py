@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -63,6 +64,13 @@ def test_validation_chooses_and_the_test_set_is_evaluated_once(script, tmp_path,
     assert evaluated == [("from scratch", 5, 0.01), ("denoised", 5, 0.01)]
     assert script.main(arguments) == results == json.loads((tmp_path / "results.json").read_text())
     assert len(fitted) == 4 and len(evaluated) == 2
+
+
+def test_nothing_follows_from_an_interrupted_training(script, tmp_path):
+    done = script.TrainResult(tmp_path, None, tmp_path, {}, "finished")
+    assert script.whole(done) is done
+    with pytest.raises(SystemExit):
+        script.whole(replace(done, stopped="interrupted"))
 
 
 def test_bonds_are_those_of_the_molecule(script):

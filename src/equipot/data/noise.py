@@ -23,7 +23,7 @@ class NoisyDataset(GraphDataset):
     log-uniform in ``sigma`` (Å); rows of the label are weighted by E[sigma²] / sigma², so that all frames
     count alike. ``paired``: an item holds the frame as it is, too, for its own labels.
 
-    Source: Zaidi et al., Pre-training via Denoising for Molecular Property Prediction (ICLR 2023), eq. 5.
+    Source: Zaidi et al., Pre-training via Denoising for Molecular Property Prediction (ICLR 2023).
     """
 
     def __init__(self, clean: GraphDataset, output: str, sigma: tuple[float, float], seed: int, paired: bool):

@@ -16,7 +16,7 @@ class DenoiseSettings:
     steps: int = setting(200, "Steps at most.")
     step: float = setting(0.3, "Share of the displacement that a step takes.")
     noise: float = setting(
-        0.5, "Noise added again in a step, as a share of what it takes away: a way out where it is stuck."
+        0.5, "Share of the noise that a step takes away which is drawn anew: a way out where it is stuck."
     )
     tolerance: float | None = setting(
         None,
