@@ -348,9 +348,13 @@ def output(
 _FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "charges", "basis")
 
 
-def totals() -> set[str]:
-    """Quantities that are given, as a charge is, for others to add up to; where there is none it is 0."""
-    return {quantity.total for quantity in QUANTITIES.values() if quantity.total}
+# Of frames whose labels are those in it, for models that know it (``model.field``).
+FIELD = output("electric_field", (3,), "V/Ang", per_atom=False, rank=1)
+
+
+def given_quantities() -> set[str]:
+    """What is given and not predicted, 0 where it is not: a charge that others add up to, a field."""
+    return {quantity.total for quantity in QUANTITIES.values() if quantity.total} | {FIELD.name}
 
 
 def facts_of_output(name: str) -> dict[str, Any]:

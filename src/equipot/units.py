@@ -139,6 +139,7 @@ _FACTORS: dict[str, tuple[float, dict[str, int]]] = {
     **{name: (size, {"length": 1}) for name, size in (*_LENGTH.items(), ("Å", 1.0), ("a0", _LENGTH["Bohr"]))},
     "1": (1.0, {}),
     "e": (1.0, {"charge": 1}),
+    "V": (1.0, {"energy": 1, "charge": -1}),
     "Debye": (_DEBYE, {"charge": 1, "length": 1}),
     "D": (_DEBYE, {"charge": 1, "length": 1}),
     "muB": (1.0, {"moment": 1}),

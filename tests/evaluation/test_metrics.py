@@ -23,7 +23,10 @@ def test_statistics_of_known_errors():
     assert result.count == 2  # the row with a NaN has no label
     assert result.mae == pytest.approx(12 / 6)
     assert result.rmse == pytest.approx(np.sqrt(50 / 6))
-    assert result.largest == 5.0
+    assert result.largest == 5.0 and result.spread is None
+    labels = np.array([[9.0, 1.0, 7.0], [0.0, 0.0, 0.0], [11.0, 1.0, 1.0]])
+    known = ErrorRow.from_errors("forces", "meV/Å", errors, "atoms", labels)
+    assert known.spread == pytest.approx(np.sqrt((1 + 0 + 9) / 3))  # each about its own mean
 
 
 def test_nothing_labelled_gives_no_number():

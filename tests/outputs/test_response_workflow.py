@@ -11,7 +11,8 @@ from output_models import CUTOFF, NEQUIP, SPECIES, make_config, make_potential
 from test_response import RESPONSE, differences
 
 from equipot import EquipotCalculator
-from equipot.data.dataset import GraphDataset, graph_from_atoms
+from equipot.config import config_from_dict
+from equipot.data.dataset import GraphDataset, graph_from_atoms, to_graph
 from equipot.data.readers import read_frames
 from equipot.deploy.check import check
 from equipot.deploy.export import deploy
@@ -19,6 +20,7 @@ from equipot.errors import ConfigError, DataError
 from equipot.evaluation.ensemble import predict_members
 from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
+from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.md_settings import MDSettings
 from equipot.models.potential import predict
@@ -96,6 +98,33 @@ def test_members_on_different_branches(trained):
 def _labels_and_units(folder):
     source = settings(folder).data.sources("train")[0]
     return source.labels, source.units
+
+
+def test_labels_in_a_field(trained):
+    """Frames with `electric_field` are compared, and trained, in it; those without at none."""
+    frames = [labelled(seed) for seed in (16, 17)]
+    frames[0].info["electric_field"] = 100 * FIELD  # in the unit below
+    ase.io.write(trained / "in_field.xyz", frames)
+    config = settings(trained)
+    raw = config.to_dict()
+    raw["data"]["units"]["electric_field"] = "V/nm"
+    raw["data"]["units"]["length"] = "Ang"
+    source = config_from_dict(raw).data.sources("train")[0]
+    read = read_frames(trained / "in_field.xyz", source.labels, source.units)
+    np.testing.assert_allclose(read[0].values["electric_field"], 10 * FIELD)
+    assert "electric_field" not in read[1].values
+    model = load_model(trained / "model.pt")
+    graph = collate([to_graph(frame, model.species, model.cutoff) for frame in read])
+    found = model.predict(graph)
+    for index, field in enumerate([10 * FIELD, None]):
+        calculator = EquipotCalculator(trained / "model.pt", field=field)
+        forces = calculator.get_property("forces", frames[index])
+        np.testing.assert_allclose(found.forces[graph.structure == index], forces, atol=1e-4)
+    without = EquipotCalculator(trained / "model.pt").get_property("forces", frames[0])
+    assert np.abs(found.forces[graph.structure == 0].numpy() - without).max() > 0.01
+    raw["model"]["field"] = False
+    with pytest.raises(ConfigError, match=r"data.labels.electric_field goes with `model.field: true`"):
+        config_from_dict(raw)
 
 
 def test_sizes_do_not_see_the_branch(trained):

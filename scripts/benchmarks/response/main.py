@@ -35,6 +35,15 @@ def main() -> None:
             for of in (found.values, found.reference)
         ]
         console.print("Largest component of Σ_i Z_i (e): predicted {:.1e}, labels {:.1e}".format(*sums))
+    known = [atoms.info.get("polarization_unwrapped") for atoms in frames]
+    if "polarization" in found.values and all(value is not None for value in known):
+        error = found.values["polarization"] - np.array(known)
+        cells = np.array([atoms.cell.array for atoms in frames])
+        quanta = np.rint(np.einsum("sa,sak->sk", error, np.linalg.inv(cells)))
+        console.print(
+            f"Frames on the branch of polarization_unwrapped: {int((quanta == 0).all(axis=1).sum())} of "
+            f"{len(frames)}; RMSE without folding {np.sqrt(np.mean(error**2)):.3f} e Å"
+        )
     if "polarizability" in found.values:
         volumes = np.array([atoms.get_volume() for atoms in frames])
         constants = [

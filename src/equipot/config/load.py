@@ -12,7 +12,7 @@ from equipot.config.schema import Config
 from equipot.config.strict_yaml import Place, parse_yaml
 from equipot.config.suggest import did_you_mean
 from equipot.errors import ConfigError
-from equipot.quantities import declare
+from equipot.quantities import FIELD, declare
 
 _PATH_KEYS = ("train", "validation", "test", "cache")
 
@@ -76,6 +76,8 @@ def _validate(raw: dict[str, Any], source: str, origins: Mapping[Place, str]) ->
         config = Config.model_validate(raw)
         for name, output in config.outputs.items():
             declare(output.quantity(name))
+        if config.model is not None and config.model.field:
+            declare(FIELD)
         return config
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     lines = [_problem_line(problem, origins) for problem in problems]

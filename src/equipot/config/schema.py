@@ -13,7 +13,7 @@ from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import Place, dump_yaml
 from equipot.config.training import DenoiseConfig, LossConfig, TrainingConfig
-from equipot.quantities import BASIC, BASIC_KEYS
+from equipot.quantities import BASIC, BASIC_KEYS, FIELD
 
 
 class Config(Section):
@@ -49,6 +49,11 @@ class Config(Section):
         for name, output in self.outputs.items():
             for source in sources:
                 check_kind(name, source.units.value_of(name), output.unit)
+        if self.model is not None and self.model.field:
+            for source in sources:
+                check_kind(FIELD.name, source.units.value_of(FIELD.name), FIELD.unit)
+        elif self.model is not None and any(source.labels.value_of(FIELD.name) for source in sources):
+            raise ValueError(f"data.labels.{FIELD.name} goes with `model.field: true`.")
         for place, name in further_keys(self.to_dict()):
             if not is_known(place, name, self.outputs):
                 where = ".".join(map(str, place))
@@ -132,7 +137,8 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     outputs = model.get("outputs")
     if not isinstance(outputs, Mapping) or not outputs:
         return raw
-    labels = {name: name for name in with_totals(outputs)}
+    field = {FIELD.name} if model.get("field") is True else set()
+    labels = {name: name for name in (*with_totals(outputs), *field)}
     weights = dict.fromkeys(outputs, 1.0)
     if (made := made_by_noise(raw)) in labels:
         labels[made] = None
@@ -171,7 +177,7 @@ def with_totals(outputs: Mapping[str, Any]) -> dict[str, None]:
 
 def is_known(place: Place, name: str, outputs: Mapping[str, Any]) -> bool:
     """Whether a key that only outputs can have is one of theirs."""
-    return name in outputs or ("loss" not in place and name in with_totals(outputs))
+    return name in outputs or ("loss" not in place and name in {FIELD.name, *with_totals(outputs)})
 
 
 def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:

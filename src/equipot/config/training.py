@@ -116,6 +116,11 @@ class LossConfig(with_fields(_LossFunction, {name: _weight(QUANTITIES[name]) for
         return self.weight_at(label, 0.0) > 0 or self.final_weight(label) > 0
 
     @property
+    def of_energies(self) -> bool:
+        """Whether energy, forces or stress have a weight at any time."""
+        return any(self.trains(label) for label in BASIC)
+
+    @property
     def settled_epoch(self) -> int:
         """Epochs after which no weight changes any more."""
         return max((schedule.settled_epoch for schedule in self._schedules()), default=0)

@@ -11,7 +11,7 @@ from equipot.data.columns import Columns
 from equipot.data.pool import Pool
 from equipot.data.text import KEY_ADVICE, WITHOUT_ENERGIES, YAML_ADVICE, counted
 from equipot.errors import DataError
-from equipot.quantities import BASIC, KEYS, LABELS, QUANTITIES, USUAL, totals
+from equipot.quantities import BASIC, KEYS, LABELS, QUANTITIES, USUAL, given_quantities
 
 logger = logging.getLogger("equipot")
 
@@ -31,7 +31,7 @@ def check_labels(
         raise DataError(_no_label_at_all(source.labels, pool.files, candidates, advice))
     for kind in LABELS:
         names = source.labels.names(kind)
-        if names and kind not in totals():
+        if names and kind not in given_quantities():
             _check_label(kind, names, pool, candidates, kind in set(required), advice)
     unread = unread_labels(source.labels, pool.columns, candidates)
     if unread:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
+from e3nn.o3 import Irreps
 from numpy.typing import NDArray
 
+from equipot.cartesian import irreps_basis
 from equipot.evaluation.predict import Comparison
-from equipot.quantities import MEV, QUANTITIES
+from equipot.quantities import BASIC, MEV, QUANTITIES, Quantity
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class ErrorRow:
     """Error statistics of one quantity, in ``unit``; None where nothing was labelled.
 
     ``mae``, ``rmse`` and ``largest`` are over single numbers: Cartesian components, or energies per atom.
+    ``spread`` is the standard deviation of the labels: the RMS of each component's about its own mean.
     """
 
     quantity: str
@@ -26,33 +29,85 @@ class ErrorRow:
     largest: float | None
     count: int
     counted: str  # "frames" or "atoms": what ``count`` counts
+    spread: float | None = None
 
     @classmethod
-    def from_errors(cls, quantity: str, unit: str, errors: NDArray, counted: str) -> "ErrorRow":
-        """Statistics of ``errors`` (n, ...) in ``unit``; rows with a NaN have no label and do not count."""
+    def from_errors(
+        cls, quantity: str, unit: str, errors: NDArray, counted: str, labels: NDArray | None = None
+    ) -> "ErrorRow":
+        """Statistics of ``errors`` (n, ...) in ``unit``; rows with a NaN have no label and do not count.
+
+        ``labels``, of the same shape, are for ``spread``.
+        """
         flat = errors.reshape(len(errors), int(np.prod(errors.shape[1:])))
-        labelled = flat[~np.isnan(flat).any(axis=1)]
+        known = ~np.isnan(flat).any(axis=1)
+        labelled = flat[known]
         if labelled.size == 0:
             return cls(quantity, unit, None, None, None, 0, counted)
         absolute = np.abs(labelled)
         mae, rmse = float(absolute.mean()), float(np.sqrt((labelled**2).mean()))
-        return cls(quantity, unit, mae, rmse, float(absolute.max()), len(labelled), counted)
+        largest = float(absolute.max())
+        spread = None
+        if labels is not None:
+            spread = float(np.sqrt(labels.reshape(flat.shape)[known].var(axis=0).mean()))
+        return cls(quantity, unit, mae, rmse, largest, len(labelled), counted, spread)
 
 
 def error_rows(comparison: Comparison) -> list[ErrorRow]:
-    """Each quantity in each of its units; those of atoms then by species, if there are several."""
+    """Each quantity in each of its units; then by irrep and, of atoms, by species, where there are several.
+
+    Irreps are orthonormal: the squares of an output's errors add up to those of its irreps.
+    """
     rows = []
     species = np.unique(comparison.atomic_numbers)
     for quantity in (QUANTITIES[name] for name in comparison.values):
         error, counted = comparison.error(quantity.name), quantity.choose("frames", "atoms")
+        zero = np.zeros_like(comparison.reference[quantity.name])
+        labels = quantity.error(comparison.reference[quantity.name], zero, comparison.num_atoms)
         for reported in quantity.reported:
-            values, unit = error / reported.size, reported.unit
-            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted))
+            values, own, unit = error / reported.size, labels / reported.size, reported.unit
+            rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted, own))
+            parts, of_labels = by_irrep(quantity, values), by_irrep(quantity, own)
+            for irrep in parts if len(parts) > 1 else ():
+                row = f"{quantity.name} {irrep}", unit, parts[irrep], counted, of_labels[irrep]
+                rows.append(ErrorRow.from_errors(*row))
             for z in species if quantity.per_atom and len(species) > 1 else ():
-                of_species = values[comparison.atomic_numbers == z]
+                chosen = comparison.atomic_numbers == z
                 name = f"{quantity.name} {chemical_symbols[z]}"
-                rows.append(ErrorRow.from_errors(name, unit, of_species, counted))
+                rows.append(ErrorRow.from_errors(name, unit, values[chosen], counted, own[chosen]))
     return rows
+
+
+def by_irrep(quantity: Quantity, values: NDArray) -> dict[str, NDArray]:
+    """Values of an output (n, ...) as components (n, K) of each of its irreps; of anything else nothing."""
+    if quantity.name in BASIC or not (quantity.rows.irreps or quantity.symmetry):
+        return {}
+    flat = values.reshape(len(values), -1)
+    if quantity.rows.irreps:
+        irreps = Irreps(quantity.rows.irreps)
+        found: dict[str, list[NDArray]] = {}
+        for (_, ir), columns in zip(irreps, irreps.slices(), strict=True):
+            found.setdefault(str(ir), []).append(flat[:, columns])
+        return {ir: np.concatenate(parts, axis=1) for ir, parts in found.items()}
+    rank = quantity.rows.rank
+    parity = "eo"[(rank + quantity.rows.pseudo) % 2]
+    tensors = values.reshape(-1, 3**rank)
+    return {
+        f"{degree}{parity}": (tensors @ basis.reshape(-1, 3**rank).T).reshape(len(values), -1)
+        for degree, basis in irreps_basis(quantity.symmetry).items()
+    }
+
+
+def component_errors(comparison: Comparison) -> dict[str, dict[str, list]]:
+    """``mae`` and ``rmse`` of each number of an output, in the shape of its values."""
+    found = {}
+    for quantity in (QUANTITIES[name] for name in comparison.values if name not in BASIC):
+        error = comparison.error(quantity.name)
+        known = error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
+        if quantity.shape and len(known):
+            rmse = np.sqrt((known**2).mean(axis=0))
+            found[quantity.name] = {"mae": np.abs(known).mean(axis=0).tolist(), "rmse": rmse.tolist()}
+    return found
 
 
 def mean_errors(name: str, absolute: float, square: float, count: float) -> dict[str, float]:

@@ -11,7 +11,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from equipot.data.text import counted
-from equipot.evaluation.metrics import ErrorRow, FrameError, error_groups, error_rows, worst_frames
+from equipot.evaluation.metrics import (
+    ErrorRow,
+    FrameError,
+    component_errors,
+    error_groups,
+    error_rows,
+    worst_frames,
+)
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
 from equipot.evaluation.s2ef import s2ef_rows
@@ -69,12 +76,14 @@ def worst_tables(comparison: Comparison) -> list[Table]:
 
 
 def error_table(rows: list[ErrorRow], title: str) -> Table:
-    """One line per quantity: MAE, RMSE, largest error, and over how many labelled frames or atoms."""
-    columns = "quantity", *numeric("MAE", "RMSE", "largest"), "unit", *numeric("over")
+    """One line per quantity: MAE, RMSE, largest error, the spread of labels, and over how many."""
+    columns = "quantity", *numeric("MAE", "RMSE", "largest", "labels' std"), "unit", *numeric("over")
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         over = counted(row.count, row.counted.removesuffix("s")) if row.count else "no labels"
-        table.add_row(row.quantity, *map(number, (row.mae, row.rmse, row.largest)), row.unit, over)
+        table.add_row(
+            row.quantity, *map(number, (row.mae, row.rmse, row.largest, row.spread)), row.unit, over
+        )
     return table
 
 
@@ -153,6 +162,7 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
         "frames": comparison.num_frames,
         "atoms": len(comparison.atomic_numbers),
         "errors": _rows_as_dict(error_rows(comparison)),
+        "components": component_errors(comparison),
         "groups": _groups_as_dict(comparison),
         "s2ef": s2ef_rows(comparison),
         "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},
@@ -170,7 +180,7 @@ def _groups_as_dict(comparison: Comparison) -> dict[str, dict[str, Any]]:
 def _rows_as_dict(rows: list[ErrorRow]) -> dict[str, dict[str, Any]]:
     return {
         key_of(row.quantity, row.unit): {
-            **{name: getattr(row, name) for name in ("unit", "mae", "rmse", "largest")},
+            **{name: getattr(row, name) for name in ("unit", "mae", "rmse", "largest", "spread")},
             row.counted: row.count,
         }
         for row in rows

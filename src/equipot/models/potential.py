@@ -14,7 +14,7 @@ from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 from equipot.ops.operators import load_operators
-from equipot.quantities import BASIC, QUANTITIES
+from equipot.quantities import BASIC, FIELD, QUANTITIES
 
 # Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
 # three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
@@ -83,8 +83,6 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
-            return None
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -96,8 +94,10 @@ class Potential(nn.Module):
         }
         if self.network.steps(program) is None:
             return None
-        program.stored("scale", self.scale_shift.scale)
-        program.stored("shift", self.scale_shift.shift.reshape(-1))
+        nothing = torch.zeros(len(self.species), dtype=torch.float64)
+        program.stored("scale", self.scale_shift.scale if self.has_energy else nothing)
+        program.stored("shift", self.scale_shift.shift.reshape(-1) if self.has_energy else nothing)
+        program.facts |= {} if self.has_energy else {"energy": False}
         if self.zbl is not None:
             self.zbl.write(program)
         if self.outputs is not None:
@@ -111,6 +111,19 @@ class Potential(nn.Module):
     ) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
         return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
+
+    @torch.jit.unused
+    def values(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments as of `forward` → those of outputs, (N, V) float64, without a derivative."""
+        values = self._of_atoms(edge_vec, edge_index, atom_types, level)[1]
+        return values * owned.to(values.dtype).unsqueeze(1)
 
     def _of_atoms(
         self,
@@ -353,21 +366,30 @@ class Prediction:
         return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
 
 
-def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None) -> Prediction:
+def predict(
+    potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None, energy: bool = True
+) -> Prediction:
     """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
 
+    Without ``energy`` outputs alone, of a :class:`Potential`, and derivatives only if there are such outputs.
+
     ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
-    float64 V/Å, of each structure, for a model that knows it.
+    float64 V/Å, of each structure, for a model that knows it; None: that of the labels.
     """
     load_operators()
     owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
+    if not energy and potential.output_names and not potential.derivative_names:
+        return Prediction(outputs=_outputs(potential.values(*inputs), potential.output_names, graph))
     if not getattr(potential, "has_energy", True):
         with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
             (values,) = potential(*inputs)
             return Prediction(outputs=_outputs(values, potential.output_names, graph))
+    given = graph.labels.values.get(FIELD.name)
+    if field is None and given is not None:
+        field = torch.where(given.mask.unsqueeze(1), given.value, 0.0)
     with torch.enable_grad():  # forces are a derivative, also where no graph is kept
         more = {} if field is None else {"field": field[graph.structure]}
         energies, forces, virials, *values = potential(*inputs, **more)

@@ -202,7 +202,7 @@ def _step(
     optimizer.zero_grad()
     value = 0.0
     for part in step.parts:
-        prediction = predict(potential, part)
+        prediction = predict(potential, part, energy=loss.settings.of_energies)
         sums = loss.sums(label_errors(prediction, part))
         total = loss.total(sums, step.counts, prediction, loss.weights_at(0.0))
         total.backward()

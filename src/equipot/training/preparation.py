@@ -74,6 +74,8 @@ def prepare(
     trained = trained_labels(config)
     replayed = read_replay(config, source, directory)
     kept = {symbol for atoms in replayed for symbol in atoms.symbols}
+    if config.fine_tune is not None and "potential" in config.fine_tune.freeze:
+        kept |= set((source or resumed).built_from["species"])
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
     if config.training.denoise is not None:
         datasets = displaced(datasets, config)

@@ -12,7 +12,7 @@ from equipot.config import Config, DenoiseConfig, LossConfig, TrainingConfig, We
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
-from equipot.quantities import BY_INTEREST, LABELS, Quantity, totals
+from equipot.quantities import BY_INTEREST, LABELS, Quantity, given_quantities
 
 WARNING = "Warning: "  # how warnings start in log.txt
 
@@ -120,7 +120,8 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
 
     That of the stress is 0 by default, and a model that never saw a stress gives wrong pressures.
     """
-    unused = [name for name in LABELS if labelled[name] and not loss.trains(name) and name not in totals()]
+    given = given_quantities()
+    unused = [name for name in LABELS if labelled[name] and not loss.trains(name) and name not in given]
     if not unused:
         return []
     found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)

@@ -275,7 +275,8 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
                 "devices without work. Raise training.batch_size, and the learning rate with it."
             )
         parts = config.training.accumulate * devices
-        forecast = forecast_memory(start.potential, batches.train, batches.budget, parts)
+        of_energies = config.training.loss.of_energies
+        forecast = forecast_memory(start.potential, batches.train, batches.budget, parts, of_energies)
         report.line(describe_memory(forecast, free_memory(prepared.device)))
     if prepared.resumed is not None:
         for change in describe_changes(prepared.resumed.config, config):
