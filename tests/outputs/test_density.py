@@ -1,6 +1,8 @@
 """Densities: outputs with a basis of Gaussian functions, from settings to the cube file."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -287,3 +289,24 @@ def test_densities_that_cannot_be_made(trained):
         density(water(1), trained / "model.pt", DensitySettings(spacing=1e-3))
     with pytest.raises(ConfigError, match="--name x: the model has no such"):
         density(water(1), trained / "model.pt", DensitySettings(name="x"))
+
+
+def test_fits_of_pyscf_turn_with_the_molecule():
+    """The data set's: order, signs and norms of coefficients are e3nn's; electrons and dipole."""
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    path = Path(__file__).parents[2] / "scripts" / "datasets" / "density.py"
+    spec = importlib.util.spec_from_file_location("density_data", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    fit, atoms, matrix = script.Fit(script.make_basis()), water(2), rotation(7)
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ matrix.T
+    one, other = (script.label(a, fit) for a in (atoms, turned))
+    expected = one.arrays["density"] @ Irreps(fit.irreps).D_from_matrix(torch.from_numpy(matrix)).numpy().T
+    np.testing.assert_allclose(other.arrays["density"], expected, atol=2e-3)  # PySCF's grid does not turn
+    where = torch.from_numpy(atoms.positions / Bohr), torch.tensor([1, 0, 0])
+    charges, moment = fit.ours.moments(torch.from_numpy(one.arrays["density"]), *where)
+    assert float(charges.sum()) == pytest.approx(10)
+    dipole = atoms.numbers @ atoms.positions - moment.numpy() * Bohr
+    np.testing.assert_allclose(dipole, one.info["dipole"], atol=0.01)
+    assert one.info["fit_error"] < 0.013
