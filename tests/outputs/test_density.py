@@ -24,6 +24,7 @@ from equipot.errors import ConfigError, DataError, EquipotError
 from equipot.evaluation.density import quadrature
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate
+from equipot.integrations.ase import EquipotCalculator
 from equipot.models.build import build_potential
 from equipot.models.potential import predict
 from equipot.properties.density import density
@@ -278,6 +279,15 @@ def test_density_of_a_structure(trained, tmp_path):
     np.testing.assert_allclose(numbers["dipole_e_Ang"], from_grid, atol=0.03)
     assert numbers["dipole_Debye"] == pytest.approx(np.linalg.norm(numbers["dipole_e_Ang"]) / Debye)
     assert (tmp_path / "out" / "density.png").stat().st_size > 10_000
+
+
+def test_the_engine_gives_the_same(trained):
+    atoms = water(5)
+    one, other = (EquipotCalculator(trained / "model.pt", engine=engine) for engine in ("auto", "torch"))
+    if one.model.engine is None:
+        pytest.skip("the engine is switched off")
+    expected = other.get_property("density", atoms)
+    np.testing.assert_allclose(one.get_property("density", atoms), expected, atol=1e-6)
 
 
 def test_densities_that_cannot_be_made(trained):
