@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = "0.1.0"
-__all__ = ["EquipotCalculator", "__version__", "keep_memory"]
+__all__ = ["EquipotCalculator", "EquipotPredictor", "__version__", "keep_memory"]
 
 
 def __getattr__(name: str):
@@ -16,6 +16,10 @@ def __getattr__(name: str):
         from equipot.integrations.ase import EquipotCalculator
 
         return EquipotCalculator
+    if name == "EquipotPredictor":
+        from equipot.integrations.predictor import EquipotPredictor
+
+        return EquipotPredictor
     if name == "keep_memory":
         from equipot.machine import keep_memory
 

@@ -61,8 +61,10 @@ def test_labels_and_weights_follow():
             for name in ("atom_virials", "features", "heat_flux", "energy_std")
         ),
         (("model", "outputs", "dipole"), {"per": "atom", "irreps": "1x0e+0x1o"}, "dipole.irreps: "),
-        (("training", "loss", "dipol"), 1.0, "training.loss.dipol: unknown key"),
-        (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key"),
+        (("training", "loss", "dipol"), 1.0, "training.loss.dipol: unknown key. Did you mean 'dipole'"),
+        (("training", "loss", "xyz"), 1.0, "loss.xyz: unknown key. Valid here: .*energy, .*stress, dipole"),
+        (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key. Did you mean 'dipole'"),
+        (("data", "units", "dipol"), "Debye", "data.units.dipol: unknown key. Did you mean 'dipole'"),
         (("data", "labels", "dipole"), 3, "data.labels.dipole: expected text or null; found 3"),
         (
             ("data", "units", "dipole"),

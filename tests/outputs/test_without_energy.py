@@ -11,7 +11,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import make_config, make_potential
 from test_workflow import BEST, MODELS, labelled
 
-from equipot import EquipotCalculator
+from equipot import EquipotCalculator, EquipotPredictor
 from equipot.config import config_from_dict, load_config
 from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.check import check
@@ -103,6 +103,9 @@ def test_ase(trained):
     expected = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff)).outputs
     np.testing.assert_allclose(atoms.get_charges(), expected["charges"], atol=2e-5)
     np.testing.assert_allclose(atoms.calc.get_property("spectrum", atoms), expected["spectrum"][0], atol=2e-5)
+    results = EquipotPredictor(trained / "model.pt")(atoms)
+    assert list(results) == EquipotPredictor(trained / "model.pt").names == list(ALONE)
+    np.testing.assert_array_equal(results["charges"], atoms.get_charges())
     for ask in (atoms.get_potential_energy, atoms.get_forces):
         with pytest.raises(PropertyNotImplementedError, match=r"has no .* predicts spectrum, charges, alpha"):
             ask()

@@ -35,7 +35,8 @@ class FineTuneConfig(Section):
         (),
         strict=False,
         description="Parts that stay as they are: `embedding`, `layers` (all), `layers.0` (one), `radial`, "
-        "`readout`, `atomic_energies`, `scale`.",
+        "`readout`, `atomic_energies`, `scale`, `outputs`; or `potential`, all that energies depend on: with "
+        "it they stay as they are, for all its elements, and are neither read nor trained on.",
     )
     learning_rate_factors: dict[PartName, Annotated[float, Field(gt=0)]] = Field(
         {},

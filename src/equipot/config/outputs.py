@@ -162,6 +162,12 @@ class OutputConfig(Section):
         "sum", description="A structure's value from those of its atoms: what is extensive is their sum."
     )
     positive: bool = Field(False, description="Make scalars positive, each atom's, by a softplus.")
+    layer: Literal["last", "previous"] = Field(
+        "last",
+        description="The layer whose features it is read from: the last, which then keeps its irreps, or the "
+        "one before. An output that [fine-tuning](finetuning.md) adds is read from the one before where the "
+        "last one lacks its irreps.",
+    )
     modulo: Literal["cell"] | None = Field(
         None,
         description="`cell`: labels are known up to e times lattice vectors, as the polarization of a "
@@ -281,6 +287,7 @@ class OutputConfig(Section):
             "per_atom": self.per == "atom",
             "mean": self.reduce == "mean",
             "positive": self.positive,
+            "previous": self.layer == "previous",
             "derivative_of": self.derivative_of or "",
             "of_elements": self.of_elements,
         }

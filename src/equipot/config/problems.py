@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from equipot.config.describe import Node, choices, describe, node_at
-from equipot.config.schema import further_keys, is_known
+from equipot.config.schema import further_keys, is_known, with_totals
 from equipot.config.strict_yaml import Place
 from equipot.config.suggest import did_you_mean, nearest, suggest_key
+from equipot.config.training import LossConfig
 
 _MODEL_TYPE = ("model", "type")
 
@@ -33,8 +34,14 @@ def find_problems(schema: type[BaseModel], raw: Mapping[str, Any]) -> list[Probl
     root = schema.model_json_schema()
     by_place: dict[Place, list[Mapping[str, Any]]] = {}
     outputs = _value_at(raw, ("model", "outputs"))
+    outputs = outputs if isinstance(outputs, Mapping) else {}
+    outputs = {name: output for name, output in outputs.items() if isinstance(name, str)}
+    for title, node in root["$defs"].items():
+        if "properties" in node and isinstance(node.get("additionalProperties"), Mapping):
+            further = outputs if title == LossConfig.__name__ else with_totals(outputs)
+            node["properties"] |= dict.fromkeys(further, node["additionalProperties"])
     for place, name in further_keys(raw):
-        if not is_known(place, name, outputs if isinstance(outputs, Mapping) else {}):
+        if not is_known(place, name, outputs):
             by_place[place] = [{"type": "extra_forbidden"}]
     for item in errors:
         by_place.setdefault(_place(item, raw), []).append(item)

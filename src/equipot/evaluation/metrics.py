@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase.data import chemical_symbols
+from e3nn.o3 import Irreps
 from numpy.typing import NDArray
 
+from equipot.cartesian import irreps_basis
 from equipot.evaluation.predict import Comparison
-from equipot.quantities import MEV, QUANTITIES
+from equipot.quantities import BASIC, MEV, QUANTITIES, Quantity
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,10 @@ class ErrorRow:
 
 
 def error_rows(comparison: Comparison) -> list[ErrorRow]:
-    """Each quantity in each of its units; those of atoms then by species, if there are several."""
+    """Each quantity in each of its units; then by irrep and, of atoms, by species, where there are several.
+
+    Irreps are orthonormal: the squares of an output's errors add up to those of its irreps.
+    """
     rows = []
     species = np.unique(comparison.atomic_numbers)
     for quantity in (QUANTITIES[name] for name in comparison.values):
@@ -62,11 +67,47 @@ def error_rows(comparison: Comparison) -> list[ErrorRow]:
         for reported in quantity.reported:
             values, own, unit = error / reported.size, labels / reported.size, reported.unit
             rows.append(ErrorRow.from_errors(quantity.name, unit, values, counted, own))
+            parts, of_labels = by_irrep(quantity, values), by_irrep(quantity, own)
+            for irrep in parts if len(parts) > 1 else ():
+                row = f"{quantity.name} {irrep}", unit, parts[irrep], counted, of_labels[irrep]
+                rows.append(ErrorRow.from_errors(*row))
             for z in species if quantity.per_atom and len(species) > 1 else ():
                 chosen = comparison.atomic_numbers == z
                 name = f"{quantity.name} {chemical_symbols[z]}"
                 rows.append(ErrorRow.from_errors(name, unit, values[chosen], counted, own[chosen]))
     return rows
+
+
+def by_irrep(quantity: Quantity, values: NDArray) -> dict[str, NDArray]:
+    """Values of an output (n, ...) as components (n, K) of each of its irreps; of anything else nothing."""
+    if quantity.name in BASIC or not (quantity.rows.irreps or quantity.symmetry):
+        return {}
+    flat = values.reshape(len(values), -1)
+    if quantity.rows.irreps:
+        irreps = Irreps(quantity.rows.irreps)
+        found: dict[str, list[NDArray]] = {}
+        for (_, ir), columns in zip(irreps, irreps.slices(), strict=True):
+            found.setdefault(str(ir), []).append(flat[:, columns])
+        return {ir: np.concatenate(parts, axis=1) for ir, parts in found.items()}
+    rank = quantity.rows.rank
+    parity = "eo"[(rank + quantity.rows.pseudo) % 2]
+    tensors = values.reshape(-1, 3**rank)
+    return {
+        f"{degree}{parity}": (tensors @ basis.reshape(-1, 3**rank).T).reshape(len(values), -1)
+        for degree, basis in irreps_basis(quantity.symmetry).items()
+    }
+
+
+def component_errors(comparison: Comparison) -> dict[str, dict[str, list]]:
+    """``mae`` and ``rmse`` of each number of an output, in the shape of its values."""
+    found = {}
+    for quantity in (QUANTITIES[name] for name in comparison.values if name not in BASIC):
+        error = comparison.error(quantity.name)
+        known = error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
+        if quantity.shape and len(known):
+            rmse = np.sqrt((known**2).mean(axis=0))
+            found[quantity.name] = {"mae": np.abs(known).mean(axis=0).tolist(), "rmse": rmse.tolist()}
+    return found
 
 
 def mean_errors(name: str, absolute: float, square: float, count: float) -> dict[str, float]:

@@ -11,7 +11,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from equipot.data.text import counted
-from equipot.evaluation.metrics import ErrorRow, FrameError, error_groups, error_rows, worst_frames
+from equipot.evaluation.metrics import (
+    ErrorRow,
+    FrameError,
+    component_errors,
+    error_groups,
+    error_rows,
+    worst_frames,
+)
 from equipot.evaluation.plots import plot_parity
 from equipot.evaluation.predict import Comparison
 from equipot.evaluation.s2ef import s2ef_rows
@@ -155,6 +162,7 @@ def as_dict(comparison: Comparison, model: Path) -> dict[str, Any]:
         "frames": comparison.num_frames,
         "atoms": len(comparison.atomic_numbers),
         "errors": _rows_as_dict(error_rows(comparison)),
+        "components": component_errors(comparison),
         "groups": _groups_as_dict(comparison),
         "s2ef": s2ef_rows(comparison),
         "worst_frames": {name: [asdict(frame) for frame in frames] for name, frames in worst.items()},

@@ -82,6 +82,8 @@ ModelFacts read_facts(const std::string& path, const torch::jit::ExtraFilesMap& 
     throw std::runtime_error(path + ": written in model format " + std::to_string(version) + " by equipot " +
                              text("equipot_version") + "; this plugin reads formats up to " +
                              std::to_string(format_version) + ". Upgrade equipot and build the plugin again.");
+  if (extra.at("energy") == "False")
+    throw std::runtime_error(path + ": it has no energies and forces (model.energy: false), which dynamics takes.");
   ModelFacts facts;
   facts.model_type = text("model_type"), facts.equipot_version = text("equipot_version");
   facts.species = words<std::string>(text("species"));
@@ -136,7 +138,7 @@ TorchModel::TorchModel(const std::string& path, const std::string& device) : pat
   torch::jit::ExtraFilesMap extra;
   for (const char* key : {"format_version", "model_type", "dtype", "species", "atomic_energies", "cutoff",
                           "interaction_range", "num_exchanges", "widest_exchange", "equipot_version",
-                          "torch_version", "shortest_distances", "capsule"})
+                          "torch_version", "shortest_distances", "capsule", "energy"})
     extra[key] = "";
   try {
     device_ = torch::Device(device);

@@ -181,6 +181,7 @@ class Allegro(Network):
         readout_hidden: Sequence[int] = (32,),
         num_outputs: int = 1,
         further_outputs: o3.Irreps = NO_OUTPUTS,
+        previous_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
         self.cutoff = cutoff
@@ -200,16 +201,20 @@ class Allegro(Network):
         for target in layer_targets([hidden] * layers, irreps_sh, further_outputs):
             block = AllegroLayer(irreps, target, l_max, scalar_channels, latent_hidden, avg_num_neighbors)
             blocks.append(block)
-            irreps = block.irreps_out
+            previous, irreps = irreps, block.irreps_out
         self.layers = nn.ModuleList(blocks)
         self.readout: nn.Module | None = None
         if num_outputs > 0:
             self.readout = MLP([scalar_channels, *readout_hidden, num_outputs])
         require_irreps(further_outputs, irreps)
-        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
+        require_irreps(previous_outputs, previous)
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs, *previous_outputs])
         self.further: nn.Module | None = None
         if len(further_outputs):
             self.further = PairOutputs(irreps, further_outputs, scalar_channels)
+        self.previous: nn.Module | None = None
+        if len(previous_outputs):
+            self.previous = PairOutputs(previous, previous_outputs, scalar_channels)
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:
         """(E, 3), (2, E), (N,) → (N, irreps_out.dim); column k is the energy of level k, unscaled."""
@@ -223,22 +228,26 @@ class Allegro(Network):
         pair = torch.cat([one_hot.index_select(0, center), one_hot.index_select(0, edge_index[1])], dim=1)
         scalars = self.two_body(torch.cat([pair, self.basis(edge_length)], dim=1)) * envelope
         tensors = self.first_tensors(scalars, sh)
-        for layer in self.layers:
-            scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
         readout = self.readout
         further = self.further
-        if further is None:
-            assert readout is not None
-            pairs = readout(scalars)
-        elif readout is None:
-            pairs = further(scalars, tensors)
-        else:
-            pairs = torch.cat([readout(scalars), further(scalars, tensors)], dim=1)
+        previous = self.previous
+        rows: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if previous is not None and index == len(self.layers) - 1:
+                rows.append(previous(scalars, tensors))
+            scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
+        if further is not None:
+            rows.insert(0, further(scalars, tensors))
+        if readout is not None:
+            rows.insert(0, readout(scalars))
+        pairs = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
         return torch.ops.equipot.segment_sum(pairs, edge_index, 0, num_atoms) * self.norm
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
+        if self.previous is not None:
+            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         self.pair_cutoffs.write(program)
         envelope = program.add("envelope", cutoff=self.cutoff, power=self.envelope.p)
@@ -253,6 +262,8 @@ class Allegro(Network):
             scalars, tensors = layer.steps(program, scalars, tensors, envelope)
         if self.further is not None:
             program.output_rows = self.further.steps(program, scalars, tensors, self.norm)
+        if self.readout is None:
+            return program.output_rows
         pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
         program.ends_with(pairs, self.readout.layers[-1].weight.shape[0], factor=self.norm)
         return program.add("sum_over_edges", [pairs], factor=self.norm)

@@ -93,9 +93,10 @@ class AllegroDense(Network):
         readout_hidden: Sequence[int] = (32,),
         num_outputs: int = 1,
         further_outputs: o3.Irreps = NO_OUTPUTS,
+        previous_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
-        if len(further_outputs) > 0:
+        if len(further_outputs) + len(previous_outputs) > 0:
             raise ConfigError("model.outputs: `type: allegro_dense` predicts energies only. Leave them out.")
         self.cutoff = cutoff
         self.num_exchanges = self.widest_exchange = 0

@@ -47,13 +47,15 @@ def build_potential(
     keys = config.model_dump(exclude=_OUTSIDE_THE_NETWORK)
     pair_cutoffs = config.cutoffs_of_pairs(species)
     specs = [OutputSpec(**facts) for facts in config.output_specs()]
+    specs.sort(key=lambda spec: spec.previous)  # the order of a network's rows
     network = NETWORKS[config.type](
         num_species=len(species),
         pair_cutoffs=pair_cutoffs,
         # An average below one neighbor would amplify messages without bound.
         avg_num_neighbors=max(avg_num_neighbors, 1.0),
         num_outputs=max(len(levels), 1) if config.energy else 0,
-        further_outputs=output_irreps(specs, config.parity),
+        further_outputs=output_irreps([spec for spec in specs if not spec.previous], config.parity),
+        previous_outputs=output_irreps([spec for spec in specs if spec.previous], config.parity),
         **keys,
     )
     network.to(getattr(torch, config.dtype))

@@ -213,6 +213,7 @@ class NequIP(Network):
         readout_hidden: Sequence[int] = (),
         num_outputs: int = 1,
         further_outputs: o3.Irreps = NO_OUTPUTS,
+        previous_outputs: o3.Irreps = NO_OUTPUTS,
     ):
         super().__init__()
         load_operators()
@@ -265,7 +266,12 @@ class NequIP(Network):
             self.readout = EquivariantLinear(irreps[:1], o3.Irreps([(num_outputs, (0, 1))]))
         require_irreps(further_outputs, irreps)
         self.further = EquivariantLinear(irreps, further_outputs) if len(further_outputs) else None
-        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs])
+        self.previous: nn.Module | None = None
+        if len(previous_outputs):
+            irreps = blocks[-2].irreps_out if layers > 1 else NO_OUTPUTS
+            require_irreps(previous_outputs, irreps)
+            self.previous = EquivariantLinear(irreps, previous_outputs)
+        self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs, *previous_outputs])
 
     def forward(
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
@@ -287,23 +293,27 @@ class NequIP(Network):
         x = self.embedding.index_select(0, atom_types)
         num_atoms = atom_types.shape[0]
         owned = torch.ops.equipot.num_owned(atom_types)
-        for layer in self.layers:
-            x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
-        # Nothing is computed of atoms that other processes own.
         readout = self.readout
         further = self.further
-        if further is None:
-            assert readout is not None
-            rows = readout(x)
-        elif readout is None:
-            rows = further(x)
-        else:
-            rows = torch.cat([readout(x[:, : self.num_scalars].contiguous()), further(x)], dim=1)
-        return nn.functional.pad(rows, [0, 0, 0, num_atoms - owned])
+        previous = self.previous
+        rows: list[Tensor] = []
+        for index, layer in enumerate(self.layers):
+            if previous is not None and index == self.num_exchanges:  # the last
+                rows.append(previous(x))
+            x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
+        # Nothing is computed of atoms that other processes own.
+        if further is not None:
+            rows.insert(0, further(x))
+        if readout is not None:
+            rows.insert(0, readout(x[:, : self.num_scalars].contiguous()))
+        joined = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+        return nn.functional.pad(joined, [0, 0, 0, num_atoms - owned])
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
         """As `Network.steps`."""
+        if self.previous is not None:
+            return None
         program.facts["harmonics"] = program.stored("harmonics", self.spherical_harmonics.facts())
         if not self.normalize_harmonics:
             program.require(2)
@@ -315,9 +325,11 @@ class NequIP(Network):
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
-        program.ends_with(x, self.num_scalars)
         if self.further is not None:
             program.output_rows = self.further.steps(program, x)
+        if self.readout is None:
+            return program.output_rows
+        program.ends_with(x, self.num_scalars)
         return self.readout.steps(program, x, self.layers[-1].irreps_out.dim)
 
     @staticmethod

@@ -16,12 +16,13 @@ NO_OUTPUTS = o3.Irreps()
 class Network(nn.Module):
     """A map from geometry and species to one equivariant row per atom; column k is the energy of level k.
 
-    Irreps of further outputs follow the energies.
+    Irreps of further outputs follow the energies, those of the last layer first.
 
     An architecture is a subclass in a file of its own, a class in config/model.py whose keys are arguments of
     its constructor, and a line in `NETWORKS` (models/build.py). The constructor also takes ``num_species``,
     ``avg_num_neighbors``, ``pair_cutoffs`` (Å, by center and neighbor, or None), ``num_outputs`` (levels; 0:
-    no energies) and ``further_outputs`` (irreps); it sets
+    no energies), ``further_outputs`` and ``previous_outputs`` (irreps, of the last layer and of the one
+    before); it sets
 
         cutoff             Å; there are no longer edges
         irreps_out         of the rows
@@ -39,7 +40,7 @@ class Network(nn.Module):
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
-        """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
+        """Add what `forward` does to a program, and name the array of energies, of computed atoms.
 
         ``program.ends_with`` says what the last linear map is given, for uncertainties;
         ``program.output_rows`` is the array with the irreps of further outputs.
@@ -75,9 +76,9 @@ def require_irreps(outputs: o3.Irreps, features: o3.Irreps) -> None:
     missing = [str(ir) for ir in dict.fromkeys(ir for _, ir in outputs) if ir not in features]
     if missing:
         raise ConfigError(
-            f"model.outputs need the irreps {', '.join(missing)}, but the features of the last layer are "
-            f"{features}. It takes an l_max as high, `parity: true` for what is not (-1)^l under inversion, "
-            "and more than one layer for pseudoscalars."
+            f"model.outputs need the irreps {', '.join(missing)}, but the features they are read from are "
+            f"{features or 'none'}. It takes an l_max as high, `parity: true` for what is not (-1)^l under "
+            "inversion, and more than one layer for pseudoscalars."
         )
 
 

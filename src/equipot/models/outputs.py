@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipot.cartesian import irreps_basis, rank_of
-from equipot.engine.program import ROWS, Program
+from equipot.engine.program import Program
 from equipot.errors import ConfigError
+from equipot.models.network import rows_of
 from equipot.quantities import facts_of_output
 
 
@@ -29,6 +30,7 @@ class OutputSpec(NamedTuple):
     derivative_of: str = ""  # the structure's vector whose derivative by positions it is; has no rows itself
     factor: float = 1.0  # of that vector's unit per Å, in its own
     of_elements: Mapping[str, str] = MappingProxyType({})  # irreps by element, where elements differ
+    previous: bool = False  # read from the last layer but one
 
     @property
     def size(self) -> int:
@@ -137,14 +139,28 @@ class Outputs(nn.Module):
         program.require(4)
         values = []
         for spec in (*self.specs, *self.derived):
-            facts = facts_of_output(spec.name)
-            # Whoever has atoms alone, as LAMMPS, is not to take these for what a structure has.
-            name = spec.name + (ROWS if facts["total"] or facts["charges"] else "")
-            values.append({"name": name, "positive": spec.positive, **facts})
+            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
             if spec.derivative_of:
                 values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
-        tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
+        scale = (
+            self.scale.expand_as(self.shift) if self.of_elements is None else self.scale * self.of_elements
+        )
+        tables = {"scale": scale, "shift": self.shift, "basis": self.basis, "values": values}
         program.facts["outputs"] = program.stored("outputs", {"array": program.output_rows, **tables})
+
+    @torch.jit.unused
+    def statistics(self, species: Sequence[int | None]) -> dict[str, dict[str, Any]]:
+        """What it was made of, for other elements: of each the one that it is now, or None for a new one."""
+        found: dict[str, dict[str, Any]] = {spec.name: {} for spec in self.derived}
+        shift, start = rows_of(self.shift, species), 0
+        for spec in self.specs:
+            columns = slice(start, start + o3.Irreps(spec.irreps).dim)
+            found[spec.name] = {"scale": self.scale[columns].tolist(), "shift": shift[:, columns].tolist()}
+            if self.of_elements is not None:
+                factors = rows_of(self.of_elements[:, columns], species)
+                found[spec.name]["of_elements"] = factors.tolist()
+            start = columns.stop
+        return {name: one | {"spread": self.spreads[name]} for name, one in found.items()}
 
     @torch.jit.unused
     def column(self, name: str) -> int:

@@ -7,12 +7,14 @@ from torch import nn
 
 from equipot.errors import ConfigError
 
-# Patterns of names: the parts that every architecture has. A weight may belong to several.
+# Patterns of names: the parts that every architecture has. A weight may belong to several. Beside these there
+# is `potential`: all but `outputs`, which is what energies depend on.
 _PARTS = {
     "layers": ("network.layers.*",),
     "readout": ("network.readout.*",),
     "atomic_energies": ("scale_shift.shift",),
     "scale": ("scale_shift.scale",),
+    "outputs": ("network.further.*", "network.previous.*", "outputs.*"),
 }
 
 
@@ -24,6 +26,7 @@ def parts_of(potential: nn.Module) -> dict[str, list[str]]:
     patterns |= {f"layers.{i}": (f"network.layers.{i}.*",) for i in range(len(network.layers))}
     names = [name for name, _ in potential.named_parameters()]
     parts = {part: [n for n in names if any(fnmatchcase(n, p) for p in of)] for part, of in patterns.items()}
+    parts["potential"] = [name for name in names if name not in parts["outputs"]]
     return {part: found for part, found in parts.items() if found}
 
 

@@ -83,8 +83,6 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
-            return None
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -96,8 +94,10 @@ class Potential(nn.Module):
         }
         if self.network.steps(program) is None:
             return None
-        program.stored("scale", self.scale_shift.scale)
-        program.stored("shift", self.scale_shift.shift.reshape(-1))
+        nothing = torch.zeros(len(self.species), dtype=torch.float64)
+        program.stored("scale", self.scale_shift.scale if self.has_energy else nothing)
+        program.stored("shift", self.scale_shift.shift.reshape(-1) if self.has_energy else nothing)
+        program.facts |= {} if self.has_energy else {"energy": False}
         if self.zbl is not None:
             self.zbl.write(program)
         if self.outputs is not None:
@@ -111,6 +111,19 @@ class Potential(nn.Module):
     ) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
         return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
+
+    @torch.jit.unused
+    def values(
+        self,
+        edge_vec: Tensor,
+        edge_index: Tensor,
+        atom_types: Tensor,
+        owned: Tensor,
+        level: Tensor | None = None,
+    ) -> Tensor:
+        """Arguments as of `forward` → those of outputs, (N, V) float64, without a derivative."""
+        values = self._of_atoms(edge_vec, edge_index, atom_types, level)[1]
+        return values * owned.to(values.dtype).unsqueeze(1)
 
     def _of_atoms(
         self,
@@ -353,8 +366,12 @@ class Prediction:
         return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
 
 
-def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None) -> Prediction:
+def predict(
+    potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None, energy: bool = True
+) -> Prediction:
     """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
+
+    Without ``energy`` outputs alone, of a :class:`Potential`, and derivatives only if there are such outputs.
 
     ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
     float64 V/Å, of each structure, for a model that knows it; None: that of the labels.
@@ -364,6 +381,8 @@ def predict(potential: nn.Module, graph: AtomicGraph, field: Tensor | None = Non
     inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
     if graph.level is not None:
         inputs.append(graph.level[graph.structure])
+    if not energy and potential.output_names and not potential.derivative_names:
+        return Prediction(outputs=_outputs(potential.values(*inputs), potential.output_names, graph))
     if not getattr(potential, "has_energy", True):
         with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
             (values,) = potential(*inputs)

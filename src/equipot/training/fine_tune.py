@@ -1,24 +1,29 @@
 """The start of a training that goes on from a trained model: architecture, weights, reference energies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from e3nn import o3
 from numpy.typing import NDArray
 
 from equipot.config import Config, ModelConfig
+from equipot.config.outputs import OutputConfig
 from equipot.data.load import Datasets
 from equipot.data.statistics import LevelStatistics, Statistics, fit_atomic_energies, shortest_distances
 from equipot.deploy.checkpoint import Checkpoint, built_from_statistics
 from equipot.errors import ConfigError
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
-from equipot.models.parts import freeze, learning_rate_factors
+from equipot.models.outputs import OutputSpec, output_irreps
+from equipot.models.parts import freeze, learning_rate_factors, parts_of
 from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
+from equipot.quantities import QUANTITIES
 from equipot.training.outputs import output_statistics
+from equipot.training.pretrained import start_with_new_heads, takes_new_heads, with_heads_of
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
@@ -50,7 +55,10 @@ def begin_training(
         ConfigError: the section ``fine_tune`` names an unknown part or level.
     """
     statistics, settings = datasets.statistics, config.fine_tune
-    if source is not None:
+    if source is not None and config.model.energy > source.config.model.energy:
+        potential, built_from, line = start_with_new_heads(source, config, datasets)
+        start = Start(potential, built_from, statistics, [line])
+    elif source is not None:
         start = start_from(source, config, datasets, device)
     elif resumed is not None:
         if settings is not None:
@@ -78,7 +86,7 @@ def _shortest_distances(
     """In all that the model has been trained on; read from the data only if no checkpoint says it."""
     if resumed is not None and resumed.shortest_distances:
         return resumed.shortest_distances
-    found = shortest_distances(datasets.train)
+    found = shortest_distances(datasets.train.as_read)
     if source is None:
         return found
     if not source.shortest_distances:
@@ -95,6 +103,8 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
         ConfigError: names every key that differs, or outputs that the configuration does not name.
     """
     given = config.model
+    if takes_new_heads(known, given):
+        known = with_heads_of(known, given)
     unnamed = [name for name in known.outputs if name not in config.outputs]
     if unnamed:
         raise ConfigError(
@@ -103,7 +113,17 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
         )
     if given is None:
         return config.model_copy(update={"model": known})
+    given = given.model_copy(update={"outputs": _with_places(known, given)})
     written = {key: getattr(given, key) for key in given.model_fields_set}
+    added = {name: output for name, output in written.get("outputs", {}).items() if name not in known.outputs}
+    written["outputs"] = {name: output for name, output in given.outputs.items() if name not in added}
+    changes = {"outputs": {**known.outputs, **added}}
+    if known.energy and not given.energy:
+        changes["energy"] = written.pop("energy")
+    elif not known.energy and config.training.loss.of_energies:
+        raise ConfigError(
+            f"{source}, from which fine_tune.model starts, has no energies: repeat its model.energy: false."
+        )
     differing = [
         f"model.{key}: {getattr(known, key, 'not there')} there, {value} in the configuration"
         for key, value in sorted(written.items())
@@ -114,8 +134,36 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
             f"The architecture is not that of {source}, from which fine_tune.model starts: "
             f"{'; '.join(differing)}. Leave these keys out, or train from scratch."
         )
-    changes = {key: value for key, value in written.items() if key in _MAY_DIFFER}
+    changes |= {key: value for key, value in written.items() if key in _MAY_DIFFER}
     return config.model_copy(update={"model": known.model_copy(update=changes)})
+
+
+def _with_places(known: ModelConfig, given: ModelConfig) -> dict[str, OutputConfig]:
+    """The outputs ``given``, each with the layer that it is read from.
+
+    Those that the model to start from has stay where they are. Its last layer has scalars, and what is read
+    from it already: other irreps of added ones are those of the layer before.
+
+    Raises:
+        ConfigError: an added output shall be read from the last layer, which lacks its irreps.
+    """
+
+    def irreps(*names: str) -> set[o3.Irrep]:
+        specs = [OutputSpec(**facts) for facts in given.output_specs() if facts["name"] in names]
+        return {ir for _, ir in output_irreps(specs, known.parity)}
+
+    there = {o3.Irrep("0e")} | irreps(*(n for n, output in known.outputs.items() if output.layer == "last"))
+    found = {}
+    for name, output in given.outputs.items():
+        layer = known.outputs[name].layer if name in known.outputs else output.layer
+        missing = sorted(irreps(name) - there) if name not in known.outputs else []
+        if missing and "layer" in output.model_fields_set and layer == "last":
+            raise ConfigError(
+                f"model.outputs.{name} shall be read from the last layer of the model that fine_tune.model "
+                f"starts from, which has no {', '.join(map(str, missing))}: leave its `layer` out."
+            )
+        found[name] = output.model_copy(update={"layer": "previous" if missing else layer})
+    return found
 
 
 def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: str) -> Start:
@@ -135,8 +183,12 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
     shift = state["scale_shift.shift"]
     built_from = {**source.built_from, "species": now, "levels": list(datasets.levels)}
     built_from["atomic_energies"] = shift.tolist()
+    added = {name: o for name, o in config.outputs.items() if name not in source.config.outputs}
+    if config.outputs:
+        old = {} if source.potential.outputs is None else source.potential.outputs.statistics(species)
+        built_from["outputs"] = old | output_statistics(datasets.train, added)
     potential = build_potential(config.model, **built_from)
-    potential.load_state_dict(state)
+    _load(potential, state)
     potential.to(device).eval()
     is_new = np.array([row is None for row in species])
     energies = [_adapt(potential, source, config, datasets, is_new, k) for k in range(len(names))]
@@ -155,7 +207,20 @@ def start_from(source: Checkpoint, config: Config, datasets: Datasets, device: s
         f"({built_from['avg_num_neighbors'] ** 0.5:.2f}) are kept."
     ]
     lines += _what_changes(source, now, names, origins, config.fine_tune.freeze)
+    lines += _what_is_added(config, source)
     return Start(potential.train(), built_from, statistics, lines, levels_from=origins)
+
+
+def _load(potential: Potential, state: Mapping[str, torch.Tensor]) -> None:
+    """The weights of ``state``, but what outputs have of statistics; added outputs begin at these."""
+    new, of_outputs = potential.state_dict(), parts_of(potential).get("outputs", ())
+    kept = {name: state[name] for name in new if name in state and not name.startswith("outputs.")}
+    for name in new.keys() - kept.keys():
+        if name not in of_outputs:
+            raise KeyError(name)  # of another architecture, which was refused
+        if ".weights." in name:
+            new[name] = torch.zeros_like(new[name])
+    potential.load_state_dict(new | kept)
 
 
 def _resumed_statistics(statistics: Statistics, built_from: dict[str, Any]) -> Statistics:
@@ -201,7 +266,7 @@ def _adapt(
     found = statistics.levels[name] if statistics.levels else statistics
     shift = potential.scale_shift.shift.detach().cpu().reshape(-1, len(is_new))[k].numpy()
     counts, residuals = _residuals(potential, datasets, name)
-    wanted = config.fine_tune.atomic_energies
+    wanted = "keep" if "potential" in config.fine_tune.freeze else config.fine_tune.atomic_energies
     if wanted == "keep" or (wanted == "auto" and name is not None and name in source.levels):
         correction = np.zeros(len(is_new))
         concerned = counts[:, is_new].sum(axis=1) > 0
@@ -235,8 +300,9 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
     """Composition (S, T) and energy − prediction (S,), eV, of a level's training frames with an energy."""
     device = potential.scale_shift.shift.device
     counts, residuals = [], []
-    for index in range(len(datasets.train)):
-        graph = datasets.train[index]
+    train = datasets.train.as_read
+    for index in range(len(train)):
+        graph = train[index]
         of_level = graph.level is None or datasets.levels[int(graph.level)] == level
         if not of_level or graph.labels.energy is None or not graph.labels.energy.mask.all():
             continue
@@ -251,6 +317,30 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
     return np.array(counts).reshape(-1, len(datasets.species)), np.array(residuals)
 
 
+def _what_is_added(config: Config, source: Checkpoint) -> list[str]:
+    """Outputs that the model to start from does not have, and what becomes of its energies."""
+    lines, before = [], source.config.model
+    for name in (name for name in config.outputs if name not in before.outputs):
+        where = "the last layer" if config.outputs[name].layer == "last" else "the last layer but one"
+        lines.append(
+            f"Added: {name} ({QUANTITIES[name].described}), read from {where}; it begins at the fit of its "
+            "labels to the composition."
+        )
+    frozen = "potential" in config.fine_tune.freeze
+    if before.energy and not config.model.energy:
+        lines.append("Left out: energies, forces and stress (model.energy: false).")
+    elif before.energy and frozen:
+        lines.append(
+            "Energies, forces and stress stay as they are, bit by bit (fine_tune.freeze: potential)."
+        )
+    elif before.energy and not config.training.loss.of_energies:
+        lines.append(
+            f"{WARNING}energies and forces are not trained on, but what they depend on is: they get worse. "
+            "Freeze it (fine_tune.freeze: [potential]), leave energies out (model.energy: false), train them."
+        )
+    return lines
+
+
 def _what_changes(
     source: Checkpoint,
     species: Sequence[str],
@@ -263,11 +353,12 @@ def _what_changes(
     gone = [symbol for symbol in before if symbol not in species]
     if new:
         lines.append(f"New elements: {', '.join(new)}; their weights start as the mean of the others'.")
-    if new and "embedding" in frozen:
-        lines.append(
-            f"{WARNING}what the model sees of {', '.join(new)} stays that mean: take embedding out of "
-            "fine_tune.freeze."
-        )
+    for part in ("embedding", "potential") if new else ():
+        if part in frozen:
+            lines.append(
+                f"{WARNING}what the model sees of {', '.join(new)} stays that mean: take {part} out of "
+                "fine_tune.freeze."
+            )
     if gone:
         lines.append(f"Elements without training data are left out: {', '.join(gone)}.")
     lost = [level for level in source.levels if level not in names and len(source.levels) > 1]

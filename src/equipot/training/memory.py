@@ -62,20 +62,21 @@ class MemoryForecast:
 
 
 def forecast_memory(
-    potential: nn.Module, dataset: GraphDataset, budget: Budget, num_parts: int
+    potential: nn.Module, dataset: GraphDataset, budget: Budget, num_parts: int, energy: bool = True
 ) -> MemoryForecast:
     """How much a step takes that is dealt out to ``num_parts`` parts.
 
     Measures the gradient of the frame with most edges, and of a few frames, on the CPU, and goes on from
     there in proportion to the edges: activations are nearly all, and belong to edges and their atoms.
+    Without ``energy`` outputs alone are trained.
     """
     edges = _largest_part(dataset, budget, num_parts)
     order = dataset.num_edges.argsort()[::-1]
     few = [dataset[int(i)] for i in order[:_PROBE_FRAMES]]
     largest, together = few[0], collate(few)
-    memory = _measure(potential, largest)
+    memory = _measure(potential, largest, energy)
     if edges > largest.num_edges and together.num_edges > largest.num_edges:
-        slope = (_measure(potential, together) - memory) / (together.num_edges - largest.num_edges)
+        slope = (_measure(potential, together, energy) - memory) / (together.num_edges - largest.num_edges)
         memory += slope * (edges - largest.num_edges)
     weights = sum(weight.numel() * weight.element_size() for weight in potential.parameters())
     return MemoryForecast(int(memory + _COPIES_OF_WEIGHTS * weights), edges)
@@ -89,10 +90,10 @@ def _largest_part(dataset: GraphDataset, budget: Budget, num_parts: int) -> int:
     return edges if num_parts == 1 else min(edges, edges // num_parts + largest)
 
 
-def _measure(potential: nn.Module, graph: AtomicGraph) -> int:
+def _measure(potential: nn.Module, graph: AtomicGraph, energy: bool = True) -> int:
     weights = [weight for weight in potential.parameters() if weight.requires_grad]
     with LiveTensors() as tensors:
-        prediction = predict(potential, graph)
+        prediction = predict(potential, graph, energy=energy)
         known = (prediction.of(name) for name in QUANTITIES if name != "stress")
         loss = sum(value.square().sum() for value in known if value is not None)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)

@@ -194,6 +194,6 @@ class PotentialModule(L.LightningModule):
 
     def _predict(self, graph: AtomicGraph) -> tuple[Prediction, dict[str, LabelError], dict[str, Tensor]]:
         """Prediction, its errors, and their sums in the loss."""
-        prediction = predict(self.potential, graph)
+        prediction = predict(self.potential, graph, energy=self.training_config.loss.of_energies)
         errors = label_errors(prediction, graph)
         return prediction, errors, self.loss.sums(errors)
