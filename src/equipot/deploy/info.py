@@ -47,9 +47,8 @@ def _facts(path: Path, metadata: Metadata) -> Table:
     rows = {
         "model": f"{metadata.model_type}, {metadata.dtype}, {metadata.weights} weights",
         "species": " ".join(metadata.species),
-        "predicts": ", ".join([*("energies and forces",) * metadata.energy, *metadata.outputs]),
         "level of theory": _level(metadata),
-        "outputs beside the energy": _outputs(metadata),
+        "outputs beside the energy" if metadata.energy else "outputs, no energies": _outputs(metadata),
         "electric field": f"energy by {' and '.join(metadata.field)}" if metadata.field else "not known",
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
