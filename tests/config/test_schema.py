@@ -10,7 +10,7 @@ from equipot.config import json_schema
 from equipot.config.describe import choices, describe, node_at, sections
 from equipot.config.reference import EXAMPLE, reference_page
 
-NULL_BY_DEFAULT = [("early_stopping",), ("swa",), ("wandb",)]
+NULL_BY_DEFAULT = [("early_stopping",), ("swa",), ("wandb",), ("denoise",)]
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 

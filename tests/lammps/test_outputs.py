@@ -20,6 +20,8 @@ OUTPUTS = {
     "spectrum": {"per": "structure", "tensor": "scalar", "size": 4, "reduce": "mean", "positive": True},
     "gap": {"per": "structure", "tensor": "scalar", "unit": "eV"},
     "polarizability": {"per": "structure", "tensor": "symmetric", "unit": "e^2*Ang^2/eV"},
+    "shared": {"per": "atom", "tensor": "scalar", "unit": "e", "sum": "charge"},
+    "molecular": {"per": "structure", "tensor": "vector", "unit": "e*Ang", "charges": "shared"},
     "slope": {"per": "atom", "tensor": "matrix", "unit": "e", "derivative_of": "dipole"},
 }
 FIELD = [0.2, -0.1, 0.3]
@@ -52,15 +54,16 @@ def _forget():
         known.update(old)
 
 
-def write_model(path, kind: str, outputs: dict, seed: int = 0):
+def write_model(path, kind: str, outputs: dict, seed: int = 0, **more):
     torch.manual_seed(seed)
-    model = MODELS[kind] | {"cutoff": CUTOFF, "dtype": "float64", "outputs": outputs}
+    model = MODELS[kind] | {"cutoff": CUTOFF, "dtype": "float64", "outputs": outputs} | more
     model["field"] = "dipole" in outputs
     config = config_from_dict({"data": {"train": "x.xyz"}, "model": model}).model
     potential = build_potential(config, SPECIES, 20.0, [-4.0, -1.0], 1.0)
     write_torchscript(
         potential, path, synthetic_structures(SPECIES, CUTOFF), source="synthetic structures",
-        model_type=kind, atomic_energies=[-4.0, -1.0], weights="ema", validation={}, config="",
+        model_type=kind, atomic_energies=[-4.0, -1.0] if config.energy else (), weights="ema",
+        validation={}, config="",
     )  # fmt: skip
     return path
 
@@ -80,7 +83,9 @@ def written(tmp_path):
 def test_as_in_ase(lammps, model, tmp_path):
     atoms = written(tmp_path)
     calculator = EquipotCalculator(model, device="cpu")
-    right = {name: calculator.get_property(name, atoms) for name in ("energy", *OUTPUTS)}
+    right = {
+        name: calculator.get_property(name, atoms) for name in ("energy", *OUTPUTS) if name != "molecular"
+    }
     # Of a group: its atoms' rows, as they are in the sum.
     edges = calculator.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
     types = calculator.model.atom_types(atoms.numbers)[edges.order]
@@ -101,9 +106,11 @@ IN_FIELD = """
 compute dipole all equipot/output dipole
 compute slope all equipot/output slope
 compute alpha all equipot/output polarizability
+group few id 1:10
+compute shared few equipot/output shared total 2.5
 thermo_style custom step pe pxx pyy pzz pxy pxz pyz c_dipole[*] c_alpha[*]
 thermo_modify norm no format float %.15g
-dump one all custom 1 first.dump id fx fy fz c_slope[*]
+dump one all custom 1 first.dump id fx fy fz c_shared c_slope[*]
 dump_modify one sort id format float %.15g
 """
 
@@ -111,6 +118,7 @@ dump_modify one sort id format float %.15g
 def test_field_and_derivatives_as_in_ase(lammps, model, tmp_path):
     """Derivatives of the ghosts go home; forces are in the field, and change by these."""
     atoms = written(tmp_path)
+    atoms.info["charge"] = 2.5
     atoms.calc = EquipotCalculator(model, device="cpu", field=FIELD)
     forces, stress, energy = atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy()
     found = dict(atoms.calc.results)
@@ -123,7 +131,9 @@ def test_field_and_derivatives_as_in_ase(lammps, model, tmp_path):
         assert result.thermo[0, 1:] == pytest.approx(expected, rel=1e-8, abs=1e-5)
         _, *columns = read_dump(tmp_path / "first.dump")[0].T
         np.testing.assert_allclose(np.transpose(columns[:3]), forces, rtol=1e-9, atol=1e-10)
-        slopes = np.transpose(columns[3:]).reshape(-1, 3, 3)
+        np.testing.assert_allclose(columns[3][:10], found["shared"][:10], atol=1e-11)
+        assert not columns[3][10:].any()
+        slopes = np.transpose(columns[4:]).reshape(-1, 3, 3)
         np.testing.assert_allclose(slopes, found["slope"], rtol=1e-9, atol=1e-10)
     atoms.calc.field = None
     assert np.abs(atoms.get_forces() - forces).max() > 1e-3 < np.abs(slopes).max()
@@ -172,6 +182,21 @@ def test_mean_of_an_ensemble(lammps, tmp_path):
     assert "gap: the model predicts energies and forces only, its members differ" in said
 
 
+def test_a_model_without_energies(lammps, tmp_path):
+    """Beside a pair style that moves the atoms; alone it would not."""
+    atoms, some = written(tmp_path), {"gap": OUTPUTS["gap"], "charges": OUTPUTS["charges"]}
+    model = write_model(tmp_path / "alone.pt", "nequip", some, energy=False)
+    right = EquipotCalculator(model, device="cpu").get_property("gap", atoms)
+    columns = "compute gap all equipot/output gap\nthermo_style custom step pe c_gap\n"
+    columns += "thermo_modify norm no format float %.15g\nrun 0\n"
+    beside = "pair_style hybrid/overlay equipot lj/cut 4.0\npair_coeff * * lj/cut 0.1 2.0\n"
+    pair = f"{beside}pair_coeff * * equipot {model} O Si\n"
+    energy, gap = lammps(setup(model, pair=pair) + columns, 2).thermo[0, 1:]
+    assert gap == pytest.approx(right, rel=1e-9) and energy != 0
+    said = lammps(setup(model) + columns, 2, expect=None)
+    assert said.returncode != 0 and "predicts no energies and forces" in " ".join(said.output.split())
+
+
 def test_ranks_without_atoms(lammps, model, tmp_path):
     atoms = oxide((1, 1, 1))
     atoms.pbc = False
@@ -189,6 +214,7 @@ def test_ranks_without_atoms(lammps, model, tmp_path):
     [
         ("{setup}compute a all equipot/output mu\n", "no output of this name, but dipole, charges,"),
         ("{setup}compute a all equipot/output\n", "NAME one of the model's outputs, found 0 words behind"),
+        ("{setup}compute a all equipot/output molecular\n", "molecular: it has sum q r of 'shared'"),
         ("{setup}compute a all equipot/output gap fast\n", "found 2 words behind equipot/output"),
         (
             "{setup}compute a all equipot/output gap\npair_style zero 4.0\npair_coeff * *\nrun 0\n",

@@ -17,6 +17,8 @@ from equipot.errors import ConfigError, DataError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate, edge_vectors
 from equipot.models.potential import predict
+from equipot.properties.settings import SpectrumSettings
+from equipot.properties.spectrum import spectrum
 from equipot.quantities import QUANTITIES
 from equipot.training.run import train
 
@@ -179,11 +181,21 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     atoms.calc = EquipotCalculator(tmp_path / "model.pt")
     np.testing.assert_allclose(atoms.get_dipole_moment(), report.values["dipole"][0], atol=1e-5)
     engine = atoms.calc.model.engine
-    assert engine is None or set(engine.output_facts) == {"dipole.rows", "charges.rows"}
+    assert engine is not None and set(engine.output_facts) == {"dipole", "charges"}
     by_torch = EquipotCalculator(load_deployed(tmp_path / "model.pt", engine="torch"))
     for name in ("charges", "dipole"):
         np.testing.assert_allclose(by_torch.get_property(name, atoms), atoms.calc.results[name], atol=1e-5)
     charged = atoms.calc.results["charges"]
+    moving = [atoms.copy() for _ in range(8)]
+    for step, frame in enumerate(moving):
+        frame.positions[0, 0] += 0.02 * np.sin(step)
+        frame.calc = atoms.calc
+        frame.info |= {"time_ps": 1e-3 * step, "temperature_K": 300.0, "mu": frame.get_dipole_moment() / 2}
+        frame.calc = None
+    by_model = spectrum(moving, tmp_path / "model.pt").numbers["infrared_km_per_mol_cm"]
+    halves = SpectrumSettings(dipole="mu")
+    of_frames = spectrum(moving, settings=halves).numbers["infrared_km_per_mol_cm"]
+    np.testing.assert_allclose(by_model, 4 * of_frames, rtol=1e-5)
     assert charged.sum() == pytest.approx(1.0)
     del atoms.info["charge"]
     neutral = atoms.get_dipole_moment()

@@ -45,7 +45,9 @@ def structures() -> dict[str, ase.Atoms]:
 def potential(request):
     model = (MODELS | FURTHER)[request.param]
     lacks = OF_BOTH_PARITIES if model.get("parity") is False or model.get("layers") == 1 else ()
-    potential = make_potential(model, {name: o for name, o in OUTPUTS.items() if name not in lacks})
+    outputs = {name: o for name, o in OUTPUTS.items() if name not in lacks}
+    of_elements = {"H": "2x0e", "C": "1x0e+2x1o", "O": "1x1o+1x2e"}
+    potential = make_potential(model, outputs | {"by_element": {"per": "atom", "irreps": of_elements}})
     for key, weight in potential.named_parameters():
         if key.endswith((".bias", ".factors")):  # which are zero or one at first
             torch.nn.init.normal_(weight)
@@ -93,6 +95,21 @@ def test_scripted_module_is_the_same(potential, ethanol):
         by_torch(torch.jit.script(potential), edges, owned), by_torch(potential, edges, owned), strict=True
     ):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize("model", [NEQUIP, ALLEGRO, NEQUIP | {"layers": 1, "readout_hidden": []}])
+def test_models_without_energies(model, tmp_path):
+    lacks = OF_BOTH_PARITIES if model.get("layers") == 1 else ()
+    outputs = {name: output for name, output in OUTPUTS.items() if name not in lacks}
+    potential = make_potential(model | {"energy": False}, outputs).requires_grad_(False)
+    engine = engine_of(potential.program(), tmp_path)
+    assert not engine.has_energy and not engine.feature_width
+    for atoms in structures().values():
+        edges, owned = edges_of(atoms), np.arange(len(atoms)) > 0
+        [right] = by_torch(potential, edges, owned)
+        found = engine.evaluate_edges(*edges, owned, heat=True)
+        np.testing.assert_allclose(found.outputs, right, rtol=1e-12, atol=1e-11)
+        assert not found.forces.any() and not found.atom_energies.any() and not found.atom_virials.any()
 
 
 @pytest.mark.parametrize("model", [NEQUIP, ALLEGRO])
@@ -152,7 +169,7 @@ def test_outputs_that_are_not_there(tmp_path, ethanol):
         ({"array": "linear_99"}, "a step reads 'linear_99', which no step before it makes"),
         ({"scale": "shift"}, r"the weights 'shift' are 3 numbers, expected \d+"),
         ({"basis": "shift"}, r"the weights 'shift' are 3 numbers, expected \d+"),
-        ({"array": "embedding_0"}, r"the weights 'outputs.scale' are \d+ numbers, expected 4"),
+        ({"array": "embedding_0"}, r"the weights 'outputs.scale' are \d+ numbers, expected 12"),
     ],
 )
 def test_damaged_programs(change, message, tmp_path):

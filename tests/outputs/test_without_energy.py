@@ -18,7 +18,6 @@ from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.deploy.info import info
-from equipot.engine.library import Engine
 from equipot.errors import ConfigError, DataError, ModelFileError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate
@@ -127,13 +126,6 @@ def test_what_takes_energies_refuses(trained, tmp_path):
         with pytest.raises(ModelFileError, match=r"no energies and forces, which .* model\.energy: false"):
             run()
     assert not (tmp_path / "out").exists()
-
-
-def test_the_engine_refuses(trained):
-    """Which LAMMPS, and whatever uses the C interface, would ask for forces."""
-    model = trained / "model.pt"
-    with pytest.raises(ModelFileError, match=r"no energies and forces \(model\.energy: false\)"):
-        Engine(model, model.read_bytes())
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -98,10 +98,11 @@ def uninterrupted(config_in, tmp_path_factory):
 
 
 # 10 training frames in batches of 3 are 4 steps per epoch: in the first epoch, in the middle of the third,
-# before and at its end, and in the last epoch.
-@pytest.mark.parametrize("step", [1, 10, 11, 12, 23])
-def test_interrupted_and_resumed_equals_uninterrupted(make_config, monkeypatch, uninterrupted, step):
-    config = make_config("broken", training=EVERYTHING)
+# before and at its end, and in the last epoch. A worker process is given the first steps before Lightning
+# knows the epoch.
+@pytest.mark.parametrize("step, workers", [(1, 0), (10, 0), (11, 0), (12, 0), (12, 1), (23, 0)])
+def test_interrupted_and_resumed_equals_uninterrupted(make_config, monkeypatch, uninterrupted, step, workers):
+    config = make_config("broken", training=EVERYTHING, run={"workers": workers})
     with monkeypatch.context() as patch:
         interrupt_after(patch, step)
         broken = train(config)

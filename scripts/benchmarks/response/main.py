@@ -34,6 +34,12 @@ def main() -> None:
             np.abs([of["born_charges"][found.atoms_of(i)].sum(axis=0) for i in range(len(frames))]).max()
             for of in (found.values, found.reference)
         ]
+        errors = [found.error("born_charges")[found.atoms_of(i)] for i in range(len(frames))]
+        of_frames = np.sqrt([np.mean(error**2) for error in errors])
+        console.print(
+            f"Born charges, RMSE of a frame (e): median {np.median(of_frames):.4f}, largest "
+            f"{of_frames.max():.4f}, of frame {of_frames.argmax()}"
+        )
         console.print("Largest component of Σ_i Z_i (e): predicted {:.1e}, labels {:.1e}".format(*sums))
     known = [atoms.info.get("polarization_unwrapped") for atoms in frames]
     if "polarization" in found.values and all(value is not None for value in known):

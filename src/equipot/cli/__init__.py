@@ -13,6 +13,7 @@ import typer
 
 from equipot.cli import properties
 from equipot.cli.data import SPECIES, Level, Reading, data_app, options_of, with_options, with_reading
+from equipot.cli.denoise import denoise
 from equipot.cli.lammps import lammps_app
 from equipot.cli.pretrained import import_
 from equipot.cli.relax import relax
@@ -354,4 +355,5 @@ def schema() -> None:
 
 
 app.command()(relax)
+app.command()(denoise)
 properties.register(app)

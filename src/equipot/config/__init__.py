@@ -10,8 +10,8 @@ _MODULES = {
     "run": ("LoggingConfig", "RunConfig", "WandbConfig"),
     "schema": ("Config", "json_schema"),
     "training": (
-        *("EarlyStoppingConfig", "LossConfig", "ScheduleConfig", "SWAConfig", "TrainingConfig"),
-        "WeightSchedule",
+        *("DenoiseConfig", "EarlyStoppingConfig", "LossConfig", "ScheduleConfig", "SWAConfig"),
+        *("TrainingConfig", "WeightSchedule"),
     ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -12,7 +12,7 @@ from equipot.config.outputs import OutputConfig
 from equipot.config.run import RunConfig
 from equipot.config.section import Section
 from equipot.config.strict_yaml import Place, dump_yaml
-from equipot.config.training import LossConfig, TrainingConfig
+from equipot.config.training import DenoiseConfig, LossConfig, TrainingConfig
 from equipot.quantities import BASIC, BASIC_KEYS, FIELD
 
 
@@ -61,6 +61,31 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _noise_has_an_output(self):
+        denoise = self.training.denoise
+        if denoise is None:
+            return self
+        output = self.outputs.get(denoise.output)
+        facts = output and (output.per, output.tensor, output.size, output.unit)
+        if facts != ("atom", "vector", None, "Ang"):
+            found = f"has no `{denoise.output}`" if output is None else f"has another `{denoise.output}`"
+            raise ValueError(
+                f"`training.denoise` needs an output of displacements, but `model.outputs` {found}: write "
+                f"`{denoise.output}: {{per: atom, tensor: vector, unit: Ang}}` there."
+            )
+        if not self.training.loss.trains(denoise.output):
+            raise ValueError(
+                f"`training.denoise` needs a `training.loss.{denoise.output}` above 0, or leave it out."
+            )
+        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        if any(source.labels.value_of(denoise.output) for source in sources):
+            raise ValueError(
+                f"`data.labels.{denoise.output}` names a label in files, but `training.denoise` makes it: "
+                "leave it out."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_energies_without_energy(self):
         if self.model is None or self.model.energy:
             return self
@@ -77,7 +102,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
-        for name in self.training.loss.labels:
+        made = self.training.denoise and self.training.denoise.output
+        for name in (name for name in self.training.loss.labels if name != made):
             read = any(source.labels.names(name) for source in self.data.sources("train"))
             if self.training.loss.trains(name) and not read:
                 raise ValueError(
@@ -114,6 +140,8 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     field = {FIELD.name} if model.get("field") is True else set()
     labels = {name: name for name in (*with_totals(outputs), *field)}
     weights = dict.fromkeys(outputs, 1.0)
+    if (made := made_by_noise(raw)) in labels:
+        labels[made] = None
     if model.get("energy") is False or "potential" in _frozen(raw):
         labels, weights = dict.fromkeys(BASIC_KEYS) | labels, dict.fromkeys(BASIC, 0.0) | weights
     raw = dict(raw)
@@ -123,6 +151,14 @@ def with_outputs(raw: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(inner, Mapping):
             raw[section] = {**outer, key: {**values, **inner}}
     return raw
+
+
+def made_by_noise(raw: Mapping[str, Any]) -> str | None:
+    """Name of the output whose label ``training.denoise`` makes, in a configuration of plain values."""
+    training = raw.get("training")
+    denoise = training.get("denoise") if isinstance(training, Mapping) else None
+    default = DenoiseConfig.model_fields["output"].default
+    return denoise.get("output", default) if isinstance(denoise, Mapping) else None
 
 
 def _frozen(raw: Mapping[str, Any]) -> Any:

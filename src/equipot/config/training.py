@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, Strict, model_validator
 
 from equipot.config.section import OpenSection, Section, with_fields
 from equipot.quantities import BASIC, QUANTITIES, Quantity
@@ -185,6 +185,40 @@ class BatchLimit(Section):
         return self
 
 
+Sigma = Annotated[float, Field(gt=0)]
+
+
+class DenoiseConfig(Section):
+    """Displace the atoms by Gaussian noise and learn the displacement that undoes it.
+
+    Noise is drawn anew in every epoch, but for validation and test sets. Labels of the files belong to the
+    positions in the files: where they have a weight in `loss`, too, a step has each frame twice, as it is and
+    displaced. See [denoising](denoising.md).
+    """
+
+    output: str = Field(
+        "displacement",
+        description="Output that is trained to give that displacement: in `model.outputs` it is `{per: atom, "
+        "tensor: vector, unit: Ang}`; files have no label of it.",
+    )
+    sigma: Sigma | Annotated[tuple[Sigma, ...], Strict(False), Field(min_length=2, max_length=2)] = Field(
+        description="Standard deviation of the noise in each direction, Å; or two, as in `[0.02, 0.5]`, "
+        "between which that of a frame is drawn, log-uniformly; its errors in the loss are divided by it.",
+    )
+
+    @model_validator(mode="after")
+    def _range_rises(self):
+        low, high = self.range
+        if low > high:
+            raise ValueError(f"`sigma` must be one number or a rising pair, found [{low}, {high}].")
+        return self
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Å, the smallest and the largest sigma."""
+        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma, self.sigma)
+
+
 class TrainingConfig(Section):
     """How the model is fitted."""
 
@@ -216,6 +250,11 @@ class TrainingConfig(Section):
         "others added to it.",
     )
     loss: LossConfig = Field(LossConfig(), description="What is minimized.")
+    denoise: DenoiseConfig | None = Field(
+        None,
+        description="Displace the atoms by noise and learn to undo it, beside the labels of the files or "
+        "instead of them; null: do not.",
+    )
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="Learning rate over time.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         0.99,

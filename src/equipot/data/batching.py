@@ -93,6 +93,7 @@ class StepFrames:
 
     parts: tuple[NDArray[np.int64], ...]  # none where a step has fewer frames than there are processes
     counts: NDArray[np.int64]  # (Q,) known components of each quantity over all processes
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,13 @@ class StepSampler(Sampler[StepFrames]):
         return len(self._steps())
 
     def __iter__(self) -> Iterator[StepFrames]:
-        epoch, done = self._skipped
-        for frames in self._steps()[done if epoch == self.epoch else 0 :]:
+        skipped, done = self._skipped
+        epoch = self.epoch
+        for frames in self._steps()[done if skipped == epoch else 0 :]:
             shares = share(frames, self._work, self.num_replicas * self.accumulate)
             mine = shares[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]
             parts = tuple(part for part in mine if len(part))
-            yield StepFrames(parts, self._label_counts[frames].sum(axis=0))
+            yield StepFrames(parts, self._label_counts[frames].sum(axis=0), epoch)
 
     def _steps(self) -> list[NDArray[np.int64]]:
         if self._packed[0] != self.epoch:
@@ -242,7 +244,7 @@ class _Steps(Dataset):
         self.graphs = graphs
 
     def __getitem__(self, step: StepFrames) -> Step:
-        parts = tuple(collate([self.graphs[int(i)] for i in part]) for part in step.parts)
+        parts = tuple(collate([self.graphs.at(int(i), step.epoch) for i in part]) for part in step.parts)
         return Step(parts, torch.from_numpy(step.counts).double())
 
 

@@ -36,6 +36,7 @@ class GraphDataset(Dataset):
     """
 
     num_replayed = 0  # of its frames; see ReplayingDataset
+    paired = False  # whether its graphs hold a frame twice; see equipot.data.noise
 
     def __init__(
         self, frames: Sequence[Frame], species: Sequence[str], cutoff: float, levels: Sequence[str] = ()
@@ -61,6 +62,19 @@ class GraphDataset(Dataset):
     def config_types(self) -> list[str | None]:
         """The group of each frame, to report errors by."""
         return [frame.config_type for frame in self.frames]
+
+    def at(self, index: int, epoch: int) -> AtomicGraph:
+        """What an epoch of a training has of frame ``index``."""
+        return self[index]
+
+    def structures(self, index: int) -> list[AtomicGraph]:
+        """Those of ``self[index]``, each in a graph of its own."""
+        return [self[index]]
+
+    @property
+    def as_read(self) -> "GraphDataset":
+        """Its frames as the files have them, one structure in each graph."""
+        return self
 
     def _graph(self, frame: Frame) -> AtomicGraph:
         return _graph(frame, self._types, self.species, self.cutoff, self.levels)
@@ -111,8 +125,11 @@ class ReplayingDataset(Dataset):
         return len(self._own) + len(self._replayed)
 
     def __getitem__(self, index: int) -> AtomicGraph:
+        return self.at(index, 0)
+
+    def at(self, index: int, epoch: int) -> AtomicGraph:
         own = len(self._own)
-        return self._own[index] if index < own else self._replayed[index - own]
+        return self._own.at(index, epoch) if index < own else self._replayed[index - own]
 
 
 def to_graph(frame: Frame, species: Sequence[str], cutoff: float) -> AtomicGraph:

@@ -20,7 +20,7 @@ from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
 from equipot.errors import ConfigError, ModelFileError
-from equipot.quantities import FIELD, declare, output, rows_by_name, values_by_name
+from equipot.quantities import BASIC_ROWS, FIELD, declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +105,8 @@ class DeployedModel:
     def _by_engine(self, *inputs: np.ndarray, **options: Any) -> tuple[np.ndarray, ...]:
         found = self.engine.evaluate_edges(*inputs, **options)
         values = found.values
+        if not self.has_energy:
+            return (values,)
         rows = found.atom_energies, found.forces, found.atom_virials
         return rows if values is None else (*rows, values)
 
@@ -143,7 +145,8 @@ class DeployedModel:
         if self._engine_for(field) is not None:
             found = self.engine.evaluate_edges(*inputs, heat=heat, field=field, derivatives=derivatives)
             rows = {name: x for name, x in vars(found).items() if x is not None}
-            rows = {name: x for name, x in rows.items() if name not in ("outputs", "derivatives")}
+            apart = {"outputs", "derivatives"} | ({*BASIC_ROWS} if not self.has_energy else set())
+            rows = {name: x for name, x in rows.items() if name not in apart}
             return rows | values_by_name(found.values, self.output_names)
         if heat and self.metadata.num_exchanges > 0:
             advice = (

@@ -28,6 +28,8 @@ class _Output(ctypes.Structure):
         ("is_derivative", ctypes.c_int32),
         ("first", ctypes.c_int64),
         ("width", ctypes.c_int64),
+        ("total", ctypes.c_char_p),
+        ("charges", ctypes.c_char_p),
     )
 
 
@@ -50,6 +52,7 @@ class _Description(ctypes.Structure):
         ("outputs", ctypes.POINTER(_Output)),
         ("output_width", ctypes.c_int64),
         ("derivative_width", ctypes.c_int64),
+        ("has_energy", ctypes.c_int32),
         ("feels_field", ctypes.c_int32),
     )
 
@@ -146,6 +149,7 @@ class Engine:
         self.output_facts = dict(_output_facts(found.outputs[n]) for n in range(found.num_outputs))
         self.output_width = found.output_width  # numbers of all of them, of an atom, but derivatives
         self.derivative_width = found.derivative_width
+        self.has_energy = bool(found.has_energy)  # otherwise energies, forces and virials are zero
         self.feels_field = bool(found.feels_field)
 
     def __del__(self):

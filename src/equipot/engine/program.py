@@ -12,9 +12,6 @@ import numpy as np
 import safetensors.numpy
 from torch import Tensor
 
-# Ends the name of an output that is made of its atoms' rows by whoever has the whole structure.
-ROWS = ".rows"
-
 
 class Program:
     """Steps over named arrays: rows of atoms or edges."""

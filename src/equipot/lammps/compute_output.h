@@ -1,4 +1,4 @@
-// compute equipot/output NAME: what a model predicts beside the energy (model.outputs).
+// compute equipot/output NAME [total Q]: what a model predicts beside the energy (model.outputs).
 #pragma once
 
 #include <cstdint>
@@ -25,14 +25,16 @@ class ComputeEquipotOutput : public Compute {
  private:
   void find_output();
   void require_evaluation();
+  void find_share();
   bool counts(int slot) const;
   const double *row(int slot) const;
   void reduce(double *to);
 
   class PairEquipot *pair;
   std::string name;
+  double total, share;    // of all atoms together, for outputs that add up to something; what each atom gets of what is missing
   int first, width;    // of its numbers in a row of the model's outputs
-  bool per_atom, mean, is_derivative;
+  bool per_atom, mean, is_derivative, adds_up;
   std::vector<double> at_owners;    // derivatives, of which ghosts have some, too
   int64_t evaluation;    // of the pair style, that they belong to
   int max_atoms;

@@ -34,10 +34,11 @@ class EngineModel : public Model {
     facts_.num_exchanges = about.num_exchanges, facts_.widest_exchange = about.widest_exchange;
     facts_.feature_width = about.feature_width, facts_.output_width = about.output_width;
     facts_.derivative_width = about.derivative_width, facts_.feels_field = about.feels_field != 0;
+    facts_.has_energy = about.has_energy != 0;
     for (int32_t n = 0; n < about.num_outputs; ++n) {
       const equipot_output& output = about.outputs[n];
       facts_.outputs.push_back({output.name, output.per_atom != 0, output.mean != 0, output.is_derivative != 0, output.first,
-                                output.width});
+                                output.width, output.total, output.charges});
     }
   }
 

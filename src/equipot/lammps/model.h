@@ -18,6 +18,7 @@ struct OutputOfModel {
   std::string name;
   bool per_atom = false, mean = false, is_derivative = false;
   int64_t first = 0, width = 0;
+  std::string total, charges;
   bool operator==(const OutputOfModel&) const = default;
 };
 
@@ -35,7 +36,7 @@ struct ModelFacts {
   int64_t feature_width = 0;  // of the last layer; 0: the model does not say here how uncertain its energies are
   std::vector<OutputOfModel> outputs;  // none on a GPU
   int64_t output_width = 0, derivative_width = 0;  // of all of them, of an atom
-  bool feels_field = false;
+  bool has_energy = true, feels_field = false;
 };
 
 // One evaluation's input: atoms with the owned ones in front, and directed edges.

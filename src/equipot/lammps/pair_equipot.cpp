@@ -58,6 +58,10 @@ PairEquipot::~PairEquipot()
 void PairEquipot::init_style()
 {
   require_supported_settings();
+  for (const auto &member : models->members())
+    if (!member->facts().has_energy && force->pair == this)
+      error->all(FLERR, "pair_style equipot: this model predicts no energies and forces, nothing would move as it does; use "
+                 "'hybrid/overlay' with a pair style that does, and 'compute equipot/output'");
   warn_of_masses();
   const std::string units = update->unit_style;
   energy_unit = units == "real" ? kcal_per_mol : 1.0;

@@ -262,6 +262,8 @@ class Allegro(Network):
             scalars, tensors = layer.steps(program, scalars, tensors, envelope)
         if self.further is not None:
             program.output_rows = self.further.steps(program, scalars, tensors, self.norm)
+        if self.readout is None:
+            return program.output_rows
         pairs = _perceptron(program, self.readout, {scalars: self.readout.layers[0].weight.shape[0]})
         program.ends_with(pairs, self.readout.layers[-1].weight.shape[0], factor=self.norm)
         return program.add("sum_over_edges", [pairs], factor=self.norm)

@@ -325,9 +325,11 @@ class NequIP(Network):
         x = program.add("embedding", weights=self.embedding)
         for layer in self.layers:
             x = layer.steps(program, x)
-        program.ends_with(x, self.num_scalars)
         if self.further is not None:
             program.output_rows = self.further.steps(program, x)
+        if self.readout is None:
+            return program.output_rows
+        program.ends_with(x, self.num_scalars)
         return self.readout.steps(program, x, self.layers[-1].irreps_out.dim)
 
     @staticmethod

@@ -40,7 +40,7 @@ class Network(nn.Module):
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:
-        """Add what `forward` does to a program, and name the array that it returns, of computed atoms.
+        """Add what `forward` does to a program, and name the array of energies, of computed atoms.
 
         ``program.ends_with`` says what the last linear map is given, for uncertainties;
         ``program.output_rows`` is the array with the irreps of further outputs.

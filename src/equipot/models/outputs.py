@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from equipot.cartesian import irreps_basis, rank_of
-from equipot.engine.program import ROWS, Program
+from equipot.engine.program import Program
 from equipot.errors import ConfigError
 from equipot.models.network import rows_of
 from equipot.quantities import facts_of_output
@@ -139,13 +139,13 @@ class Outputs(nn.Module):
         program.require(4)
         values = []
         for spec in (*self.specs, *self.derived):
-            facts = facts_of_output(spec.name)
-            # Whoever has atoms alone, as LAMMPS, is not to take these for what a structure has.
-            name = spec.name + (ROWS if facts["total"] or facts["charges"] else "")
-            values.append({"name": name, "positive": spec.positive, **facts})
+            values.append({"name": spec.name, "positive": spec.positive, **facts_of_output(spec.name)})
             if spec.derivative_of:
                 values[-1] |= {"derivative_of": spec.derivative_of, "factor": spec.factor}
-        tables = {"scale": self.scale, "shift": self.shift, "basis": self.basis, "values": values}
+        scale = (
+            self.scale.expand_as(self.shift) if self.of_elements is None else self.scale * self.of_elements
+        )
+        tables = {"scale": scale, "shift": self.shift, "basis": self.basis, "values": values}
         program.facts["outputs"] = program.stored("outputs", {"array": program.output_rows, **tables})
 
     @torch.jit.unused

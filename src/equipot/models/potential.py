@@ -83,8 +83,6 @@ class Potential(nn.Module):
     @torch.jit.unused
     def program(self) -> Program | None:
         """What an evaluation does, for the engine; of a potential with one level. None as `Network.steps`."""
-        if not self.has_energy or (self.outputs is not None and self.outputs.of_elements is not None):
-            return None
         program = Program()
         program.facts |= {
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -96,8 +94,10 @@ class Potential(nn.Module):
         }
         if self.network.steps(program) is None:
             return None
-        program.stored("scale", self.scale_shift.scale)
-        program.stored("shift", self.scale_shift.shift.reshape(-1))
+        nothing = torch.zeros(len(self.species), dtype=torch.float64)
+        program.stored("scale", self.scale_shift.scale if self.has_energy else nothing)
+        program.stored("shift", self.scale_shift.shift.reshape(-1) if self.has_energy else nothing)
+        program.facts |= {} if self.has_energy else {"energy": False}
         if self.zbl is not None:
             self.zbl.write(program)
         if self.outputs is not None:

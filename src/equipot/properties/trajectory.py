@@ -12,6 +12,7 @@ from ase.calculators.calculator import BaseCalculator
 from numpy.typing import NDArray
 
 from equipot.errors import ConfigError, DataError
+from equipot.integrations.ase import EquipotCalculator
 from equipot.properties.settings import SpectrumSettings
 from equipot.quantities import QUANTITIES
 from equipot.units import compound_unit
@@ -97,7 +98,7 @@ def _responses(
         if calculator is not None:
             has = name in calculator.implemented_properties
             value = calculator.get_property(name, atoms) if has else None
-            unit = QUANTITIES[name].unit if has and name in QUANTITIES else unit
+            unit = QUANTITIES[name].unit if has and isinstance(calculator, EquipotCalculator) else unit
         if value is not None:
             shape = (3,) if kind == "dipole" else (3, 3)
             value = np.array(value, dtype=float)

@@ -51,7 +51,9 @@ class Batches(L.LightningDataModule):
         sampler = StepSampler(
             self.train, self.budget, self.seed, accumulate=self.accumulate, **self._process()
         )
-        sampler.set_epoch(self.trainer.current_epoch)  # Lightning counts the steps before it sets the epoch
+        # Lightning counts the steps, and workers take the first, before it sets the epoch; that of a training
+        # which goes on is not yet its own then.
+        sampler.set_epoch(max(self.trainer.current_epoch, self._interrupted[0]))
         sampler.skip(*self._interrupted)
         return step_loader(self.train, sampler, self.workers)
 

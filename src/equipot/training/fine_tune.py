@@ -23,6 +23,7 @@ from equipot.models.potential import Potential
 from equipot.models.transfer import transfer
 from equipot.quantities import QUANTITIES
 from equipot.training.outputs import output_statistics
+from equipot.training.pretrained import start_with_new_heads, takes_new_heads, with_heads_of
 from equipot.training.report import WARNING
 
 # They say how a model is computed or trained, not what its weights mean.
@@ -54,7 +55,10 @@ def begin_training(
         ConfigError: the section ``fine_tune`` names an unknown part or level.
     """
     statistics, settings = datasets.statistics, config.fine_tune
-    if source is not None:
+    if source is not None and config.model.energy > source.config.model.energy:
+        potential, built_from, line = start_with_new_heads(source, config, datasets)
+        start = Start(potential, built_from, statistics, [line])
+    elif source is not None:
         start = start_from(source, config, datasets, device)
     elif resumed is not None:
         if settings is not None:
@@ -82,7 +86,7 @@ def _shortest_distances(
     """In all that the model has been trained on; read from the data only if no checkpoint says it."""
     if resumed is not None and resumed.shortest_distances:
         return resumed.shortest_distances
-    found = shortest_distances(datasets.train)
+    found = shortest_distances(datasets.train.as_read)
     if source is None:
         return found
     if not source.shortest_distances:
@@ -99,6 +103,8 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
         ConfigError: names every key that differs, or outputs that the configuration does not name.
     """
     given = config.model
+    if takes_new_heads(known, given):
+        known = with_heads_of(known, given)
     unnamed = [name for name in known.outputs if name not in config.outputs]
     if unnamed:
         raise ConfigError(
@@ -294,8 +300,9 @@ def _residuals(potential: Potential, datasets: Datasets, level: str | None) -> t
     """Composition (S, T) and energy − prediction (S,), eV, of a level's training frames with an energy."""
     device = potential.scale_shift.shift.device
     counts, residuals = [], []
-    for index in range(len(datasets.train)):
-        graph = datasets.train[index]
+    train = datasets.train.as_read
+    for index in range(len(train)):
+        graph = train[index]
         of_level = graph.level is None or datasets.levels[int(graph.level)] == level
         if not of_level or graph.labels.energy is None or not graph.labels.energy.mask.all():
             continue

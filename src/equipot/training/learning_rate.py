@@ -130,7 +130,7 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
     training, potential = config.training, prepared.start.potential
     potential.to(prepared.device).train()
     optimizer = make_optimizer(potential, training, prepared.start.factors)
-    loss = Loss(training.loss)
+    loss = Loss(training.loss, {} if potential.outputs is None else potential.outputs.spreads)
     rates, losses, smoothed = [], [], []
     batches = _steps(config, prepared.training_set, steps)
     for index, step in enumerate(track(batches, "finding the learning rate", steps)):

@@ -43,8 +43,8 @@ def output_statistics(
     graphs: dict[str, list[AtomicGraph]] = {spec.name: [] for spec in specs}
     charged = [name for name, output in outputs.items() if output.charges]
     changes = {spec.name: basis_change(spec).T for spec in specs}
-    for index in track(range(len(dataset) if specs else 0), "sizes of the outputs", len(dataset)):
-        graph = dataset[index]
+    tracked = track(range(len(dataset) if specs else 0), "sizes of the outputs", len(dataset))
+    for graph in (graph for index in tracked for graph in dataset.structures(index)):
         for name in charged:
             refuse_periodic(name, graph.pbc)
         one_hot = np.eye(len(dataset.species))[graph.atom_types.numpy()]

@@ -1,5 +1,6 @@
 """What comes before the first step: device, data and potential."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from equipot.config import Config, RunConfig
 from equipot.data.dataset import GraphDataset, ReplayingDataset
 from equipot.data.load import Datasets, load_datasets
+from equipot.data.noise import NoisyDataset
 from equipot.data.splits import Split
 from equipot.data.text import WITHOUT_ENERGIES
 from equipot.deploy.checkpoint import Checkpoint, load_training_state
@@ -69,12 +71,14 @@ def prepare(
         source = load_training_state(config.fine_tune.model)
         config = with_architecture(config, source.config.model, str(source.path))
     drawn = None if resumed is None else Split.load(directory.split)
-    trained = [name for name in LABELS if config.training.loss.trains(name)]
+    trained = trained_labels(config)
     replayed = read_replay(config, source, directory)
     kept = {symbol for atoms in replayed for symbol in atoms.symbols}
     if config.fine_tune is not None and "potential" in config.fine_tune.freeze:
         kept |= set((source or resumed).built_from["species"])
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
+    if config.training.denoise is not None:
+        datasets = displaced(datasets, config)
     check_labels(datasets, config, replayed)
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
@@ -133,6 +137,24 @@ def check_labels(datasets: Datasets, config: Config, replayed: Sequence[Atoms] =
             f"None of the {len(datasets.validation)} validation frames has a label to train on "
             f"({', '.join(judged)})."
         )
+
+
+def trained_labels(config: Config) -> list[str]:
+    """Names of labels of the files that have a weight in the loss."""
+    denoise = config.training.denoise
+    made = None if denoise is None else denoise.output
+    return [name for name in LABELS if config.training.loss.trains(name) and name != made]
+
+
+def displaced(datasets: Datasets, config: Config) -> Datasets:
+    """With noise on the positions, beside the frames as they are if their labels are trained on, too."""
+    denoise, paired = config.training.denoise, bool(trained_labels(config))
+    noisy = {
+        name: NoisyDataset(known, denoise.output, denoise.range, config.run.seed, paired)
+        for name in ("train", "validation", "test")
+        if (known := getattr(datasets, name)) is not None
+    }
+    return dataclasses.replace(datasets, **noisy)
 
 
 def count_labels(dataset: GraphDataset) -> dict[str, int]:

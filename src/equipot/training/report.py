@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import Config, LossConfig, TrainingConfig, WeightSchedule
+from equipot.config import Config, DenoiseConfig, LossConfig, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
@@ -127,6 +127,14 @@ def describe_unused(loss: LossConfig, labelled: dict[str, int]) -> list[str]:
     found = ", ".join(f"{name} of {counted(labelled[name], 'frame')}" for name in unused)
     hint = "; crystals, and dynamics at constant pressure, need the stress" if "stress" in unused else ""
     return [f"Loss: labels with a weight of 0 in training.loss are not trained on: {found}{hint}"]
+
+
+def describe_noise(denoise: DenoiseConfig, paired: bool) -> str:
+    """One line; ``paired``: labels of the files are trained on, too."""
+    low, high = denoise.range
+    sigma = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    labels = "each frame also as it is, for its labels" if paired else "labels of the files are not used"
+    return f"Noise: positions displaced by {sigma} Å, which {denoise.output} is to undo; {labels}"
 
 
 def _species(statistics: Statistics) -> str:

@@ -140,6 +140,7 @@ def compare_dataset(
     Raises:
         EvaluationError: a prediction is not finite.
     """
+    dataset = dataset.as_read if dataset.paired else dataset
     sources = [FrameOrigin(*of, group) for of, group in zip(ids, dataset.config_types, strict=True)]
     graphs = (dataset[i] for i in range(len(dataset)))
     potential = best.potential.to(device).eval()

@@ -35,6 +35,7 @@ from equipot.training.report import (
     WARNING,
     RunLog,
     describe_device,
+    describe_noise,
     describe_products,
     describe_start,
     describe_unused,
@@ -135,8 +136,9 @@ def _train(
         History(directory.history, datasets.levels),
         ProgressDisplay(report.console, report, config.training.epochs),
     )
-    if resumed is not None and resumed.config.training.loss != config.training.loss:
-        report.line("training.loss has changed: the best epoch and early stopping are decided anew.")
+    changed = [key for key in ("loss", "denoise") if resumed and _differs(key, resumed.config, config)]
+    if changed:
+        report.line(f"training.{changed[0]} has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
     device = describe_device(config, prepared.device)
     parameters = sum(weight.numel() for weight in start.potential.parameters())
@@ -159,6 +161,10 @@ def _train(
             metrics = finish(prepared, directory, monitor, stopped, report)
             log_results(loggers, directory, metrics)
     return _result(directory, metrics, stopped)
+
+
+def _differs(key: str, before: Config, now: Config) -> bool:
+    return getattr(before.training, key) != getattr(now.training, key)
 
 
 def _fit(
@@ -255,6 +261,8 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
     device = describe_device(config, prepared.device)
     lines = describe_start(config, sizes, start.statistics, start.potential, batches.steps_per_epoch, device)
     lines += describe_unused(config.training.loss, count_labels(datasets.train))
+    if config.training.denoise is not None:
+        lines.append(describe_noise(config.training.denoise, datasets.train.paired))
     if prepared.replay is not None:
         lines.append(prepared.replay.describe())
     for line in lines + start.lines:

@@ -126,9 +126,6 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                                text_of(archive, "equipot_version") + "; this engine reads formats up to " +
                                std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
     const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
-    if (text_of(archive, "energy") == "False")
-      throw std::runtime_error(model.path + ": it has no energies and forces (model.energy: false), but outputs alone, "
-                               "which TorchScript computes, in Python.");
     if ((program == nullptr || weights == nullptr) && text_of(archive, "outputs").size() > 2)  // more than {}
       throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), and has no "
                                "program for equipot's engine. Run 'equipot deploy' again, or the file by TorchScript, from ASE.");
@@ -151,7 +148,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
     model.output_facts = output_facts(json);
     for (const OutputFacts& facts : model.output_facts)
       model.outputs.push_back({facts.name.c_str(), facts.unit.c_str(), facts.shape.data(), int32_t(facts.shape.size()),
-                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width});
+                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width, facts.total.c_str(), facts.charges.c_str()});
     const double cutoff = json["cutoff"].number;
     if (!(cutoff > 0 && cutoff < 1e4))
       throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
@@ -174,6 +171,7 @@ std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
                          .outputs = model.outputs.data(),
                          .output_width = model.evaluator->output_width(),
                          .derivative_width = model.evaluator->derivative_width(),
+                         .has_energy = model.evaluator->has_energy(),
                          .feels_field = model.evaluator->feels_field()};
     model.program->weights.clear();  // the evaluator has its own; the archive goes
   } catch (const std::bad_alloc&) {

@@ -40,6 +40,7 @@ class Evaluator {
   virtual int64_t feature_width() const = 0;  // 0: the file does not say how uncertain its energies are
   virtual int64_t output_width() const = 0;  // numbers beside the energy, of an atom
   virtual int64_t derivative_width() const = 0;
+  virtual bool has_energy() const = 0;  // if not, energies and forces are zero
   virtual bool feels_field() const = 0;
   // sigma (rows) eV, from rows of features, or of their sums; only with a width.
   virtual void deviations(int64_t rows, const double* features, double* sigma) const = 0;

@@ -8,42 +8,20 @@
 
 #include "evaluator.h"
 #include "geometry.h"
-#include "message_passing.h"
+#include "gradients.h"
+#include "make_step.h"
 #include "outputs.h"
-#include "sorted_edges.h"
-#include "strictly_local.h"
 #include "uncertainty.h"
 #include "zbl.h"
 
 namespace equipot::inline EQUIPOT_INSTRUCTIONS {
 
 template <class T>
-std::unique_ptr<Step<T>> make_step(const Reader& reader, const Json& json, int64_t num_types, int64_t dim_sh) {
-  const std::string& kind = json["do"].text;
-  if (kind == "embedding") return std::make_unique<Embedding<T>>(reader, json, num_types);
-  if (kind == "linear") return std::make_unique<Linear<T>>(reader, json, num_types);
-  if (kind == "element_factors") return std::make_unique<ElementFactors<T>>(reader, json, num_types);
-  if (kind == "silu") return std::make_unique<Silu<T>>();
-  if (kind == "exchange") return std::make_unique<Exchange<T>>();
-  if (kind == "interaction") return std::make_unique<Interaction<T>>(reader, json, dim_sh);
-  if (kind == "bessel") return std::make_unique<BesselStep<T>>(reader, json);
-  if (kind == "envelope") return std::make_unique<Envelope<T>>(reader, json);
-  if (kind == "edge_perceptron") return std::make_unique<EdgePerceptron<T>>(reader, json, num_types);
-  if (kind == "blend") return std::make_unique<Blend<T>>(reader, json);
-  if (kind == "weighted_harmonics") return std::make_unique<WeightedHarmonics<T>>(reader, json, dim_sh);
-  if (kind == "environment") return std::make_unique<Environment<T>>(reader, json, dim_sh);
-  if (kind == "edge_product") return std::make_unique<EdgeProduct<T>>(reader, json);
-  if (kind == "weighted_sum") return std::make_unique<WeightedSum<T>>(reader, json);
-  if (kind == "sum_over_edges") return std::make_unique<SumOverEdges<T>>(reader, json);
-  throw std::runtime_error("it has a step '" + kind + "', which this engine does not know. Upgrade equipot");
-}
-
-template <class T>
 class NetworkEvaluator : public Evaluator {
  public:
   explicit NetworkEvaluator(const Program& program)
       : harmonics_(program), scale_(program.values<double>("scale")), shift_(program.values<double>("shift")),
-        message_passing_(false) {
+        message_passing_(false), has_energy_(!program.json.has("energy") || program.json["energy"].number != 0) {
     const auto num_types = int64_t(program.json["species"].items.size());
     if (num_types < 1 || int64_t(scale_.size()) != num_types || int64_t(shift_.size()) != num_types)
       throw std::runtime_error("it does not have one scale and one shift for each species");
@@ -89,7 +67,8 @@ class NetworkEvaluator : public Evaluator {
       reader.names.push_back(json["out"].text);
       steps_.push_back(std::move(step));
     }
-    if (steps_.empty() || !shapes.back().of_atoms || shapes.back().width != 1 || !steps_.back()->differentiable)
+    const bool one_number = !steps_.empty() && shapes.back().of_atoms && shapes.back().width == 1 && steps_.back()->differentiable;
+    if (has_energy_ && !one_number)
       throw std::runtime_error("its steps do not end with one number for each atom");
     if (message_passing_ && of_edges) throw std::runtime_error("its steps pass messages and make arrays of edges");
     if (program.json["num_exchanges"].number != double(exchanges) || program.json["widest_exchange"].number != double(widest))
@@ -99,6 +78,8 @@ class NetworkEvaluator : public Evaluator {
     if (last_layer_ && std::count(untouchable.begin(), untouchable.end(), last_layer_->array) > 0)
       throw std::runtime_error("the features of its last layer are gone when they are read");
     if (program.json.has("outputs")) outputs_.emplace(reader, program.json, shapes, num_types);
+    if (!has_energy_ && (!outputs_ || outputs_->array + 1 != int(steps_.size()) || !outputs_->derivatives.empty() || last_layer_))
+      throw std::runtime_error("it has no energy, and its steps do not end with the rows of outputs alone");
     if (outputs_ && std::count(untouchable.begin(), untouchable.end(), outputs_->array) > 0)
       throw std::runtime_error("its outputs beside the energy are gone when they are read");
     find_uses();
@@ -118,13 +99,15 @@ class NetworkEvaluator : public Evaluator {
     else
       evaluate_in_parts(given, edges, computed, energies, gradient, results);
     if (zbl_) add_repulsion(given, edges, num_edges, energies, gradient);
-    write(given, edges, computed, by_neighbor, energies, gradient, results);
+    const Gradients gradients{edges, computed, num_edges, by_neighbor, gradient, message_passing_, derivative_width()};
+    gradients.write(given.num_atoms, energies, results);
   }
 
   int64_t feature_width() const override { return last_layer_ ? last_layer_->width : 0; }
 
   int64_t output_width() const override { return outputs_ ? outputs_->num_values : 0; }
   int64_t derivative_width() const override { return outputs_ ? 9 * int64_t(outputs_->derivatives.size()) : 0; }
+  bool has_energy() const override { return has_energy_; }
   bool feels_field() const override { return outputs_ && outputs_->vector >= 0; }
 
   void deviations(int64_t rows, const double* features, double* sigma) const override {
@@ -157,7 +140,7 @@ class NetworkEvaluator : public Evaluator {
     last_use_.assign(steps_.size(), 0);
     read_back_.assign(steps_.size(), false);
     for_energy_.assign(steps_.size(), false);
-    for_energy_.back() = true;
+    for_energy_.back() = has_energy_;
     for (size_t s = steps_.size(); s-- > 0;)
       for (const int input : steps_[s]->inputs) for_energy_[input] = for_energy_[input] || for_energy_[s];
     for (size_t s = 0; s < steps_.size(); ++s) {
@@ -205,6 +188,11 @@ class NetworkEvaluator : public Evaluator {
 
   // Energies, features and outputs of the atoms first ..., and the gradients that backward starts from.
   void finish(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
+    if (has_energy_) finish_energies(c, given, first, energies, results);
+    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results);
+  }
+
+  void finish_energies(Context<T>& c, const Edges& given, int64_t first, double* energies, const Results& results) const {
     const int output = int(steps_.size()) - 1;
     for (int moment = c.num_about_center; moment > 0; --moment) c.select(moment), c.grad(output);  // zero: r_k - r_k
     c.select(0);
@@ -220,7 +208,6 @@ class NetworkEvaluator : public Evaluator {
       last_layer_->copy(c, i, row);
       for (int64_t k = 0; k < last_layer_->width; ++k) row[k] *= scale_[type];
     }
-    if (wants_outputs(given, results)) finish_outputs(c, given, first, energies, results);
   }
 
   static bool wants_outputs(const Edges& given, const Results& results) {
@@ -244,18 +231,16 @@ class NetworkEvaluator : public Evaluator {
       outputs_->values(rows[i], given.types[first + i], found);
       if (given.field != nullptr) energies[first + i] += outputs_->apply(given.field, found);
     }
-    std::vector<T> slopes(size_t(outputs_->num_rows));
-    const auto begin_backward = [&](int moment) {  // from slopes that are those of every atom
+    const auto begin_backward = [&](int moment, const std::vector<T>& slopes) {  // those of each type
       c.select(moment);
       const Array<T>& grad = c.grad(outputs_->array);
       for (int64_t i = 0; i < c.num_computed; ++i)
-        if (is_owned(i)) std::copy(slopes.begin(), slopes.end(), grad[i]);
+        if (is_owned(i)) std::copy_n(slopes.data() + given.types[first + i] * grad.width, grad.width, grad[i]);
     };
-    if (given.field != nullptr) outputs_->energy_slopes(given.field, slopes.data()), begin_backward(0);
+    if (given.field != nullptr) begin_backward(0, outputs_->energy_slopes(given.field));
     for (int moment = 1 + c.num_about_center; moment < c.num_moments; ++moment) {
       const int n = moment - 1 - c.num_about_center;
-      outputs_->vector_slopes(outputs_->derivatives[n / 3], n % 3, given.field, slopes.data());
-      begin_backward(moment);
+      begin_backward(moment, outputs_->vector_slopes(outputs_->derivatives[n / 3], n % 3, given.field));
     }
   }
 
@@ -370,71 +355,11 @@ class NetworkEvaluator : public Evaluator {
     }
   }
 
-  // With g the gradient by an edge: the force of its center is +g, of its neighbor -g, the virial -edge_vec g there.
-  void write(const Edges& given, const SortedEdges& edges, int64_t computed, const EdgeGroups& by_neighbor,
-             const std::vector<double>& energies, const std::vector<double>& gradient, const Results& results) const {
-    for_rows(given.num_atoms, 1024, [&](int64_t first, int64_t count) {
-      for (int64_t i = first; i < first + count; ++i) {
-        double force[3] = {}, sent[3] = {}, virial[9] = {};
-        if (i < computed)
-          for (int64_t e = edges.first[i]; e < edges.first[i + 1]; ++e)
-            for (int a = 0; a < 3; ++a) force[a] += gradient[3 * e + a];
-        for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k) {
-          const int64_t e = by_neighbor.edges[k];
-          for (int a = 0; a < 3; ++a) {
-            sent[a] += gradient[3 * e + a];
-            for (int b = 0; b < 3; ++b) virial[3 * a + b] -= edges.vec[3 * e + a] * gradient[3 * e + b];
-          }
-        }
-        if (results.atom_energies != nullptr) results.atom_energies[i] = energies[i];
-        if (results.forces != nullptr)
-          for (int a = 0; a < 3; ++a) results.forces[3 * i + a] = force[a] - sent[a];
-        if (results.atom_virials != nullptr) std::copy_n(virial, 9, results.atom_virials + 9 * i);
-        if (results.derivatives != nullptr) write_derivatives(edges, i, computed, by_neighbor, gradient, results.derivatives);
-        if (results.atom_heat_virials == nullptr) continue;
-        // Without messages the moments about the center are zero.
-        if (message_passing_) heat_virial(edges, i, computed, by_neighbor, gradient, virial);
-        std::copy_n(virial, 9, results.atom_heat_virials + 9 * i);
-      }
-    });
-  }
-
-  // (derivatives, 3, 3) of atom i: of each component by its position. What the edges' gradients are of the last moments.
-  void write_derivatives(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
-                         const std::vector<double>& gradient, double* to) const {
-    const int64_t num_edges = edges.first[computed], width = derivative_width();
-    const double* moment = gradient.data() + int64_t(gradient.size()) - num_edges * width;
-    to += i * width;
-    for (int64_t n = 0; n < width / 3; ++n, moment += 3 * num_edges, to += 3) {
-      std::fill_n(to, 3, 0.0);
-      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
-        for (int b = 0; b < 3; ++b) to[b] += moment[3 * by_neighbor.edges[k] + b];
-      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
-        for (int b = 0; b < 3; ++b) to[b] -= moment[3 * e + b];
-    }
-  }
-
-  // Moments about the neighbor of the edges to atom i, less moments about the center of its own edges. Repulsion, of
-  // which both atoms have half, adds no moments: it is counted at the centers, which is the same.
-  void heat_virial(const SortedEdges& edges, int64_t i, int64_t computed, const EdgeGroups& by_neighbor,
-                   const std::vector<double>& gradient, double* to) const {
-    const int64_t num_edges = edges.first[computed];
-    std::fill_n(to, 9, 0.0);
-    for (int a = 0; a < 3; ++a) {
-      const double* moment = gradient.data() + 3 * (a + 1) * num_edges;
-      for (int64_t k = by_neighbor.start[i]; k < by_neighbor.start[i + 1]; ++k)
-        for (int b = 0; b < 3; ++b) to[3 * a + b] += moment[3 * by_neighbor.edges[k] + b];
-      for (int64_t e = edges.first[i]; e < edges.first[i + 1] && i < computed; ++e)
-        for (int b = 0; b < 3; ++b)
-          to[3 * a + b] -= moment[3 * e + b] + edges.vec[3 * e + a] * gradient[3 * e + b];
-    }
-  }
-
   Harmonics<T> harmonics_;
   std::vector<double> scale_, shift_;  // eV, of each type
   std::vector<T> pair_scales_;  // of distances, by the types of center and neighbor; empty: one
   T kink_ = 0, below_ = 0, above_ = 0;  // added to distances, so that they find one of two pieces of splines
-  bool message_passing_;
+  bool message_passing_, has_energy_;
   std::optional<Zbl> zbl_;
   std::optional<LastLayer<T>> last_layer_;
   std::optional<Outputs<T>> outputs_;

@@ -16,6 +16,7 @@ struct OutputFacts {
   bool per_atom = false, mean = false, positive = false;
   std::string derivative_of;  // by positions; empty: it has rows itself
   double factor = 1;  // of that
+  std::string total, charges;  // see equipot_output; empty: none
   int64_t first = 0, width = 1;  // of its numbers in an atom's row of outputs, or of derivatives
 };
 
@@ -26,9 +27,11 @@ inline std::vector<OutputFacts> output_facts(const Json& program) {
   int64_t first = 0, first_derivative = 0;
   for (const Json& value : program["outputs"]["values"].items) {
     OutputFacts facts{value["name"].text, value["unit"].text, value["shape"].numbers<int64_t>(),
-                      value["per_atom"].number != 0, value["mean"].number != 0, value["positive"].number != 0, "", 1, first, 1};
+                      value["per_atom"].number != 0, value["mean"].number != 0, value["positive"].number != 0, "", 1, "", "", first, 1};
     for (const int64_t size : facts.shape) facts.width *= size > 0 && facts.width < 1 << 24 ? size : 0;
     if (facts.width < 1) throw std::runtime_error("the shape of its output '" + facts.name + "' is damaged");
+    if (value.has("total")) facts.total = value["total"].text;
+    if (value.has("charges")) facts.charges = value["charges"].text;
     if (value.has("derivative_of")) {
       facts.derivative_of = value["derivative_of"].text, facts.factor = value["factor"].number;
       facts.first = first_derivative;

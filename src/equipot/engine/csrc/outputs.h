@@ -22,7 +22,7 @@ struct Outputs {
   };
   int array = 0;  // rows of irreps
   int64_t num_rows = 0, num_values = 0;
-  std::vector<double> scale, shift;  // (num_rows), (types, num_rows)
+  std::vector<double> scale, shift;  // (types, num_rows)
   std::vector<Entry> basis;
   std::vector<bool> positive;
   std::vector<Derivative> derivatives;
@@ -47,7 +47,7 @@ struct Outputs {
         derivatives.push_back({first_of(facts.derivative_of, 3), facts.factor});
       }
     }
-    scale = reader.program.values<double>(json["scale"].text, num_rows);
+    scale = reader.program.values<double>(json["scale"].text, num_types * num_rows);
     shift = reader.program.values<double>(json["shift"].text, num_types * num_rows);
     const auto dense = reader.program.values<double>(json["basis"].text, num_rows * num_values);
     for (int64_t n = 0; n < int64_t(dense.size()); ++n)
@@ -63,8 +63,8 @@ struct Outputs {
   // (num_values) of a row, without a field.
   void values(const T* row, int64_t type, double* to) const {
     std::fill_n(to, num_values, 0.0);
-    const double* constants = shift.data() + type * num_rows;
-    for (const Entry& e : basis) to[e.value] += (double(row[e.row]) * scale[e.row] + constants[e.row]) * e.factor;
+    const double *factors = scale.data() + type * num_rows, *constants = shift.data() + type * num_rows;
+    for (const Entry& e : basis) to[e.value] += (double(row[e.row]) * factors[e.row] + constants[e.row]) * e.factor;
     for (int64_t v = 0; v < num_values; ++v)
       if (positive[size_t(v)]) to[v] = std::max(to[v], 0.0) + std::log1p(std::exp(-std::abs(to[v])));
   }
@@ -80,31 +80,33 @@ struct Outputs {
     return energy;
   }
 
-  // The derivative of that energy by the row.
-  void energy_slopes(const double* field, T* to) const {
+  // (types, num_rows) The derivative of that energy by the row of an atom.
+  std::vector<T> energy_slopes(const double* field) const {
     std::vector<double> by_value(size_t(num_values), 0.0);
     for (int a = 0; a < 3; ++a) {
       by_value[size_t(vector + a)] = -vector_unit * field[a];
       for (int b = 0; b < 3 && tensor >= 0; ++b) by_value[size_t(tensor + 3 * a + b)] = -0.5 * tensor_unit * field[a] * field[b];
     }
-    by_row(by_value, to);
+    return by_row(by_value);
   }
 
   // The derivative by the row of a component of the vector, in the field (null: none), times the factor.
-  void vector_slopes(const Derivative& derivative, int axis, const double* field, T* to) const {
+  std::vector<T> vector_slopes(const Derivative& derivative, int axis, const double* field) const {
     std::vector<double> by_value(size_t(num_values), 0.0);
     by_value[size_t(derivative.of + axis)] = derivative.factor;
     for (int b = 0; b < 3 && field != nullptr && tensor >= 0 && derivative.of == vector; ++b)
       by_value[size_t(tensor + 3 * axis + b)] = derivative.factor * tensor_unit / vector_unit * field[b];
-    by_row(by_value, to);
+    return by_row(by_value);
   }
 
  private:
   // Of values that need not be positive.
-  void by_row(const std::vector<double>& by_value, T* to) const {
+  std::vector<T> by_row(const std::vector<double>& by_value) const {
     std::vector<double> sums(size_t(num_rows), 0.0);
-    for (const Entry& e : basis) sums[size_t(e.row)] += by_value[size_t(e.value)] * e.factor * scale[e.row];
-    for (int64_t k = 0; k < num_rows; ++k) to[k] = T(sums[size_t(k)]);
+    for (const Entry& e : basis) sums[size_t(e.row)] += by_value[size_t(e.value)] * e.factor;
+    std::vector<T> slopes;
+    for (size_t n = 0; n < scale.size(); ++n) slopes.push_back(T(sums[n % size_t(num_rows)] * scale[n]));
+    return slopes;
   }
 };
 

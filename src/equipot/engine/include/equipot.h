@@ -50,6 +50,9 @@ typedef struct {
   int32_t mean;            /* the mean, where nonzero, or the sum */
   int32_t is_derivative;   /* nonzero: by positions, as Born charges; its numbers are in `derivatives` in place of `outputs` */
   int64_t first, width;    /* of its numbers in an atom's row of these */
+  const char* total;       /* not empty: to each of the N atoms of a structure (Q - sum) / N is still to be added, Q being a number
+                              of this name, such as its charge, or 0 */
+  const char* charges;     /* not empty: sum q_i r_i is still to be added, q being the output of this name, with its shares */
 } equipot_output;
 
 typedef struct {
@@ -71,6 +74,7 @@ typedef struct {
   const equipot_output* outputs;    /* (num_outputs) */
   int64_t output_width;             /* numbers of all of them in `outputs`, of an atom */
   int64_t derivative_width;         /* and in `derivatives` */
+  int32_t has_energy;               /* 0: it predicts outputs alone; energies, forces and virials are zero */
   int32_t feels_field;              /* nonzero: energy and forces may be asked for in an electric field */
 } equipot_description;
 

@@ -1,0 +1,45 @@
+"""``equipot denoise``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from equipot.cli.data import SPECIES, options_of, with_options
+from equipot.integrations.denoise_settings import DenoiseSettings
+
+
+@with_options("settings", options_of(DenoiseSettings), DenoiseSettings)
+def denoise(
+    structure: Annotated[
+        str, typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame.")
+    ],
+    model: Annotated[
+        Path, typer.Option(metavar="FILE", help="Deployed file of a training with training.denoise.")
+    ],
+    settings: DenoiseSettings,
+    species_map: Annotated[
+        str | None,
+        typer.Option(metavar=SPECIES, help="Elements of labels in the file, as data.species_map."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="FILE", help="Extended XYZ to write, a frame for each copy.")
+    ] = Path("denoised.xyz"),
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Make a structure from a noisy one, step by step along the displacements that a model has learnt.
+
+    The exit code is 1 if some did not converge.
+    """
+    from rich.console import Console
+
+    from equipot.integrations.denoise import denoise as run_denoising
+    from equipot.integrations.denoise import denoising_table, write_denoised
+
+    found = run_denoising(structure, model, settings, species_map=species_map, device=device)
+    write_denoised(output, found)
+    Console().print(denoising_table(found))
+    print(f"{sum(one.converged for one in found)} of {len(found)} converged.")
+    print(f"Wrote {output}")
+    if not all(one.converged for one in found):
+        raise typer.Exit(1)
