@@ -6,11 +6,13 @@ program md
   type, bind(c) :: equipot_structure
     integer(c_int64_t) :: num_atoms
     type(c_ptr) :: types, positions, cell
-    integer(c_int32_t) :: periodic(3); type(c_ptr) :: field = c_null_ptr
+    integer(c_int32_t) :: periodic(3)
+    type(c_ptr) :: field = c_null_ptr
   end type
   type, bind(c) :: equipot_results
     type(c_ptr) :: energy = c_null_ptr, atom_energies = c_null_ptr, forces = c_null_ptr, virial = c_null_ptr, &
-                   atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr, features = c_null_ptr, outputs = c_null_ptr
+                   atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr, features = c_null_ptr, outputs = c_null_ptr, &
+                   derivatives = c_null_ptr
   end type
   interface
     integer(c_int) function equipot_open(path, model) bind(c)
@@ -47,8 +49,7 @@ program md
   character(len=1000) :: path, count
   integer :: i, step, steps
 
-  call get_command_argument(1, path)
-  call get_command_argument(2, count)
+  call get_command_argument(1, path); call get_command_argument(2, count)
   steps = 1000
   if (len_trim(count) > 0) read (count, *) steps
   call require(equipot_open(trim(path) // c_null_char, model))
@@ -61,8 +62,7 @@ program md
   v = sqrt(-2 * log(1 - v)) * cos(6.283185307179586d0 * u) * sqrt(boltzmann * temperature * acceleration / mass)
   v = v - spread(sum(v, dim=2) / atoms, 2, atoms)
   cell = 0
-  forces = 0 ! both are written by the library
-  potential = 0
+  forces = 0; potential = 0 ! both are written by the library
   do i = 1, 3
     cell(i, i) = cells * lattice
   end do

@@ -81,7 +81,9 @@ class VectorHead(nn.Module):
         super().__init__()
         # The last layer of a NequIP keeps scalars only: one more, and without it.
         config = BODY | {"layers": BODY["layers"] + 1, "l_max": L_MAX}
-        network = NequIP(num_species=num_species, avg_num_neighbors=avg_num_neighbors, **config)
+        network = NequIP(
+            num_species=num_species, avg_num_neighbors=avg_num_neighbors, num_outputs=0, **config
+        )
         del network.layers[-1]
         irreps = network.layers[-1].irreps_out
         heads = {
@@ -89,7 +91,7 @@ class VectorHead(nn.Module):
             "linear": lambda: MLP([irreps.dim, 3]),
             "perceptron": lambda: MLP([irreps.dim, 64, 3]),
         }
-        network.readout = heads[kind]()
+        network.further = heads[kind]()
         self.network, self.scale = network.float(), scale
 
     def forward(self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def test_the_folder_is_complete():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_config_is_valid_short_and_uses_the_shipped_data(path):
     config = load_config(path)
-    for file in (*config.data.train, *config.data.test):
+    for file in (*config.data.train, *(config.data.test or ())):
         assert file.is_relative_to(EXAMPLES)
         assert file.is_file()
     assert config.fine_tune is not None or config.model.type in path.stem

@@ -167,7 +167,7 @@ def test_every_option_of_md_reaches_the_run(equipot, monkeypatch):
         "ensemble": "npt", "temperature": 250.0, "steps": 7, "timestep": 0.25, "pressure": 2.0,
         "friction": 0.03, "seed": 5, "interval": 3, "skin": 0.7, "thermostat": "nose-hoover",
         "mask": (0, 0, 1), "velocities": "draw", "restart-interval": 50, "stop-below": "0.9",
-        "energy": "isolated",
+        "energy": "isolated", "field": "0,0.5,0",
     }  # fmt: skip
     found = {}
 
@@ -181,6 +181,7 @@ def test_every_option_of_md_reaches_the_run(equipot, monkeypatch):
         options += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
     assert "seen enough" in equipot("md", "some.xyz", "--model", "model.pt", *options).err
     assert found.pop("log_interval") == asked.pop("interval")
+    asked["field"] = (0.0, 0.5, 0.0)
     assert found == {name.replace("-", "_"): value for name, value in asked.items()}
 
 

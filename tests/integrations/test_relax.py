@@ -277,8 +277,8 @@ def test_one_fails_and_the_others_go_on(model_file, tmp_path, caplog):
     class Broken:
         metadata, device, atom_types = good.metadata, good.device, good.atom_types
 
-        def __call__(self, edge_vec, edge_index, types, owned):
-            rows = good(edge_vec, edge_index, types, owned)
+        def __call__(self, edge_vec, edge_index, types, owned, **options):
+            rows = good(edge_vec, edge_index, types, owned, **options)
             rows[0][np.flatnonzero(types == 2)] = np.nan  # of oxygen
             return rows
 

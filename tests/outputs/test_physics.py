@@ -181,7 +181,7 @@ def test_values_fade_out_at_the_cutoff(potential, ethanol):
     ],
 )
 def test_features_that_cannot_give_an_output(model, output, irrep):
-    with pytest.raises(ConfigError, match=f"need the irreps {irrep}, but the features of the last layer are"):
+    with pytest.raises(ConfigError, match=f"need the irreps {irrep}, but the features they are read from"):
         make_potential(model, {output: OUTPUTS[output]})
 
 

@@ -86,10 +86,10 @@ def test_parts_of_a_step_add_up_to_it(make_config, alone, no_plot, accumulate):
 
 
 def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_plot, monkeypatch, caplog):
-    def with_little_memory(potential, graph):
+    def with_little_memory(potential, graph, **options):
         if potential.training and graph.num_edges > 20:  # a frame has 12 edges, a step of three 36
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
-        return predict(potential, graph)
+        return predict(potential, graph, **options)
 
     monkeypatch.setattr("equipot.training.module.predict", with_little_memory)
     assert_equal_trainings(train(make_config(training=TRAINING)).directory, alone)
@@ -100,7 +100,7 @@ def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_p
 
 
 def test_a_frame_that_does_not_fit_alone_is_an_error(make_config, no_plot, monkeypatch):
-    def without_memory(*_):
+    def without_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr("equipot.training.module.predict", without_memory)

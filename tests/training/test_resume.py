@@ -487,10 +487,10 @@ def test_statistics_may_differ_by_rounding_only(uninterrupted):
 
 
 def test_memory_that_has_run_out_once_is_not_tried_again(make_config, monkeypatch, caplog):
-    def with_little_memory(potential, graph):
+    def with_little_memory(potential, graph, **options):
         if potential.training and graph.num_edges > 20:  # a frame has 12 edges, a step of three 36
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return predict(potential, graph)
+        return predict(potential, graph, **options)
 
     monkeypatch.setattr("equipot.training.module.predict", with_little_memory)
     first = train(make_config(training={"epochs": 1}))
