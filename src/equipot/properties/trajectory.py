@@ -62,6 +62,12 @@ def read_signals(
             raise DataError(
                 f"{name}: {len(rows[kind])} of {count} frames have {_words(kind)}; all must, or none."
             )
+    for kind in ("dipole", "polarizability"):
+        if not rows[kind] and getattr(settings, kind) != kind:
+            raise ConfigError(
+                f"--{kind} {getattr(settings, kind)}: {'the model' if calculator else name} has nothing of "
+                "this name."
+            )
     interval, used = _interval(name, np.array(rows["time"], dtype=float), settings)
     found = {k: np.array(rows[k][:used]) if rows[k] else None for k in ("dipole", "polarizability", "speeds")}
     cells = np.array(cells[:used])
