@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from equipot import machine
-from equipot.data.store.layout import CELL, ISOLATED, PBC, known_flags, stored_labels
+from equipot.data.store.layout import CELL, ISOLATED, MARKS, PBC, known_flags, stored_labels
 from equipot.errors import ConfigError
 from equipot.files import atomic_write
 from equipot.graph import AtomicGraph, Label, Labels, collate, edge_vectors, volume
@@ -79,7 +79,7 @@ def test_units_are_those_of_ase():
 
 def test_every_quantity_has_a_flag_of_its_own():
     """Stores know labels by it."""
-    others = CELL | ISOLATED | sum(PBC)
+    others = CELL | ISOLATED | sum(PBC) | MARKS
     flags = [quantity.flag for quantity in QUANTITIES.values()]
     known = known_flags(stored_labels())
     assert sum(flags) | others == known and known.bit_count() == len(flags) + others.bit_count()

@@ -1,4 +1,4 @@
-"""What these tests declare is forgotten after each of them; helpers lie beside them."""
+"""Helpers lie beside these tests."""
 
 import sys
 from pathlib import Path
@@ -6,28 +6,7 @@ from pathlib import Path
 import pytest
 from ase.build import molecule
 
-from equipot.quantities import BASIC, CONTRACT, KEYS, QUANTITIES
-
 sys.path.insert(0, str(Path(__file__).parent))
-
-
-def _as_before():
-    before = [dict(known) for known in (QUANTITIES, KEYS, CONTRACT)]
-    yield
-    for known, old in zip((QUANTITIES, KEYS, CONTRACT), before, strict=True):
-        known.clear()
-        known.update(old)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget_of_module():
-    assert tuple(QUANTITIES) == BASIC
-    yield from _as_before()
-
-
-@pytest.fixture(autouse=True)
-def _forget(_forget_of_module):
-    yield from _as_before()
 
 
 @pytest.fixture

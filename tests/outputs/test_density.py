@@ -1,6 +1,8 @@
 """Densities: outputs with a basis of Gaussian functions, from settings to the cube file."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -22,6 +24,7 @@ from equipot.errors import ConfigError, DataError, EquipotError
 from equipot.evaluation.density import quadrature
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate
+from equipot.integrations.ase import EquipotCalculator
 from equipot.models.build import build_potential
 from equipot.models.potential import predict
 from equipot.properties.density import density
@@ -278,6 +281,15 @@ def test_density_of_a_structure(trained, tmp_path):
     assert (tmp_path / "out" / "density.png").stat().st_size > 10_000
 
 
+def test_the_engine_gives_the_same(trained):
+    atoms = water(5)
+    one, other = (EquipotCalculator(trained / "model.pt", engine=engine) for engine in ("auto", "torch"))
+    if one.model.engine is None:
+        pytest.skip("the engine is switched off")
+    expected = other.get_property("density", atoms)
+    np.testing.assert_allclose(one.get_property("density", atoms), expected, atol=1e-6)
+
+
 def test_densities_that_cannot_be_made(trained):
     atoms = water(1)
     atoms.pbc, atoms.cell = True, [9, 9, 9]
@@ -290,3 +302,24 @@ def test_densities_that_cannot_be_made(trained):
     for charge in (10, 12.5):
         with pytest.raises(ConfigError, match="nuclei have 10 e, so there is no electron"):
             density(water(1), trained / "model.pt", DensitySettings(charge=charge))
+
+
+def test_fits_of_pyscf_turn_with_the_molecule():
+    """The data set's: order, signs and norms of coefficients are e3nn's; electrons and dipole."""
+    pytest.importorskip("pyscf", reason="pyscf is not installed")
+    path = Path(__file__).parents[2] / "scripts" / "datasets" / "density.py"
+    spec = importlib.util.spec_from_file_location("density_data", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    fit, atoms, matrix = script.Fit(script.make_basis()), water(2), rotation(7)
+    turned = atoms.copy()
+    turned.positions = atoms.positions @ matrix.T
+    one, other = (script.label(a, fit) for a in (atoms, turned))
+    expected = one.arrays["density"] @ Irreps(fit.irreps).D_from_matrix(torch.from_numpy(matrix)).numpy().T
+    np.testing.assert_allclose(other.arrays["density"], expected, atol=2e-3)  # PySCF's grid does not turn
+    where = torch.from_numpy(atoms.positions / Bohr), torch.tensor([1, 0, 0])
+    charges, moment = fit.ours.moments(torch.from_numpy(one.arrays["density"]), *where)
+    assert float(charges.sum()) == pytest.approx(10)
+    dipole = atoms.numbers @ atoms.positions - moment.numpy() * Bohr
+    np.testing.assert_allclose(dipole, one.info["dipole"], atol=0.01)
+    assert one.info["fit_error"] < 0.013

@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from output_models import make_config
 
 from equipot.config import config_from_dict
 from equipot.errors import ConfigError
 from equipot.quantities import QUANTITIES, declare
+from equipot.training.loss import LabelError, Loss
 from equipot.units import compound_unit
 
 DIPOLE = {"dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"}}
@@ -130,3 +132,30 @@ def test_two_outputs_of_one_name():
 def test_units_that_are_products(text, size, powers):
     found, dimensions = compound_unit(text)
     assert found == pytest.approx(size, rel=1e-6) and dimensions == powers
+
+
+def test_weights_of_irreps():
+    """The trace of a symmetric tensor by itself, worked out by hand."""
+    alpha = {"per": "structure", "tensor": "symmetric", "unit": "Ang^3"}
+    config = make_config(NEQUIP, {"alpha": alpha}, training={"irrep_weights": {"alpha": {"0e": 4.0}}})
+    loss = Loss(config.training.loss, irrep_weights=config.training.irrep_weights)
+    error = torch.tensor([[[3.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)
+    one = torch.ones((), dtype=torch.float64)
+    [found] = loss.sums({"alpha": LabelError(error, one)}).values()
+    # Of the squares, 9 + 2, the trace has 3²/3 = 3, which count four times.
+    torch.testing.assert_close(found, 4 * 3 * one + (11 - 3))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"alpha": {"2o": 1.0}}, "irrep_weights.alpha`: found 2o; expected some of 0e, 2e"),
+        ({"beta": {"2e": 1.0}}, "irrep_weights.beta`: found 2e; .* no output of this name"),
+        ({"dipole": {"1o": 1.0}}, "irrep_weights.dipole`: found 1o; .* no output of this name with several"),
+        ({"alpha": {"2e": -1.0}}, "expected number ≥ 0; found -1.0"),
+    ],
+)
+def test_wrong_weights_of_irreps(weights, message):
+    outputs = DIPOLE | {"alpha": {"per": "structure", "tensor": "symmetric", "unit": "Ang^3"}}
+    with pytest.raises(ConfigError, match=message):
+        make_config(NEQUIP, outputs, training={"irrep_weights": weights})

@@ -259,6 +259,12 @@ class OutputConfig(Section):
         return "+".join([one] * (self.size or 1))
 
     @property
+    def weighted_irreps(self) -> list[str]:
+        """What `training.irrep_weights` can have; none where there is but one, or functions of a basis."""
+        found = dict.fromkeys(re.findall(r"\d+[eo]", self.representation))
+        return list(found) if len(found) > 1 and self.basis is None else []
+
+    @property
     def symmetry(self) -> str:
         """Of its indices, as `equipot.cartesian` writes it; empty of numbers, vectors and irreps."""
         if self.tensor == "matrix":

@@ -61,6 +61,17 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _weights_are_of_irreps(self):
+        for name, weights in self.training.irrep_weights.items():
+            known = [] if name not in self.outputs else self.outputs[name].weighted_irreps
+            if wrong := [irrep for irrep in weights if irrep not in known]:
+                raise ValueError(
+                    f"`training.irrep_weights.{name}`: found {', '.join(wrong)}; expected some of "
+                    f"{', '.join(known) or 'nothing: there is no output of this name with several irreps'}."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _noise_has_an_output(self):
         denoise = self.training.denoise
         if denoise is None:

@@ -250,6 +250,11 @@ class TrainingConfig(Section):
         "others added to it.",
     )
     loss: LossConfig = Field(LossConfig(), description="What is minimized.")
+    irrep_weights: dict[str, dict[str, Annotated[float, Field(ge=0)]]] = Field(
+        {},
+        description="Weights of single irreps of outputs in the loss, as in `{polarizability: {2e: 5.0}}`: "
+        "they multiply the squares of that part's errors; 1 for those that are not named.",
+    )
     denoise: DenoiseConfig | None = Field(
         None,
         description="Displace the atoms by noise and learn to undo it, beside the labels of the files or "

@@ -1,6 +1,6 @@
 """Readable metadata."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,8 @@ def _facts(path: Path, metadata: Metadata) -> Table:
     rows = {
         "model": f"{metadata.model_type}, {metadata.dtype}, {metadata.weights} weights",
         "species": " ".join(metadata.species),
-        "predicts": ", ".join([*("energies and forces",) * metadata.energy, *metadata.outputs]),
+        "predicts": ", ".join([*("energies and forces",) * metadata.energy, *_outputs(metadata)]),
         "level of theory": _level(metadata),
-        "outputs beside the energy": _outputs(metadata),
         "electric field": f"energy by {' and '.join(metadata.field)}" if metadata.field else "not known",
         "cutoff": f"{metadata.cutoff:g} Å",
         "interaction range": f"{metadata.interaction_range:g} Å ({_exchanges(metadata)})",
@@ -100,12 +99,10 @@ def _pairs(rows: Mapping[str, str]) -> Table:
     return table
 
 
-def _outputs(metadata: Metadata) -> str:
-    found = []
+def _outputs(metadata: Metadata) -> Iterator[str]:
     for name, facts in metadata.outputs.items():
         unit = f" ({facts['unit']})" if facts["unit"] else ""
-        found.append(f"{name}{unit} per {'atom' if facts['per_atom'] else 'structure'}")
-    return ", ".join(found) or "none"
+        yield f"{name}{unit} per {'atom' if facts['per_atom'] else 'structure'}"
 
 
 def _level(metadata: Metadata) -> str:

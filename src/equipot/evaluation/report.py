@@ -140,6 +140,8 @@ def number(value: float | None) -> str:
     """An error with as many digits as a reader wants."""
     if value is None:
         return "–"
+    if 0 < abs(value) < 0.1:
+        return f"{value:.3g}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 LIGHT = units._c * 1e-13  # cm/fs: wavenumber × this is a frequency in 1/fs
 _FWHM = np.sqrt(8 * np.log(2))  # of a Gaussian, in standard deviations
 _POINTS = 4  # at least, within a width
+_REACH = 7.0  # standard deviations of the window, beyond which it is 2e-11
 
 
 def spectral_density(signal: NDArray, interval: float, resolution: float) -> tuple[NDArray, NDArray]:
@@ -23,10 +24,12 @@ def spectral_density(signal: NDArray, interval: float, resolution: float) -> tup
     power = np.zeros(size // 2 + 1)
     for column in rows.T:  # one at a time: memory
         power += np.abs(np.fft.rfft(column, size)) ** 2
-    times = interval * np.arange(len(rows))
-    window = np.exp(-0.5 * (2 * np.pi * LIGHT * resolution / _FWHM * times) ** 2)
-    windowed = np.fft.irfft(power, size)[: len(rows)] / len(rows) * window
-    length = max(size, 1 << int(np.ceil(_POINTS / (LIGHT * interval * resolution))).bit_length())
+    width = _FWHM / (2 * np.pi * LIGHT * resolution)  # fs, standard deviation of the window
+    reach = min(len(rows), int(_REACH * width / interval) + 1)
+    window = np.exp(-0.5 * (interval * np.arange(reach) / width) ** 2)
+    windowed = np.fft.irfft(power, size)[:reach] / len(rows) * window
+    points = max(2 * reach, int(_POINTS / (LIGHT * interval * resolution)))
+    length = 1 << (points - 1).bit_length()
     density = 2 * LIGHT * interval * (2 * np.fft.rfft(windowed, length).real - windowed[0])
     return np.fft.rfftfreq(length, interval) / LIGHT, density
 

@@ -5,6 +5,7 @@ A training, in the order in which it comes about
     preparation    device, data, potential
     devices        which device, how many processes; sums over processes
     fine_tune      a start from a trained model; elements, levels and reference energies of its potential
+    pretrained     the same from a network without energies: its body, readouts of its own
     replay         frames that the trained model shall not forget; errors before and after
     memory         a forecast of the memory that a step takes
     batches        the steps of an epoch, for Lightning

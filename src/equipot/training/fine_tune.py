@@ -122,7 +122,8 @@ def with_architecture(config: Config, known: ModelConfig, source: str) -> Config
         changes["energy"] = written.pop("energy")
     elif not known.energy and config.training.loss.of_energies:
         raise ConfigError(
-            f"{source}, from which fine_tune.model starts, has no energies: repeat its model.energy: false."
+            f"{source}, from which fine_tune.model starts, has no energies: repeat its model.energy: false, "
+            "or write model.energy: true for a new readout of them."
         )
     differing = [
         f"model.{key}: {getattr(known, key, 'not there')} there, {value} in the configuration"

@@ -130,7 +130,8 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
     training, potential = config.training, prepared.start.potential
     potential.to(prepared.device).train()
     optimizer = make_optimizer(potential, training, prepared.start.factors)
-    loss = Loss(training.loss, {} if potential.outputs is None else potential.outputs.spreads)
+    spreads = {} if potential.outputs is None else potential.outputs.spreads
+    loss = Loss(training.loss, spreads, potential.species, training.irrep_weights)
     rates, losses, smoothed = [], [], []
     batches = _steps(config, prepared.training_set, steps)
     for index, step in enumerate(track(batches, "finding the learning rate", steps)):

@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
 from equipot.config import LossConfig
 from equipot.errors import TrainingError
+from equipot.evaluation.metrics import by_irrep
 from equipot.graph import AtomicGraph, nearest_branch
 from equipot.models.potential import Prediction
 from equipot.nn.gaussians import GaussianBasis
-from equipot.quantities import LABELS, QUANTITIES
+from equipot.quantities import LABELS, QUANTITIES, Quantity
 from equipot.training.outputs import density_basis, times_overlap
 
 
@@ -72,6 +74,7 @@ class Loss:
         spreads: by the name of an output, what its errors are divided by.
         species: element of each type of atoms; needed where a density is predicted. The square of its error
             is ∫ (ρ − ρ_ref)² dV = Δcᵀ S Δc, S the overlaps of its functions, whatever the kind of loss.
+        irrep_weights: section ``training.irrep_weights``: of squares of an output's irreps.
     """
 
     def __init__(
@@ -79,7 +82,9 @@ class Loss:
         settings: LossConfig,
         spreads: Mapping[str, float] = MappingProxyType({}),
         species: Sequence[str] = (),
+        irrep_weights: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     ):
+        self._roots = {name: _root(QUANTITIES[name], weights) for name, weights in irrep_weights.items()}
         self.settings, self.spreads, self.species = settings, spreads, list(species)
         self._bases: dict[tuple[str, torch.device], GaussianBasis] = {}
         self.weights = {name: settings.final_weight(name) for name in LABELS}
@@ -127,6 +132,8 @@ class Loss:
 
     def _sum(self, name: str, label: LabelError) -> Tensor:
         error = label.error / self.spreads.get(name, 1.0)
+        if name in self._roots:
+            error = (error.flatten(1) @ self._roots[name].to(error.device)).view_as(error)
         if label.of_density is not None:
             terms = self._density_terms(name, error, label.of_density)
         elif self.settings.kind == "huber":
@@ -144,3 +151,12 @@ class Loss:
             self._bases[name, error.device] = density_basis(name, self.species, error.device)
         terms = 2 * error * times_overlap(self._bases[name, error.device], error.detach(), graph)
         return terms - 0.5 * terms.detach()
+
+
+def _root(quantity: Quantity, weights: Mapping[str, float]) -> Tensor:
+    """(V, V) float64, of V numbers: its square is Σ w_i P_i, P_i the projectors on the irreps."""
+    found = torch.zeros(quantity.components, quantity.components, dtype=torch.float64)
+    one = np.eye(quantity.components).reshape(-1, *quantity.shape)
+    for irrep, parts in by_irrep(quantity, one).items():
+        found += math.sqrt(weights.get(irrep, 1.0)) * torch.from_numpy(parts @ parts.T)
+    return found

@@ -49,7 +49,7 @@ class PotentialModule(L.LightningModule):
         self.training_config = training
         outputs = getattr(potential, "outputs", None)
         spreads = {} if outputs is None else outputs.spreads
-        self.loss = Loss(training.loss, spreads, getattr(potential, "species", ()))
+        self.loss = Loss(training.loss, spreads, getattr(potential, "species", ()), training.irrep_weights)
         self.average = make_average(potential, training)
         self.train_errors = ErrorSums()
         self.validation_errors = ErrorSums()

@@ -58,7 +58,7 @@ def _carried(source: Checkpoint, config: Config, datasets: Datasets) -> State:
     before = source.built_from["species"]
     species = [before.index(symbol) if symbol in before else None for symbol in datasets.species]
     state = _network(source.potential.state_dict())
-    heads = ("readout.", "further.")
+    heads = ("readout.", "further.", "previous.")
     body = {name: weight for name, weight in state.items() if not name.startswith(heads)}
     return NETWORKS[config.model.type].transfer(body, len(before), species, [0])
 
