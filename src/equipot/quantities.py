@@ -298,8 +298,18 @@ def declare(quantity: Quantity) -> None:
     elif replace(quantity, flag=known.flag) != known:
         raise ConfigError(
             f"The output '{quantity.name}' ({quantity.described}) is something else than that of this name "
-            f"in a model that was read before ({known.described}): rename one, or use another process."
+            f"in a model that was read before ({known.described}){_differing(quantity, known)}: rename one, "
+            "or use another process. A fine-tuning repeats the outputs of the model that it starts from."
         )
+
+
+def _differing(one: Quantity, other: Quantity) -> str:
+    """What two outputs differ in, where their descriptions are the same."""
+    if one.described != other.described:
+        return ""
+    keys = {"total": "sum", "charges": "charges", "quantum": "modulo", "mean": "reduce", "basis": "basis"}
+    found = [said for key, said in keys.items() if getattr(one, key) != getattr(other, key)]
+    return f", with another {', '.join(found) or 'symmetry'}"
 
 
 def output(

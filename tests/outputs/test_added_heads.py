@@ -1,5 +1,7 @@
 """Outputs that fine-tuning adds to a trained model."""
 
+from types import SimpleNamespace
+
 import ase.io
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.errors import ConfigError
 from equipot.models.potential import predict
+from equipot.training.fine_tune import _what_is_added
 from equipot.training.run import train
 
 SPECTRUM = {
@@ -168,3 +171,14 @@ def test_what_is_said_and_refused(source):
             )
         )
     assert not (folder / "refused").exists()
+
+
+def test_an_added_derivative_is_read_from_no_layer():
+    outputs = {
+        "dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"},
+        "z": {"per": "atom", "tensor": "matrix", "unit": "e", "derivative_of": "dipole"},
+    }
+    config = make_config({"type": "nequip"}, outputs, fine_tune={"model": "run"})
+    lines = _what_is_added(config, SimpleNamespace(config=make_config({"type": "nequip"}, {})))
+    assert lines[0].startswith("Added: dipole (") and "read from the last layer;" in lines[0]
+    assert lines[1] == "Added: z (9 numbers per atom, unit: e), the derivative of dipole by the positions."

@@ -7,7 +7,7 @@ from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from output_models import ALLEGRO, CUTOFF, NEQUIP, SPECIES, make_config, make_potential, rotation
 
-from equipot import EquipotCalculator
+from equipot import EquipotCalculator, EquipotPredictor
 from equipot.data.dataset import graph_from_atoms, to_graph
 from equipot.data.readers import read_frames
 from equipot.deploy.check import check
@@ -160,10 +160,10 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     ase.io.write(tmp_path / "test.xyz", frames[30:])
     config = make_config(
         NEQUIP | {"dtype": "float32", "l_max": 1, "layers": 2},
-        {"dipole": DIPOLE | {"unit": "e*Ang"}, "charges": CHARGES},
+        {"dipole": DIPOLE, "charges": CHARGES},
         data={
             "train": str(tmp_path / "train.xyz"), "test": str(tmp_path / "test.xyz"), "validation": 6,
-            "labels": {"dipole": "mu", "charges": None},
+            "labels": {"dipole": "mu", "charges": None}, "units": {"dipole": "e*Ang"},
         },
         training={"epochs": 6, "batch_size": 6, "learning_rate": 0.02, "loss": {"charges": 0.0}},
         run={"directory": str(tmp_path / "run")},
@@ -179,7 +179,9 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     atoms = frames[30].copy()
     assert atoms.info["charge"] == 1.0
     atoms.calc = EquipotCalculator(tmp_path / "model.pt")
-    np.testing.assert_allclose(atoms.get_dipole_moment(), report.values["dipole"][0], atol=1e-5)
+    in_debye = report.values["dipole"][0]  # the output's unit; ASE's dipoles are in e Å
+    np.testing.assert_allclose(atoms.get_dipole_moment(), in_debye / E_ANG, atol=1e-5)
+    np.testing.assert_allclose(EquipotPredictor(tmp_path / "model.pt")(atoms)["dipole"], in_debye, atol=1e-5)
     engine = atoms.calc.model.engine
     assert engine is not None and set(engine.output_facts) == {"dipole", "charges"}
     by_torch = EquipotCalculator(load_deployed(tmp_path / "model.pt", engine="torch"))
@@ -201,7 +203,7 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     neutral = atoms.get_dipole_moment()
     assert atoms.calc.results["charges"].sum() == pytest.approx(0.0, abs=1e-9)
     np.testing.assert_allclose(charged - atoms.calc.results["charges"], 1 / len(atoms), atol=1e-9)
-    assert np.abs(neutral - report.values["dipole"][0]).max() > 0.1
+    assert np.abs(neutral - in_debye / E_ANG).max() > 0.1
     atoms.info["charge"] = "one"
     with pytest.raises(DataError, match=r"must be a number .*found 'one'"):
         atoms.get_dipole_moment()
@@ -211,6 +213,11 @@ def test_from_a_training_to_ase(tmp_path, caplog):
     assert np.isfinite(atoms.get_potential_energy())
     with pytest.raises(PropertyNotImplementedError, match="Σ q r of a periodic structure"):
         atoms.get_dipole_moment()
+    for frame in moving:
+        frame.set_cell([9, 9, 9])
+        frame.pbc = True
+    with pytest.raises(DataError, match="The model's dipole: Σ q r of a periodic structure"):
+        spectrum(moving, tmp_path / "model.pt")
 
 
 def test_periodic_frames_do_not_train(tmp_path):

@@ -299,6 +299,9 @@ def test_densities_that_cannot_be_made(trained):
         density(water(1), trained / "model.pt", DensitySettings(spacing=1e-3))
     with pytest.raises(ConfigError, match="--name x: the model has no such"):
         density(water(1), trained / "model.pt", DensitySettings(name="x"))
+    for charge in (10, 12.5):
+        with pytest.raises(ConfigError, match="nuclei have 10 e, so there is no electron"):
+            density(water(1), trained / "model.pt", DensitySettings(charge=charge))
 
 
 def test_fits_of_pyscf_turn_with_the_molecule():

@@ -110,8 +110,11 @@ def test_two_outputs_of_one_name():
     make_config(NEQUIP, DIPOLE)
     declare(make_config(NEQUIP, DIPOLE).outputs["dipole"].quantity("dipole"))  # the same once more
     other = {"dipole": DIPOLE["dipole"] | {"unit": "Debye"}}
-    with pytest.raises(ConfigError, match=r"unit: Debye\) is something else than .* unit: e\*Ang\)"):
+    with pytest.raises(ConfigError, match=r"unit: Debye\) is something else than .* unit: e\*Ang\): rename"):
         make_config(NEQUIP, other)
+    charges = {"q": {"per": "atom", "tensor": "scalar", "unit": "e", "sum": "charge"}}
+    with pytest.raises(ConfigError, match=r"unit: e\*Ang\), with another charges: .* A fine-tuning repeats"):
+        make_config(NEQUIP, charges | {"dipole": DIPOLE["dipole"] | {"charges": "q"}})
 
 
 @pytest.mark.parametrize(

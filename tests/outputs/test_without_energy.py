@@ -125,6 +125,8 @@ def test_what_takes_energies_refuses(trained, tmp_path):
     ):
         with pytest.raises(ModelFileError, match=r"no energies and forces, which .* model\.energy: false"):
             run()
+    with pytest.raises(ModelFileError, match="an uncertainty is that of energies, which this model has not"):
+        deploy(trained / "run" / BEST, tmp_path / "out", uncertainty=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -143,7 +143,12 @@ def test_what_only_the_engine_gives(trained):
     assert atoms.calc.model.engine is not None
     np.testing.assert_allclose(atoms.get_dipole_moment(), dipole, atol=1e-5)
     assert atoms.calc.get_property("heat_flux", atoms).shape == (3,)
-    assert atoms.calc.results["energy_uncertainty"] > 0
+    sigma = atoms.calc.results["energy_uncertainty"]
+    assert sigma > 0
+    ase.io.write(trained / "one.xyz", labelled(40))
+    found = evaluate(trained / "uncertain.pt", [trained / "one.xyz"]).comparison
+    np.testing.assert_allclose(found.uncertainty * len(atoms), sigma, rtol=1e-4)
+    np.testing.assert_allclose(found.values["dipole"][0], dipole, atol=1e-5)
 
 
 def test_relaxation(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import ase.io
@@ -244,6 +245,16 @@ def test_what_cannot_be_used(tmp_path):
         spectrum(good, settings=SpectrumSettings(interval=2.0))
     with pytest.raises(ConfigError, match=r"'dipole' is in Ang, which is not of the kind of e\*Ang"):
         spectrum(good, settings=SpectrumSettings(dipole_unit="Ang"))
+    alike = trajectory(polarizability=np.eye(3), temperature_K=300.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no intensities, or none that does not diverge
+        for highest in (5.0, 4500.0):
+            found = spectrum(alike, settings=SpectrumSettings(max_wavenumber=highest)).numbers
+            assert np.isnan(found["raman_intensity_relative"]).all()
+    with pytest.raises(ConfigError, match="--polarizability alpha: the trajectory has nothing of this name"):
+        spectrum(good, settings=SpectrumSettings(polarizability="alpha"))
+    with pytest.raises(ConfigError, match="Unknown factor 'foo'"):
+        SpectrumSettings(polarizability_unit="foo")
     with pytest.raises(DataError, match="7 of 8 frames have a dipole"):
         del good[3].info["dipole"]
         spectrum(good)

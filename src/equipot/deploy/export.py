@@ -68,6 +68,8 @@ def deploy(
     if config is not None and loaded.imported:
         raise ModelFileError(f"{checkpoint} is imported and has no training data: leave out --config.")
     species, cutoff = list(loaded.potential.species), float(loaded.potential.cutoff)
+    if uncertainty and not loaded.potential.has_energy:
+        raise ModelFileError(f"{checkpoint}: an uncertainty is that of energies, which this model has not.")
     if structures is None and not loaded.imported:
         frames, source = _frames_of_training(loaded, config, species, cutoff)
     else:

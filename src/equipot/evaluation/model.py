@@ -1,6 +1,6 @@
 """One interface to what can be evaluated: a training checkpoint, a run directory, a deployed file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -79,13 +79,16 @@ def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
 
 
 def _with_uncertainty(deployed: DeployedModel, graph: AtomicGraph) -> Prediction:
-    """As `predict`, by one evaluation."""
+    """As `predict`; by one evaluation, unless there are outputs, which may be in a field."""
     sums = np.zeros((graph.num_structures, deployed.engine.feature_width))
 
-    def rows(*inputs: torch.Tensor) -> list[torch.Tensor]:
-        found = deployed.rows(*(x.numpy() for x in inputs))
+    def rows(*inputs: torch.Tensor, **field: torch.Tensor) -> Sequence[torch.Tensor]:
+        found = deployed.rows(*(x.numpy() for x in inputs), derivatives=False)
         np.add.at(sums, graph.structure.numpy(), found.pop("features"))
-        return [torch.from_numpy(row) for row in found.values()]
+        return (
+            deployed(*inputs, **field) if deployed.output_names else [*map(torch.from_numpy, found.values())]
+        )
 
+    rows.output_names = deployed.output_names
     prediction = predict(rows, graph)
     return replace(prediction, energy_uncertainty=torch.from_numpy(deployed.engine.uncertainty(sums)))

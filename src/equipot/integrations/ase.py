@@ -19,7 +19,7 @@ from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
 from equipot.quantities import QUANTITIES, of_structure
-from equipot.units import stress_to_voigt
+from equipot.units import compound_unit, stress_to_voigt
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ class EquipotCalculator(Calculator):
 
     In a field, energies, forces, stress and outputs are those there: with P the output ``polarization`` (or
     ``dipole``), E(r, F) = E(r) − P·F − ½ F·α·F, and P is its −∂E/∂F.
+    Outputs are in their own units, but one called dipole in ASE's, e Å.
     Outputs that add up to a number of the structure, as charges do, take it from ``atoms.info`` (0 if it is
     not there); a dipole with charges exists only for structures that are not periodic.
 
@@ -167,6 +168,8 @@ class EquipotCalculator(Calculator):
                 f"{', '.join(lacking)}: Σ q r of a periodic structure depends on which images it has."
             )
         self.results = of_structure(rows, molecular, atoms.positions, self._given(atoms))
+        if "dipole" in self.results:
+            self.results["dipole"] = self.results["dipole"] * self.dipole_factor
         if not self.model.has_energy:
             return
         energies, forces = rows["atom_energies"], rows["forces"]
@@ -206,6 +209,12 @@ class EquipotCalculator(Calculator):
             raise DataError("The heat flux is not finite: velocities or masses of the structure are not.")
         self.results["heat_flux"] = flux
         return flux.copy()
+
+    @property
+    def dipole_factor(self) -> float:
+        """From the unit of an output called dipole to ASE's, e Å; 1 if it is of another kind."""
+        size, powers = compound_unit(QUANTITIES["dipole"].unit)
+        return size if powers == compound_unit("e*Ang")[1] else 1.0
 
     def _given(self, atoms: Atoms) -> dict[str, float]:
         """What outputs add up to, by the names of these numbers in ``atoms.info``."""

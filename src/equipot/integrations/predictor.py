@@ -52,4 +52,7 @@ class EquipotPredictor:
             UnknownSpeciesError, DataError, SimulationError: as `EquipotCalculator`.
         """
         self._calculator.calculate(atoms)
-        return dict(self._calculator.results)
+        found = dict(self._calculator.results)
+        if "dipole" in found:
+            found["dipole"] = found["dipole"] / self._calculator.dipole_factor
+        return found

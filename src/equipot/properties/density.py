@@ -61,7 +61,7 @@ def density(structure: str | Path | Atoms, model: Any, settings: DensitySettings
         settings: those of the command.
 
     Raises:
-        ConfigError: no such output, or the grid is too large.
+        ConfigError: no such output, no electrons by the charge, or the grid is too large.
         DataError: the structure is periodic, or the density has no electrons.
         ModelFileError: the model predicts no density.
     """
@@ -71,6 +71,10 @@ def density(structure: str | Path | Atoms, model: Any, settings: DensitySettings
         raise DataError(
             "The structure is periodic, but the density is that of a molecule, without images. "
             "If it is a molecule in a box, set its pbc to F F F."
+        )
+    if not atoms.numbers.sum() > settings.charge:
+        raise ConfigError(
+            f"--charge {settings.charge:g}: the nuclei have {atoms.numbers.sum()} e, so there is no electron."
         )
     calculator = EquipotCalculator(model, settings.device)
     name = _chosen(calculator, settings.name, model)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from equipot.errors import ConfigError
 from equipot.integrations.md_settings import setting
+from equipot.units import compound_unit
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,8 @@ class SpectrumSettings:
             if getattr(self, name) is not None:
                 _require_positive(self, **{name: unit})
         _require_positive(self, resolution="cm⁻¹", max_wavenumber="cm⁻¹", laser="nm")
+        for unit in (self.dipole_unit, self.polarizability_unit):
+            compound_unit(unit)  # an error if it is unknown, whether or not it is needed
         if self.skip < 0:
             raise ConfigError(f"--skip must be at least 0, found {self.skip}.")
         known = ("harmonic", "standard", "schofield", "none")

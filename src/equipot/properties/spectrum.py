@@ -131,14 +131,14 @@ def _raman(
         quanta = -np.expm1(-_quantum(waves) / kt)
         intensity = activity * (1e7 / settings.laser - waves) ** 4 / (waves * quanta)
         ratio = 3 * anisotropic / (45 * isotropic + 4 * anisotropic)
-    intensity[waves < settings.resolution] = np.nan  # diverges at 0, where rotations are
-    inside = waves <= settings.max_wavenumber
+        intensity[waves < settings.resolution] = np.nan  # diverges at 0, where rotations are
+        intensity /= np.nanmax(intensity[waves <= settings.max_wavenumber], initial=0.0)
     return waves, {
         "raman_isotropic_A4_per_u_cm": isotropic,
         "raman_anisotropic_A4_per_u_cm": anisotropic,
         "raman_activity_A4_per_u_cm": activity,
         "raman_depolarisation_ratio": ratio,
-        "raman_intensity_relative": intensity / np.nanmax(intensity[inside]),
+        "raman_intensity_relative": intensity,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms, units
-from ase.calculators.calculator import BaseCalculator
+from ase.calculators.calculator import BaseCalculator, PropertyNotImplementedError
 from numpy.typing import NDArray
 
 from equipot.errors import ConfigError, DataError
@@ -62,6 +62,12 @@ def read_signals(
             raise DataError(
                 f"{name}: {len(rows[kind])} of {count} frames have {_words(kind)}; all must, or none."
             )
+    for kind in ("dipole", "polarizability"):
+        if not rows[kind] and getattr(settings, kind) != kind:
+            raise ConfigError(
+                f"--{kind} {getattr(settings, kind)}: {'the model' if calculator else name} has nothing of "
+                "this name."
+            )
     interval, used = _interval(name, np.array(rows["time"], dtype=float), settings)
     found = {k: np.array(rows[k][:used]) if rows[k] else None for k in ("dipole", "polarizability", "speeds")}
     cells = np.array(cells[:used])
@@ -97,8 +103,12 @@ def _responses(
         value = known.get(name)
         if calculator is not None:
             has = name in calculator.implemented_properties
-            value = calculator.get_property(name, atoms) if has else None
-            unit = QUANTITIES[name].unit if has and isinstance(calculator, EquipotCalculator) else unit
+            try:
+                value = calculator.get_property(name, atoms) if has else None
+            except PropertyNotImplementedError as error:  # as of a dipole with charges in a periodic cell
+                raise DataError(f"The model's {error}") from None
+            if has and isinstance(calculator, EquipotCalculator):
+                unit = "e*Ang" if name == "dipole" else QUANTITIES[name].unit
         if value is not None:
             shape = (3,) if kind == "dipole" else (3, 3)
             value = np.array(value, dtype=float)

@@ -322,11 +322,12 @@ def _what_is_added(config: Config, source: Checkpoint) -> list[str]:
     """Outputs that the model to start from does not have, and what becomes of its energies."""
     lines, before = [], source.config.model
     for name in (name for name in config.outputs if name not in before.outputs):
-        where = "the last layer" if config.outputs[name].layer == "last" else "the last layer but one"
-        lines.append(
-            f"Added: {name} ({QUANTITIES[name].described}), read from {where}; it begins at the fit of its "
-            "labels to the composition."
-        )
+        output, added = config.outputs[name], f"Added: {name} ({QUANTITIES[name].described}), "
+        if output.derivative_of:
+            lines.append(f"{added}the derivative of {output.derivative_of} by the positions.")
+            continue
+        where = "the last layer" if output.layer == "last" else "the last layer but one"
+        lines.append(f"{added}read from {where}; it begins at the fit of its labels to the composition.")
     frozen = "potential" in config.fine_tune.freeze
     if before.energy and not config.model.energy:
         lines.append("Left out: energies, forces and stress (model.energy: false).")
