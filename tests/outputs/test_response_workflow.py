@@ -127,10 +127,15 @@ def test_labels_in_a_field(trained):
         config_from_dict(raw)
 
 
-def test_sizes_do_not_see_the_branch(trained):
+def test_sizes_do_not_see_the_branch(trained, caplog):
     config = settings(trained)
     frames = read_frames(trained / "train.xyz", *_labels_and_units(trained))
-    found = output_statistics(GraphDataset(frames, SPECIES, CUTOFF), config.outputs)["polarization"]
+    dataset = GraphDataset(frames, SPECIES, CUTOFF)
+    found = output_statistics(dataset, config.outputs)["polarization"]
+    assert not caplog.records
+    known_exactly = config.outputs["polarization"].model_copy(update={"modulo": None})
+    output_statistics(dataset, {"polarization": known_exactly})
+    assert "polarization of 16 training frames is that of a periodic cell" in caplog.text
     plain = np.array([labelled(seed).info["polarization"] for seed in range(16)])
     assert np.abs(plain).max() < 1.5  # within the first cell
     assert found["spread"] == pytest.approx(np.sqrt((plain**2).mean()))

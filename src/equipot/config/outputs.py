@@ -209,9 +209,7 @@ class OutputConfig(Section):
             raise ValueError("`reduce` goes with `per: structure`.")
         if self.derivative_of is not None and (self.per, self.tensor, self.size) != ("atom", "matrix", None):
             raise ValueError("`derivative_of` goes with `per: atom`, `tensor: matrix` and no `size`.")
-        if self.modulo is not None and not (
-            self.is_structure_vector and compound_unit(self.unit)[1] == _OF_DIPOLE
-        ):
+        if self.modulo is not None and not self.is_dipole:
             raise ValueError(
                 "`modulo: cell` goes with `per: structure`, `tensor: vector`, a sum, and a unit of charge "
                 f"times length, such as e*Ang; found the unit '{self.unit}'."
@@ -240,6 +238,11 @@ class OutputConfig(Section):
     def is_structure_vector(self) -> bool:
         """Whether it is one vector of a structure, the sum of its atoms'."""
         return (self.per, self.tensor, self.size, self.reduce) == ("structure", "vector", None, "sum")
+
+    @property
+    def is_dipole(self) -> bool:
+        """Whether it is such a vector in a unit of charge times length."""
+        return self.is_structure_vector and compound_unit(self.unit)[1] == _OF_DIPOLE
 
     @property
     def _is_cartesian(self) -> bool:

@@ -43,6 +43,7 @@ def output_statistics(
     graphs: dict[str, list[AtomicGraph]] = {spec.name: [] for spec in specs}
     charged = [name for name, output in outputs.items() if output.charges]
     changes = {spec.name: basis_change(spec).T for spec in specs}
+    in_cells = {name: 0 for name, output in outputs.items() if output.is_dipole and output.modulo is None}
     tracked = track(range(len(dataset) if specs else 0), "sizes of the outputs", len(dataset))
     for graph in (graph for index in tracked for graph in dataset.structures(index)):
         for name in charged:
@@ -51,6 +52,8 @@ def output_statistics(
         for spec in specs:
             label = graph.labels.values.get(spec.name)
             if label is not None:
+                if spec.name in in_cells:
+                    in_cells[spec.name] += int(graph.pbc.any())
                 value, quantum = label.value, QUANTITIES[spec.name].quantum
                 if quantum:  # the branch next to zero, whichever the label is on
                     value = nearest_branch(value, torch.zeros_like(value), graph, quantum)
@@ -66,6 +69,13 @@ def output_statistics(
                 "%s add up to '%s', which %d of %d training frames do not have: they count as 0.",
                 name, total, lacking, len(dataset),
             )  # fmt: skip
+    for name in (name for name, count in in_cells.items() if count):
+        log.warning(
+            "%s of %d training frames is that of a periodic cell, known up to e times lattice vectors: "
+            "labels are taken as they are, as if they were continuous from frame to frame. If they jump, say "
+            "model.outputs.%s.modulo: cell.",
+            name, in_cells[name], name,
+        )  # fmt: skip
     for spec in (spec for spec in specs if rows[spec.name]):
         known, of_what = np.concatenate(rows[spec.name]), np.concatenate(counts[spec.name])
         found[spec.name] = _sizes(spec, known, of_what, present(spec, dataset.species))
