@@ -101,14 +101,7 @@ def import_model(
     comparisons = []
     if verify:
         exact = _checkpoint(output, model, elements, "float64", origin)
-        for name in model.levels or [None]:
-            potential = exact.at_level(name).potential
-            examples = example_structures(potential.species)
-            if isinstance(model, DumpedModel):
-                results = iter(evaluate(path, python, examples))
-                comparisons += compare(potential, lambda _, found=results: next(found), examples, name)
-            else:
-                comparisons += compare(potential, sevennet(path, name), examples, name)
+        comparisons = _compare_levels(exact, model, path, python)
         require_equal(comparisons, source)
     state = training_state(checkpoint)
     with atomic_write(output) as temporary:
@@ -118,6 +111,22 @@ def import_model(
     frames = output.with_name(f"{output.stem}_replay.xyz")
     write_replay(checkpoint, replay, frames)
     return Imported(checkpoint, comparisons, frames)
+
+
+def _compare_levels(
+    exact: Checkpoint, model: SevenNet | DumpedModel, path: Path, python: str | None
+) -> list[Comparison]:
+    """With the original code, at each level of theory."""
+    comparisons = []
+    for name in model.levels or [None]:
+        potential = exact.at_level(name).potential
+        examples = example_structures(potential.species)
+        if isinstance(model, DumpedModel):
+            results = iter(evaluate(path, python, examples))
+            comparisons += compare(potential, lambda _, found=results: next(found), examples, name)
+        else:
+            comparisons += compare(potential, sevennet(path, name), examples, name)
+    return comparisons
 
 
 def runs_code(source: str) -> bool:
