@@ -21,6 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
 def with_options(name: str, options: list[Parameter], make: Callable[..., Any]) -> Callable:
@@ -150,6 +151,7 @@ def data_convert(
     files: Files,
     reading: Reading,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
+    overwrite: Overwrite = False,
     cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
@@ -160,7 +162,8 @@ def data_convert(
     from equipot.data.convert import convert
     from equipot.data.readers import named_reading
 
-    result = convert(files, output, **named_reading(**reading), cutoff=cutoff, workers=workers)
+    how = {"cutoff": cutoff, "workers": workers, "overwrite": overwrite}
+    result = convert(files, output, **named_reading(**reading), **how)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 

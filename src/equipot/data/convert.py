@@ -44,14 +44,17 @@ def convert(
     missing: str = "error",
     format_name: str | None = None,
     parsing: Parsing = _DEFAULT_PARSING,
+    overwrite: bool = True,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
     With ``workers`` processes; None: one for each core. Goes on where an interrupted conversion stopped.
+    ``overwrite`` replaces a store of something else.
 
     Raises:
         DataError: a file cannot be read, a frame cannot be used, a label is missing; ``output`` is one of the
-            files, a file that is no store, or a store of another version.
+            files, a file that is no store, a store of another version, or without ``overwrite`` one of
+            something else.
     """
     if output.suffix != SUFFIX:
         raise DataError(f"The name of a store ends in {SUFFIX}; {output} does not.")
@@ -63,6 +66,12 @@ def convert(
 
     def is_complete() -> bool:
         return output.exists() and read_header(output)["key"] == key  # refuses what is no store
+
+    if output.exists() and not overwrite and not is_complete():
+        raise DataError(
+            f"{output} is a store of other files, or of these read in another way. Name another with "
+            "--output, or give --overwrite."
+        )
 
     def accept(store: Store) -> None:
         pool = Pool([StorePart(store, source, store.header["files"])])

@@ -64,9 +64,9 @@ def split_files(
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file. Give a folder with --output.")
-    present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
-    if present:
-        raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
+    for name in (*(f"{name}.xyz" for name in SETS), "split.json"):
+        if (output / name).exists():
+            raise DataError(f"{output / name} exists. Give another folder with --output, or remove it.")
     files = tuple(expand_paths(paths, format_name))
     source = Source(files, labels, units, format=format_name, missing=missing, parsing=parsing)
     pool, candidates = read_source(source)
