@@ -117,6 +117,15 @@ def test_data_without_labels(equipot, workspace, tmp_path):
     assert result.code == 0 and "no labels" in result.out
 
 
+def test_labels_in_a_field_are_not_those_of_a_model_without(equipot, workspace, tmp_path):
+    frame = ase.io.read(workspace.test, index=0)
+    frame.info["electric_field"] = [0.0, 0.0, 0.1]
+    ase.io.write(tmp_path / "field.xyz", frame, format="extxyz")
+    fails(equipot("evaluate", workspace.model, tmp_path / "field.xyz"), "electric field", "model.field: true")
+    result = equipot("evaluate", workspace.model, tmp_path / "field.xyz", "--electric-field-key", "none")
+    assert result.code == 0, result.err
+
+
 def test_absent_label_name(equipot, workspace):
     result = equipot("evaluate", workspace.run, workspace.test, "--energy-key", "enrgy")
     fails(result, "enrgy", "energy")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
+from equipot.data.formats import open_contents
 from equipot.data.formats.reference_energies import references_of
-from equipot.data.found_labels import check_labels, report_weights
+from equipot.data.found_labels import check_labels, numbers_beside, report_weights
 from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import expand_paths
 from equipot.data.store.build import build_store
@@ -82,6 +83,12 @@ def convert(
     written = not is_complete() and build_store(
         output, files, source, key, cutoff, is_complete, accept, workers
     )
+    first = next(open_contents(files[0], format_name, parsing).structures, None)
+    if written and first is not None and (others := numbers_beside(first, labels)):
+        logger.info(
+            "Not in the store, as no label reads it: %s. Labels of a model's outputs are read with --config.",
+            ", ".join(sorted(others)),
+        )  # fmt: skip
     if not written:
         _refuse_damage(Store(output))
     return Conversion(output, read_header(output)["num_frames"], written)
