@@ -34,7 +34,7 @@ from equipot.errors import (
     UnknownSpeciesError,
 )
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.units import stress_to_voigt
 
 

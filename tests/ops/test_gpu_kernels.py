@@ -30,7 +30,7 @@ from equipot.data import graph_from_atoms
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
 from equipot.models.nequip import NequIP
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.ops import build
 
 HERE = Path(__file__).parent / "gpu"

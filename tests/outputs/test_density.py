@@ -26,7 +26,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.ase import EquipotCalculator
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.density import density
 from equipot.properties.settings import DensitySettings
 from equipot.training.loss import Loss, label_errors

@@ -23,7 +23,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.md_settings import MDSettings
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.outputs import output_statistics
 from equipot.training.run import train
 

@@ -23,7 +23,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.relax import run_relax
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.start import prepare
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES
 from equipot.training.html_report import write_report

@@ -30,7 +30,7 @@ from equipot.evaluation.run import evaluate
 from equipot.integrations.relax import run_relax
 from equipot.integrations.relax_settings import RelaxSettings
 from equipot.models.outputs import OutputSpec, basis_change
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES, declare, output
 from equipot.training.loss import LabelError, Loss
 from equipot.training.outputs import output_statistics
