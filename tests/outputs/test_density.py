@@ -77,9 +77,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder):
+def trained(folder, fresh_process):
     config = load_config(folder / "density.yaml", [f"run.directory={folder / 'run'}"])
-    deploy(train(config).directory / "checkpoints/best.ckpt", folder / "model.pt")
+    run = train(config).directory
+    with fresh_process():
+        deploy(run / "checkpoints/best.ckpt", folder / "model.pt")
     return folder
 
 

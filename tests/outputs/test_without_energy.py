@@ -56,9 +56,11 @@ def settings(folder, kind="nequip", epochs=8, **model):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def trained(request, tmp_path_factory):
+def trained(request, tmp_path_factory, fresh_process):
     folder = write_data(tmp_path_factory.mktemp(request.param))
-    deploy(train(settings(folder, request.param)).directory / BEST, folder / "model.pt")
+    run = train(settings(folder, request.param)).directory
+    with fresh_process():
+        deploy(run / BEST, folder / "model.pt")
     return folder
 
 
