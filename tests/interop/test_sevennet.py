@@ -103,7 +103,7 @@ def test_few_elements_and_where_it_is_from(tmp_path):
 
 
 def _by(potential):
-    from equipot.models.potential import predict
+    from equipot.models.predict import predict
 
     def evaluation(atoms):
         found = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff))

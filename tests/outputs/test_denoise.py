@@ -28,7 +28,7 @@ from equipot.errors import ConfigError, ModelFileError, SimulationError
 from equipot.graph import edge_vectors
 from equipot.integrations.denoise import Displacements, denoise
 from equipot.integrations.denoise_settings import DenoiseSettings
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import declare, output
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor

@@ -24,7 +24,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.md_settings import MDSettings
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.outputs import output_statistics
 from equipot.training.run import train
 
@@ -51,13 +51,14 @@ def _teacher():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, fresh_process):
     folder = tmp_path_factory.mktemp("response")
     rng = np.random.default_rng(0)
     ase.io.write(folder / "train.xyz", [labelled(seed, rng.integers(-5, 6, 3)) for seed in range(16)])
     ase.io.write(folder / "test.xyz", [labelled(seed, rng.integers(-5, 6, 3)) for seed in range(16, 20)])
     train(settings(folder))
-    deploy(folder / "run" / "checkpoints" / "best.ckpt", folder / "model.pt")
+    with fresh_process():
+        deploy(folder / "run" / "checkpoints" / "best.ckpt", folder / "model.pt")
     return folder
 
 

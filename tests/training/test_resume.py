@@ -20,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from equipot import cli
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training import monitor, stopping
 from equipot.training.checkpoints import check_same_statistics
 from equipot.training.module import PotentialModule
