@@ -231,6 +231,11 @@ def test_a_molecule_is_made_from_noise(learnt, tmp_path, capsys):
     found = ase.io.read(tmp_path / "out.xyz", ":")
     printed = capsys.readouterr().out
     assert "3 of 3 converged" in printed and "RMSD" in printed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1 and "out.xyz exists" in capsys.readouterr().err
     for atoms in found:
         assert atoms.info["converged"] and atoms.info["denoise_rms"] <= 0.005
         np.testing.assert_allclose(shape_of(atoms), shape_of(molecule("H2O")), rtol=0.08)

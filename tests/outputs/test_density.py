@@ -126,7 +126,10 @@ def test_files_of_a_basis(folder, tmp_path):
     config = load_config(folder / "density.yaml")
     assert config.outputs["density"].basis["O"][2].exponents == [0.9]
     (tmp_path / "bad.json").write_text("{")
-    for name, message in (("bad.json", "basis: .*is no JSON"), ("absent.json", "absent.json")):
+    for name, message in (
+        ("bad.json", "basis: .*is no JSON"),
+        ("absent.json", r"No basis file \(model\.outputs\.density\.basis\) .*absent\.json"),
+    ):
         with pytest.raises(ConfigError, match=message):
             load_config(folder / "density.yaml", [f"model.outputs.density.basis={tmp_path / name}"])
 

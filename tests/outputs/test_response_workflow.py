@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from output_models import CUTOFF, NEQUIP, SPECIES, make_config, make_potential
 from test_response import RESPONSE, differences
 
@@ -126,6 +127,16 @@ def test_labels_in_a_field(trained):
     raw["model"]["field"] = False
     with pytest.raises(ConfigError, match=r"data.labels.electric_field goes with `model.field: true`"):
         config_from_dict(raw)
+
+
+def test_a_field_of_the_structure_alone_is_warned_of(caplog):
+    atoms = bulk("Si", "diamond", 5.43)
+    atoms.info["electric_field"] = [0.0, 0.0, 0.1]
+    calculator = EquipotCalculator(SILICON)
+    for _ in range(2):
+        atoms.rattle(0.01)
+        calculator.get_property("energy", atoms)
+    assert caplog.text.count("field, which counts, is [0.0, 0.0, 0.0] V/Å") == 1
 
 
 def test_sizes_do_not_see_the_branch(trained, caplog):
