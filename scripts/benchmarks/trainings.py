@@ -19,7 +19,7 @@ from equipot.errors import ConfigError, DataError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.run import evaluate
 from equipot.files import atomic_write, read_json, write_json
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 from equipot.run_directory import RunDirectory
 from equipot.training.batches import Batches
