@@ -72,7 +72,11 @@ def test_unknown_key_names_place_and_remedy(sections, expected):
 
 def test_key_like_no_other_lists_the_valid_ones():
     [line] = problems(training={"loss": {"xyzzy": 1}})
-    assert line == "training.loss.xyzzy: unknown key. Valid here: kind, huber_delta, energy, forces, stress."
+    assert line == (
+        "training.loss.xyzzy: unknown key. Valid here: kind, huber_delta, energy, forces, stress. Another "
+        "label is that of an output, which `model.outputs: {xyzzy: {per: structure, tensor: scalar}}` "
+        "declares."
+    )
 
 
 # --- wrong values

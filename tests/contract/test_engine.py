@@ -12,7 +12,7 @@ from ase.build import make_supercell
 from equipot.data import graph_from_atoms
 from equipot.engine.library import Engine, load_library
 from equipot.graph import edge_vectors
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 SPECIES, CUTOFF = ["H", "C", "O"], 3.5
 

@@ -24,7 +24,7 @@ from equipot.evaluation.metrics import summary
 from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
 from equipot.models.parts import parts_of
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training import stopping
 from equipot.training.fine_tune import begin_training, start_from, with_architecture
 from equipot.training.html_report import write_report

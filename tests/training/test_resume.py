@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from equipot import cli
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training import monitor, stopping
 from equipot.training.checkpoints import check_same_statistics
 from equipot.training.module import PotentialModule
@@ -127,6 +128,23 @@ def test_signals_save_and_the_command_exits_with_130(make_config, monkeypatch, t
         cli.main()
     assert caught.value.code == 130
     assert content(config.run.directory / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_a_directory_that_was_removed_is_not_made_again(make_config, monkeypatch, tmp_path):
+    config = make_config("gone", training={"epochs": 2})
+    root = config.run.directory
+    original = TrainingMonitor.on_train_batch_end
+
+    def remove(self, trainer, *arguments):
+        if trainer.global_step == 2:
+            shutil.rmtree(root)
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, *arguments)
+
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", remove)
+    with pytest.raises(TrainingError, match=r"last\.ckpt: .*Its folder was removed while the training ran"):
+        train(config)
+    assert not root.exists()
 
 
 def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrupted):

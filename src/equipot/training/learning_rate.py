@@ -20,7 +20,7 @@ from equipot.data.batching import Step, StepSampler, step_loader
 from equipot.data.progress import track
 from equipot.errors import TrainingError
 from equipot.files import atomic_write
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.batches import budget_of
 from equipot.training.loss import Loss, label_errors
 from equipot.training.optimizers import make_optimizer
