@@ -168,20 +168,22 @@ def plot(curves: dict, path: Path, error: str) -> None:
             if quantity not in found:
                 continue
             for label, curve in found[quantity].items():
-                shown = f"{label}   slope {_two_digits(curve['slope'])}" if curve["slope"] else label
                 axes.errorbar(
-                    curve["frames"], curve[error], [spread or 0.0 for spread in curve["spread"]], label=shown,
+                    curve["frames"], curve[error], [spread or 0.0 for spread in curve["spread"]], label=label,
                     color=COLORS[curve["l_max"]], linestyle=_LINES[curve["model"]],
                     marker=_MARKERS[curve["l_max"]], markersize=5, capsize=2,
                 )  # fmt: skip
             sizes = sorted({size for curve in found[quantity].values() for size in curve["frames"]})
             axes.set_xticks(sizes, map(str, sizes))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.legend(frameon=False, fontsize=7)
     for axes in panels[-1]:
         axes.set_xlabel("training frames")
     for axes in panels[:, 1:].flat:
         axes.set_ylabel("")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=4, handlelength=4, frameon=False, fontsize=8
+    )
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
 

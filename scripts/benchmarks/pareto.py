@@ -215,7 +215,8 @@ def _draw(axes, rows: list[dict], best: list[dict], error) -> None:
         kind, _, size, *_ = row["label"].split(", ")
         label, marker = f"{kind}, $l_\\mathrm{{max}}$ = {row['l_max']}", _MARKERS.get(row["model"], "D")
         face = color if row in best else "white"
-        axes.plot(*place, marker, color=color, markerfacecolor=face, label=label)
+        axes.plot([], [], marker, color=color, label=label)
+        axes.plot(*place, marker, color=color, markerfacecolor=face)
         axes.annotate(size, place, (5, 4), textcoords="offset points", fontsize=7, color="0.3")
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from equipot.config import Config, load_config
-from equipot.data.batching import BatchSampler, StepSampler, batch_loader, step_loader
+from equipot.data.batching import BatchSampler, batch_loader
 from equipot.errors import ConfigError, DataError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.run import evaluate
@@ -22,13 +22,12 @@ from equipot.files import atomic_write, read_json, write_json
 from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 from equipot.run_directory import RunDirectory
-from equipot.training.batches import Batches
-from equipot.training.loss import Loss, label_errors
-from equipot.training.optimizers import make_optimizer
+from equipot.training.batches import budget_of
 from equipot.training.preparation import prepare
 from equipot.training.results import read_metrics
 from equipot.training.run import train
 from equipot.training.stopping import INTERRUPTED
+from equipot.training.trial import Trial
 
 RECIPES = Path(__file__).parent / "accuracy"
 # What the recipes, which are NequIP's, change for another model.
@@ -178,32 +177,21 @@ def epochs_in(minutes: float, kept: Path, config: Config) -> int:
 
 
 def epoch_seconds(config: Config) -> float:
-    """Processor time of an epoch, from some steps, whose weights are thrown away, and a validation batch."""
+    """Processor time of an epoch, from some steps, whose weights are thrown away, and validation batches."""
     prepared = prepare(config)
-    potential, training = prepared.start.potential.to(prepared.device).train(), config.training
-    outputs = potential.outputs
-    spreads = {} if outputs is None else outputs.spreads
-    loss = Loss(training.loss, spreads, potential.species, training.irrep_weights)
-    optimizer = make_optimizer(potential, training, prepared.start.factors)
-    batches = Batches(prepared.training_set, prepared.datasets.validation, training, config.run.seed)
-    sampler = StepSampler(batches.train, batches.budget, batches.seed, accumulate=batches.accumulate)
-    validation = BatchSampler(batches.validation, batches.validation_budget)
-
-    def step(step) -> None:
-        optimizer.zero_grad()
-        for part in step.to(prepared.device).parts:
-            prediction = predict(potential, part, energy=training.loss.of_energies)
-            sums = loss.sums(label_errors(prediction, part))
-            loss.total(sums, step.counts, prediction, loss.weights_at(0.0)).backward()
-        optimizer.step()
+    training, validation_set = config.training, prepared.datasets.validation
+    start, device = prepared.start, prepared.device
+    trial = Trial(config, prepared.training_set, start.potential, device, start.factors)
+    budget = budget_of(training.validation_batch_size or training.batch_size)
+    validation = BatchSampler(validation_set, budget)
 
     def validate(graph) -> None:
-        predict(potential, graph.to(prepared.device), energy=training.loss.of_energies)
+        predict(trial.potential, graph.to(device), energy=training.loss.of_energies)
 
-    of_step = _seconds(step, islice(step_loader(batches.train, sampler), _TIMED_STEPS))
-    potential.eval()
-    of_batch = _seconds(validate, islice(batch_loader(batches.validation, validation), 3))
-    return _OVERHEAD * (batches.steps_per_epoch * of_step + len(validation) * of_batch)
+    of_step = _seconds(lambda step: trial.train(step, training.learning_rate), trial.steps(_TIMED_STEPS))
+    trial.potential.eval()
+    of_batch = _seconds(validate, islice(batch_loader(validation_set, validation), 3))
+    return _OVERHEAD * (len(trial.sampler) * of_step + len(validation) * of_batch)
 
 
 def _seconds(call: Callable, items: Iterable) -> float:
