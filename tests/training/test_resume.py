@@ -6,8 +6,8 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 
 import ase
@@ -287,41 +287,32 @@ def test_other_optimizers_go_on_exactly(make_config, monkeypatch, optimizer):
     assert history(resumed.directory) == history(whole.directory)
 
 
-KILL = """
-import os, signal, sys
-from pathlib import Path
-from equipot import cli
-from equipot.config import load_config
-from equipot.training import checkpoints, run
-from equipot.training.monitor import TrainingMonitor
+def trained_until_killed(config, step: int, where: str) -> None:
+    torch.set_num_threads(1)  # those of the process that was forked are not there
+    original = TrainingMonitor.on_train_batch_end
 
-step, where = int(sys.argv[2]), sys.argv[3]
-original = TrainingMonitor.on_train_batch_end
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+    def end_of_batch(self, trainer, *arguments):
+        if trainer.global_step == step and where == "writing":
+            Path.replace = kill  # everything is written, under the temporary name
+        original(self, trainer, *arguments)
+        if trainer.global_step == step:
+            kill()
 
-def end_of_batch(self, trainer, *arguments):
-    if trainer.global_step == step and where == "writing":
-        Path.replace = kill  # everything is written, under the temporary name
-    original(self, trainer, *arguments)
-    if trainer.global_step == step:
-        kill()
-
-TrainingMonitor.on_train_batch_end = end_of_batch
-run.train(load_config(sys.argv[1]), resume=run.AUTO)
-"""
+    TrainingMonitor.on_train_batch_end = end_of_batch
+    train(config, resume=AUTO)
 
 
-def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted):
     # A checkpoint after every step; kills before the first one, after one, and while one is written.
     config = make_config("killed", training=EVERYTHING, run={"checkpoint_minutes": 1e-9})
-    file = tmp_path / "config.yaml"
-    file.write_text(config.to_yaml())
     for step, where, left in ((1, "writing", None), (7, "after", 7), (14, "writing", 13)):
-        command = [sys.executable, "-c", KILL, str(file), str(step), where]
-        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        killed = get_context("fork").Process(target=trained_until_killed, args=(config, step, where))
+        killed.start()
+        killed.join(120)
+        assert killed.exitcode == -signal.SIGKILL
         last = config.run.directory / "checkpoints" / "last.ckpt"
         assert (content(last)["global_step"] if last.exists() else None) == left
     resumed = train(config, resume=AUTO)
