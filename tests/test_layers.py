@@ -193,7 +193,7 @@ def test_checker_sees_an_upward_import(file, statement):
         ("nn/radial.py", "from equipot.ops.reference import contract"),
         ("nn/radial.py", "from .mlp import MLP"),
         ("cli/__init__.py", "from equipot import __version__"),
-        ("deploy/load.py", "from equipot.models.potential import predict"),
+        ("deploy/load.py", "from equipot.models.predict import predict"),
         ("deploy/export.py", "from equipot import __version__"),
         ("__init__.py", "from equipot.integrations.ase import EquipotCalculator"),
         ("__init__.py", "from equipot.machine import keep_memory"),

@@ -15,13 +15,13 @@ read -ra train <<<"${TRAIN:-}"
 read -ra phonons <<<"${PHONONS:-}"
 set -x
 
-equipot import "$model" --output pretrained.ckpt
-equipot deploy pretrained.ckpt --output pretrained.pt
+equipot import "$model" --output pretrained.ckpt --overwrite
+equipot deploy pretrained.ckpt --output pretrained.pt --overwrite
 equipot check pretrained.pt
 equipot md "$silicon" --model pretrained.pt --supercell "${SUPERCELL:-4x4x4}" --steps "${STEPS:-1000}" --temperature 300 \
   --timestep 1 --output md --overwrite
 equipot phonons "$silicon" --model pretrained.pt --overwrite --output phonons "${phonons[@]:---relax}"
 equipot train "$root/configs/fine_tune.yaml" --overwrite fine_tune.model=pretrained.ckpt run.directory=tuned "${train[@]}"
 equipot evaluate tuned "$data/test.xyz"
-equipot deploy tuned --output tuned.pt
+equipot deploy tuned --output tuned.pt --overwrite
 equipot phonons "$silicon" --model tuned.pt --overwrite --output phonons_tuned "${phonons[@]:---relax}"

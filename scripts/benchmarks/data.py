@@ -143,7 +143,8 @@ def measure_loading(store: Path) -> None:
     from equipot.data import load_datasets
     from equipot.data.batching import Budget, StepSampler, step_loader
     from equipot.models.nequip import NequIP
-    from equipot.models.potential import Potential, predict
+    from equipot.models.potential import Potential
+    from equipot.models.predict import predict
     from equipot.models.terms import SpeciesScaleShift
 
     torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.graph import collate
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 ROOT = Path(__file__).parents[2]
 CUTOFF = 5.0

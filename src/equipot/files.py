@@ -3,21 +3,26 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from equipot.errors import ConfigError
+
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, make_folder: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, remove it if not.
 
     A kill or a full disk therefore never leaves a half-written file under the final name. An OSError on the
-    way names ``path``, which the user knows, and not the temporary one.
+    way names ``path``, which the user knows, and not the temporary one. Without ``make_folder`` that a folder
+    is missing is such an error: of a run that goes on, it was removed.
     """
     path = Path(path)
     with naming_errors(path):
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _create_beside(path)
     try:
         with naming_errors(path, temporary):
@@ -37,6 +42,33 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, data: Mapping) -> None:
     """Write a JSON file whole or not at all."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_writable(path: Path, option: str = "--output") -> None:
+    """Raise ConfigError if a file or folder cannot be made there; before the work, so that it is not lost."""
+    candidates = (path, *path.absolute().parents) if path.is_dir() else path.absolute().parents
+    place = next(at for at in candidates if at.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        what = "no folder that can be written to" if place.is_dir() else "a file"
+        raise ConfigError(f"Cannot write to {path}: {place} is {what}. Name another with {option}.")
+
+
+def refuse_to_replace(
+    path: Path, overwrite: bool = False, option: str = "--output", inputs: Iterable[str | Path] = ()
+) -> None:
+    """Before the work: whether a file may be written under a name that the user gave.
+
+    Raises:
+        ConfigError: it is a folder, cannot be written, is one of the files that are read (``inputs``), or is
+            there, without ``overwrite``.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{option} {path} is a folder; give the name of a file in it.")
+    if path.exists() and any(Path(one).exists() and path.samefile(one) for one in inputs):
+        raise ConfigError(f"{path} is a file that is read here: name another with {option}.")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists. Name another with {option}, or give --overwrite.")
+    require_writable(path, option)
 
 
 def read_json(path: Path) -> Any:
@@ -64,7 +96,6 @@ def naming_errors(path: Path, *temporary: Path) -> Iterator[None]:
 
 
 def _create_beside(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix is kept because writers (ASE, matplotlib) choose the format by it.
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)

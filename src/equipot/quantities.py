@@ -359,7 +359,10 @@ _FACTS = ("shape", "unit", "per_atom", "symmetry", "mean", "quantum", "total", "
 
 
 # Of frames whose labels are those in it, for models that know it (``model.field``).
-FIELD = output("electric_field", (3,), "V/Ang", per_atom=False, rank=1)
+FIELD = replace(
+    output("electric_field", (3,), "V/Ang", per_atom=False, rank=1),
+    pattern="(electric|external)_?field|^e_?field$",
+)
 
 
 def given_quantities() -> set[str]:

@@ -100,7 +100,7 @@ class Workspace:
 
 
 @pytest.fixture(scope="session")
-def workspace(tmp_path_factory) -> Workspace:
+def workspace(tmp_path_factory, fresh_process) -> Workspace:
     """Data, a trained run and a deployed model."""
     folder = tmp_path_factory.mktemp("workspace")
     write(folder / "train.xyz", [labelled_crystal(seed) for seed in range(16)], format="extxyz")
@@ -108,7 +108,7 @@ def workspace(tmp_path_factory) -> Workspace:
     run = folder / "run"
     config = folder / "config.yaml"
     config.write_text(CONFIG.replace("RUN", str(run)))
-    with pytest.MonkeyPatch.context() as patch:
+    with fresh_process(), pytest.MonkeyPatch.context() as patch:
         assert run_command(patch, "train", config) == 0
         assert run_command(patch, "deploy", run, "--output", folder / "model.pt") == 0
     return Workspace(folder, config, folder / "train.xyz", folder / "test.xyz", run, folder / "model.pt")

@@ -117,6 +117,15 @@ def test_data_without_labels(equipot, workspace, tmp_path):
     assert result.code == 0 and "no labels" in result.out
 
 
+def test_labels_in_a_field_are_not_those_of_a_model_without(equipot, workspace, tmp_path):
+    frame = ase.io.read(workspace.test, index=0)
+    frame.info["electric_field"] = [0.0, 0.0, 0.1]
+    ase.io.write(tmp_path / "field.xyz", frame, format="extxyz")
+    fails(equipot("evaluate", workspace.model, tmp_path / "field.xyz"), "electric field", "model.field: true")
+    result = equipot("evaluate", workspace.model, tmp_path / "field.xyz", "--electric-field-key", "none")
+    assert result.code == 0, result.err
+
+
 def test_absent_label_name(equipot, workspace):
     result = equipot("evaluate", workspace.run, workspace.test, "--energy-key", "enrgy")
     fails(result, "enrgy", "energy")
@@ -126,6 +135,37 @@ def test_output_that_is_a_file(equipot, workspace, tmp_path):
     """An OSError of the system is a message too."""
     (tmp_path / "taken").write_text("")
     fails(equipot("evaluate", workspace.run, workspace.test, "--output", tmp_path / "taken"), "taken")
+
+
+def test_nothing_is_replaced_without_overwrite(equipot, workspace, tmp_path):
+    """Of commands that write a file; those that write a folder have tests of their own."""
+    run, mine = workspace.run, tmp_path / "errors.json"
+    mine.write_text("mine")
+    (tmp_path / "member_1.pt").write_text("mine")
+    (tmp_path / "split.json").write_text("mine")
+    (tmp_path / "few.xyz").write_bytes(workspace.test.read_bytes())
+    fails(equipot("evaluate", run, workspace.test, "--output", tmp_path), "errors.json exists", "--overwrite")
+    fails(equipot("evaluate", run, workspace.test, "--predictions", mine), "another with --predictions")
+    fails(equipot("deploy", run, "--output", mine), "errors.json exists", "--overwrite")
+    (tmp_path / "ensemble").mkdir()
+    for member in ("member_0", "member_1"):
+        (tmp_path / "ensemble" / member).symlink_to(run)
+    fails(equipot("deploy", tmp_path / "ensemble", "--output", tmp_path), "member_1.pt exists", "--overwrite")
+    fails(equipot("data", "split", workspace.test, "--output", tmp_path), "split.json exists")
+    fails(equipot("report", run, "--output", mine), "errors.json' exists and is no page")
+    fails(equipot("deploy", run, "--output", mine / "model.pt"), "errors.json is a file")
+    # What is read is not replaced by any means.
+    data = tmp_path / "few.xyz"
+    fails(equipot("evaluate", run, data, "--predictions", data, "--overwrite"), "is a file that is read here")
+    assert equipot("data", "convert", data, "--output", tmp_path / "a.equipot").code == 0
+    convert = ("data", "convert", workspace.data, "--output", tmp_path / "a.equipot")
+    fails(equipot(*convert), "is a store of other files", "--overwrite")
+    assert equipot(*convert, "--overwrite").code == 0
+    names = ("errors.json", "member_1.pt", "split.json")
+    assert all((tmp_path / name).read_text() == "mine" for name in names)
+    assert data.read_bytes() == workspace.test.read_bytes() and not (tmp_path / "member_0.pt").exists()
+    result = equipot("evaluate", run, data, "--output", tmp_path, "--overwrite")
+    assert result.code == 0 and "rmse" in mine.read_text()
 
 
 def test_usage_errors_exit_with_2(equipot, workspace):

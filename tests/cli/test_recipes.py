@@ -6,7 +6,6 @@ import ase.io
 import numpy as np
 import pytest
 
-from equipot.deploy.load import load_deployed
 from equipot.ops.build import kernels_available
 from equipot.training import learning_rate
 
@@ -15,14 +14,7 @@ def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def verified_here(monkeypatch):
-    """A fresh process takes seconds for each member; other tests use it."""
-    name = "equipot.deploy.torchscript._deviations_in_fresh_process"
-    monkeypatch.setattr(name, lambda path: load_deployed(path, "cpu").check_capsule())
-
-
-def test_ensemble_is_trained_evaluated_deployed_and_run(equipot, workspace, tmp_path, verified_here):
+def test_ensemble_is_trained_evaluated_deployed_and_run(equipot, workspace, tmp_path):
     run, model = tmp_path / "run", tmp_path / "model"
     arguments = (workspace.config, f"run.directory={run}", "training.epochs=2", "--ensemble", 2)
     result = equipot("train", *arguments)
@@ -53,9 +45,7 @@ def test_ensemble_is_trained_evaluated_deployed_and_run(equipot, workspace, tmp_
 
 
 @pytest.mark.skipif(not kernels_available(), reason="no compiler")
-def test_uncertainty_is_deployed_shown_checked_evaluated_and_logged(
-    equipot, workspace, tmp_path, verified_here
-):
+def test_uncertainty_is_deployed_shown_checked_evaluated_and_logged(equipot, workspace, tmp_path):
     model = tmp_path / "model.pt"
     result = equipot("deploy", workspace.run, "--uncertainty", "--output", model)
     assert result.code == 0, result.err

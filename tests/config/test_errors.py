@@ -72,7 +72,11 @@ def test_unknown_key_names_place_and_remedy(sections, expected):
 
 def test_key_like_no_other_lists_the_valid_ones():
     [line] = problems(training={"loss": {"xyzzy": 1}})
-    assert line == "training.loss.xyzzy: unknown key. Valid here: kind, huber_delta, energy, forces, stress."
+    assert line == (
+        "training.loss.xyzzy: unknown key. Valid here: kind, huber_delta, energy, forces, stress. Another "
+        "label is that of an output, which `model.outputs: {xyzzy: {per: structure, tensor: scalar}}` "
+        "declares."
+    )
 
 
 # --- wrong values
@@ -206,7 +210,7 @@ def test_wrong_model_type_and_what_else_is_wrong_in_the_section():
         (
             "nequip",
             "model: expected section with type: allegro, type: allegro_dense or "
-            "type: nequip; found 'nequip' (text).",
+            "type: nequip or auto; found 'nequip'.",
         ),
     ],
 )

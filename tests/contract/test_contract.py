@@ -14,7 +14,7 @@ import torch
 from equipot.data import graph_from_atoms
 from equipot.graph import collate, edge_vectors
 from equipot.models.allegro import Allegro
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 EXACT = 1e-10
 SPECIES, CUTOFF = ["H", "C", "O"], 3.5

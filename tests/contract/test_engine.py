@@ -14,7 +14,7 @@ from equipot.data import graph_from_atoms
 from equipot.engine.library import Engine, load_library
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 SPECIES, CUTOFF = ["H", "C", "O"], 3.5
 

@@ -7,10 +7,12 @@ from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from equipot.config.data import LabelsConfig, UnitsConfig
+from equipot.config.data import LabelsConfig, Source, UnitsConfig
 from equipot.data import frame_from_atoms
+from equipot.data.frames import NO_LABELS, frame_of
 from equipot.data.stated_units import check_units
 from equipot.errors import DataError
+from equipot.quantities import FIELD, declare
 
 LABELS = LabelsConfig()
 VOIGT = np.array([1.0, 2, 3, 4, 5, 6])  # xx yy zz yz xz xy
@@ -351,3 +353,27 @@ def test_one_atom_alone_in_a_box_is_isolated(cell, force, alone):
     frame = frame_from_atoms(atoms, LabelsConfig())
     assert frame.is_isolated_atom == frame.is_alone_in_box == alone
     assert not frame_from_atoms(atoms * (1, 1, 2), LabelsConfig(energy=None)).is_isolated_atom
+
+
+def test_labels_in_a_field_that_is_not_read():
+    """They are those of other energies."""
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], info={"energy": -1.0, "electric_field": [0, 0, 0.1]})
+    message = (
+        r"'electric_field' is \[0.*, 0\.1\], an .* not read.*model\.field: true.*--electric-field-key none"
+    )
+    with pytest.raises(DataError, match=message):
+        frame_from_atoms(atoms, LabelsConfig())
+    assert frame_from_atoms(atoms).energy is None  # its labels are not read either
+    assert frame_from_atoms(atoms, NO_LABELS).energy is None
+    assert frame_from_atoms(atoms, LabelsConfig(electric_field=None)).energy == -1.0
+    declare(FIELD)
+    read = frame_from_atoms(atoms, LabelsConfig(electric_field="electric_field"))
+    np.testing.assert_allclose(read.electric_field, [0, 0, 0.1])
+    with pytest.raises(DataError, match="an electric field that is not read"):  # as of a store
+        frame_of(read, Source((), LabelsConfig()), "a.equipot", 0)
+    atoms.info["efield"] = atoms.info.pop("electric_field")
+    with pytest.raises(DataError, match=r"'efield' is .*data\.labels\.electric_field: efield"):
+        frame_from_atoms(atoms, LabelsConfig(electric_field="electric_field"))
+    for other in ([0.0, 0.0, 0.0], "off"):
+        atoms.info["efield"] = other
+        assert frame_from_atoms(atoms, LabelsConfig()).electric_field is None

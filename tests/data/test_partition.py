@@ -4,6 +4,8 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms, FixCartesian
 from typer.testing import CliRunner
 
 from equipot.cli import app
@@ -139,3 +141,52 @@ def test_all_frames_are_used_unless_fewer_are_asked_for(water, tmp_path, write, 
 def test_output_that_is_a_file(mixed, tmp_path):
     result = run(mixed, "--output", mixed, *KEYS)
     assert "is a file. Give a folder" in str(result.exception)
+
+
+def test_all_that_the_files_have_is_kept(water, tmp_path, caplog):
+    """Labels of outputs, which the command does not know; in one case energies and lengths are converted."""
+    caplog.set_level("INFO", logger="equipot")
+    frames = []
+    for i, given in enumerate(water[:6]):
+        atoms = given.copy()
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=float(i), dipole=np.array([0.1, i, 0.2]), magmoms=np.arange(3.0)
+        )
+        atoms.info |= {"alpha": np.arange(9.0) + i, "gap": 0.5, "name": f"water {i}", "units": "Hartree Bohr"}
+        atoms.info |= {"electric_field": np.array([0.0, 0.0, 0.1]), "mu_unit": "Debye", "good": True}
+        atoms.arrays["born"] = np.arange(27.0).reshape(3, 9)
+        atoms.set_tags([300, 1, 2])
+        atoms.set_constraint([FixAtoms([0]), FixCartesian(1, [True, False, False])])
+        frames.append(atoms)
+    ase.io.write(tmp_path / "all.xyz", frames)
+    sizes = ("--train", 4, "--validation", 2, "--test", 0)
+    units = ("--energy-unit", "Hartree", "--length-unit", "Bohr")
+    result = run(tmp_path / "all.xyz", "--output", tmp_path / "sets", *sizes, *units)
+    assert result.exit_code == 0, result.exception
+    assert (
+        "Kept as the files have it, its units too: alpha, born, dipole, electric_field, gap, magmoms, my_"
+        in caplog.text
+    )
+    split = Split.load(tmp_path / "sets" / "split.json")
+    for name in ("train", "validation"):
+        written = ase.io.read(tmp_path / "sets" / f"{name}.xyz", ":")
+        for atoms, (_, index) in zip(written, getattr(split, name), strict=True):
+            given = ase.io.read(tmp_path / "all.xyz", index)
+            assert atoms.get_potential_energy() == pytest.approx(index * 27.2113862, rel=1e-6)
+            np.testing.assert_allclose(atoms.positions, given.positions * 0.52917721, atol=1e-6)
+            assert set(atoms.info) == set(given.info) - {"units"} and "units" in given.info
+            for key in ("alpha", "electric_field"):
+                np.testing.assert_allclose(atoms.info[key], given.info[key])
+            assert [atoms.info[key] for key in ("gap", "name", "good")] == [0.5, f"water {index}", True]
+            np.testing.assert_allclose(atoms.get_dipole_moment(), [0.1, index, 0.2])
+            np.testing.assert_array_equal(atoms.get_magnetic_moments(), np.arange(3.0))
+            np.testing.assert_array_equal(atoms.arrays["born"], given.arrays["born"])
+            assert atoms.get_tags().tolist() == [300, 1, 2]
+            assert _mask(atoms) == _mask(given)
+
+
+def _mask(atoms):
+    fixed = np.zeros((len(atoms), 3), bool)
+    for constraint in atoms.constraints:
+        fixed[constraint.index] |= getattr(constraint, "mask", np.ones(3, bool))
+    return fixed.tolist()

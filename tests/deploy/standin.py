@@ -1,16 +1,12 @@
 """A tiny smooth many-body network, for tests where the file matters and not the physics."""
 
 import zipfile
-from contextlib import contextmanager
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from equipot.config import NequIPConfig
-from equipot.deploy import torchscript
 from equipot.deploy.capsule import synthetic_structures
-from equipot.deploy.load import load_deployed
 from equipot.deploy.rigidity import Rigidity
 from equipot.deploy.torchscript import write_torchscript
 from equipot.models.build import build_potential
@@ -101,19 +97,18 @@ def write_uncertain(path, factor, species=("H", "C", "O", "Cu")):
     config = NequIPConfig(type="nequip", **settings)
     figures = {"features": 4, "training_frames": 9, "validation_frames": 5, "miscalibration": 0.1}
     figures |= {"predicted_rms": 0.1, "error_rms": 0.1}
-    with verified_in_this_process():
-        return write_torchscript(
-            build_potential(config, list(species), 10.0, shift, 1.0).eval(),
-            path,
-            synthetic_structures(species, 3.0),
-            source="made for the tests",
-            model_type="nequip",
-            atomic_energies=shift,
-            weights="last",
-            validation={},
-            config="data: {labels: {}, units: {}}",
-            measure=lambda program: Rigidity(factor, figures),
-        )
+    return write_torchscript(
+        build_potential(config, list(species), 10.0, shift, 1.0).eval(),
+        path,
+        synthetic_structures(species, 3.0),
+        source="made for the tests",
+        model_type="nequip",
+        atomic_energies=shift,
+        weights="last",
+        validation={},
+        config="data: {labels: {}, units: {}}",
+        measure=lambda program: Rigidity(factor, figures),
+    )
 
 
 def write_standin(path, **keywords):
@@ -130,18 +125,6 @@ def write_standin(path, **keywords):
         validation={"forces_mae": 0.01},
         config="model: {type: standin}\n",
     )
-
-
-@contextmanager
-def verified_in_this_process():
-    """A fresh process takes seconds; one test uses it, the others load the file here."""
-
-    def deviations(path):
-        return load_deployed(path, "cpu").check_capsule()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchscript, "_deviations_in_fresh_process", deviations)
-        yield
 
 
 def rewritten(source, target, change):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from standin import verified_in_this_process, write_standin
+from standin import write_standin
 
 from equipot.deploy.ensemble import deviation, find_members, load_members
 from equipot.deploy.load import load_deployed
@@ -47,9 +47,8 @@ def test_deviation_is_that_of_numbers_and_of_vectors():
 
 
 def test_members_must_agree_on_species_and_cutoff(tmp_path):
-    with verified_in_this_process():
-        write_standin(tmp_path / "a.pt")
-        write_standin(tmp_path / "b.pt", cutoff=4.5)
+    write_standin(tmp_path / "a.pt")
+    write_standin(tmp_path / "b.pt", cutoff=4.5)
     assert len(load_members([tmp_path / "a.pt", tmp_path / "a.pt"], "cpu")) == 2
     assert len(load_members(load_deployed(tmp_path / "a.pt", "cpu"), "cpu")) == 1
     with pytest.raises(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
-from standin import verified_in_this_process
 
 from equipot.config import config_from_dict
 from equipot.data.digests import file_digest
@@ -82,16 +81,11 @@ def write_checkpoint(data_file, model=None, **changes):
     return path
 
 
-def quick_deploy(*arguments, **keywords):
-    with verified_in_this_process():
-        return deploy(*arguments, **keywords)
-
-
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_deployed_model_is_the_averaged_one(data_file, tmp_path, model, dtype):
     path = write_checkpoint(data_file, MODELS[model] | {"dtype": dtype})
-    metadata = quick_deploy(path, tmp_path / "model.pt")
+    metadata = deploy(path, tmp_path / "model.pt")
     deployed = load_deployed(tmp_path / "model.pt", "cpu")
     assert (metadata.model_type, metadata.dtype, metadata.weights) == (model, dtype, "ema")
     assert metadata.atomic_energies == (-13.0, -1030.0, -2040.0)
@@ -109,7 +103,7 @@ def test_capsule_takes_validation_frames(data_file, tmp_path):
     path = write_checkpoint(data_file)
     train, validation = [(str(data_file), 0), (str(data_file), 3)], [(str(data_file), 1), (str(data_file), 2)]
     Split(train=tuple(train), validation=tuple(validation)).save(path.parents[1] / "split.json")
-    capsule = Capsule.from_json(quick_deploy(path, tmp_path / "model.pt").capsule)
+    capsule = Capsule.from_json(deploy(path, tmp_path / "model.pt").capsule)
     names = {reference.structure.name for reference in capsule.references}
     assert {"ethanol.xyz frame 1", "ethanol.xyz frame 2"} < names
     assert not {"ethanol.xyz frame 0", "ethanol.xyz frame 3"} & names
@@ -121,7 +115,7 @@ def test_capsule_takes_validation_frames(data_file, tmp_path):
 def test_capsule_without_the_data(data_file, tmp_path, caplog):
     path = write_checkpoint(data_file)
     data_file.unlink()
-    capsule = Capsule.from_json(quick_deploy(path, tmp_path / "model.pt").capsule)
+    capsule = Capsule.from_json(deploy(path, tmp_path / "model.pt").capsule)
     assert "synthetic only" in capsule.source
     assert len(capsule.references) == 2
     assert "cannot be read" in caplog.text
@@ -134,41 +128,41 @@ def test_capsule_takes_frames_from_where_they_are_now(data_file, tmp_path):
     moved = data_file.rename(tmp_path / "moved.xyz")
     settings = tmp_path / "new.yaml"
     settings.write_text(f"data: {{train: {moved}, validation: 1}}\nmodel: {{type: nequip}}\n")
-    capsule = Capsule.from_json(quick_deploy(path, tmp_path / "model.pt", config=settings).capsule)
+    capsule = Capsule.from_json(deploy(path, tmp_path / "model.pt", config=settings).capsule)
     assert "moved.xyz frame 2" in {reference.structure.name for reference in capsule.references}
     moved.write_text(moved.read_text().replace("O ", "O  ", 1))
     with pytest.raises(
         DataError, match=r"new.yaml does not say where .* none of the files .* has its content"
     ):
-        quick_deploy(path, tmp_path / "other.pt", config=settings)
+        deploy(path, tmp_path / "other.pt", config=settings)
     assert not (tmp_path / "other.pt").exists()
 
 
 def test_given_structures(data_file, tmp_path):
     path = write_checkpoint(data_file)
-    metadata = quick_deploy(path, tmp_path / "model.pt", structures=[molecule("CH4")])
+    metadata = deploy(path, tmp_path / "model.pt", structures=[molecule("CH4")])
     structures = [r.structure for r in Capsule.from_json(metadata.capsule).references]
     assert [s.num_atoms for s in structures] == [5, 6, 2]
     with pytest.raises(UnknownSpeciesError, match="N"):
-        quick_deploy(path, tmp_path / "other.pt", structures=[molecule("NH3")])
+        deploy(path, tmp_path / "other.pt", structures=[molecule("NH3")])
     assert not (tmp_path / "other.pt").exists()
 
 
 def test_no_average_is_said(data_file, tmp_path, caplog):
     path = write_checkpoint(data_file, ema=None)
-    assert quick_deploy(path, tmp_path / "model.pt").weights == "last"
+    assert deploy(path, tmp_path / "model.pt").weights == "last"
     assert "no averaged weights" in caplog.text
 
 
 def test_message_passing_range(data_file, tmp_path):
     path = write_checkpoint(data_file)
-    metadata = quick_deploy(path, tmp_path / "model.pt")
+    metadata = deploy(path, tmp_path / "model.pt")
     assert (metadata.cutoff, metadata.interaction_range) == (4.0, 8.0)
 
 
 def test_zbl_survives(data_file, tmp_path):
     path = write_checkpoint(data_file, MODELS["nequip"] | {"zbl": True})
-    quick_deploy(path, tmp_path / "model.pt")
+    deploy(path, tmp_path / "model.pt")
     assert all(deviation.passed for deviation in load_deployed(tmp_path / "model.pt", "cpu").check_capsule())
 
 
@@ -192,7 +186,7 @@ def test_unusable_checkpoints(data_file, tmp_path):
     foreign = tmp_path / "foreign.ckpt"
     torch.save({"weights": torch.zeros(2)}, foreign)
     refuse(foreign, "not a checkpoint written by 'equipot train'")
-    quick_deploy(path, tmp_path / "model.pt")
+    deploy(path, tmp_path / "model.pt")
     refuse(tmp_path / "model.pt", "a deployed model, where a training checkpoint is expected")
 
 

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from standin import rewritten
 
+from equipot.deploy.checkpoint import find_checkpoint
 from equipot.deploy.info import info
 from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import FORMAT_VERSION, Metadata, read_metadata
@@ -77,6 +78,14 @@ def test_missing_file(tmp_path):
 
 def test_folder(tmp_path):
     with pytest.raises(ModelFileError, match=r"found a folder\. Of a run, 'equipot deploy .*' makes one"):
+        load_deployed(tmp_path)
+    (tmp_path / "member_0").mkdir()
+    with pytest.raises(ModelFileError, match=r"an ensemble, of which 'equipot deploy .*/member_0' makes one"):
+        load_deployed(tmp_path)
+    with pytest.raises(ModelFileError, match=r"is an ensemble: name one of its members, such as .*member_0"):
+        find_checkpoint(tmp_path)
+    (tmp_path / "member_0.pt").touch()
+    with pytest.raises(ModelFileError, match=r"name one of its members, such as .*/member_0\.pt\."):
         load_deployed(tmp_path)
 
 

@@ -11,7 +11,7 @@ from equipot.config import config_from_dict
 from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.replay import predict_replay, replay_structures, replay_text
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 METALS = [s for s in chemical_symbols[1:84] if s not in "H C N O F P S Cl As Se Br Te I".split()]  # noqa: SIM905
 

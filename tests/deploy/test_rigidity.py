@@ -16,7 +16,7 @@ from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 from scipy.stats import norm
-from standin import make_potential, verified_in_this_process
+from standin import make_potential
 
 from equipot.config import config_from_dict
 from equipot.data import graph_from_atoms
@@ -187,8 +187,7 @@ def run(tmp_path):
 
 
 def quick_deploy(run, output, **options):
-    with verified_in_this_process():
-        return deploy(run / "checkpoints" / "best.ckpt", output, uncertainty=True, **options)
+    return deploy(run / "checkpoints" / "best.ckpt", output, uncertainty=True, **options)
 
 
 def entries(path, *names):
@@ -233,8 +232,7 @@ def test_a_file_without_is_as_before(run, tmp_path):
     """But for its uncertainty a file is the same; without one the program does not speak of it."""
     folder = run()
     quick_deploy(folder, tmp_path / "with.pt")
-    with verified_in_this_process():
-        deploy(folder / "checkpoints" / "best.ckpt", tmp_path / "without.pt")
+    deploy(folder / "checkpoints" / "best.ckpt", tmp_path / "without.pt")
     names = "engine/program.json", "engine/weights.safetensors", "extra/capsule", "extra/uncertainty"
     program, weights, capsule, figures = entries(tmp_path / "without.pt", *names)
     other_program, other_weights, other_capsule, _ = entries(tmp_path / "with.pt", *names)

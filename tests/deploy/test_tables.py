@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from standin import verified_in_this_process
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.deploy.capsule import synthetic_structures
@@ -76,11 +75,10 @@ def test_where_tables_do_not_pay(monkeypatch):
 def test_deployed_file(tmp_path, tables):
     """The file agrees with the network, says which it holds, and leaves the caller's model alone."""
     potential, structures = make_potential(channels=8), synthetic_structures(SPECIES, 4.0)
-    with verified_in_this_process():
-        write_torchscript(
-            potential, tmp_path / "model.pt", structures, source="test", model_type="nequip",
-            atomic_energies=[-13.0, -1030.0, -2040.0], weights="ema", validation={}, config="", tables=tables,
-        )  # fmt: skip
+    write_torchscript(
+        potential, tmp_path / "model.pt", structures, source="test", model_type="nequip",
+        atomic_energies=[-13.0, -1030.0, -2040.0], weights="ema", validation={}, config="", tables=tables,
+    )  # fmt: skip
     assert "RadialTable" not in str(potential)
     model = load_deployed(tmp_path / "model.pt", "cpu")
     assert bool(model.metadata.tables) == (tables and kernels_available())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from standin import make_potential, verified_in_this_process, write_standin
+from standin import make_potential, write_standin
 
 from equipot.deploy import torchscript
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule, make_capsule, synthetic_structures
@@ -13,9 +13,10 @@ from equipot.deploy.torchscript import weights_digest
 from equipot.errors import ModelFileError
 
 
-def test_fresh_process_accepts_the_file(tmp_path):
+def test_fresh_process_accepts_the_file(tmp_path, fresh_process):
     """The whole path, with the real fresh process."""
-    metadata = write_standin(tmp_path / "model.pt", dtype=torch.float32)
+    with fresh_process():
+        metadata = write_standin(tmp_path / "model.pt", dtype=torch.float32)
     model = load_deployed(tmp_path / "model.pt", "cpu")
     assert model.metadata == metadata
     assert metadata.dtype == "float32"
@@ -63,7 +64,7 @@ def test_ghosts_do_not_count(model_file):
 def test_writing_leaves_the_model_alone():
     potential = make_potential()
     potential.train()
-    with verified_in_this_process(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchscript, "atomic_write", _fail)
         with pytest.raises(OSError, match="disk full"):
             torchscript.write_torchscript(potential, "x.pt", [], **ARGUMENTS)
@@ -108,10 +109,13 @@ def test_failed_verification_keeps_the_old_file(tmp_path, monkeypatch, answer):
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_fresh_process_reports_a_bad_file(tmp_path):
+def test_fresh_process_reports_a_bad_file(tmp_path, fresh_process):
     path = tmp_path / "bad.pt"
     path.write_text("no model")
-    with pytest.raises(ModelFileError, match=r"fails in a fresh process: .*not a model file"):
+    with (
+        fresh_process(),
+        pytest.raises(ModelFileError, match=r"fails in a fresh process: .*not a model file"),
+    ):
         torchscript._deviations_in_fresh_process(path)
 
 

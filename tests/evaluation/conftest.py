@@ -13,7 +13,7 @@ from equipot.config import LabelsConfig, UnitsConfig
 from equipot.config.data import Parsing
 from equipot.data.readers import read_frames
 from equipot.evaluation.model import LoadedModel
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 R0, INNER, CUTOFF = 2.7, 3.5, 4.5  # Å; the Morse potential is switched off from INNER to CUTOFF
 MORSE = {"epsilon": 0.3, "r0": R0, "rho0": 4.0, "rcut1": INNER / R0, "rcut2": CUTOFF / R0}

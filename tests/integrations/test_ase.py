@@ -16,7 +16,7 @@ from ase.optimize import BFGS
 from ase.phonons import Phonons
 from ase.stress import full_3x3_to_voigt_6_stress
 from ase.units import kB
-from standin import StandInNetwork, verified_in_this_process, write_standin
+from standin import StandInNetwork, write_standin
 
 import equipot
 from equipot import EquipotCalculator
@@ -34,7 +34,7 @@ from equipot.errors import (
     UnknownSpeciesError,
 )
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.units import stress_to_voigt
 
 
@@ -342,9 +342,8 @@ def ensemble(tmp_path_factory):
 
         return network
 
-    with verified_in_this_process():
-        for index, factor in enumerate((1.0, 1.1, 1.3)):
-            write_standin(folder / f"member_{index}.pt", network=stronger(factor))
+    for index, factor in enumerate((1.0, 1.1, 1.3)):
+        write_standin(folder / f"member_{index}.pt", network=stronger(factor))
     return folder
 
 
@@ -418,8 +417,7 @@ def heat_model(request, model_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("heat") / "nequip.pt"
     facts = {"atomic_energies": shift, "weights": "ema", "validation": {}, "config": ""}
     structures = synthetic_structures(species, 3.0)
-    with verified_in_this_process():
-        write_torchscript(potential, path, structures, source="", model_type="nequip", **facts)
+    write_torchscript(potential, path, structures, source="", model_type="nequip", **facts)
     return path
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from standin import make_potential, verified_in_this_process
+from standin import make_potential
 
 from equipot import EquipotCalculator
 from equipot.deploy.capsule import synthetic_structures
@@ -20,12 +20,11 @@ SEEN = {"H-O": 1.7, "H-H": 1.4, "C-O": 1.2}
 
 def write_model(path, shortest=SEEN):
     potential = make_potential()
-    with verified_in_this_process():
-        write_torchscript(
-            potential, path, synthetic_structures(potential.species, 4.0), source="", model_type="standin",
-            atomic_energies=[-10.0, -20.0, -30.0], weights="ema", validation={}, config="",
-            shortest_distances=shortest,
-        )  # fmt: skip
+    write_torchscript(
+        potential, path, synthetic_structures(potential.species, 4.0), source="", model_type="standin",
+        atomic_energies=[-10.0, -20.0, -30.0], weights="ema", validation={}, config="",
+        shortest_distances=shortest,
+    )  # fmt: skip
     return path
 
 

@@ -8,7 +8,7 @@ from ase.io import read
 torch = pytest.importorskip("torch")
 ts = pytest.importorskip("torch_sim", reason="torch-sim-atomistic is not installed")
 
-from standin import verified_in_this_process, write_standin  # noqa: E402
+from standin import write_standin  # noqa: E402
 from torch_sim.models.interface import validate_model_outputs  # noqa: E402
 
 from equipot import EquipotCalculator  # noqa: E402
@@ -23,8 +23,7 @@ CPU = torch.device("cpu")
 def si_fe(tmp_path_factory):
     """TorchSim validates with silicon and iron."""
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    with verified_in_this_process():
-        write_standin(path, species=("H", "C", "O", "Si", "Fe"))
+    write_standin(path, species=("H", "C", "O", "Si", "Fe"))
     return path
 
 

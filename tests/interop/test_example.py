@@ -1,4 +1,8 @@
-"""examples/05_pretrained, shorter: a small model of random weights, or 7net-0 where sevenn is installed."""
+"""examples/05_pretrained, shorter: a small model of random weights, or 7net-0 where sevenn is installed.
+
+The script runs with a function `equipot` that writes down its arguments; the commands then run in this
+process, which need not import torch for each of them.
+"""
 
 import importlib.util
 import os
@@ -13,11 +17,12 @@ from plain_sevennet import make
 from equipot.deploy.metadata import read_metadata
 
 SCRIPT = Path(__file__).parents[2] / "examples/05_pretrained/run.sh"
+WRITE_DOWN = {"BASH_FUNC_equipot%%": """() { printf '%s\\n' "$@" '' >> commands; }"""}
 INSTALLED = pytest.mark.skipif(importlib.util.find_spec("sevenn") is None, reason="sevenn is not installed")
 
 
 @pytest.mark.parametrize("model", ["random", pytest.param("7net-0", marks=INSTALLED)])
-def test_it_runs(tmp_path, model):
+def test_it_runs(equipot, tmp_path, monkeypatch, model):
     if model == "random":
         made = make(layers=2, _type_map={8: 0, 14: 1})
         torch.save(made.checkpoint(), tmp_path / "small.pth")
@@ -32,8 +37,14 @@ def test_it_runs(tmp_path, model):
     }
     # The crystal of random weights is at rest by its symmetry, but for the cell.
     shorter["PHONONS"] += " --relax" if model == "7net-0" else " --max-stress inf"
-    done = subprocess.run([SCRIPT], env=os.environ | shorter, capture_output=True, text=True, check=False)
+    environment = os.environ | shorter | WRITE_DOWN
+    done = subprocess.run([SCRIPT], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(tmp_path / "out")
+    commands = [text.splitlines() for text in Path("commands").read_text().rstrip().split("\n\n")]
+    assert len(commands) == 9
+    for command in commands:
+        equipot(*command)
     assert read_metadata(tmp_path / "out/tuned.pt").origin["code"] == "SevenNet"
     assert (tmp_path / "out/phonons_tuned/phonons.json").is_file()
     assert len(read(tmp_path / "out/md/trajectory.extxyz", ":")) > 1

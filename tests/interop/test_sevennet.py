@@ -10,7 +10,7 @@ from plain_sevennet import BASE, evaluate, make
 from equipot.data import graph_from_atoms
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.examples import example_structures
-from equipot.errors import ModelFileError
+from equipot.errors import ConfigError, ModelFileError
 from equipot.graph import edge_vectors
 from equipot.interop.importer import import_model
 from equipot.interop.verify import compare, require_equal
@@ -103,7 +103,7 @@ def test_few_elements_and_where_it_is_from(tmp_path):
 
 
 def _by(potential):
-    from equipot.models.potential import predict
+    from equipot.models.predict import predict
 
     def evaluation(atoms):
         found = predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff))
@@ -246,6 +246,8 @@ def test_bad_files(tmp_path, monkeypatch):
     with pytest.raises(ModelFileError, match="is the file to import"):
         import_model(str(path), path)
     import_model(str(path), tmp_path / "b.ckpt")
+    with pytest.raises(ConfigError, match=r"b\.ckpt exists.*--overwrite"):
+        import_model(str(path), tmp_path / "b.ckpt", overwrite=False)
     fails("a checkpoint of equipot already", source=str(tmp_path / "b.ckpt"))
     fails("No file '7net-9'.*Did you mean '7net-0'", source="7net-9")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

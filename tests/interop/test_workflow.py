@@ -20,22 +20,6 @@ LEVELS = {"_modal_map": {"R2SCAN": 0, "PBE": 1}}
 LEVELS |= {f"use_modal_{part}": True for part in ("self_inter_intro", "self_inter_outro", "output_block")}
 
 
-@pytest.fixture
-def equipot(monkeypatch, capfd, tmp_path):
-    """Run a command in ``tmp_path``, which must succeed; what it prints."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["equipot", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            assert not stop.code, capfd.readouterr()
-        return capfd.readouterr().out
-
-    return run
-
-
 @pytest.mark.filterwarnings("ignore:.*")
 def test_workflow(equipot, tmp_path):
     model = make(**LEVELS)

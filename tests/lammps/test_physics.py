@@ -8,7 +8,7 @@ from lammps_input import CUTOFF, SPECIES, THERMO, oxide, read_dump, setup, write
 from equipot import EquipotCalculator
 from equipot.data import graph_from_atoms
 from equipot.engine.library import Engine
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 # Sums of some thousand numbers in another order: 1e-16 each in float64, 6e-8 in float32.
 TOLERANCE = {"nequip": 1e-10, "nequip-one-layer": 1e-10, "allegro": 1e-10, "nequip-float32": 1e-6}

@@ -8,7 +8,7 @@ import torch
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.ops.build import kernels_available
 from equipot.ops.operators import plain_operators
 

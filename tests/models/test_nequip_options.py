@@ -9,7 +9,7 @@ from equipot.config import NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.models.build import build_potential
 from equipot.models.parts import parts_of
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 SPECIES, CUTOFF = ["H", "C", "O"], 3.5
 SMALL = {"type": "nequip", "cutoff": CUTOFF, "dtype": "float64", "l_max": 1, "layers": 2, "channels": 4}

@@ -9,7 +9,7 @@ from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.graph import collate
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.models.transfer import transfer
 
 CUTOFF = 3.5

@@ -30,11 +30,15 @@ from equipot.data import graph_from_atoms
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
 from equipot.models.nequip import NequIP
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.ops import build
 
 HERE = Path(__file__).parent / "gpu"
 TOLERANCE = 1e-12  # sums of up to some thousand terms in another order
+
+
+def compiler() -> list[str]:
+    return [*compiler_command(), "-shared", "-fPIC", "-O1", "-w", "-fno-strict-aliasing"]
 
 
 class Emulator:
@@ -43,27 +47,19 @@ class Emulator:
     Without ``run`` their text is only kept, and results are arbitrary.
     """
 
-    def __init__(self, directory: Path, run: bool = True):
+    def __init__(self, library: Path, directory: Path, run: bool = True):
         self.directory = directory
         self.equipot = ctypes.CDLL(str(build.build()))
         self.equipot.equipot_set_gpu_launcher.argtypes = [ctypes.c_void_p]
-        compiler = [*compiler_command(), "-shared", "-fPIC", "-O1", "-w", "-fno-strict-aliasing"]
-        library = directory / "emulator.so"
-        command = [
-            *compiler,
-            "-std=gnu++20",
-            f"-I{build.SOURCES}",
-            f"-I{build.KERNELS}",
-            str(HERE / "emulator.cpp"),
-            "-ldl",
-        ]
-        subprocess.run([*command, "-o", str(library)], check=True)
+        kernels = [*compiler(), "-std=c++17", f"-I{HERE}"]
+        if run:  # the header once, for all kernels
+            header = [HERE / "cuda_on_cpu.h", "-o", directory / "cuda_on_cpu.h.gch"]
+            subprocess.run([*kernels, "-x", "c++-header", *header], check=True)
         self.library = ctypes.CDLL(str(library))
         self.library.launches.argtypes, self.library.launches.restype = [ctypes.c_void_p], ctypes.c_int64
         make = self.library.emulator
         make.argtypes, make.restype = [ctypes.c_char_p] * 2, ctypes.c_void_p
-        kernels = shlex.join([*compiler, "-std=c++17", f"-I{HERE}"]) if run else ""
-        self.launcher = make(str(directory).encode(), kernels.encode())
+        self.launcher = make(str(directory).encode(), shlex.join(kernels if run else []).encode())
 
     def sources(self) -> list[Path]:
         """The text of all kernels that have run."""
@@ -80,9 +76,19 @@ class Emulator:
         self.equipot.equipot_set_gpu_launcher(None)
 
 
-@pytest.fixture(scope="session")
-def emulator(kernels, tmp_path_factory):
-    return Emulator(tmp_path_factory.mktemp("gpu-kernels"))
+@pytest.fixture(scope="module")
+def launcher(kernels, tmp_path_factory) -> Path:
+    """emulator.cpp, compiled."""
+    library = tmp_path_factory.mktemp("gpu-launcher") / "emulator.so"
+    folders = [f"-I{build.SOURCES}", f"-I{build.KERNELS}"]
+    command = [*compiler(), "-std=gnu++20", *folders, HERE / "emulator.cpp", "-ldl", "-o", library]
+    subprocess.run(command, check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def emulator(launcher, tmp_path_factory):
+    return Emulator(launcher, tmp_path_factory.mktemp("gpu-kernels"))
 
 
 def compare(emulator, evaluate, tolerance=TOLERANCE, launches=True):
@@ -373,10 +379,10 @@ def test_number_of_operators(emulator):
 
 
 @pytest.mark.parametrize("channels, threads", [((64, 64, 64), 64), ((128, 64, 32), 32), ((33, 33, 33), 64)])
-def test_no_warp_is_started_without_channels(kernels, tmp_path, channels, threads):
+def test_no_warp_is_started_without_channels(launcher, tmp_path, channels, threads):
     """Blocks are of one or two warps, as many as the narrowest group of paths fills."""
     kernel, _, arguments = test_convolution.random_convolution(2, True, channels)
-    with (recorder := Emulator(tmp_path, run=False)):
+    with (recorder := Emulator(launcher, tmp_path, run=False)):
         test_convolution.value_and_gradients(kernel, arguments)
     assert recorder.sources()
     for file in recorder.sources():
@@ -438,15 +444,11 @@ def nvrtc_library():
     return found[0] if found else None
 
 
-@pytest.mark.parametrize("capability", [(7, 0), (8, 0), (9, 0)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(kernels, tmp_path, capability, dtype):
-    """All kernels of usual models. None may keep what it works on in memory (spill), but for what the
-    compiler prefers to: up to 8 bytes, to let more warps run."""
-    if nvrtc_library() is None:
-        pytest.skip("the package nvidia-cuda-nvrtc is not installed")
-    ctypes.CDLL(str(nvrtc_library()), ctypes.RTLD_GLOBAL)
-    with (recorder := Emulator(tmp_path, run=False)):
+@pytest.fixture(scope="module", params=[torch.float32, torch.float64])
+def usual_kernels(request, launcher, tmp_path_factory) -> list[str]:
+    """The text of all kernels of usual models."""
+    dtype = request.param
+    with (recorder := Emulator(launcher, tmp_path_factory.mktemp("usual"), run=False)):
         kernel, _, arguments = test_convolution.random_convolution(2, True, 64, dtype=dtype)
         test_convolution.value_and_gradients(kernel, arguments)
         kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(64, dtype=dtype)
@@ -456,11 +458,20 @@ def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(kernels, tmp_
         given = test_interaction.arguments(64, dtype=dtype)
         test_interaction.value_and_gradients(torch.ops.equipot.interaction, given)
         torch.ops.equipot.segment_sum(given[2].detach(), given[5], 0, 60)
-    everything = "".join(file.read_text() for file in recorder.sources())
+    return [file.read_text() for file in recorder.sources()]
+
+
+@pytest.mark.parametrize("capability", [(7, 0), (8, 0), (9, 0)])
+def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(usual_kernels, capability):
+    """None may keep what it works on in memory (spill), but for what the compiler prefers to: up to 8 bytes,
+    to let more warps run."""
+    if nvrtc_library() is None:
+        pytest.skip("the package nvidia-cuda-nvrtc is not installed")
+    ctypes.CDLL(str(nvrtc_library()), ctypes.RTLD_GLOBAL)
     for arguments in ("GpuArrays", "GpuProductArrays", "GpuGateArrays", "GpuSumArrays"):
-        assert f"(const {arguments}<T> a)" in everything
-    for file in recorder.sources():
-        size, log = nvrtc(file.read_text(), *capability)
+        assert any(f"(const {arguments}<T> a)" in source for source in usual_kernels)
+    for source in usual_kernels:
+        size, log = nvrtc(source, *capability)
         if "does not compile for GPUs of compute capability" in log:
             assert capability < (7, 5), log  # as NVRTC 13 does
             pytest.skip(log.splitlines()[0])

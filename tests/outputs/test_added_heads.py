@@ -16,7 +16,7 @@ from equipot.deploy.check import check
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.deploy.export import deploy
 from equipot.errors import ConfigError
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.fine_tune import _what_is_added
 from equipot.training.run import train
 

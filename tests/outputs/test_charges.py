@@ -16,7 +16,7 @@ from equipot.deploy.load import load_deployed
 from equipot.errors import ConfigError, DataError
 from equipot.evaluation.run import evaluate
 from equipot.graph import collate, edge_vectors
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.settings import SpectrumSettings
 from equipot.properties.spectrum import spectrum
 from equipot.quantities import QUANTITIES

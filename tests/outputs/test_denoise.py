@@ -28,7 +28,7 @@ from equipot.errors import ConfigError, ModelFileError, SimulationError
 from equipot.graph import edge_vectors
 from equipot.integrations.denoise import Displacements, denoise
 from equipot.integrations.denoise_settings import DenoiseSettings
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import declare, output
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
@@ -231,6 +231,11 @@ def test_a_molecule_is_made_from_noise(learnt, tmp_path, capsys):
     found = ase.io.read(tmp_path / "out.xyz", ":")
     printed = capsys.readouterr().out
     assert "3 of 3 converged" in printed and "RMSD" in printed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 1 and "out.xyz exists" in capsys.readouterr().err
     for atoms in found:
         assert atoms.info["converged"] and atoms.info["denoise_rms"] <= 0.005
         np.testing.assert_allclose(shape_of(atoms), shape_of(molecule("H2O")), rtol=0.08)

@@ -26,7 +26,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.ase import EquipotCalculator
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.density import density
 from equipot.properties.settings import DensitySettings
 from equipot.training.loss import Loss, label_errors
@@ -77,9 +77,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(folder):
+def trained(folder, fresh_process):
     config = load_config(folder / "density.yaml", [f"run.directory={folder / 'run'}"])
-    deploy(train(config).directory / "checkpoints/best.ckpt", folder / "model.pt")
+    run = train(config).directory
+    with fresh_process():
+        deploy(run / "checkpoints/best.ckpt", folder / "model.pt")
     return folder
 
 
@@ -124,7 +126,10 @@ def test_files_of_a_basis(folder, tmp_path):
     config = load_config(folder / "density.yaml")
     assert config.outputs["density"].basis["O"][2].exponents == [0.9]
     (tmp_path / "bad.json").write_text("{")
-    for name, message in (("bad.json", "basis: .*is no JSON"), ("absent.json", "absent.json")):
+    for name, message in (
+        ("bad.json", "basis: .*is no JSON"),
+        ("absent.json", r"No basis file \(model\.outputs\.density\.basis\) .*absent\.json"),
+    ):
         with pytest.raises(ConfigError, match=message):
             load_config(folder / "density.yaml", [f"model.outputs.density.basis={tmp_path / name}"])
 

@@ -206,7 +206,8 @@ def torch_in_a_field(potential, edges, owned) -> dict[str, np.ndarray]:
     """E − P·F − F·α·F/2 and P + α F, summed over atoms, and their derivatives by positions, all by torch."""
     vec, index, types = map(torch.as_tensor, edges)
     vec, own, field = vec.clone().requires_grad_(), torch.as_tensor(owned).double(), torch.as_tensor(FIELD)
-    energies, values = potential._of_atoms(vec, index, types, None)
+    energies = potential.atom_energies(vec, index, types)
+    values = potential.values(vec, index, types, torch.as_tensor(owned))
     found = values_by_name(values, potential.output_names)
     p, alpha = (found[name] * unit for name, unit in UNITS.items())
     energies = energies - p @ field - 0.5 * torch.einsum("nab,a,b->n", alpha, field, field)

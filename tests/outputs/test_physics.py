@@ -12,7 +12,7 @@ from equipot.data.dataset import graph_from_atoms
 from equipot.errors import ConfigError
 from equipot.graph import collate, edge_vectors
 from equipot.models.build import build_potential
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 
 MODELS = {

@@ -10,7 +10,7 @@ from output_models import ALLEGRO, CUTOFF, NEQUIP, SPECIES, make_config, make_po
 from equipot.data.dataset import graph_from_atoms
 from equipot.errors import ConfigError
 from equipot.graph import Label, Labels, collate, nearest_branch
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.born import born_of
 from equipot.properties.supercells import to_phonopy
 from equipot.training.loss import label_errors

@@ -7,6 +7,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from output_models import CUTOFF, NEQUIP, SPECIES, make_config, make_potential
 from test_response import RESPONSE, differences
 
@@ -23,7 +24,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.md_settings import MDSettings
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.outputs import output_statistics
 from equipot.training.run import train
 
@@ -50,13 +51,14 @@ def _teacher():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, fresh_process):
     folder = tmp_path_factory.mktemp("response")
     rng = np.random.default_rng(0)
     ase.io.write(folder / "train.xyz", [labelled(seed, rng.integers(-5, 6, 3)) for seed in range(16)])
     ase.io.write(folder / "test.xyz", [labelled(seed, rng.integers(-5, 6, 3)) for seed in range(16, 20)])
     train(settings(folder))
-    deploy(folder / "run" / "checkpoints" / "best.ckpt", folder / "model.pt")
+    with fresh_process():
+        deploy(folder / "run" / "checkpoints" / "best.ckpt", folder / "model.pt")
     return folder
 
 
@@ -125,6 +127,16 @@ def test_labels_in_a_field(trained):
     raw["model"]["field"] = False
     with pytest.raises(ConfigError, match=r"data.labels.electric_field goes with `model.field: true`"):
         config_from_dict(raw)
+
+
+def test_a_field_of_the_structure_alone_is_warned_of(caplog):
+    atoms = bulk("Si", "diamond", 5.43)
+    atoms.info["electric_field"] = [0.0, 0.0, 0.1]
+    calculator = EquipotCalculator(SILICON)
+    for _ in range(2):
+        atoms.rattle(0.01)
+        calculator.get_property("energy", atoms)
+    assert caplog.text.count("field, which counts, is [0.0, 0.0, 0.0] V/Å") == 1
 
 
 def test_sizes_do_not_see_the_branch(trained, caplog):

@@ -37,6 +37,11 @@ def test_labels_and_weights_follow():
     assert QUANTITIES["dipole"].shape == (3,) and not QUANTITIES["dipole"].per_atom
 
 
+def test_weights_that_are_all_zero_name_nothing_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"loss: the weights are all 0: nothing to train\.$"):
+        make_config(NEQUIP | {"energy": False}, DIPOLE, training={"loss": {"dipole": 0}})
+
+
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
@@ -64,6 +69,16 @@ def test_labels_and_weights_follow():
         ),
         (("model", "outputs", "dipole"), {"per": "atom", "irreps": "1x0e+0x1o"}, "dipole.irreps: "),
         (("training", "loss", "dipol"), 1.0, "training.loss.dipol: unknown key. Did you mean 'dipole'"),
+        (
+            ("training", "loss", "charges"),
+            1.0,
+            r"Valid here: .* dipole\. .*`model\.outputs: \{charges: \{per: atom, .*unit: e\}\}` declares",
+        ),
+        (
+            ("data", "labels", "born_charge"),
+            "Z",
+            r"`model\.outputs: \{born_charge: \{per: atom, tensor: matrix, .*\}` declares",
+        ),
         (("training", "loss", "xyz"), 1.0, "loss.xyz: unknown key. Valid here: .*energy, .*stress, dipole"),
         (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key. Did you mean 'dipole'"),
         (("data", "units", "dipol"), "Debye", "data.units.dipol: unknown key. Did you mean 'dipole'"),

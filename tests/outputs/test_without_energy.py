@@ -23,7 +23,7 @@ from equipot.evaluation.run import evaluate
 from equipot.graph import collate
 from equipot.integrations.md import run_md
 from equipot.integrations.relax import run_relax
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.properties.start import prepare
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES
 from equipot.training.html_report import write_report
@@ -56,9 +56,11 @@ def settings(folder, kind="nequip", epochs=8, **model):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def trained(request, tmp_path_factory):
+def trained(request, tmp_path_factory, fresh_process):
     folder = write_data(tmp_path_factory.mktemp(request.param))
-    deploy(train(settings(folder, request.param)).directory / BEST, folder / "model.pt")
+    run = train(settings(folder, request.param)).directory
+    with fresh_process():
+        deploy(run / BEST, folder / "model.pt")
     return folder
 
 

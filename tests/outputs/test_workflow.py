@@ -30,7 +30,7 @@ from equipot.evaluation.run import evaluate
 from equipot.integrations.relax import run_relax
 from equipot.integrations.relax_settings import RelaxSettings
 from equipot.models.outputs import OutputSpec, basis_change
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import CONTRACT, KEYS, QUANTITIES, declare, output
 from equipot.training.loss import LabelError, Loss
 from equipot.training.outputs import output_statistics
@@ -95,10 +95,12 @@ def settings(data, kind="nequip", epochs=12, **of_data):
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def trained(request, tmp_path_factory):
+def trained(request, tmp_path_factory, fresh_process):
     """A folder with the run of a training and its deployed model."""
     folder = write_data(tmp_path_factory.mktemp(request.param))
-    deploy(train(settings(folder, request.param)).directory / BEST, folder / "model.pt")
+    run = train(settings(folder, request.param)).directory
+    with fresh_process():
+        deploy(run / BEST, folder / "model.pt")
     return folder
 
 

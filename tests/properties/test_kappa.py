@@ -60,3 +60,11 @@ def test_coarse_meshes_are_said():
         found = conductivity(**small, mesh=mesh)
         assert any(said in text for text in found.numbers["warnings"])
         assert found.paragraphs[-1] == found.numbers["warnings"][-1]
+
+
+def test_missing_charges_are_said_before_anything_is_computed():
+    calculator = springs()
+    calculator.calculate = None
+    settings = KappaSettings(born="model")
+    with pytest.raises(ConfigError, match="this one has no born_charges"):
+        kappa(bulk("Ar", "fcc", 5.0), calculator, Common(relax=True), settings)

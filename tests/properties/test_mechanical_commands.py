@@ -27,15 +27,14 @@ from equipot.properties.settings import (
 from equipot.properties.vibrations import vibrations
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
-from standin import verified_in_this_process, write_standin
+from standin import write_standin
 
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     """A float64 model of H, C, O: pairs, and a density squared."""
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    with verified_in_this_process():
-        write_standin(path)
+    write_standin(path)
     return path
 
 

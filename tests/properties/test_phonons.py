@@ -190,6 +190,14 @@ def test_unusable_charges(tmp_path, text, words):
         phonons(bulk("NaCl", "rocksalt", 2 * NEAREST), springs(), settings=settings)
 
 
+@pytest.mark.parametrize("born, words", [("model", "this one has no born_charges"), ("BORN", "no file BORN")])
+def test_missing_charges_are_said_before_anything_is_computed(born, words):
+    calculator = springs()
+    calculator.calculate = None
+    with pytest.raises((ConfigError, DataError), match=words):
+        phonons(bulk("Ar", "fcc", 1.1 * A0), calculator, Common(relax=True), PhononSettings(born=born))
+
+
 def run_command(monkeypatch, capfd, *arguments):
     from equipot import cli
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from equipot.config import Config, config_from_dict
 from equipot.graph import AtomicGraph, Label, Labels
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 CUTOFF = 3.0
 

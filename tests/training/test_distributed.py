@@ -10,7 +10,7 @@ import torch
 
 from equipot.config import RunConfig
 from equipot.errors import TrainingError
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.devices import Launcher, adopt_launcher, find_launcher
 from equipot.training.run import train
 

@@ -7,7 +7,7 @@ import torch
 
 from equipot.config import LossConfig
 from equipot.graph import collate
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.loss import Loss, label_errors
 from equipot.training.metrics import ErrorSums, summarize
 

@@ -24,7 +24,7 @@ from equipot.evaluation.metrics import summary
 from equipot.evaluation.model import load_model
 from equipot.evaluation.run import evaluate
 from equipot.models.parts import parts_of
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training import stopping
 from equipot.training.fine_tune import begin_training, start_from, with_architecture
 from equipot.training.html_report import write_report
@@ -464,7 +464,7 @@ def test_learning_rate_is_searched_from_the_weights_to_start_from(source, files,
     """From the trained model, whose frozen parts stay."""
     starts = []
     monkeypatch.setattr(
-        "equipot.training.learning_rate.make_optimizer",
+        "equipot.training.trial.make_optimizer",
         lambda potential, training, factors: (
             starts.append((potential, {k: v.clone() for k, v in potential.state_dict().items()}))
             or make_optimizer(potential, training, factors)

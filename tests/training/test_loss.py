@@ -8,7 +8,7 @@ import torch
 from equipot.config import LossConfig
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph, Label, Labels, collate, halves
-from equipot.models.potential import Prediction, predict
+from equipot.models.predict import Prediction, predict
 from equipot.training.loss import LABELS, Loss, label_errors
 
 

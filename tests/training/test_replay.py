@@ -23,7 +23,7 @@ from equipot.errors import ConfigError, DataError, TrainingError
 from equipot.evaluation.elements import place, plot_elements
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.run import evaluate
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training.html_report import write_report
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor

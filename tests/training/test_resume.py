@@ -4,9 +4,10 @@ import csv
 import dataclasses
 import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 
 import ase
@@ -19,7 +20,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from equipot import cli
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.training import monitor, stopping
 from equipot.training.checkpoints import check_same_statistics
 from equipot.training.module import PotentialModule
@@ -127,6 +128,23 @@ def test_signals_save_and_the_command_exits_with_130(make_config, monkeypatch, t
         cli.main()
     assert caught.value.code == 130
     assert content(config.run.directory / "checkpoints" / "last.ckpt")["global_step"] == 3
+
+
+def test_a_directory_that_was_removed_is_not_made_again(make_config, monkeypatch, tmp_path):
+    config = make_config("gone", training={"epochs": 2})
+    root = config.run.directory
+    original = TrainingMonitor.on_train_batch_end
+
+    def remove(self, trainer, *arguments):
+        if trainer.global_step == 2:
+            shutil.rmtree(root)
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, *arguments)
+
+    monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", remove)
+    with pytest.raises(TrainingError, match=r"last\.ckpt: .*Its folder was removed while the training ran"):
+        train(config)
+    assert not root.exists()
 
 
 def test_two_interruptions_within_one_epoch(make_config, monkeypatch, uninterrupted):
@@ -269,41 +287,32 @@ def test_other_optimizers_go_on_exactly(make_config, monkeypatch, optimizer):
     assert history(resumed.directory) == history(whole.directory)
 
 
-KILL = """
-import os, signal, sys
-from pathlib import Path
-from equipot import cli
-from equipot.config import load_config
-from equipot.training import checkpoints, run
-from equipot.training.monitor import TrainingMonitor
+def trained_until_killed(config, step: int, where: str) -> None:
+    torch.set_num_threads(1)  # those of the process that was forked are not there
+    original = TrainingMonitor.on_train_batch_end
 
-step, where = int(sys.argv[2]), sys.argv[3]
-original = TrainingMonitor.on_train_batch_end
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+    def end_of_batch(self, trainer, *arguments):
+        if trainer.global_step == step and where == "writing":
+            Path.replace = kill  # everything is written, under the temporary name
+        original(self, trainer, *arguments)
+        if trainer.global_step == step:
+            kill()
 
-def end_of_batch(self, trainer, *arguments):
-    if trainer.global_step == step and where == "writing":
-        Path.replace = kill  # everything is written, under the temporary name
-    original(self, trainer, *arguments)
-    if trainer.global_step == step:
-        kill()
-
-TrainingMonitor.on_train_batch_end = end_of_batch
-run.train(load_config(sys.argv[1]), resume=run.AUTO)
-"""
+    TrainingMonitor.on_train_batch_end = end_of_batch
+    train(config, resume=AUTO)
 
 
-def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(make_config, uninterrupted):
     # A checkpoint after every step; kills before the first one, after one, and while one is written.
     config = make_config("killed", training=EVERYTHING, run={"checkpoint_minutes": 1e-9})
-    file = tmp_path / "config.yaml"
-    file.write_text(config.to_yaml())
     for step, where, left in ((1, "writing", None), (7, "after", 7), (14, "writing", 13)):
-        command = [sys.executable, "-c", KILL, str(file), str(step), where]
-        killed = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        killed = get_context("fork").Process(target=trained_until_killed, args=(config, step, where))
+        killed.start()
+        killed.join(120)
+        assert killed.exitcode == -signal.SIGKILL
         last = config.run.directory / "checkpoints" / "last.ckpt"
         assert (content(last)["global_step"] if last.exists() else None) == left
     resumed = train(config, resume=AUTO)

@@ -23,7 +23,8 @@ from equipot.deploy.torchscript import write_torchscript
 from equipot.graph import collate
 from equipot.interop.importer import MODELS, import_model
 from equipot.models.build import build_potential
-from equipot.models.potential import Potential, predict
+from equipot.models.potential import Potential
+from equipot.models.predict import predict
 from equipot.ops.build import kernels_available
 from equipot.quantities import QUANTITIES
 from equipot.training.loss import Loss, label_errors

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from equipot.data import graph_from_atoms
 from equipot.deploy.load import load_deployed
 from equipot.graph import collate
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 # Operators whose result, or the shape of it, the host must know.
 WAITING = {

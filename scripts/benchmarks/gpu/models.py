@@ -31,7 +31,8 @@ from equipot.data.neighbors import torch_neighbor_list
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.torchscript import write_torchscript
 from equipot.graph import collate
-from equipot.models.potential import Potential, predict
+from equipot.models.potential import Potential
+from equipot.models.predict import predict
 from equipot.ops.operators import plain_operators
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

@@ -9,7 +9,7 @@ from timing import measure
 
 from equipot.data import graph_from_atoms
 from equipot.graph import collate
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 
 
 def cases(context: Context) -> dict[str, Case]:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from equipot.cli import properties
-from equipot.cli.data import SPECIES, Level, Reading, data_app, options_of, with_options, with_reading
+from equipot.cli.data import (
+    SPECIES,
+    Level,
+    Overwrite,
+    Reading,
+    data_app,
+    options_of,
+    with_options,
+    with_reading,
+)
 from equipot.cli.denoise import denoise
 from equipot.cli.lammps import lammps_app
 from equipot.cli.pretrained import import_
@@ -173,6 +182,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write predicted and reference values there, as extended XYZ."),
     ] = None,
+    overwrite: Overwrite = False,
     max_edges: Annotated[
         int | None,
         typer.Option(
@@ -194,6 +204,7 @@ def evaluate(
         data,
         output=output,
         predictions=predictions,
+        overwrite=overwrite,
         label_names=reading.pop("keys"),
         **reading,
         max_edges=max_edges,
@@ -229,6 +240,7 @@ def deploy(
         Path | None,
         typer.Option(help="The file to write, model.pt by default; of an ensemble the folder, model."),
     ] = None,
+    overwrite: Overwrite = False,
     tables: Annotated[
         bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
@@ -249,7 +261,7 @@ def deploy(
     """Write a trained model as one file for Python, ASE and LAMMPS."""
     from equipot.deploy.ensemble import deploy_any
 
-    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config)
+    written, content = deploy_any(checkpoint, output, tables, level, uncertainty, config, overwrite)
     print(f"Wrote {written} ({content})")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equipot.quantities import KEYS, QUANTITIES, UNIT_POWERS
+from equipot.quantities import FIELD, KEYS, QUANTITIES, UNIT_POWERS
 
 data_app = typer.Typer(
     name="data", help="Look at structure files before training on them.", no_args_is_help=True
@@ -21,6 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Level = Annotated[
     str | None, typer.Option(metavar="NAME", help="Level of theory, where the model has several.")
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
 def with_options(name: str, options: list[Parameter], make: Callable[..., Any]) -> Callable:
@@ -60,13 +61,14 @@ def options_of(settings: type) -> list[Parameter]:
 def with_reading(as_in_training: bool = False) -> Callable:
     """Give a command options on how files are read: names, units, what NaN means, the format, species.
 
-    Its parameter ``reading`` gets what ``named_reading`` takes. Names and units have defaults unless what is
-    not given is ``as_in_training``.
+    Its parameter ``reading`` gets what ``named_reading`` takes. What is not given is as in the training of a
+    model (``as_in_training``), else as in that of a YAML, or has the defaults shown.
     """
     end = ", by default as in training" if as_in_training else ""
     own = {} if as_in_training else {"missing": "error", **{f"{name}_key": name for name in QUANTITIES}}
     own |= {} if as_in_training else {"energy_unit": "eV", "length_unit": "Ang"}
     names = {**{key: f"Name of the {key}" for key in KEYS}, "weight": "Name of a frame's weight"}
+    names |= {FIELD.name: "Name of the electric field of a frame"}
     texts = {f"{key}_key": f"{name} in the files{end}; none: not read." for key, name in names.items()}
     for of in UNIT_POWERS:
         texts[f"{of}_unit"] = f"Unit of {of} in the files, as in data.units.{of}{end}."
@@ -78,8 +80,8 @@ def with_reading(as_in_training: bool = False) -> Callable:
     keep = f"Use steps whose electrons did not converge, as data.keep_unconverged{end}."
 
     def reading(format: str | None, **chosen: Any) -> Reading:
-        names = "missing", "species_map", "keep_unconverged", "fixed_atoms"
-        found = {name: chosen.pop(name) for name in names}
+        names = "missing", "species_map", "keep_unconverged", "fixed_atoms", "config"
+        found = {name: chosen.pop(name) for name in names if name in chosen}
         found |= {"format_name": format, "keys": {}, "units": {}}
         for name, value in chosen.items():
             of, _, kind = name.rpartition("_")
@@ -87,9 +89,15 @@ def with_reading(as_in_training: bool = False) -> Callable:
                 found[f"{kind}s"][of] = value
         return found
 
-    options = [option(name, str | None, own.get(name), help=text) for name, text in texts.items()]
+    options = [
+        option(name, str | None, None, help=text, show_default=own.get(name, True))
+        for name, text in texts.items()
+    ]
     options.append(option("species_map", str | None, None, metavar=SPECIES, help=species))
     options.append(option("keep_unconverged", bool, False, "--keep-unconverged", help=keep))
+    if not as_in_training:
+        config = "YAML of a training: what is not given is as in its section data; its outputs are read, too."
+        options.append(option("config", Path | None, None, metavar="CONFIG", help=config))
     return with_options("reading", options, reading)
 
 
@@ -150,6 +158,7 @@ def data_convert(
     files: Files,
     reading: Reading,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The file to write, NAME.equipot.")],
+    overwrite: Overwrite = False,
     cutoff: Annotated[float | None, typer.Option(min=0.1, help="Å: store neighbor lists, too.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core.")] = None,
 ) -> None:
@@ -160,7 +169,8 @@ def data_convert(
     from equipot.data.convert import convert
     from equipot.data.readers import named_reading
 
-    result = convert(files, output, **named_reading(**reading), cutoff=cutoff, workers=workers)
+    how = {"cutoff": cutoff, "workers": workers, "overwrite": overwrite}
+    result = convert(files, output, **named_reading(**reading), **how)
     state = "Wrote" if result.written else "Up to date:"
     print(f"{state} {result.path} ({result.num_frames} frames)")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, options_of, with_options
+from equipot.cli.data import SPECIES, Overwrite, options_of, with_options
 from equipot.integrations.denoise_settings import DenoiseSettings
 
 
@@ -25,6 +25,7 @@ def denoise(
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Extended XYZ to write, a frame for each copy.")
     ] = Path("denoised.xyz"),
+    overwrite: Overwrite = False,
     device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Make a structure from a noisy one, step by step along the displacements that a model has learnt.
@@ -33,9 +34,11 @@ def denoise(
     """
     from rich.console import Console
 
+    from equipot.files import refuse_to_replace
     from equipot.integrations.denoise import denoise as run_denoising
     from equipot.integrations.denoise import denoising_table, write_denoised
 
+    refuse_to_replace(output, overwrite)
     found = run_denoising(structure, model, settings, species_map=species_map, device=device)
     write_denoised(output, found)
     Console().print(denoising_table(found))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from equipot.cli.data import Level
+from equipot.cli.data import Level, Overwrite
 
 
 def import_(
@@ -21,9 +21,8 @@ def import_(
     elements: Annotated[
         str | None, typer.Option(metavar="H,C,...", help="Keep these only; by default all.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt; replaced if there.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="By default NAME.ckpt.")] = None,
+    overwrite: Overwrite = False,
     dtype: Annotated[str, typer.Option(help="float32, or float64.")] = "float32",
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare with the original code, which must be installed.")
@@ -52,7 +51,7 @@ def import_(
     symbols = None if elements is None else [symbol.strip() for symbol in elements.split(",")]
     if runs_code(source):
         print(f"Opening {source} runs code that is in it, in a process of its own with nequip.")
-    found = import_model(source, output, level, symbols, dtype, verify, python, replay)
+    found = import_model(source, output, level, symbols, dtype, verify, python, replay, overwrite)
     if found.comparisons:
         Console().print(comparison_table(found.comparisons))
     Console().print(origin_table(found.checkpoint.origin))

@@ -9,6 +9,7 @@ from typing import Any
 
 from equipot.config.problems import Problem, find_problems, place_text
 from equipot.config.schema import Config
+from equipot.config.section import section_from_word
 from equipot.config.strict_yaml import Place, parse_yaml
 from equipot.config.suggest import did_you_mean
 from equipot.errors import ConfigError
@@ -31,7 +32,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             unknown key, missing key and wrong value, each with its line, its place and what was expected.
     """
     path = Path(path)
-    raw, lines = parse_yaml(_read(path), str(path))
+    raw, lines = parse_yaml(_read(path, "configuration file"), str(path))
     if raw is None:
         raise ConfigError(f"{path}: the file is empty; expected at least the sections 'data' and 'model'.")
     if not isinstance(raw, dict):
@@ -54,18 +55,18 @@ def config_from_dict(data: Mapping[str, Any]) -> Config:
     return _validate(copy.deepcopy(dict(data)), "configuration", {})
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, what: str, kind: str = "YAML", pattern: str = "*.y*ml") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        names = [near.name for near in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        names = [near.name for near in path.parent.glob(pattern)] if path.parent.is_dir() else []
         raise ConfigError(
-            f"No configuration file '{path}' in {path.absolute().parent}.{did_you_mean(path.name, names)}"
+            f"No {what} '{path}' in {path.absolute().parent}.{did_you_mean(path.name, names)}"
         ) from None
     except IsADirectoryError:
-        raise ConfigError(f"'{path}' is a folder; expected a YAML file.") from None
+        raise ConfigError(f"'{path}' is a folder; expected a {kind} file.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); expected a YAML file.") from None
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); expected a {kind} file.") from None
     except OSError as error:
         raise ConfigError(f"Cannot read '{path}': {error.strerror}.") from None
 
@@ -109,7 +110,7 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
 
 def _read_basis(file: Path, name: str) -> Any:
     try:
-        return json.loads(_read(file))
+        return json.loads(_read(file, f"basis file (model.outputs.{name}.basis)", "JSON", "*.json"))
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"model.outputs.{name}.basis: '{file}' is no JSON ({error}). Expected shells by element, as in "
@@ -148,7 +149,7 @@ def _apply_override(raw: dict[str, Any], override: str, origins: dict[Place, str
     value, _ = parse_yaml(text, f"override '{override}'")
     section = raw
     for depth, name in enumerate(place[:-1], start=1):
-        inner = section.get(name)
+        inner = section_from_word(name, section.get(name)) if depth == 1 else section.get(name)
         if inner is not None and not isinstance(inner, dict):
             parent = ".".join(place[:depth])
             raise ConfigError(f"Override '{override}': '{parent}' is a value, not a section.")

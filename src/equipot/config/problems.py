@@ -97,7 +97,8 @@ def _explain(
     model_type = model.get("type") if isinstance(model, Mapping) else None
     kinds = {error["type"] for error in errors}
     if kinds & {"extra_forbidden", "invalid_key"}:
-        yield f"unknown key. {suggest_key(root, place[:-1], str(place[-1]), model_type)}"
+        of_outputs = place in [further for further, _ in further_keys(raw)]
+        yield f"unknown key. {suggest_key(root, place[:-1], str(place[-1]), model_type, of_outputs)}"
         return
     if "value_error" in kinds:  # of the alternative that was meant: it has the right form
         yield from (str(error["ctx"]["error"]) for error in errors if error["type"] == "value_error")

@@ -17,6 +17,16 @@ _OTHER_NAMES = {
     "chemical_symbols": "species",
 }
 
+# How outputs of usual names are declared; others as the last one.
+_OUTPUTS = {
+    "dipole": "{per: structure, tensor: vector, unit: e*Ang}",
+    "polarization": "{per: structure, tensor: vector, unit: e*Ang, modulo: cell}",
+    "polarizability": "{per: structure, tensor: symmetric, unit: e^2*Ang^2/eV}",
+    "charges": "{per: atom, tensor: scalar, unit: e}",
+    "born_charges": "{per: atom, tensor: matrix, unit: e}",
+    "": "{per: structure, tensor: scalar}",
+}
+
 _NEAR = 0.7  # similarity that counts as a misspelling: 'cutof' has 0.92, unrelated words up to about 0.6
 _HOME_BONUS = 0.1  # of two equally similar keys, the one in the same section is meant
 
@@ -42,14 +52,19 @@ def _plain(word: str) -> str:
     return word.lower().replace("-", "_")
 
 
-def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type: str | None) -> str:
+def suggest_key(
+    root: Node, section: tuple[str | int, ...], key: str, model_type: str | None, of_outputs: bool = False
+) -> str:
     """A sentence on what was probably meant by an unknown key in ``section``.
 
     ``root`` is the JSON Schema; ``model_type``: ``type`` of the configuration's model, None if it has none.
+    ``of_outputs``: outputs have a key by their name there.
     """
     section = tuple(part for part in section if isinstance(part, str))  # an item of a list has its keys
     scores, home = {}, []
     for s in sections(root):
+        if of_outputs and s.place[:2] == ("model", "outputs"):
+            continue
         at_home = s.place == section and s.model_type in (None, model_type)
         home += s.properties if at_home else ()
         for name in s.properties:
@@ -58,13 +73,18 @@ def suggest_key(root: Node, section: tuple[str | int, ...], key: str, model_type
             scores.setdefault(score, []).append((name, s, at_home))
     best = max(scores)
     if best < _NEAR:
-        return f"Valid here: {', '.join(home)}."
+        return f"Valid here: {', '.join(home)}.{_declaration(key) if of_outputs else ''}"
     near = scores[best]
     name = next((name for name, _, at_home in near if at_home), None)
     if name is not None:
         return f"Did you mean '{name}'?"
     name, places = near[0][0], join_or(_section_names([s for _, s, _ in near]))
     return f"'{key}' belongs {places}." if name == key else f"Did you mean '{name}' {places}?"
+
+
+def _declaration(name: str) -> str:
+    declared = _OUTPUTS[nearest(name, _OUTPUTS) or ""]
+    return f" Another label is that of an output, which `model.outputs: {{{name}: {declared}}}` declares."
 
 
 def _section_names(found: list[SectionSchema]) -> list[str]:

@@ -89,9 +89,7 @@ class LossConfig(with_fields(_LossFunction, {name: _weight(QUANTITIES[name]) for
         for epoch in sorted({0, *(schedule.from_epoch for schedule in self._schedules())}):
             if not any(self.weight_at(label, epoch) for label in self.labels):
                 when = f" after {epoch} epochs" if epoch else ""
-                *others, last = self.labels
-                names = ", ".join(f"`{label}`" for label in others) + f" and `{last}`"
-                raise ValueError(f"the weights {names} are all 0{when}: nothing to train.")
+                raise ValueError(f"the weights are all 0{when}: nothing to train.")
         return self
 
     def weight_at(self, label: str, epoch: float) -> float:
@@ -222,6 +220,11 @@ class DenoiseConfig(Section):
 class TrainingConfig(Section):
     """How the model is fitted."""
 
+    auto: bool = Field(
+        False,
+        description="Choose what is not given here from the data and from `max_minutes` (60 if that is not "
+        "given), and say why; `training: auto` is short for `{auto: true}`. See [auto](auto.md).",
+    )
     epochs: int = Field(100, ge=1, description="Passes over the training frames.")
     batch_size: Annotated[int, Field(ge=1)] | BatchLimit = Field(
         5,

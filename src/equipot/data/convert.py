@@ -9,8 +9,9 @@ from pathlib import Path
 
 from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import RememberedDigests, file_digest
+from equipot.data.formats import open_contents
 from equipot.data.formats.reference_energies import references_of
-from equipot.data.found_labels import check_labels, report_weights
+from equipot.data.found_labels import check_labels, numbers_beside, report_weights
 from equipot.data.pool import Pool, StorePart
 from equipot.data.readers import expand_paths
 from equipot.data.store.build import build_store
@@ -44,14 +45,17 @@ def convert(
     missing: str = "error",
     format_name: str | None = None,
     parsing: Parsing = _DEFAULT_PARSING,
+    overwrite: bool = True,
 ) -> Conversion:
     """Write frames, and their neighbor lists for ``cutoff`` (Å), unless ``output`` holds just these already.
 
     With ``workers`` processes; None: one for each core. Goes on where an interrupted conversion stopped.
+    ``overwrite`` replaces a store of something else.
 
     Raises:
         DataError: a file cannot be read, a frame cannot be used, a label is missing; ``output`` is one of the
-            files, a file that is no store, or a store of another version.
+            files, a file that is no store, a store of another version, or without ``overwrite`` one of
+            something else.
     """
     if output.suffix != SUFFIX:
         raise DataError(f"The name of a store ends in {SUFFIX}; {output} does not.")
@@ -64,6 +68,12 @@ def convert(
     def is_complete() -> bool:
         return output.exists() and read_header(output)["key"] == key  # refuses what is no store
 
+    if output.exists() and not overwrite and not is_complete():
+        raise DataError(
+            f"{output} is a store of other files, or of these read in another way. Name another with "
+            "--output, or give --overwrite."
+        )
+
     def accept(store: Store) -> None:
         pool = Pool([StorePart(store, source, store.header["files"])])
         report_weights(source, pool)
@@ -73,6 +83,12 @@ def convert(
     written = not is_complete() and build_store(
         output, files, source, key, cutoff, is_complete, accept, workers
     )
+    first = next(open_contents(files[0], format_name, parsing).structures, None)
+    if written and first is not None and (others := numbers_beside(first, labels)):
+        logger.info(
+            "Not in the store, as no label reads it: %s. Labels of a model's outputs are read with --config.",
+            ", ".join(sorted(others)),
+        )  # fmt: skip
     if not written:
         _refuse_damage(Store(output))
     return Conversion(output, read_header(output)["num_frames"], written)

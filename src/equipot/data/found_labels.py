@@ -4,10 +4,12 @@ import difflib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 
+import ase
 import numpy as np
 
 from equipot.config.data import LabelsConfig, Source
 from equipot.data.columns import Columns
+from equipot.data.frames import Frame, named_values
 from equipot.data.pool import Pool
 from equipot.data.text import KEY_ADVICE, WITHOUT_ENERGIES, YAML_ADVICE, counted
 from equipot.errors import DataError
@@ -56,6 +58,16 @@ def unread_labels(
     return [f"'{name}' ({meaning})" for name, meaning in sorted(found.items())]
 
 
+def numbers_beside(structure: ase.Atoms | Frame, labels: LabelsConfig) -> set[str]:
+    """Names of what a structure has beside positions, marks, labels that are read and their weights."""
+    if isinstance(structure, Frame):
+        return set()
+    read = {*labels.model_dump().values(), *(key.weight for key in KEYS.values())}
+    read |= {"numbers", "positions", "tags", "free_energy", "energies", "stresses", *BASIC}
+    found = named_values(structure)
+    return {name for name in found if np.asarray(found[name]).dtype.kind in "iuf"} - read
+
+
 def _check_label(
     kind: str,
     names: Mapping[str, str],
@@ -90,7 +102,7 @@ def _check_label(
             return  # nothing there could have it
         logger.info(
             "%s: no frame has a label %s, so no %s %s read.%s",
-            ", ".join(files), name, kind, _is(kind), f" {found}" if offered else "",
+            ", ".join(files), name, kind, is_or_are(kind), f" {found}" if offered else "",
         )  # fmt: skip
     elif (lacking & ~unused).any():
         lacking &= ~unused
@@ -106,7 +118,7 @@ def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: Mapping
     lines = [f"{', '.join(files)}: no frame has any of the labels looked for."]
     for kind in LABELS:
         names = labels.names(kind)
-        if names:
+        if names and kind not in given_quantities():
             name = label_name(names)
             lines.append(f"  {kind}: no {name}. {found_names(kind, names, candidates, advice)}")
     return "\n".join(lines)
@@ -178,5 +190,6 @@ def label_name(names: Mapping[str, str]) -> str:
     return " or ".join(f"'{name}'" for name in names.values())
 
 
-def _is(kind: str) -> str:
-    return "is" if kind == QUANTITIES[kind].singular else "are"
+def is_or_are(kind: str) -> str:
+    """For a message about a label."""
+    return "are" if kind.endswith("es") else "is"

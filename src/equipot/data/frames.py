@@ -15,7 +15,7 @@ from equipot.data.edges import MIN_DISTANCE, edge_vectors, squared_lengths
 from equipot.data.neighbors import periodic_volume
 from equipot.data.stated_units import check_units, units_in_header
 from equipot.errors import DataError
-from equipot.quantities import BASIC_KEYS, BY_INTEREST, KEYS, QUANTITIES, Key, Named, Quantity
+from equipot.quantities import BASIC_KEYS, BY_INTEREST, FIELD, KEYS, QUANTITIES, Key, Named, Quantity
 from equipot.units import length_factor
 
 _EV_AND_ANGSTROM = UnitsConfig()
@@ -66,6 +66,12 @@ class Frame(Named):
         return self.marks < FIXED if self.free_only and self.marks is not None else None
 
     @property
+    def electric_field(self) -> NDArray[np.float64] | None:
+        """(3,) V/Å, in which its labels are; None: in none, or it is not read."""
+        found = self.values.get(FIELD.name)
+        return found if found is not None and found.any() else None
+
+    @property
     def where(self) -> str:
         """How messages name this frame."""
         return f"{self.file}, frame {self.index} (the first is 0)" if self.file else "The structure"
@@ -95,6 +101,7 @@ def frame_of(structure: ase.Atoms | Frame, source: Source, file: str, index: int
     """
     labels = source.labels
     if isinstance(structure, Frame):
+        _refuse_unread_field(structure, structure.values, labels)
         values = {kind: value for kind, value in structure.values.items() if labels.names(kind)}
         weights, own = structure.label_weights, structure.weight
         if labels.weight is None:
@@ -134,7 +141,8 @@ def frame_from_atoms(
 
     Raises:
         DataError: no atoms, unknown elements, non-finite numbers, a wrong shape, a periodic direction without
-            a lattice vector, a stress without any cell, a stress and a virial that contradict each other.
+            a lattice vector, a stress without any cell, a stress and a virial that contradict each other,
+            an electric field that is not read.
     """
     length = length_factor(units.length)
     frame = Frame(
@@ -151,8 +159,10 @@ def frame_from_atoms(
     if labels is None:
         return frame
     check_units(frame.where, units_in_header(atoms.info), labels, units, Path(file).name)
-    values, weights = _labels(frame, _named_values(atoms), labels, units, missing)
-    own = _weight(frame, _named_values(atoms), labels.weight)
+    named = named_values(atoms)
+    _refuse_unread_field(frame, named, labels)
+    values, weights = _labels(frame, named, labels, units, missing)
+    own = _weight(frame, named, labels.weight)
     return replace(frame, values=values, label_weights=weights, weight=weight * own)
 
 
@@ -178,8 +188,8 @@ def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     if isinstance(atoms, Frame):
         return {key: {key} & atoms.values.keys() for key in KEYS}
     found: dict[str, set[str]] = {key: set() for key in KEYS}
-    others = {"positions", LabelsConfig().weight, *(key.weight for key in KEYS.values())}
-    for name, value in _named_values(atoms).items():
+    others = {"positions", "numbers", LabelsConfig().weight, *(key.weight for key in KEYS.values())}
+    for name, value in named_values(atoms).items():
         if name in others or not _is_numeric(value):
             continue
         fitting = [q for q in BY_INTEREST if q.fits(np.shape(value), len(atoms))]
@@ -214,7 +224,7 @@ def set_marks(atoms: ase.Atoms, marks: NDArray[np.uint8] | None) -> None:
         atoms.set_constraint(FixAtoms(mask=marks >= FIXED) if (marks >= FIXED).any() else None)
 
 
-def _named_values(atoms: ase.Atoms) -> Mapping[str, object]:
+def named_values(atoms: ase.Atoms) -> Mapping[str, object]:
     """Everything a label name can refer to. ASE moves its own names (energy, forces, ...) to a calculator."""
     results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
     return {**results, **atoms.arrays, **atoms.info}
@@ -283,6 +293,21 @@ def _labels(
         if found:
             values[kind] = next(iter(found.values()))
     return values, {kind: weight for kind, weight in weights.items() if weight != 1}
+
+
+def _refuse_unread_field(frame: Frame, named: Mapping[str, Any], labels: LabelsConfig) -> None:
+    """Labels in a field are those of other energies, E(r) − P·F, than a model without one learns."""
+    read = labels.value_of(FIELD.name, "")  # None: the user says to leave it out
+    for name in named if read is not None else ():
+        if name == read or not FIELD.keys[0].means(name) or not _is_numeric(named[name]):
+            continue
+        if np.any(named[name]) and labels != NO_LABELS:
+            raise DataError(
+                f"{frame.where}: '{name}' is {np.ravel(named[name]).tolist()}, an electric field that is not "
+                f"read, but energies in a field are other ones. With model.field: true it is "
+                f"(data.labels.{FIELD.name}: {name}); data.labels.{FIELD.name}: null (--electric-field-key "
+                "none) takes the labels as they are."
+            )
 
 
 def _without_cell(frame: Frame, key: str, name: str) -> str:

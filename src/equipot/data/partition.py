@@ -1,7 +1,9 @@
 """Cutting files into sets for training, validation and test: what `equipot data split` does."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import ase
@@ -13,17 +15,18 @@ from numpy.typing import NDArray
 
 from equipot.config.data import LabelsConfig, Parsing, Source, UnitsConfig
 from equipot.data.digests import file_digest
-from equipot.data.formats.base import add_value
-from equipot.data.found_labels import check_labels
+from equipot.data.formats import open_contents
+from equipot.data.found_labels import check_labels, numbers_beside
 from equipot.data.frames import Frame, set_marks
 from equipot.data.pool import Pool
 from equipot.data.progress import track
 from equipot.data.readers import expand_paths, read_source
-from equipot.data.splits import Split
+from equipot.data.splits import FrameId, Split
+from equipot.data.stated_units import names_of_units
 from equipot.data.text import KEY_ADVICE, counted
 from equipot.errors import DataError
 from equipot.files import atomic_write
-from equipot.quantities import QUANTITIES
+from equipot.quantities import FIELD, KEYS, QUANTITIES
 from equipot.units import stress_to_voigt
 
 logger = logging.getLogger("equipot")
@@ -31,6 +34,8 @@ logger = logging.getLogger("equipot")
 SETS = ("train", "validation", "test")
 
 _DEFAULT_PARSING = Parsing()
+# Of a calculation, beside energies and their derivatives; ASE takes them from files by these names.
+_OTHER_RESULTS = {"dipole", "charges", "magmom", "magmoms"}
 
 
 def split_files(
@@ -47,6 +52,7 @@ def split_files(
 ) -> Split:
     """Write ``train.xyz``, ``validation.xyz`` and ``test.xyz`` in eV and Å, and ``split.json``.
 
+    What else the files have, labels of outputs, groups or constraints, is kept as it is.
     Equal structures come into the same set. Isolated atoms are reference energies: they all go to ``train``,
     beside its number. A set of size 0 is not written.
 
@@ -64,10 +70,12 @@ def split_files(
     """
     if output.exists() and not output.is_dir():
         raise DataError(f"{output} is a file. Give a folder with --output.")
-    present = [output / f"{name}.xyz" for name in SETS if (output / f"{name}.xyz").exists()]
-    if present:
-        raise DataError(f"{present[0]} exists. Give another folder with --output, or remove it.")
+    for name in (*(f"{name}.xyz" for name in SETS), "split.json"):
+        if (output / name).exists():
+            raise DataError(f"{output / name} exists. Give another folder with --output, or remove it.")
     files = tuple(expand_paths(paths, format_name))
+    if FIELD.name not in QUANTITIES:  # it is kept with all else
+        labels = LabelsConfig(**labels.model_dump() | {FIELD.name: None})
     source = Source(files, labels, units, format=format_name, missing=missing, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)
@@ -77,9 +85,7 @@ def split_files(
     chosen = draw_sets(pool.columns.fingerprint, groups, ~isolated, numbers, seed)
     chosen["train"] = np.sort(np.concatenate([np.flatnonzero(isolated), chosen["train"]]))
     output.mkdir(parents=True, exist_ok=True)
-    for name, rows in chosen.items():
-        if len(rows):
-            _write(output / f"{name}.xyz", pool, rows, name)
+    _write(output, pool, chosen, source)
     ids = pool.ids()
     sets = {name: tuple(ids[row] for row in rows) for name, rows in chosen.items()}
     split = Split(**sets, seed=seed, file_digests={file: file_digest(file) for file in pool.files})
@@ -169,22 +175,62 @@ def _number(name: str, size: str, available: int) -> int:
     return value if isinstance(value, int) else round(value * available)
 
 
-def _write(path: Path, pool: Pool, rows: Iterable[int], name: str) -> None:
-    with atomic_write(path) as temporary, temporary.open("w") as stream:
-        for row in track(rows, f"writing {name}", len(rows)):
-            ase.io.write(stream, labelled_atoms(pool[int(row)]), format="extxyz")
+def _write(output: Path, pool: Pool, chosen: Mapping[str, NDArray], source: Source) -> None:
+    """The sets, as one reading of the files comes to their frames."""
+    ids = pool.ids()
+    places = {ids[row]: (name, int(row)) for name, rows in chosen.items() for row in rows}
+    kept: set[str] = set()
+    with ExitStack() as stack:
+        streams = {}
+        for name, rows in chosen.items():
+            if len(rows):
+                temporary = stack.enter_context(atomic_write(output / f"{name}.xyz"))
+                streams[name] = stack.enter_context(temporary.open("w"))
+        for identity, structure in track(_originals(source), "writing", len(pool)):
+            if identity in places:
+                name, row = places[identity]
+                atoms = labelled_atoms(pool[row], structure, source.labels)
+                kept |= numbers_beside(structure, source.labels)
+                ase.io.write(streams[name], atoms, format="extxyz")
+    if kept:
+        logger.info("Kept as the files have it, its units too: %s.", ", ".join(sorted(kept)))
 
 
-def labelled_atoms(frame: Frame) -> ase.Atoms:
-    """The frame for ASE, its labels in a calculator under ASE's names."""
-    atoms = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc)
+def _originals(source: Source) -> Iterator[tuple[FrameId, ase.Atoms | Frame]]:
+    """Files and numbers of frames, and what they were made of; also of those that did not converge."""
+    parsing = replace(source.parsing, keep_unconverged=True)  # that some are left out was said
+    for path in source.path:
+        for index, structure in open_contents(path, source.format, parsing).numbered:
+            yield (str(path), index), structure
+
+
+def labelled_atoms(
+    frame: Frame, of: ase.Atoms | Frame | None = None, labels: LabelsConfig | None = None
+) -> ase.Atoms:
+    """The frame for ASE, its labels in a calculator under ASE's names.
+
+    With all else that the structure has which it was made ``of``, where ``labels`` were read and units may be
+    stated, as it is.
+    """
+    atoms, results = ase.Atoms(frame.atomic_numbers, frame.positions, cell=frame.cell, pbc=frame.pbc), {}
     set_marks(atoms, frame.marks)
+    if isinstance(of, ase.Atoms):
+        read = {*labels.model_dump().values(), labels.weight, *(key.weight for key in KEYS.values())}
+        gone = read | {"numbers", "positions", *names_of_units(of.info)}
+        atoms.info = {name: value for name, value in of.info.items() if name not in gone}
+        atoms.arrays |= {name: value.copy() for name, value in of.arrays.items() if name not in gone}
+        atoms.set_constraint([*atoms.constraints, *of.constraints])
+        others = {} if of.calc is None else of.calc.results
+        results = {name: others[name] for name in _OTHER_RESULTS & others.keys() - read}
     known = {n: stress_to_voigt(v) if QUANTITIES[n].symmetric else v for n, v in frame.values.items()}
-    results = {name: known.pop(name) for name in list(known) if name in all_properties}
+    results |= {name: known.pop(name) for name in list(known) if name in all_properties}
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
     for name, value in known.items():
-        add_value(atoms, name, value)
+        if QUANTITIES[name].per_atom:
+            atoms.arrays[name] = np.reshape(value, (len(atoms), -1))
+        else:
+            atoms.info[name] = value
     for name, weight in frame.label_weights.items():
         if name in frame.values:
             atoms.info[QUANTITIES[name].keys[0].weight] = weight

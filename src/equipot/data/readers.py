@@ -9,6 +9,7 @@ from typing import Any, get_args
 from ase.data import atomic_numbers
 
 from equipot.config.data import FORMATS, DataConfig, FixedAtoms, LabelsConfig, Parsing, Source, UnitsConfig
+from equipot.config.load import load_config
 from equipot.config.suggest import did_you_mean
 from equipot.data.formats import find_format, open_contents
 from equipot.data.found_labels import check_labels, report_weights
@@ -19,7 +20,7 @@ from equipot.data.stated_units import check_units
 from equipot.data.store.file import Store
 from equipot.data.text import YAML_ADVICE
 from equipot.errors import DataError
-from equipot.quantities import KEYS, LABELS, QUANTITIES, UNIT_POWERS, USUAL
+from equipot.quantities import FIELD, KEYS, QUANTITIES, UNIT_POWERS, USUAL, declare
 from equipot.units import unit_factor
 
 _DEFAULT = Source(())
@@ -34,6 +35,8 @@ def named_labels(names: Mapping[str, str], others: LabelsConfig = _DEFAULT_LABEL
     A name for the stress alone says that the files have no virial.
     """
     given = {kind: None if name == "none" else name for kind, name in names.items()}
+    if given.get(FIELD.name):
+        declare(FIELD)
     for quantity in QUANTITIES.values():
         if quantity.name in given:
             given = {**{key.name: None for key in quantity.others}, **given}
@@ -60,15 +63,19 @@ def named_reading(
     keep_unconverged: bool = False,
     fixed_atoms: FixedAtoms | None = None,
     others: Any = _DEFAULT,
+    config: Path | None = None,
 ) -> dict[str, Any]:
     """Arguments of what reads files: ``labels``, ``units``, ``missing``, ``format_name``, ``parsing``.
 
-    What is not given is as in ``others``, which has all of these but the format.
+    What is not given is as in ``others``, which has all of these but the format, or in the YAML ``config``,
+    whose outputs become quantities.
 
     Raises:
         DataError: there is no such format or meaning of NaN, or as ``named_parsing``.
-        ConfigError: there is no such unit.
+        ConfigError: there is no such unit; or as `load_config`.
     """
+    if config is not None:
+        others = load_config(config).data
     if format_name is not None and format_name not in FORMATS:
         hint = did_you_mean(format_name, FORMATS)
         raise DataError(f"There is no format '{format_name}'; known: {', '.join(FORMATS)}.{hint}")
@@ -182,8 +189,6 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         check_units(path, contents.units, source.labels, source.units, path.name)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
-            for kind in LABELS:
-                candidates[kind] |= {kind} if parts[-1].columns.known(kind).any() else set()
             continue
         frames = []
         for index, atoms in track(contents.numbered, f"reading {path.name}", contents.total):

@@ -36,6 +36,11 @@ def units_in_header(info: Mapping[str, Any]) -> dict[str, str]:
     return stated
 
 
+def names_of_units(info: Mapping[str, Any]) -> set[str]:
+    """Of what `units_in_header` reads: units of labels and lengths."""
+    return {name for name in info if units_in_header({name: info[name]})}
+
+
 def _units_in_text(text: str) -> dict[str, str]:
     words = re.split(r"[\s,;]+", _SYSTEMS.get(text.strip().lower(), text.strip()))
     stated = {}

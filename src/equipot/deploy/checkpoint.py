@@ -101,6 +101,9 @@ def find_checkpoint(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         best = RunDirectory(path).best
+        members = sorted(path.glob("member_*"))
+        if not best.is_file() and members:
+            raise ModelFileError(f"'{path}' is an ensemble: name one of its members, such as {members[0]}.")
         if not best.is_file():
             raise ModelFileError(
                 f"'{path}' is a folder without {best.relative_to(path)}; expected the run directory of a "

@@ -17,6 +17,7 @@ from equipot.deploy.load import DeployedModel, load_deployed
 from equipot.deploy.metadata import Metadata, describe_tables
 from equipot.deploy.uncertainty import describe_uncertainty
 from equipot.errors import ConfigError, ModelFileError
+from equipot.files import refuse_to_replace
 
 if TYPE_CHECKING:
     import torch
@@ -106,12 +107,13 @@ def deploy_any(
     level: str | None = None,
     uncertainty: bool = False,
     config: Path | None = None,
+    overwrite: bool = True,
 ) -> tuple[Path, str]:
     """Deploy a run directory or a checkpoint as a file, or all of an ensemble into a folder.
 
     Returns what was written (by default ``model.pt`` or the folder ``model``) and what to say of it.
-    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`, and ModelFileError for an uncertainty of an
-    ensemble.
+    Raises as `find_checkpoint`, `deploy` and `deploy_ensemble`, ModelFileError for an uncertainty of an
+    ensemble, and ConfigError for files that are there, without ``overwrite``, or cannot be written.
     """
     from equipot.deploy.checkpoint import find_checkpoint  # these need torch, and reading does not
     from equipot.deploy.export import deploy
@@ -125,9 +127,13 @@ def deploy_any(
     settings = {"tables": tables, "level": level, "config": config}
     if members:
         output = output or Path("model")
+        for member in members if output.is_dir() else ():
+            refuse_to_replace(output / f"{member.name}.pt", overwrite)
         deploy_ensemble([find_checkpoint(member) for member in members], output, **settings)
         return output, f"{len(members)} members"
     output = output or Path("model.pt")
+    if not output.is_dir():  # which `deploy` refuses
+        refuse_to_replace(output, overwrite, inputs=[run])
     metadata = deploy(find_checkpoint(run), output, uncertainty=uncertainty, **settings)
     said = f"radial functions: {describe_tables(metadata.tables)}"
     if metadata.uncertainty:

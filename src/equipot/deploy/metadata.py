@@ -155,12 +155,20 @@ def require_checksums(path: Path, archive: zipfile.ZipFile) -> None:
         raise ModelFileError(f"{path}: damaged (wrong checksum of '{damaged}'). Use an intact copy.")
 
 
+def in_place_of(folder: Path) -> str:
+    """What to name in place of a folder where one model is expected."""
+    members = sorted(folder.glob("member_*"))
+    if not members:
+        return f"Of a run, 'equipot deploy {folder}' makes one."
+    deployed = next((member for member in members if member.suffix == ".pt"), None)
+    if deployed is None:
+        return f"It is an ensemble, of which 'equipot deploy {members[0]}' makes one of a member."
+    return f"It is an ensemble: name one of its members, such as {deployed}."
+
+
 def _read_extra_files(path: Path) -> dict[str, str]:
     if path.is_dir():
-        raise ModelFileError(
-            f"{path}: expected a deployed model file, found a folder. "
-            f"Of a run, 'equipot deploy {path}' makes one."
-        )
+        raise ModelFileError(f"{path}: expected a deployed model file, found a folder. {in_place_of(path)}")
     if not path.exists():
         raise ModelFileError(f"{path}: no such file. Expected a model written by 'equipot deploy'.")
     try:

@@ -16,7 +16,8 @@ from equipot.data.dataset import graph_from_atoms
 from equipot.deploy.checkpoint import Checkpoint
 from equipot.deploy.examples import at_bond_distance
 from equipot.files import write_text
-from equipot.models.potential import Potential, Prediction, predict
+from equipot.models.potential import Potential
+from equipot.models.predict import Prediction, predict
 
 _ANIONS = ("O", "F", "S", "Cl", "N", "Se", "Br", "P", "Te", "I", "C", "H", "As")
 # Atoms of noble gases touch where those of others would overlap.

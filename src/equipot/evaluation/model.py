@@ -17,7 +17,7 @@ from equipot.deploy.metadata import is_deployed
 from equipot.devices import resolve_device
 from equipot.errors import ModelFileError
 from equipot.graph import AtomicGraph
-from equipot.models.potential import Prediction, predict
+from equipot.models.predict import Prediction, predict
 
 
 @dataclass(frozen=True)

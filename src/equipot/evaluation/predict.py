@@ -19,7 +19,7 @@ from equipot.devices import by_halves
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
 from equipot.graph import AtomicGraph, collate, nearest_branch
-from equipot.models.potential import Prediction
+from equipot.models.predict import Prediction
 from equipot.quantities import QUANTITIES, Named
 
 logger = logging.getLogger("equipot")

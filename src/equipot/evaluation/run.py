@@ -11,7 +11,7 @@ from ase import Atoms
 from rich.console import Console
 
 from equipot.data.frames import Frame, set_marks
-from equipot.data.readers import named_reading, read_frames
+from equipot.data.readers import expand_paths, named_reading, read_frames
 from equipot.data.text import KEY_ADVICE
 from equipot.errors import DataError
 from equipot.evaluation.density import report_densities
@@ -25,9 +25,9 @@ from equipot.evaluation.ensemble import (
 )
 from equipot.evaluation.model import load_model
 from equipot.evaluation.predict import Comparison
-from equipot.evaluation.report import print_report, write_evaluation
+from equipot.evaluation.report import ERRORS, print_report, write_evaluation
 from equipot.evaluation.uncertainty import print_uncertainty, write_uncertainty
-from equipot.files import atomic_write
+from equipot.files import atomic_write, refuse_to_replace
 from equipot.quantities import QUANTITIES
 
 logger = logging.getLogger("equipot")
@@ -50,6 +50,7 @@ def evaluate(
     *,
     output: Path | None = None,
     predictions: Path | None = None,
+    overwrite: bool = True,
     label_names: dict[str, str] | None = None,
     units: dict[str, str] | None = None,
     missing: str | None = None,
@@ -72,6 +73,7 @@ def evaluate(
             ``calibration.png``, of a file deployed with an uncertainty ``uncertainty.json`` and the plot; of
             densities ``densities.json``.
         predictions: extended XYZ file for predicted and reference values.
+        overwrite: replace ``predictions`` and an earlier evaluation in ``output``.
         label_names: names of quantities in the files; ``none``: do not read that one.
         units, missing, format_name, species_map, keep_unconverged, fixed_atoms: as ``named_reading`` takes
             them.
@@ -82,11 +84,13 @@ def evaluate(
 
     Raises:
         DataError: unusable data; no frame has any label, and no predictions are to be written; or ``output``
-            is a file, or ``predictions`` a folder.
+            is a file.
+        ConfigError: ``predictions`` is a folder or one of ``data``; what cannot be written, or is there
+            without ``overwrite``.
         ModelFileError, DeviceError: see ``load_model``, ``member_paths`` and ``predict_members``.
         UnknownSpeciesError, EvaluationError: see ``predict_frames``.
     """
-    _check_targets(output, predictions)
+    _check_targets(output, predictions, expand_paths(data, format_name), overwrite)
     members = [load_model(path, device, level) for path in member_paths(model)]
     loaded = members[0]
     how = missing, format_name, species_map, keep_unconverged, fixed_atoms
@@ -129,12 +133,18 @@ def warn_about_offset(comparison: Comparison) -> None:
         )  # fmt: skip
 
 
-def _check_targets(output: Path | None, predictions: Path | None) -> None:
+def _check_targets(
+    output: Path | None, predictions: Path | None, data: Sequence[Path], overwrite: bool
+) -> None:
     """Before anything is computed."""
     if output is not None and output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file; give the name of a folder, which is made if needed.")
-    if predictions is not None and predictions.is_dir():
-        raise DataError(f"--predictions {predictions} is a folder; give the name of a file in it.")
+    if output is not None and output == predictions:
+        raise DataError(f"{output} cannot be both the folder --output and the file --predictions.")
+    if output is not None:
+        refuse_to_replace(output / ERRORS, overwrite)
+    if predictions is not None:
+        refuse_to_replace(predictions, overwrite, "--predictions", inputs=data)
 
 
 def write_predictions(comparison: Comparison, frames: Sequence[Frame], path: Path) -> None:

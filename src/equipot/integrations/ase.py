@@ -18,7 +18,7 @@ from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
 from equipot.integrations.verlet import Array, VerletList, as_array
-from equipot.quantities import QUANTITIES, of_structure
+from equipot.quantities import FIELD, QUANTITIES, of_structure
 from equipot.units import compound_unit, stress_to_voigt
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class EquipotCalculator(Calculator):
         basic = self.implemented_properties if self.model.has_energy else ()
         self.implemented_properties = [*basic, *self.model.output_names]
         self.field, self.derivatives = field, derivatives
+        self._warned_of_field = False
         if self._gives_uncertainties:
             self.implemented_properties += _UNCERTAINTIES
         elif len(self.members) == 1 and self.model.metadata.uncertainty:
@@ -150,6 +151,8 @@ class EquipotCalculator(Calculator):
                 "Stress needs a structure that is periodic in all three directions; "
                 f"found pbc {atoms.pbc.tolist()} and a cell of rank {atoms.cell.rank}."
             )
+        if FIELD.name in atoms.info and not self._warned_of_field:
+            self._warn_of_field(np.ravel(atoms.info[FIELD.name]))
         if not np.isfinite(atoms.positions).all():
             raise DataError("Positions are not finite; the run has diverged, or the structure is damaged.")
         derivatives = self.derivatives or not set(properties).isdisjoint(self.model.metadata.derivatives)
@@ -226,6 +229,16 @@ class EquipotCalculator(Calculator):
                     f"atoms.info['{name}'] must be a number ({QUANTITIES[name].unit}), found {value!r}."
                 )
         return given
+
+    def _warn_of_field(self, given: np.ndarray) -> None:
+        """Once, of a field that the structure has and the results have not."""
+        own = np.zeros(3) if self.field is None else self.field
+        if given.dtype.kind in "iuf" and given.shape in ((1,), (3,)) and not np.allclose(given, own):
+            self._warned_of_field = True
+            log.warning(
+                "atoms.info['%s'] is %s, but the calculator's field, which counts, is %s V/Å.",
+                FIELD.name, given.tolist(), own.tolist(),
+            )  # fmt: skip
 
     def export_properties(self) -> Properties:
         """Of the last evaluation, what ASE has names for."""

@@ -131,7 +131,7 @@ def write_restart(
     arrays |= {f"integrator/{name}": value for name, value in state_of(dynamics).items()}
     if calculator.neighbors.geometry is not None:
         arrays |= {f"list/{i}": values for i, values in enumerate(calculator.neighbors.geometry)}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, make_folder=False) as temporary:
         np.savez(temporary, about=json.dumps(about), **arrays)
 
 

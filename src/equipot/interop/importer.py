@@ -22,7 +22,7 @@ from equipot.deploy.examples import example_structures
 from equipot.deploy.metadata import require_checksums
 from equipot.deploy.replay import write_replay
 from equipot.errors import ModelFileError
-from equipot.files import atomic_write
+from equipot.files import atomic_write, refuse_to_replace
 from equipot.interop.allegro import AllegroModel
 from equipot.interop.dump import FUNC, DumpedModel
 from equipot.interop.nequip import NequIPModel
@@ -65,6 +65,7 @@ def import_model(
     verify: bool = False,
     python: str | None = None,
     replay: int | None = None,
+    overwrite: bool = True,
 ) -> Imported:
     """Write a model of another code as a checkpoint of equipot.
 
@@ -78,8 +79,10 @@ def import_model(
         verify: compare with the original code, which must be installed, before the file gets its name.
         python: the interpreter that has nequip and opens files of NequIP in a process of its own; None: this.
         replay: write what the model predicts for so many structures beside it, as NAME_replay.xyz.
+        overwrite: replace what is there.
 
     Raises:
+        ConfigError: a file cannot be written, or is there, without ``overwrite``.
         ModelFileError: no such file, name or package; not such a checkpoint, or one that uses what equipot
             does not have; no such level or element, or several and ``replay``; or the two codes do not agree.
     """
@@ -97,6 +100,9 @@ def import_model(
         raise ModelFileError(f"{output} is a folder. Name the file to write, such as {output}/{name}.ckpt.")
     if output.resolve() == path.resolve():
         raise ModelFileError(f"{output} is the file to import: name another one to write.")
+    frames = output.with_name(f"{output.stem}_replay.xyz")
+    for file in (output, *([frames] if replay is not None else [])):
+        refuse_to_replace(file, overwrite)
     checkpoint = _checkpoint(output, model, elements, dtype, origin)
     comparisons = []
     if verify:
@@ -108,7 +114,6 @@ def import_model(
         temporary.write_bytes(state)
     if replay is None:
         return Imported(checkpoint, comparisons, None)
-    frames = output.with_name(f"{output.stem}_replay.xyz")
     write_replay(checkpoint, replay, frames)
     return Imported(checkpoint, comparisons, frames)
 

@@ -15,7 +15,8 @@ from rich.table import Column, Table
 
 from equipot.data.dataset import graph_from_atoms
 from equipot.errors import ModelFileError
-from equipot.models.potential import Potential, predict
+from equipot.models.potential import Potential
+from equipot.models.predict import predict
 
 # Relative to the energy, and to the largest force of a structure (at least 1 eV/Å); virials also to
 # themselves, since they can be large where symmetry leaves no force. Sums in another order leave 1e-14; a

@@ -1,25 +1,33 @@
 """From atomic energies to forces, virials and stress: the one gradient path of the project."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import torch
 from ase.data import atomic_masses, atomic_numbers
 from torch import Tensor, nn
 
 from equipot.engine.program import Program
-from equipot.errors import DataError
-from equipot.graph import AtomicGraph, edge_vectors, volume
 from equipot.models.outputs import Outputs
 from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 from equipot.ops.operators import load_operators
-from equipot.quantities import BASIC, FIELD, QUANTITIES
 
 # Bounds the memory of strictly local models. On a CPU tensors of so many edges also stay near the cache:
 # three times faster than all at once for 5,000 atoms of water (measured, 2,048 to 8,192 alike). A GPU wants
 # more.
 EDGES_IN_FLIGHT = {"cpu": 8192, "cuda": 2**20}
+
+
+class Inputs(NamedTuple):
+    """What a potential is given; as of `Potential.forward` and `PotentialWithOutputs.forward`."""
+
+    edge_vec: Tensor
+    edge_index: Tensor
+    atom_types: Tensor
+    owned: Tensor
+    level: Tensor | None = None
+    field: Tensor | None = None
+    derivatives: bool = True
 
 
 class Potential(nn.Module):
@@ -110,30 +118,36 @@ class Potential(nn.Module):
         self, edge_vec: Tensor, edge_index: Tensor, atom_types: Tensor, level: Tensor | None = None
     ) -> Tensor:
         """(E, 3) float64 Å, (2, E), (N,), (N,) int64 or None → (N,) float64 eV."""
-        return self._of_atoms(edge_vec, edge_index, atom_types, level)[0]
+        all_owned = torch.ones_like(atom_types, dtype=torch.bool)
+        return self._of_atoms(Inputs(edge_vec, edge_index, atom_types, all_owned, level))[0]
 
     @torch.jit.unused
-    def values(
+    def values(self, *inputs: Tensor) -> Tensor:
+        """Arguments as of `forward` → those of outputs, (N, V) float64, without a derivative."""
+        return self._of_atoms(Inputs(*inputs))[1]
+
+    def forward(
         self,
         edge_vec: Tensor,
         edge_index: Tensor,
         atom_types: Tensor,
         owned: Tensor,
         level: Tensor | None = None,
-    ) -> Tensor:
-        """Arguments as of `forward` → those of outputs, (N, V) float64, without a derivative."""
-        values = self._of_atoms(edge_vec, edge_index, atom_types, level)[1]
-        return values * owned.to(values.dtype).unsqueeze(1)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The deployed contract; ``level`` (N,) int64, of each atom, is for training on several levels only.
 
-    def _of_atoms(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        level: Tensor | None,
-        field: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `atom_energies`, and the values of further outputs but derivatives, (N, V) float64."""
+        edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool
+        → atom_energies (N,) float64 eV, zero where not owned; forces (N, 3) float64 eV/Å; atom_virials
+        (N, 3, 3) float64 eV. In train mode all three can be differentiated by the parameters. Gradients
+        must be enabled (TorchScript cannot switch them on).
+        """
+        energies, forces, virials, _ = self._contract(Inputs(edge_vec, edge_index, atom_types, owned, level))
+        return energies, forces, virials
+
+    def _of_atoms(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        """(N,) energies, and the values of further outputs but derivatives, (N, V); zero where not owned."""
+        edge_vec, edge_index, atom_types = given.edge_vec, given.edge_index, given.atom_types
+        level, field = given.level, given.field
         if level is None and len(self.levels) > 1:
             raise ValueError("Choose one of the model's levels of theory: " + ", ".join(self.levels))
         if level is not None and len(self.levels) < 2:
@@ -156,46 +170,17 @@ class Potential(nn.Module):
             if self.field_term is None:
                 raise ValueError("An electric field is given, but the model knows none (model.field).")
             energies, values = self.field_term(energies, values, field)
-        return energies, values
+        owned = given.owned.to(energies.dtype)
+        return energies * owned, values * owned.unsqueeze(1)
 
-    def forward(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        owned: Tensor,
-        level: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The deployed contract; ``level`` (N,) int64, of each atom, is for training on several levels only.
-
-        edge_vec (E, 3) float64 Å, edge_index (2, E) int64, atom_types (N,) int64, owned (N,) bool
-        → atom_energies (N,) float64 eV, zero where not owned; forces (N, 3) float64 eV/Å; atom_virials
-        (N, 3, 3) float64 eV. In train mode all three can be differentiated by the parameters. Gradients
-        must be enabled (TorchScript cannot switch them on).
-        """
-        energies, forces, virials, _ = self._contract(edge_vec, edge_index, atom_types, owned, level)
-        return energies, forces, virials
-
-    def _contract(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        owned: Tensor,
-        level: Tensor | None,
-        field: Tensor | None = None,
-        derivatives: bool = True,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _contract(self, given: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As `forward`, and the values of further outputs, (N, V), zero where not owned."""
-        if field is not None:
-            field = field.expand(atom_types.shape[0], 3)
-        found = self._evaluated(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
-        energies, gradient, values = found
-        num_atoms, width = atom_types.shape[0], gradient.shape[1]
-        edge_virials = (edge_vec.unsqueeze(2) * gradient[:, :3].unsqueeze(1)).view(-1, 9)
-        at_center = torch.ops.equipot.segment_sum(gradient, edge_index, 0, num_atoms)
+        energies, gradient, values = self._evaluated(given)
+        num_atoms, width = given.atom_types.shape[0], gradient.shape[1]
+        edge_virials = (given.edge_vec.unsqueeze(2) * gradient[:, :3].unsqueeze(1)).view(-1, 9)
+        at_center = torch.ops.equipot.segment_sum(gradient, given.edge_index, 0, num_atoms)
         at_neighbor = torch.ops.equipot.segment_sum(
-            torch.cat([gradient, edge_virials], dim=1), edge_index, 1, num_atoms
+            torch.cat([gradient, edge_virials], dim=1), given.edge_index, 1, num_atoms
         )
         virials = -at_neighbor[:, width:].reshape(-1, 3, 3)
         pulls = at_center - at_neighbor[:, :width]  # what −∂/∂r of each is
@@ -203,46 +188,28 @@ class Potential(nn.Module):
             values = torch.cat([values, -pulls[:, 3:]], dim=1)
         return energies, pulls[:, :3], virials, values
 
-    def _evaluated(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        owned: Tensor,
-        level: Tensor | None,
-        field: Tensor | None,
-        derivatives: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _evaluated(self, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """As `_with_gradient`, in parts where that bounds the memory."""
-        limit = self.edges_in_flight["cpu" if edge_vec.is_cpu else "cuda"]
-        if self.num_exchanges == 0 and not self.training and edge_index.shape[1] > limit:
-            return self._in_parts(edge_vec, edge_index, atom_types, owned, level, field, derivatives, limit)
-        return self._with_gradient(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
+        limit = self.edges_in_flight["cpu" if given.edge_vec.is_cpu else "cuda"]
+        if self.num_exchanges == 0 and not self.training and given.edge_index.shape[1] > limit:
+            return self._in_parts(given, limit)
+        return self._with_gradient(given)
 
-    def _with_gradient(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        owned: Tensor,
-        level: Tensor | None,
-        field: Tensor | None,
-        derivatives: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _with_gradient(self, given: Inputs) -> tuple[Tensor, Tensor, Tensor]:
         """(N,) energies, zero where not owned, the (E, 3) gradient of their sum by edge_vec, and values.
 
         Beside that gradient, (E, 3 + 9 D), those of the components of what D outputs are derivatives of.
         Without energies it is zero, and nothing is differentiated.
         """
         if not self.has_energy:
-            energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, None)
-            return energies, torch.zeros_like(edge_vec), values * owned.to(values.dtype).unsqueeze(1)
-        edge_vec = edge_vec.detach().requires_grad_(True)
-        energies, values = self._of_atoms(edge_vec, edge_index, atom_types, level, field)
-        energies = energies * owned.to(energies.dtype)
-        values = values * owned.to(values.dtype).unsqueeze(1)
+            energies, values = self._of_atoms(given)
+            return energies, torch.zeros_like(given.edge_vec), values
+        edge_vec = given.edge_vec.detach().requires_grad_(True)
+        energies, values = self._of_atoms(
+            Inputs(edge_vec, given.edge_index, given.atom_types, given.owned, given.level, given.field)
+        )
         sums = [energies.sum()]
-        if derivatives:
+        if given.derivatives:
             for column, factor in self.derived:
                 sums += [factor * values[:, column + axis].sum() for axis in range(3)]
         gradients: list[Tensor] = []
@@ -257,30 +224,21 @@ class Potential(nn.Module):
             energies, values = energies.detach(), values.detach()
         return energies, torch.cat(gradients, dim=1) if len(gradients) > 1 else gradients[0], values
 
-    def _in_parts(
-        self,
-        edge_vec: Tensor,
-        edge_index: Tensor,
-        atom_types: Tensor,
-        owned: Tensor,
-        level: Tensor | None,
-        field: Tensor | None,
-        derivatives: bool,
-        limit: int,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _in_parts(self, given: Inputs, limit: int) -> tuple[Tensor, Tensor, Tensor]:
         """The same for a strictly local model, whose atoms can be evaluated a few at a time.
 
         Memory is then that of ``limit`` edges (more only for a single atom with more neighbors).
         """
+        edge_index, level, field = given.edge_index, given.level, given.field
         order = torch.argsort(edge_index[0], stable=True)
-        num_atoms = atom_types.shape[0]
+        num_atoms = given.atom_types.shape[0]
         counts = torch.bincount(edge_index[0], minlength=num_atoms)
         # Of each atom, in that order.
         first_edge = torch.cat([torch.zeros_like(counts[:1]), counts.cumsum(0)])
         energies: list[Tensor] = []
         values: list[Tensor] = []
-        width = 3 + (9 * len(self.derived) if derivatives else 0)
-        gradient = edge_vec.new_zeros([edge_vec.shape[0], width])
+        width = 3 + (9 * len(self.derived) if given.derivatives else 0)
+        gradient = given.edge_vec.new_zeros([edge_index.shape[1], width])
         atom = 0
         while atom < num_atoms:
             start = int(first_edge[atom])
@@ -291,16 +249,18 @@ class Potential(nn.Module):
             center = edge_index[0].index_select(0, edges) - atom
             others, position = torch.unique(edge_index[1].index_select(0, edges), return_inverse=True)
             here = torch.cat([torch.arange(atom, last, device=others.device), others])
-            owned_here = owned.index_select(0, here)
-            owned_here[last - atom :] = False  # the others are there as neighbors only
+            owned = given.owned.index_select(0, here)
+            owned[last - atom :] = False  # the others are there as neighbors only
             part = self._with_gradient(
-                edge_vec.index_select(0, edges),
-                torch.stack([center, position + (last - atom)]),
-                atom_types.index_select(0, here),
-                owned_here,
-                None if level is None else level.index_select(0, here),
-                None if field is None else field.index_select(0, here),
-                derivatives,
+                Inputs(
+                    given.edge_vec.index_select(0, edges),
+                    torch.stack([center, position + (last - atom)]),
+                    given.atom_types.index_select(0, here),
+                    owned,
+                    None if level is None else level.index_select(0, here),
+                    None if field is None else field.index_select(0, here),
+                    given.derivatives,
+                )
             )
             energies.append(part[0][: last - atom])
             gradient.index_copy_(0, edges, part[1])
@@ -328,7 +288,9 @@ class PotentialWithOutputs(Potential):
         is as it is there. Outputs that are derivatives by positions come last; ghosts have some, too, as of
         forces, to be added to those of their owners. Without ``derivatives`` they are not there.
         """
-        return self._contract(edge_vec, edge_index, atom_types, owned, level, field, derivatives)
+        if field is not None:
+            field = field.expand(atom_types.shape[0], 3)
+        return self._contract(Inputs(edge_vec, edge_index, atom_types, owned, level, field, derivatives))
 
 
 class OutputsAlone(Potential):
@@ -343,98 +305,4 @@ class OutputsAlone(Potential):
         level: Tensor | None = None,
     ) -> tuple[Tensor]:
         """As `PotentialWithOutputs.forward`, the last part alone; gradients need not be enabled."""
-        return (self._evaluated(edge_vec, edge_index, atom_types, owned, level, None, False)[2],)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a potential says of a graph; units and signs as in :mod:`equipot.units`.
-
-    A model without energies says its outputs alone; the rest is None.
-    """
-
-    energy: Tensor | None = None  # (S,) float64, eV
-    atom_energies: Tensor | None = None  # (N,) float64, eV
-    forces: Tensor | None = None  # (N, 3) float64, eV/Å
-    stress: Tensor | None = None  # (S, 3, 3) float64, eV/Å³, symmetric; NaN unless periodic in all directions
-    atom_virials: Tensor | None = None  # (N, 3, 3) float64, eV
-    outputs: Mapping[str, Tensor] = field(default_factory=dict)  # (S, ...) or (N, ...) float64, by name
-    energy_uncertainty: Tensor | None = None  # (S,) float64, eV, a standard deviation, if known
-
-    def of(self, quantity: str) -> Tensor | None:
-        """What is compared with labels of this name; None where the model does not predict it."""
-        return getattr(self, quantity) if quantity in BASIC else self.outputs.get(quantity)
-
-
-def predict(
-    potential: nn.Module, graph: AtomicGraph, field: Tensor | None = None, energy: bool = True
-) -> Prediction:
-    """Energies, forces and stresses of every structure; differentiable by parameters in train mode.
-
-    Without ``energy`` outputs alone, of a :class:`Potential`, and derivatives only if there are such outputs.
-
-    ``potential`` is a :class:`Potential` or a deployed module with the same contract; ``field`` (S, 3)
-    float64 V/Å, of each structure, for a model that knows it; None: that of the labels.
-    """
-    load_operators()
-    owned = torch.ones_like(graph.atom_types, dtype=torch.bool)
-    inputs = [edge_vectors(graph), graph.edge_index, graph.atom_types, owned]
-    if graph.level is not None:
-        inputs.append(graph.level[graph.structure])
-    if not energy and potential.output_names and not potential.derivative_names:
-        return Prediction(outputs=_outputs(potential.values(*inputs), potential.output_names, graph))
-    if not getattr(potential, "has_energy", True):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(potential, "training", False)):
-            (values,) = potential(*inputs)
-            return Prediction(outputs=_outputs(values, potential.output_names, graph))
-    given = graph.labels.values.get(FIELD.name)
-    if field is None and given is not None:
-        field = torch.where(given.mask.unsqueeze(1), given.value, 0.0)
-    with torch.enable_grad():  # forces are a derivative, also where no graph is kept
-        more = {} if field is None else {"field": field[graph.structure]}
-        energies, forces, virials, *values = potential(*inputs, **more)
-    per_atom = torch.cat([energies.unsqueeze(1), virials.flatten(1)], dim=1)
-    structure = graph.structure.unsqueeze(0)
-    sums = torch.ops.equipot.segment_sum(per_atom, structure, 0, graph.num_structures)
-    energy, virial = sums[:, 0], sums[:, 1:].view(-1, 3, 3)
-    size = volume(graph)
-    periodic = (size > 0)[:, None, None]
-    # Dividing by 1 where there is no volume keeps NaN out of the gradient.
-    stress = -virial / torch.where(size > 0, size, torch.ones_like(size))[:, None, None]
-    stress = 0.5 * (stress + stress.transpose(1, 2))
-    outputs = _outputs(values[0], potential.output_names, graph) if values else {}
-    return Prediction(energy, energies, forces, stress.masked_fill(~periodic, torch.nan), virials, outputs)
-
-
-def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
-    """Values of atoms, or of structures: sums or means over their atoms. As `quantities.of_structure`."""
-    structure, count = graph.structure.unsqueeze(0), graph.num_structures
-    sizes = torch.bincount(graph.structure, minlength=count).unsqueeze(1)
-    quantities = [QUANTITIES[name] for name in names]
-    rows = dict(zip(names, values.split([one.components for one in quantities], dim=1), strict=True))
-    for quantity in (one for one in quantities if one.total):
-        label, own = graph.labels.values.get(quantity.total), rows[quantity.name]
-        wanted = 0.0 if label is None else torch.where(label.mask, label.value, 0.0).unsqueeze(1)
-        missing = wanted - torch.ops.equipot.segment_sum(own, structure, 0, count)
-        rows[quantity.name] = own + (missing / sizes)[graph.structure]
-    found = {}
-    for quantity in quantities:
-        own = rows[quantity.name]
-        if quantity.charges:
-            refuse_periodic(quantity.name, graph.pbc)
-            own = own + quantity.per_charge * rows[quantity.charges] * graph.positions
-        if not quantity.per_atom:
-            own = torch.ops.equipot.segment_sum(own, structure, 0, count)
-            own = own / sizes if quantity.mean else own
-        found[quantity.name] = own.reshape(len(own), *quantity.shape)
-    return found
-
-
-def refuse_periodic(name: str, pbc: Tensor) -> None:
-    """Raises DataError if one of the structures (S, 3), of which a dipole is asked, is periodic."""
-    if bool(pbc.any()):
-        raise DataError(
-            f"The output '{name}' has Σ q r, which depends on which images of its atoms a periodic cell has. "
-            "For molecules in a box take off pbc; for crystals and liquids train a vector without `charges`, "
-            "on polarizations that are continuous from frame to frame."
-        )
+        return (self._evaluated(Inputs(edge_vec, edge_index, atom_types, owned, level, None, False))[2],)

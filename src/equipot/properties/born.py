@@ -18,10 +18,29 @@ if TYPE_CHECKING:
 
 
 MODEL = "model"  # in place of a file's name
+_OUTPUTS = {"born_charges": "e", "polarizability": "e^2*Ang^2/eV"}  # of a model, and the units taken
+_MARKUP = (".yaml", ".yml", ".json")
+
+
+def check_born(given: str | None, calculator: BaseCalculator) -> None:
+    """Before the work: raise as `born_of` where the model lacks these outputs, or there is no such file."""
+    if given == MODEL:
+        for name in _OUTPUTS:
+            if name not in calculator.implemented_properties:
+                raise ConfigError(
+                    f"--born {MODEL} needs a model with outputs {' and '.join(_OUTPUTS)}; this one has no "
+                    f"{name}."
+                )
+    elif given is not None:
+        if not (path := Path(given)).is_file():
+            raise DataError(f"There is no file {path} with Born charges.")
+        if path.suffix.lower() in _MARKUP:
+            _read(path)
 
 
 def born_of(given: str, phonon: "Phonopy", symprec: float, calculator: BaseCalculator) -> dict[str, Any]:
     """As `read_born` and `born_of_model`, by what ``--born`` says."""
+    check_born(given, calculator)
     if given == MODEL:
         return born_of_model(calculator, phonon, symprec)
     return read_born(given, phonon, symprec)
@@ -39,12 +58,7 @@ def born_of_model(calculator: BaseCalculator, phonon: "Phonopy", symprec: float)
     from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
 
     atoms, found = supercells.from_phonopy(phonon.unitcell), []
-    for name, unit in (("born_charges", "e"), ("polarizability", "e^2*Ang^2/eV")):
-        if name not in calculator.implemented_properties:
-            raise ConfigError(
-                f"--born {MODEL} needs a model with outputs born_charges and polarizability; this one has no "
-                f"{name}."
-            )
+    for name, unit in _OUTPUTS.items():
         own = QUANTITIES[name].unit if name in QUANTITIES else unit
         found.append(size_in(own, unit) * np.array(calculator.get_property(name, atoms)))
     born, dielectric = found[0], np.eye(3) + found[1] / (EPSILON0 * atoms.get_volume())
@@ -76,10 +90,8 @@ def read_born(path: str | Path, phonon: "Phonopy", symprec: float) -> dict[str, 
     from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
 
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no file {path} with Born charges.")
     factor = _factor()
-    if path.suffix.lower() not in (".yaml", ".yml", ".json"):
+    if path.suffix.lower() not in _MARKUP:
         try:
             found = parse_BORN(phonon.primitive, symprec, filename=path)
         except (ValueError, IndexError, RuntimeError) as error:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from phono3py import Phono3py
 from equipot.data.text import counted
 from equipot.errors import ConfigError, SimulationError
 from equipot.properties import supercells
+from equipot.properties.born import check_born
 from equipot.properties.force_constants import Displacer, Supercell, cutoff_of, size_of
 from equipot.properties.output import Result, Table
 from equipot.properties.phonon_bands import band_structure, imaginary_modes
@@ -46,7 +48,7 @@ def kappa(
             `born_of`.
     """
     common, settings = common or Common(), settings or KappaSettings()
-    start = prepare(structure, model, common, periodic=True)
+    start = prepare(structure, model, common, periodic=True, needs=partial(check_born, settings.born))
     unitcell, calculator = supercells.refined(start.atoms, common.symprec), start.atoms.calc
     base, copies = supercells.base_cell(unitcell, common.symprec), settings.supercell
     if copies is None:

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from equipot.errors import ConfigError
-from equipot.files import atomic_write, naming_errors, read_json, write_json, write_text
+from equipot.files import atomic_write, naming_errors, read_json, require_writable, write_json, write_text
 from equipot.properties.settings import Common
 
 if TYPE_CHECKING:
@@ -68,10 +67,7 @@ def check_folder(name: str, common: Common) -> Path:
     folder = folder_of(name, common)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"The output folder {folder} is a file. Name another folder with --output.")
-    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        what = "no folder that can be written to" if place.is_dir() else "a file"
-        raise ConfigError(f"Cannot write to {folder}: {place} is {what}. Name another folder with --output.")
+    require_writable(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return folder
     if not (folder / f"{name}.json").is_file():

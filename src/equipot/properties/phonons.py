@@ -1,6 +1,7 @@
 """Phonons by phonopy: bands, density of states, thermal properties, imaginary modes, checks."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from phonopy import Phonopy
 
 from equipot.properties import supercells
+from equipot.properties.born import check_born
 from equipot.properties.force_constants import Displacer, Supercell, size_of
 from equipot.properties.output import Result, Table
 from equipot.properties.phonon_bands import (
@@ -44,7 +46,7 @@ def phonons(
             `prepare` and `born_of`.
     """
     common, settings = common or Common(), settings or PhononSettings()
-    start = prepare(structure, model, common, periodic=True)
+    start = prepare(structure, model, common, periodic=True, needs=partial(check_born, settings.born))
     unitcell = supercells.refined(start.atoms, common.symprec)
     work = Displacer(unitcell, start.atoms.calc, common, settings)
     found, checks = work.converge()

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ def prepare(
     *,
     periodic: bool | None = None,
     keep_constraints: bool = False,
+    needs: Callable[[BaseCalculator], None] | None = None,
 ) -> Start:
     """Read, relax if wanted, and check that it is a minimum.
 
@@ -77,6 +78,7 @@ def prepare(
         model: a deployed file or the folder of an ensemble; or an ASE calculator.
         periodic: True: it must be so in all three directions; False: in none; None: either.
         keep_constraints: those of the file, else they are taken off and a line says so.
+        needs: raises, before anything is computed, where the calculator lacks what comes later.
 
     Raises:
         DataError: an unusable structure, not periodic as it has to be.
@@ -101,6 +103,8 @@ def prepare(
     if isinstance(calculator, EquipotCalculator):
         calculator.model.require_energy("this command")
         calculator.model.atom_types(atoms.numbers)
+    if needs is not None:
+        needs(calculator)
     atoms.calc = calculator
     described = {"structure": name, "formula": atoms.get_chemical_formula(), "atoms": len(atoms)}
     described |= describe_model(calculator, model) | {"equipot_version": __version__}

@@ -36,7 +36,7 @@ class AtomicCheckpointIO(CheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         try:
-            with atomic_write(path) as temporary:
+            with atomic_write(path, make_folder=False) as temporary:
                 temporary.write_bytes(buffer.getbuffer())
         except OSError as error:
             raise _cannot_write(Path(path), error) from error
@@ -55,7 +55,7 @@ class AtomicCheckpointIO(CheckpointIO):
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Copy a checkpoint, whole or not at all. Raises TrainingError if it cannot be written."""
     try:
-        with atomic_write(target) as temporary:
+        with atomic_write(target, make_folder=False) as temporary:
             shutil.copyfile(source, temporary)
     except OSError as error:
         raise _cannot_write(target, error) from error
@@ -65,6 +65,8 @@ def _cannot_write(path: Path, error: OSError) -> TrainingError:
     message = f"Cannot write the checkpoint {path}: {os.strerror(error.errno) if error.errno else error}."
     if path.exists():
         message += " The previous one under that name is intact: mend this, then resume."
+    elif not path.parent.is_dir():
+        message += " Its folder was removed while the training ran."
     return TrainingError(message)
 
 

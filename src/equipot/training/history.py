@@ -152,7 +152,7 @@ class SessionRecord(L.Callback):
 
     def end(self, stopped: str, **facts: Any) -> None:
         """Say how it ended; does nothing for a training that never started."""
-        if self._sessions:
+        if self._sessions and self.path.is_file():  # a run directory that was removed is not made again
             self._sessions[-1] |= {"ended": _now(), "stopped": stopped, "error": None, **facts}
             self._write()
 

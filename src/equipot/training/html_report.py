@@ -62,6 +62,8 @@ def write_report(run: Path, output: Path | None = None) -> Path:
     output = directory.report if output is None else output
     if output.is_dir():
         raise TrainingError(f"'{output}' is a folder; give the name of the HTML file to write.")
+    if output.exists() and output.suffix not in (".html", ".htm"):
+        raise TrainingError(f"'{output}' exists and is no page. Give another name, such as {output}.html.")
     try:
         text = render(describe(directory))
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:

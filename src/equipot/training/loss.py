@@ -18,7 +18,7 @@ from equipot.config import LossConfig
 from equipot.errors import TrainingError
 from equipot.evaluation.metrics import by_irrep
 from equipot.graph import AtomicGraph, nearest_branch
-from equipot.models.potential import Prediction
+from equipot.models.predict import Prediction
 from equipot.nn.gaussians import GaussianBasis
 from equipot.quantities import LABELS, QUANTITIES, Quantity
 from equipot.training.outputs import density_basis, times_overlap

@@ -13,7 +13,7 @@ from equipot.data.batching import Budget
 from equipot.data.dataset import GraphDataset
 from equipot.graph import AtomicGraph, collate
 from equipot.machine import available_memory
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 
 _PROBE_FRAMES = 4

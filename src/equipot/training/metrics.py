@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from equipot.deploy.checkpoint import metric_of_level
 from equipot.evaluation.metrics import mean_errors
 from equipot.graph import AtomicGraph
-from equipot.models.potential import Prediction
+from equipot.models.predict import Prediction
 from equipot.quantities import LABELS
 from equipot.training.loss import LabelError, Loss, label_errors
 

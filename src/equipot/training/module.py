@@ -15,7 +15,7 @@ from equipot.data.batching import Step
 from equipot.devices import by_halves
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
-from equipot.models.potential import Prediction, predict
+from equipot.models.predict import Prediction, predict
 from equipot.training.devices import sum_over_processes
 from equipot.training.ema import make_average
 from equipot.training.learning_rate import LearningRateSchedule

@@ -18,7 +18,7 @@ from equipot.data.statistics import fit_atomic_energies
 from equipot.errors import DataError
 from equipot.graph import AtomicGraph, Labels, nearest_branch
 from equipot.models.outputs import OutputSpec, basis_change, present
-from equipot.models.potential import refuse_periodic
+from equipot.models.predict import refuse_periodic
 from equipot.nn.gaussians import GaussianBasis
 from equipot.quantities import ASYMMETRY_TOLERANCE, QUANTITIES
 from equipot.units import BOHR

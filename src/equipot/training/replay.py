@@ -28,7 +28,8 @@ from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import FrameOrigin, compare
 from equipot.evaluation.report import number, numeric
 from equipot.files import read_json, write_json, write_text
-from equipot.models.potential import Potential, predict
+from equipot.models.potential import Potential
+from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 from equipot.run_directory import RunDirectory
 from equipot.training.fine_tune import Start

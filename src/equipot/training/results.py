@@ -21,7 +21,7 @@ from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, FrameOrigin, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
 from equipot.files import read_json, write_json
-from equipot.models.potential import predict
+from equipot.models.predict import predict
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
 from equipot.training.history import plot_learning_curve

@@ -7,7 +7,13 @@ import ase.io
 import numpy as np
 import pytest
 
+from equipot.data.pool import Pool
 from equipot.data.quality import check_files
+from equipot.data.quality.check import check_sets
+from equipot.data.quality.labels import check_forces, check_zeros
+from equipot.data.quality.sets import check_duplicates
+from equipot.data.quality.structures import check_copied_labels
+from equipot.quantities import FIELD, declare, output
 from equipot.units import EV_A3_TO_GPA
 
 
@@ -148,6 +154,45 @@ def test_copied_labels(copper, check):
     copper[35].arrays["forces"] = copper[31].arrays["forces"].copy()
     severity, message, frames = check(copper)["copied labels"]
     assert (severity, frames) == ("error", [31, 35]) and "exactly the same forces" in message
+
+
+def molecules(make_frame, values):
+    """Frames of one bent molecule each, a little different, with these labels."""
+    positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
+    return [
+        make_frame("OHH", positions * (1 + 0.01 * i), index=i, energy=-14.0 - 0.1 * i, **own)
+        for i, own in enumerate(values)
+    ]
+
+
+def test_labels_of_outputs_may_be_alike_and_numbers_zero(make_frame):
+    declare(output("born_charges", (3, 3), "e", True, symmetry="ij", rank=2))
+    declare(output("gap", (), "eV", False))
+    alike = {"born_charges": np.tile(np.eye(3), (3, 1, 1))}
+    frames = molecules(make_frame, [alike | {"gap": gap} for gap in (0.0, 1.0, 0.0, 2.0)])
+    assert check_copied_labels(frames) == [] and check_zeros(frames) == []
+    frames[1].values["born_charges"] = np.zeros((3, 3, 3))
+    [found] = check_zeros(frames)
+    assert (found.severity, found.frames) == ("warning", (("", 1),))
+    assert found.message.startswith("The born_charges of 1 frame (1) are exactly zero")
+
+
+def test_frames_in_a_field_turn_and_have_other_energies(make_frame):
+    declare(FIELD)
+    turning = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])
+    values = [{"forces": turning, "electric_field": np.array([0.0, 0.1 * (i + 1), 0.0])} for i in range(4)]
+    frames = molecules(make_frame, values)
+    for frame in frames:
+        frame.positions[:] = frames[0].positions
+    assert check_duplicates(Pool.of(frames)) == []
+    assert check_forces(frames)[0].check == "torque"
+    checks = {
+        found.check
+        for found in check_sets(
+            Pool.of(frames), {}, dict.fromkeys(("training", "validation", "test"), Pool.of([])), ()
+        )
+    }
+    assert checks <= {"energies per atom"}
 
 
 def test_close_atoms(copper, check):

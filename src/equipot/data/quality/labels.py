@@ -6,11 +6,12 @@ import numpy as np
 from ase.data import covalent_radii
 
 from equipot.data.edges import edge_vectors
+from equipot.data.found_labels import is_or_are
 from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.text import counted
-from equipot.quantities import QUANTITIES
+from equipot.quantities import BASIC, QUANTITIES, given_quantities
 
 _NET_FORCE = 1e-3  # eV/Å per atom: more than rounding and grids of careful calculations leave
 _TORQUE = 0.1  # of what is possible; labels of careful calculations stay below 0.01
@@ -18,10 +19,14 @@ _LARGE_FORCE = 100.0  # eV/Å
 
 
 def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
-    """Energies, forces and stresses that are exactly zero in some frames beside others that are not."""
+    """Labels that are exactly zero in some frames beside others that are not.
+
+    Of outputs tensors alone: numbers, as band gaps are, may be zero, and so may what is given.
+    """
     frames = [frame for frame in frames if frame.num_atoms > 1]
     findings = []
-    for kind in QUANTITIES:
+    tensors = {name for name, quantity in QUANTITIES.items() if quantity.rows.rank} - given_quantities()
+    for kind in (name for name in QUANTITIES if name in BASIC or name in tensors):
         known = [frame for frame in frames if kind in frame.values]
         zero = [frame for frame in known if not np.any(frame.values[kind])]
         if not zero:
@@ -31,7 +36,7 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
             wrong = kind == "energy" or (kind == "forces" and any(_is_no_zero(f, kind) for f in known))
             if wrong and len(known) > 1:
                 message = (
-                    f"The {kind} of all {counted(len(known), 'frame')} {_IS[kind]} zero: "
+                    f"The {kind} of all {counted(len(known), 'frame')} {is_or_are(kind)} zero: "
                     f"set data.labels.{kind}."
                 )
                 findings.append(Finding("error", f"zero {kind}", message, (), (kind,)))
@@ -42,18 +47,16 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
             continue
         message = (
             f"The {kind} of {counted(len(placeholders), 'frame')} ({numbers(placeholders)}) "
-            f"{_IS[kind]} exactly zero, of "
+            f"{is_or_are(kind)} exactly zero, of "
             f"{len(known) - len(zero)} others not: placeholders? Remove the label there, or give it "
             "the weight 0 "
             f"(config_{kind}_weight)."
         )
         certain = far or (kind != "energy" and len(placeholders) > 1) or _repeated(placeholders)
+        certain = certain and kind in BASIC
         ids = frame_ids(placeholders)
         findings.append(Finding("error" if certain else "warning", f"zero {kind}", message, ids, (kind,)))
     return findings
-
-
-_IS = {"energy": "is", "forces": "are", "stress": "is"}
 
 
 def _is_no_zero(frame: Frame, kind: str) -> bool:

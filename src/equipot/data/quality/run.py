@@ -10,6 +10,7 @@ from equipot.data.quality.collect import Collected, collect
 from equipot.data.quality.findings import Findings
 from equipot.data.quality.summary import Summary, summarize
 from equipot.data.readers import named_reading
+from equipot.quantities import FIELD
 
 
 def inspect_files(
@@ -19,7 +20,7 @@ def inspect_files(
     **reading: Any,
 ) -> list[Summary]:
     """Numbers of each file; arguments and errors as ``check_files``."""
-    files, _ = _collected(paths, keys, units, **reading)
+    files, _ = _collected(paths, {FIELD.name: "none"} | dict(keys), units, **reading)
     return [summarize(file) for file in files]
 
 

@@ -182,7 +182,7 @@ def check_duplicates(pool: Pool, most: int | None = None) -> list[Finding]:
 
 
 def _repeated(pool: Pool, most: int | None) -> list[list[Frame]]:
-    """Groups of frames with the same structure at the same level of theory."""
+    """Groups of frames with the same structure at the same level of theory, in the same field."""
     columns = pool.columns
     rows: dict[tuple[int, str], list[int]] = defaultdict(list)
     _, inverse, counts = np.unique(columns.fingerprint, return_inverse=True, return_counts=True)
@@ -192,7 +192,8 @@ def _repeated(pool: Pool, most: int | None) -> list[list[Frame]]:
     for (_, level), alike in rows.items():
         for row in alike if len(alike) > 1 else ():
             frame = pool[row]
-            groups[(level, structure_key(frame))].append(frame)
+            field = () if frame.electric_field is None else tuple(frame.electric_field)
+            groups[(level, structure_key(frame), field)].append(frame)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -12,7 +12,7 @@ from equipot.data.frames import Frame
 from equipot.data.neighbors import neighbor_list
 from equipot.data.quality.findings import Finding, frame_ids, numbers
 from equipot.data.text import counted
-from equipot.quantities import QUANTITIES
+from equipot.quantities import BASIC, QUANTITIES
 
 # Shares of the sum of covalent radii. Hot liquids and molecules stay above 0.75, solids at 100 GPa above
 # 0.65.
@@ -20,9 +20,12 @@ _CLOSE, _ALONE = 0.6, 3.0
 
 
 def check_copied_labels(frames: Sequence[Frame]) -> list[Finding]:
-    """The very same vectors or tensors, such as forces, in frames with different structures."""
+    """The very same forces or stress in frames with different structures.
+
+    Other labels may be alike: nominal charges, a field, spectra of zeros.
+    """
     findings = []
-    for kind in (name for name, quantity in QUANTITIES.items() if quantity.shape):
+    for kind in (name for name in BASIC if QUANTITIES[name].shape):
 
         def key(frame: Frame, kind=kind) -> Hashable:
             value = frame.values.get(kind)

@@ -1,0 +1,287 @@
+"""What learning_curves.py and pareto.py share: sets of frames, budgets, trainings done once, their errors."""
+
+import argparse
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from equipot.config import Config, load_config
+from equipot.data.batching import BatchSampler, StepSampler, batch_loader, step_loader
+from equipot.errors import ConfigError, DataError
+from equipot.evaluation.metrics import summary
+from equipot.evaluation.run import evaluate
+from equipot.files import atomic_write, read_json, write_json
+from equipot.models.predict import predict
+from equipot.quantities import QUANTITIES
+from equipot.run_directory import RunDirectory
+from equipot.training.batches import Batches
+from equipot.training.loss import Loss, label_errors
+from equipot.training.optimizers import make_optimizer
+from equipot.training.preparation import prepare
+from equipot.training.results import read_metrics
+from equipot.training.run import train
+from equipot.training.stopping import INTERRUPTED
+
+RECIPES = Path(__file__).parent / "accuracy"
+# What the recipes, which are NequIP's, change for another model.
+OF_TYPE = {"nequip": (), "allegro": ("model.layers=2", "model.channels=16")}
+NAMES = {"nequip": "NequIP", "allegro": "Allegro"}
+FIXED = ("data.train", "data.validation", "training.epochs", "run.directory")  # set for each training
+COLORS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73")  # of l_max; Okabe and Ito's
+_TIMED_STEPS = 20
+# Part of an epoch is neither steps nor validation (docs/architecture.md, Lightning).
+_OVERHEAD = 1.1
+
+
+def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
+    """The options that say on what, with which recipe and where."""
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="labelled frames, any file ASE reads")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
+    parser.add_argument("--test", type=Path, action="append", default=[], metavar="FILE", help="repeatable")
+    for name, what in (("held-out", "test"), ("validation", "validation")):
+        words = f"{what} frames taken from TRAIN (a tenth of it, at most 50)"
+        parser.add_argument(
+            f"--{name}", type=int if name == "held-out" else positive(int), metavar="N", help=words
+        )
+    words = "YAML (crystals.yaml or molecules.yaml in scripts/benchmarks/accuracy, by the data)"
+    parser.add_argument("--recipe", type=Path, metavar="CONFIG", help=words)
+    parser.add_argument("--error", choices=("mae", "rmse"), default="mae", help="in tables and plots (mae)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR")
+
+
+def positive(kind: type) -> Callable[[str], float]:
+    """The type of an option that is more than 0."""
+
+    def read(text: str):
+        if kind(text) <= 0:
+            raise argparse.ArgumentTypeError(f"must be more than 0, found {text}")
+        return kind(text)
+
+    read.__name__ = kind.__name__
+    return read
+
+
+def check_arguments(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, fixed: Iterable[str]
+) -> None:
+    """Usage errors of these options; keys in ``fixed`` and `FIXED` may not be overridden."""
+    if arguments.held_out == 0 and not arguments.test:
+        parser.error("give a --test file, or hold out some frames of TRAIN")
+    for change in arguments.overrides:
+        if change.split("=")[0] in (*FIXED, *fixed):
+            parser.error(f"{change}: set by the options for each training")
+    if (arguments.held_out or 0) < 0:
+        parser.error("--held-out must be 0 or more")
+
+
+def read_pool(arguments: argparse.Namespace) -> list[Atoms]:
+    """Shuffle TRAIN, write the held-out and the validation frames, choose the recipe; the other frames.
+
+    Raises:
+        DataError: too few frames, a test file that is missing; or the folder holds another split.
+    """
+    for file in arguments.test:
+        if not file.is_file():
+            raise DataError(f"--test: no file '{file}'.")
+    if len({file.stem for file in arguments.test}) < len(arguments.test):
+        raise DataError("--test: two files have the same name; rename one, the results are listed by name.")
+    frames = ase.io.read(arguments.train, ":")
+    share = min(50, max(1, len(frames) // 10))
+    for name in ("held_out", "validation"):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, share)
+    taken = arguments.held_out + arguments.validation
+    if len(frames) - taken < 1:
+        raise DataError(
+            f"{arguments.train} has {len(frames)} frames, and {taken} are for test and validation."
+        )
+    if arguments.recipe is None:
+        crystals = all(atoms.pbc.all() for atoms in frames) and any(
+            atoms.calc is not None and "stress" in atoms.calc.results for atoms in frames
+        )
+        arguments.recipe = RECIPES / ("crystals.yaml" if crystals else "molecules.yaml")
+    shuffled = [frames[i] for i in np.random.default_rng(arguments.seed).permutation(len(frames))]
+    data = arguments.output / "data"
+    if arguments.held_out:
+        write_frames(data / "held_out.xyz", shuffled[: arguments.held_out])
+    write_frames(data / "validation.xyz", shuffled[arguments.held_out : taken])
+    return shuffled[taken:]
+
+
+def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
+    """A set of frames; one that is there already must be the same.
+
+    Raises:
+        DataError: it is not.
+    """
+    new = path.with_suffix(".new.xyz")
+    with atomic_write(new) as temporary:
+        ase.io.write(temporary, frames, format="extxyz")
+    if path.exists() and path.read_bytes() != new.read_bytes():
+        new.unlink()
+        raise DataError(
+            f"{path} holds other frames: it was made from another file, or with another --held-out, "
+            "--validation, --frames or --seed. Choose another --output."
+        )
+    new.replace(path)
+
+
+def named_tests(arguments: argparse.Namespace) -> dict[str, Path]:
+    """Test sets by their names in tables."""
+    own = {f"held-out frames of {arguments.train.stem}": arguments.output / "data" / "held_out.xyz"}
+    return {**(own if arguments.held_out else {}), **{file.stem: file for file in arguments.test}}
+
+
+def configure(
+    arguments: argparse.Namespace,
+    name: str,
+    frames: str,
+    changes: Sequence[str],
+    budget: Callable[[Config], int],
+) -> Config:
+    """That of the training ``name`` on the set ``frames``; ``budget`` gives the epochs."""
+    data, run = arguments.output.absolute() / "data", arguments.output / "runs" / name
+    paths = (f"data.train={data / f'{frames}.xyz'}", f"data.validation={data / 'validation.xyz'}")
+    kind = next((c.split("=")[1] for c in changes if c.startswith("model.type=")), "nequip")
+    changes = (*OF_TYPE.get(kind, ()), *arguments.overrides, *changes, *paths, f"run.directory={run}")
+    epochs = budget(load_config(arguments.recipe, changes))
+    return load_config(arguments.recipe, [*changes, f"training.epochs={epochs}"])
+
+
+def epochs_in(minutes: float, kept: Path, config: Config) -> int:
+    """Epochs that take ``minutes`` of processor time; what was measured stays in ``kept``, and so do they.
+
+    Raises:
+        ConfigError: not even two.
+    """
+    name, known = config.run.directory.name, read_json(kept) if kept.exists() else {}
+    key = f"{name} {hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16]}"
+    if key not in known:
+        known[key] = epoch_seconds(config)
+        write_json(kept, known)
+    epochs = int(minutes * 60 / known[key])
+    if epochs < 2:
+        raise ConfigError(
+            f"{name}: two epochs take {known[key] / 30:.3g} minutes. Raise --minutes ({minutes:g}), or take "
+            "fewer frames or a smaller model."
+        )
+    return epochs
+
+
+def epoch_seconds(config: Config) -> float:
+    """Processor time of an epoch, from some steps, whose weights are thrown away, and a validation batch."""
+    prepared = prepare(config)
+    potential, training = prepared.start.potential.to(prepared.device).train(), config.training
+    outputs = potential.outputs
+    spreads = {} if outputs is None else outputs.spreads
+    loss = Loss(training.loss, spreads, potential.species, training.irrep_weights)
+    optimizer = make_optimizer(potential, training, prepared.start.factors)
+    batches = Batches(prepared.training_set, prepared.datasets.validation, training, config.run.seed)
+    sampler = StepSampler(batches.train, batches.budget, batches.seed, accumulate=batches.accumulate)
+    validation = BatchSampler(batches.validation, batches.validation_budget)
+
+    def step(step) -> None:
+        optimizer.zero_grad()
+        for part in step.to(prepared.device).parts:
+            prediction = predict(potential, part, energy=training.loss.of_energies)
+            sums = loss.sums(label_errors(prediction, part))
+            loss.total(sums, step.counts, prediction, loss.weights_at(0.0)).backward()
+        optimizer.step()
+
+    def validate(graph) -> None:
+        predict(potential, graph.to(prepared.device), energy=training.loss.of_energies)
+
+    of_step = _seconds(step, islice(step_loader(batches.train, sampler), _TIMED_STEPS))
+    potential.eval()
+    of_batch = _seconds(validate, islice(batch_loader(batches.validation, validation), 3))
+    return _OVERHEAD * (batches.steps_per_epoch * of_step + len(validation) * of_batch)
+
+
+def _seconds(call: Callable, items: Iterable) -> float:
+    """Mean processor time of making an item and of the call, without the first, which compiles and caches."""
+    marks = [time.process_time()]
+    for item in items:
+        call(item)
+        marks.append(time.process_time())
+    taken = np.diff(marks)
+    return float(np.mean(taken[1:] if len(taken) > 1 else taken))
+
+
+def run_one(config: Config, tests: dict[str, Path]) -> dict:
+    """Train and evaluate, or read what was found before; errors in the units of logs (meV).
+
+    Raises:
+        ConfigError: the folder holds a training with other settings.
+        KeyboardInterrupt: the training was interrupted.
+    """
+    directory = RunDirectory(config.run.directory)
+    if directory.config.exists() and directory.config.read_text(encoding="utf-8") != config.to_yaml():
+        raise ConfigError(
+            f"{directory.root} was trained with other settings (see its config.yaml): "
+            "choose another --output, or remove that folder."
+        )
+    kept = directory.root / "measured.json"
+    known = read_json(kept) if kept.exists() else {"processor_seconds": 0.0, "errors": {}}
+    if not is_done(config):
+        start, resume = time.process_time(), directory.root if directory.last.exists() else None
+        stopped = train(config, resume=resume, overwrite=True).stopped
+        known["processor_seconds"] += time.process_time() - start
+        write_json(kept, known)
+        if stopped == INTERRUPTED:
+            raise KeyboardInterrupt
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in tests.items()}
+    for name, digest in digests.items():
+        if digest not in known["errors"]:
+            known["errors"][digest] = _in_units(summary(evaluate(directory.root, [tests[name]]).comparison))
+            write_json(kept, known)
+    metrics = read_metrics(directory)
+    return {
+        "run": directory.root.name,
+        **{key: metrics[key] for key in ("epochs", "best_epoch", "steps")},
+        "processor_seconds": known["processor_seconds"],
+        "quantities": [name for name in QUANTITIES if config.training.loss.final_weight(name) > 0],
+        "validation": _in_units(metrics["validation"]),
+        "errors": {name: known["errors"][digest] for name, digest in digests.items()},
+    }
+
+
+def is_done(config: Config) -> bool:
+    """Whether its training has ended, and was neither interrupted nor killed before its evaluation."""
+    return read_metrics(RunDirectory(config.run.directory)).get("stopped") not in (None, INTERRUPTED)
+
+
+def _in_units(errors: dict[str, float]) -> dict[str, float]:
+    """MAE and RMSE of each quantity in the unit of logs; ``errors`` are in eV and Å."""
+    return {
+        f"{name}_{kind}": errors[f"{name}_{kind}"] / quantity.reported[0].size
+        for name, quantity in QUANTITIES.items()
+        for kind in ("mae", "rmse")
+        if f"{name}_{kind}" in errors
+    }
+
+
+def known_everywhere(rows: Sequence[dict], test: str, error: str) -> list[str]:
+    """What was trained on and is labelled in a test set, forces first."""
+    found = [set(row["quantities"]) for row in rows]
+    found += [{key.removesuffix(f"_{error}") for key in row["errors"][test]} for row in rows]
+    return sorted(set.intersection(*found), key=["forces", *QUANTITIES].index)
+
+
+def error_axis(axes: Axes, quantity: str, error: str) -> None:
+    """A logarithmic axis of errors with a few plain numbers."""
+    unit = QUANTITIES[quantity].reported[0].unit
+    axes.set(yscale="log", ylabel=f"{QUANTITIES[quantity].singular} {error.upper()} ({unit})")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25, linewidth=0.6)
