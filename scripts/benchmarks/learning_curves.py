@@ -205,6 +205,7 @@ def main(arguments: argparse.Namespace) -> dict:
         "seed": arguments.seed,
     }
     runs: list[dict] = []
+    console.print(f"{len(todo)} trainings by {arguments.recipe}", markup=False)
     for number, (what, config) in enumerate(todo, 1):
         console.print(f"\n[{number}/{len(todo)}] {config.run.directory.name}", markup=False)
         news = number == len(todo) or not is_done(config)

@@ -134,12 +134,16 @@ def microseconds(files: list[Path], atoms: Atoms) -> list[float]:
 
 
 def front(rows: list[dict], error: str) -> list[dict]:
-    """The rows that no faster one beats in the validation forces, fast ones first."""
+    """The rows that no faster one beats in the validation set's forces, fast ones first."""
     found: list[dict] = []
     for row in sorted(rows, key=lambda row: row["microseconds"]):
-        if not found or row["validation"][f"forces_{error}"] < found[-1]["validation"][f"forces_{error}"]:
+        if not found or _deciding(row, error) < _deciding(found[-1], error):
             found.append(row)
     return found
+
+
+def _deciding(row: dict, error: str) -> float:
+    return row["validation"][f"forces_{error}"]
 
 
 def table(rows: list[dict], error: str) -> Table:
@@ -169,7 +173,7 @@ def advice(rows: list[dict], error: str) -> list[str]:
     """Which model to take for which speed, a line for each on the front."""
     lines = ["Take the last of these that is fast enough (µs per atom and step of one thread):"]
     for row in front(rows, error):
-        forces = row["validation"][f"forces_{error}"]
+        forces = _deciding(row, error)
         unit = QUANTITIES["forces"].reported[0].unit
         lines.append(f"  {row['microseconds']:8.3g} µs  {row['label']}: {forces:.3g} {unit} in validation")
     return lines
@@ -208,13 +212,11 @@ def _draw(axes, rows: list[dict], best: list[dict], error) -> None:
     axes.plot([row["microseconds"] for row in best], [error(row) for row in best], color="0.7", zorder=0)
     for row in rows:
         color, place = COLORS[row["l_max"]], (row["microseconds"], error(row))
-        axes.plot(
-            *place, _MARKERS[row["model"]], color=color, markerfacecolor=color if row in best else "white",
-            label=f"{NAMES[row['model']]}, $l_\\mathrm{{max}}$ = {row['l_max']}",
-        )  # fmt: skip
-        axes.annotate(
-            row["label"].split(", ")[2], place, (5, 4), textcoords="offset points", fontsize=7, color="0.3"
-        )
+        kind, _, size, *_ = row["label"].split(", ")
+        label, marker = f"{kind}, $l_\\mathrm{{max}}$ = {row['l_max']}", _MARKERS.get(row["model"], "D")
+        face = color if row in best else "white"
+        axes.plot(*place, marker, color=color, markerfacecolor=face, label=label)
+        axes.annotate(size, place, (5, 4), textcoords="offset points", fontsize=7, color="0.3")
 
 
 def main(arguments: argparse.Namespace) -> list[dict]:
@@ -227,7 +229,10 @@ def main(arguments: argparse.Namespace) -> list[dict]:
     atoms = timed_structure([*arguments.test, *tests.values()][0], arguments.atoms)
     facts = {"recipe": arguments.recipe.name, "minutes": arguments.minutes, "seed": arguments.seed}
     facts |= {"overrides": arguments.overrides, "atoms": len(atoms), "formula": atoms.get_chemical_formula()}
-    models = []
+    models: list[Path] = []
+    console.print(
+        f"{len(todo)} models, {arguments.minutes:g} minutes each, by {arguments.recipe}", markup=False
+    )
     for number, (what, config) in enumerate(todo, 1):
         console.print(f"\n[{number}/{len(todo)}] {what['label']}", markup=False)
         news = number == len(todo) or not is_done(config)

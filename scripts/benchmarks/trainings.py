@@ -51,12 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
         parser.add_argument(
             f"--{name}", type=int if name == "held-out" else positive(int), metavar="N", help=words
         )
-    parser.add_argument(
-        "--recipe",
-        type=Path,
-        metavar="CONFIG",
-        help=f"YAML (crystals.yaml or molecules.yaml of {RECIPES.name})",
-    )
+    words = "YAML (crystals.yaml or molecules.yaml in scripts/benchmarks/accuracy, by the data)"
+    parser.add_argument("--recipe", type=Path, metavar="CONFIG", help=words)
     parser.add_argument("--error", choices=("mae", "rmse"), default="mae", help="in tables and plots (mae)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
     parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR")
@@ -162,27 +158,23 @@ def configure(
 
 
 def epochs_in(minutes: float, kept: Path, config: Config) -> int:
-    """Epochs that take ``minutes`` of processor time; what was measured once for a folder stays in ``kept``.
+    """Epochs that take ``minutes`` of processor time; what was measured stays in ``kept``, and so do they.
 
     Raises:
-        ConfigError: not even two; or the folder had another budget.
+        ConfigError: not even two.
     """
     name, known = config.run.directory.name, read_json(kept) if kept.exists() else {}
-    if name not in known:
-        known[name] = {"minutes": minutes, "seconds_per_epoch": epoch_seconds(config)}
+    key = f"{name} {hashlib.sha256(config.to_yaml().encode()).hexdigest()[:16]}"
+    if key not in known:
+        known[key] = epoch_seconds(config)
         write_json(kept, known)
-    if known[name]["minutes"] != minutes:
-        before = known[name]["minutes"]
+    epochs = int(minutes * 60 / known[key])
+    if epochs < 2:
         raise ConfigError(
-            f"{name} had --minutes {before:g} before, now {minutes:g}: choose another --output."
-        )
-    seconds = known[name]["seconds_per_epoch"]
-    if seconds * 2 > minutes * 60:
-        raise ConfigError(
-            f"{name}: two epochs take {seconds / 30:.3g} minutes. Raise --minutes ({minutes:g}), or take "
+            f"{name}: two epochs take {known[key] / 30:.3g} minutes. Raise --minutes ({minutes:g}), or take "
             "fewer frames or a smaller model."
         )
-    return int(minutes * 60 / seconds)
+    return epochs
 
 
 def epoch_seconds(config: Config) -> float:
@@ -215,13 +207,13 @@ def epoch_seconds(config: Config) -> float:
 
 
 def _seconds(call: Callable, items: Iterable) -> float:
-    """Mean processor time of a call, without the first, which compiles and caches."""
-    taken = []
+    """Mean processor time of making an item and of the call, without the first, which compiles and caches."""
+    marks = [time.process_time()]
     for item in items:
-        start = time.process_time()
         call(item)
-        taken.append(time.process_time() - start)
-    return float(np.mean(taken[1:] or taken))
+        marks.append(time.process_time())
+    taken = np.diff(marks)
+    return float(np.mean(taken[1:] if len(taken) > 1 else taken))
 
 
 def run_one(config: Config, tests: dict[str, Path]) -> dict:

@@ -210,7 +210,7 @@ def test_wrong_model_type_and_what_else_is_wrong_in_the_section():
         (
             "nequip",
             "model: expected section with type: allegro, type: allegro_dense or "
-            "type: nequip; found 'nequip' (text).",
+            "type: nequip or auto; found 'nequip'.",
         ),
     ],
 )

@@ -153,3 +153,14 @@ def test_repeated():
     atoms.pbc = (True, True, False)
     with pytest.raises(ConfigError, match="not periodic in direction 2"):
         repeated(atoms, (1, 1, 2))
+
+
+def test_labels_are_not_taken_along(tmp_path):
+    """What starts from a structure writes its positions anew: labels beside them would be those of others."""
+    atoms = molecule("H2O")
+    atoms.info |= {"REF_energy": -14.0, "dft_stress": np.arange(9.0), "name": "water", "gap": 0.3}
+    atoms.info["electric_field"] = np.array([0.0, 0.0, 0.1])
+    atoms.arrays["REF_forces"] = np.ones((3, 3))
+    ase.io.write(tmp_path / "a.xyz", atoms)
+    found = read_structure(tmp_path / "a.xyz")
+    assert set(found.info) == {"name", "gap", "electric_field"} and "REF_forces" not in found.arrays

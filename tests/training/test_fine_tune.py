@@ -464,7 +464,7 @@ def test_learning_rate_is_searched_from_the_weights_to_start_from(source, files,
     """From the trained model, whose frozen parts stay."""
     starts = []
     monkeypatch.setattr(
-        "equipot.training.learning_rate.make_optimizer",
+        "equipot.training.trial.make_optimizer",
         lambda potential, training, factors: (
             starts.append((potential, {k: v.clone() for k, v in potential.state_dict().items()}))
             or make_optimizer(potential, training, factors)

@@ -82,7 +82,8 @@ def describe(root: Node, node: Node) -> str:
     """What a value must be: 'whole number ≥ 1 or null', 'nequip or allegro', 'path or list of paths'."""
     for option in node.get("anyOf", [node]):
         if "discriminator" in option:
-            return f"section with {join_or([f'type: {name}' for name in option['discriminator']['mapping']])}"
+            types = [f"type: {name}" for name in option["discriminator"]["mapping"]]
+            return join_or([f"section with {join_or(types)}", *choices(root, node)])
     words: list[str] = []
     for option in options(root, node):
         for text in _describe_one(root, option):

@@ -9,6 +9,7 @@ from typing import Any
 
 from equipot.config.problems import Problem, find_problems, place_text
 from equipot.config.schema import Config
+from equipot.config.section import section_from_word
 from equipot.config.strict_yaml import Place, parse_yaml
 from equipot.config.suggest import did_you_mean
 from equipot.errors import ConfigError
@@ -148,7 +149,7 @@ def _apply_override(raw: dict[str, Any], override: str, origins: dict[Place, str
     value, _ = parse_yaml(text, f"override '{override}'")
     section = raw
     for depth, name in enumerate(place[:-1], start=1):
-        inner = section.get(name)
+        inner = section_from_word(name, section.get(name)) if depth == 1 else section.get(name)
         if inner is not None and not isinstance(inner, dict):
             parent = ".".join(place[:depth])
             raise ConfigError(f"Override '{override}': '{parent}' is a value, not a section.")

@@ -15,6 +15,11 @@ class CommonModelConfig(Section):
     """What every model has."""
 
     type: str = Field(description="The architecture.")
+    auto: bool = Field(
+        False,
+        description="Choose what is not given here from the data and the time for training, and say why; "
+        "`model: auto` is short for `{type: nequip, auto: true}`. See [auto](auto.md).",
+    )
     cutoff: float = Field(5.0, gt=0, description="Atoms closer than this are neighbors, in Å.")
     l_max: int = Field(2, ge=0, le=4, description="Highest degree l of the equivariant features.")
     parity: bool = Field(

@@ -1,7 +1,7 @@
 """The whole configuration: its sections and what must hold between them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,7 @@ from equipot.config.fine_tune import FineTuneConfig
 from equipot.config.model import ModelConfig
 from equipot.config.outputs import OutputConfig
 from equipot.config.run import RunConfig
-from equipot.config.section import Section
+from equipot.config.section import Section, short
 from equipot.config.strict_yaml import Place, dump_yaml
 from equipot.config.training import DenoiseConfig, LossConfig, TrainingConfig
 from equipot.quantities import BASIC, BASIC_KEYS, FIELD
@@ -20,12 +20,14 @@ class Config(Section):
     """Everything a training needs; read with ``load_config`` or ``config_from_dict``."""
 
     data: DataConfig = Field(description="Structures and their reference values.")
-    model: ModelConfig | None = Field(
+    model: Annotated[ModelConfig | None, short("model", ModelConfig | None)] = Field(
         None,
         description="The architecture, chosen by `type`. Required, except with `fine_tune`, where what is "
         "left out is as in the model to start from.",
     )
-    training: TrainingConfig = Field(TrainingConfig(), description="How the model is fitted.")
+    training: Annotated[TrainingConfig, short("training", TrainingConfig)] = Field(
+        TrainingConfig(), description="How the model is fitted."
+    )
     run: RunConfig = Field(RunConfig(), description="Where and on what the training runs.")
     fine_tune: FineTuneConfig | None = Field(
         None, description="Start from a trained model; null: from random weights."

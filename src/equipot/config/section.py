@@ -1,7 +1,8 @@
 """What every section of the configuration shares, and the field types used by more than one."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ase.data import chemical_symbols
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model
@@ -59,6 +60,20 @@ def check_symbol(symbol: str) -> str:
     if symbol not in ELEMENTS:
         raise ValueError(f"'{symbol}' is not a chemical symbol.{did_you_mean(symbol, ELEMENTS)}")
     return symbol
+
+
+# What `auto` in place of a section stands for.
+AUTO = {"model": {"type": "nequip", "auto": True}, "training": {"auto": True}}
+
+
+def section_from_word(name: str, value: Any) -> Any:
+    """The section that `auto` stands for; anything else unchanged."""
+    return dict(AUTO[name]) if value == "auto" and name in AUTO else value
+
+
+def short(name: str, section: Any) -> BeforeValidator:
+    """Lets `auto` stand for the ``section`` of this name."""
+    return BeforeValidator(partial(section_from_word, name), json_schema_input_type=section | Literal["auto"])
 
 
 PathField = Annotated[Path, BeforeValidator(path_from_string, json_schema_input_type=Path)]

@@ -220,6 +220,11 @@ class DenoiseConfig(Section):
 class TrainingConfig(Section):
     """How the model is fitted."""
 
+    auto: bool = Field(
+        False,
+        description="Choose what is not given here from the data and from `max_minutes` (60 if that is not "
+        "given), and say why; `training: auto` is short for `{auto: true}`. See [auto](auto.md).",
+    )
     epochs: int = Field(100, ge=1, description="Passes over the training frames.")
     batch_size: Annotated[int, Field(ge=1)] | BatchLimit = Field(
         5,

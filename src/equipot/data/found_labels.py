@@ -118,7 +118,7 @@ def _no_label_at_all(labels: LabelsConfig, files: list[str], candidates: Mapping
     lines = [f"{', '.join(files)}: no frame has any of the labels looked for."]
     for kind in LABELS:
         names = labels.names(kind)
-        if names:
+        if names and kind not in given_quantities():
             name = label_name(names)
             lines.append(f"  {kind}: no {name}. {found_names(kind, names, candidates, advice)}")
     return "\n".join(lines)

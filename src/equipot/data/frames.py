@@ -188,7 +188,7 @@ def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     if isinstance(atoms, Frame):
         return {key: {key} & atoms.values.keys() for key in KEYS}
     found: dict[str, set[str]] = {key: set() for key in KEYS}
-    others = {"positions", LabelsConfig().weight, *(key.weight for key in KEYS.values())}
+    others = {"positions", "numbers", LabelsConfig().weight, *(key.weight for key in KEYS.values())}
     for name, value in named_values(atoms).items():
         if name in others or not _is_numeric(value):
             continue

@@ -20,7 +20,7 @@ from equipot.data.stated_units import check_units
 from equipot.data.store.file import Store
 from equipot.data.text import YAML_ADVICE
 from equipot.errors import DataError
-from equipot.quantities import FIELD, KEYS, LABELS, QUANTITIES, UNIT_POWERS, USUAL, declare
+from equipot.quantities import FIELD, KEYS, QUANTITIES, UNIT_POWERS, USUAL, declare
 from equipot.units import unit_factor
 
 _DEFAULT = Source(())
@@ -189,8 +189,6 @@ def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:
         check_units(path, contents.units, source.labels, source.units, path.name)
         if find_format(path, source.format).name == "store":
             parts.append(StorePart(Store(path), source))
-            for kind in LABELS:
-                candidates[kind] |= {kind} if parts[-1].columns.known(kind).any() else set()
             continue
         frames = []
         for index, atoms in track(contents.numbered, f"reading {path.name}", contents.total):

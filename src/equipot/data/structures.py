@@ -12,12 +12,12 @@ from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian, FixConstraint, FixScaled
 
 from equipot.data.formats import Numbered, find_format, open_contents
-from equipot.data.frames import Frame, frame_from_atoms
+from equipot.data.frames import Frame, frame_from_atoms, label_candidates
 from equipot.data.readers import expand_paths, named_parsing
 from equipot.data.stated_units import units_in_header
 from equipot.data.store.file import Store
 from equipot.errors import ConfigError, DataError
-from equipot.quantities import UNIT_POWERS
+from equipot.quantities import KEYS, UNIT_POWERS, given_quantities
 from equipot.units import known_unit, length_factor
 
 logger = logging.getLogger("equipot")
@@ -110,6 +110,9 @@ def _checked(structure: Atoms | Frame, file: str, index: int, units: dict[str, s
     if isinstance(structure, Frame):
         atoms = Atoms(structure.atomic_numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
     atoms.calc = None
+    for name in _labels(atoms):  # which would be written beside other positions
+        atoms.info.pop(name, None)
+        atoms.arrays.pop(name, None)
     atoms.set_constraint(_joined(atoms.constraints))
     frame_from_atoms(atoms, file=file, index=index)
     stated = (units | units_in_header(atoms.info)).get("length") or "Ang"
@@ -123,6 +126,13 @@ def _checked(structure: Atoms | Frame, file: str, index: int, units: dict[str, s
         atoms.set_cell(atoms.cell * factor)
         atoms.positions *= factor
     return atoms
+
+
+def _labels(atoms: Atoms) -> list[str]:
+    """Names of what is predicted."""
+    keys = [key for name, key in KEYS.items() if name not in given_quantities()]
+    found = label_candidates(atoms)
+    return [name for key in keys for name in found[key.name] if key.means(name)]
 
 
 def _joined(constraints: list[FixConstraint]) -> list[FixConstraint]:

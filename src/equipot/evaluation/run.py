@@ -139,6 +139,8 @@ def _check_targets(
     """Before anything is computed."""
     if output is not None and output.exists() and not output.is_dir():
         raise DataError(f"--output {output} is a file; give the name of a folder, which is made if needed.")
+    if output is not None and output == predictions:
+        raise DataError(f"{output} cannot be both the folder --output and the file --predictions.")
     if output is not None:
         refuse_to_replace(output / ERRORS, overwrite)
     if predictions is not None:

@@ -31,6 +31,7 @@ from equipot.integrations.relax_batch import Batch, Task
 from equipot.integrations.relax_files import FILES, JOURNAL, Journal, rows, write_results
 from equipot.integrations.relax_settings import RelaxSettings
 from equipot.integrations.signals import StopRequest, stop_requests
+from equipot.quantities import FIELD
 
 # Edges evaluated at once, unless said otherwise.
 MAX_EDGES = {"cpu": 2**14, "cuda": 2**18}
@@ -127,6 +128,8 @@ def _found(structures: Sequence[str | Path | Atoms], species_map: str | None) ->
             found += read_structures([one], species_map)
     if not found:
         raise DataError("No structure is given.")
+    if any(np.any(one.atoms.info.get(FIELD.name, 0)) for one in found):
+        log.warning("Structures have an %s, which is not used: they are relaxed in none.", FIELD.name)
     return found
 
 

@@ -20,7 +20,18 @@ from equipot.models.terms import ZBL, FieldTerm, SpeciesScaleShift
 NETWORKS: dict[str, type[Network]] = {"nequip": NequIP, "allegro": Allegro, "allegro_dense": AllegroDense}
 # Every other key of section ``model`` is an argument of the network.
 _OUTSIDE_THE_NETWORK = {
-    *("type", "dtype", "scale", "trainable_scale_shift", "zbl", "pair_cutoffs", "energy", "outputs", "field"),
+    *(
+        "type",
+        "auto",
+        "dtype",
+        "scale",
+        "trainable_scale_shift",
+        "zbl",
+        "pair_cutoffs",
+        "energy",
+        "outputs",
+        "field",
+    ),
 }
 
 

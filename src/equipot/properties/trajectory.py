@@ -138,7 +138,7 @@ def _factor(name: str, kind: str, unit: str) -> float:
 def _interval(name: str, times: NDArray, settings: SpectrumSettings) -> tuple[float, int]:
     """fs between frames, and how many of them are that far apart; the last of a run may come early."""
     if len(times) < 4:
-        raise DataError(f"{name}: {len(times)} frames are too few for a spectrum.")
+        raise DataError(f"{name}: a spectrum needs four frames at least, found {len(times)}.")
     if np.isnan(times).any():
         if settings.interval is None:
             raise ConfigError(f"{name} does not say when its frames are (time_ps): give --interval, in fs.")

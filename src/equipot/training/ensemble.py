@@ -10,7 +10,7 @@ from equipot.data.text import counted
 from equipot.deploy.ensemble import find_members, member_name
 from equipot.errors import TrainingError
 from equipot.run_directory import RunDirectory
-from equipot.training import stopping
+from equipot.training import auto, stopping
 from equipot.training.checkpoints import check_same_training, describe_changes
 from equipot.training.devices import adopt_launcher, find_launcher
 from equipot.training.results import is_finished
@@ -70,6 +70,8 @@ def train_ensemble(config: Config, members: int, resume: Path | None = None, ove
 
 def _train_members(config: Config, directories: list[RunDirectory], resume: bool, overwrite: bool) -> str:
     for index, directory in enumerate(directories):
+        if index or resume:  # members differ by their seeds alone
+            config = auto.as_before(config, directories[0])
         seed = config.run.seed + index
         changes = {"directory": directory.root, "seed": seed}
         member = config.model_copy(update={"run": config.run.model_copy(update=changes)})

@@ -65,9 +65,7 @@ def begin_training(
             statistics = _resumed_statistics(statistics, resumed.built_from)
         start = Start(build_potential(config.model, **resumed.built_from), resumed.built_from, statistics)
     else:
-        built_from = built_from_statistics(statistics, datasets.species, datasets.levels)
-        if config.outputs:
-            built_from["outputs"] = output_statistics(datasets.train, config.outputs)
+        built_from = facts_of_new(config, datasets)
         start = Start(build_potential(config.model, **built_from), built_from, statistics)
     distances = _shortest_distances(datasets, source, resumed)
     before = source or resumed
@@ -78,6 +76,14 @@ def begin_training(
     freeze(start.potential, settings.freeze)
     factors = learning_rate_factors(start.potential, settings.learning_rate_factors)
     return dataclasses.replace(start, factors=factors)
+
+
+def facts_of_new(config: Config, datasets: Datasets) -> dict[str, Any]:
+    """The arguments of `build_potential` beside the section ``model``, for a model with random weights."""
+    facts = built_from_statistics(datasets.statistics, datasets.species, datasets.levels)
+    if config.outputs:
+        facts["outputs"] = output_statistics(datasets.train, config.outputs)
+    return facts
 
 
 def _shortest_distances(

@@ -6,25 +6,18 @@ Source: L. N. Smith, "Cyclical learning rates for training neural networks", WAC
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from equipot.config import Config, ScheduleConfig, SWAConfig
-from equipot.data.batching import Step, StepSampler, step_loader
 from equipot.data.progress import track
 from equipot.errors import TrainingError
 from equipot.files import atomic_write
-from equipot.models.predict import predict
-from equipot.training.batches import budget_of
-from equipot.training.loss import Loss, label_errors
-from equipot.training.optimizers import make_optimizer
 from equipot.training.preparation import prepare
+from equipot.training.trial import Trial
 
 # A smaller relative fall counts as a plateau: averaged weights make the loss creep down for ever.
 RELATIVE_IMPROVEMENT = 1e-4
@@ -127,16 +120,12 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
         TrainingError: the loss is not finite from the start; or as `prepare`, which raises others, too.
     """
     prepared = prepare(config)
-    training, potential = config.training, prepared.start.potential
-    potential.to(prepared.device).train()
-    optimizer = make_optimizer(potential, training, prepared.start.factors)
-    spreads = {} if potential.outputs is None else potential.outputs.spreads
-    loss = Loss(training.loss, spreads, potential.species, training.irrep_weights)
+    start = prepared.start
+    trial = Trial(prepared.config, prepared.training_set, start.potential, prepared.device, start.factors)
     rates, losses, smoothed = [], [], []
-    batches = _steps(config, prepared.training_set, steps)
-    for index, step in enumerate(track(batches, "finding the learning rate", steps)):
+    for index, step in enumerate(track(trial.steps(steps), "finding the learning rate", steps)):
         rate = LOWEST * (HIGHEST / LOWEST) ** (index / (steps - 1))
-        value = _step(potential, step.to(prepared.device), loss, optimizer, rate, training.gradient_clip)
+        value = trial.train(step, rate)
         if not math.isfinite(value):
             break
         rates.append(rate)
@@ -170,49 +159,6 @@ def plot_search(search: RateSearch, path: Path) -> None:
     axes.legend(frameon=False)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
-
-
-def _steps(config: Config, dataset, number: int) -> Iterator[Step]:
-    """The first steps of a training, over as many epochs as that takes."""
-    training = config.training
-    sampler = StepSampler(
-        dataset, budget_of(training.batch_size), config.run.seed, accumulate=training.accumulate
-    )
-    done, epoch = 0, 0
-    while done < number:
-        sampler.set_epoch(epoch)
-        for step in step_loader(dataset, sampler):
-            yield step
-            done += 1
-            if done == number:
-                return
-        epoch += 1
-
-
-def _step(
-    potential: nn.Module,
-    step: Step,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    rate: float,
-    gradient_clip: float | None,
-) -> float:
-    """One optimizer step at ``rate``; the loss before it. No step is made if that is not finite."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
-    optimizer.zero_grad()
-    value = 0.0
-    for part in step.parts:
-        prediction = predict(potential, part, energy=loss.settings.of_energies)
-        sums = loss.sums(label_errors(prediction, part))
-        total = loss.total(sums, step.counts, prediction, loss.weights_at(0.0))
-        total.backward()
-        value += total.item()
-    if math.isfinite(value):
-        if gradient_clip is not None:
-            nn.utils.clip_grad_norm_(potential.parameters(), gradient_clip)
-        optimizer.step()
-    return value
 
 
 def _smooth(losses: list[float]) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from equipot.config import TrainingConfig
-from equipot.errors import TrainingError
+from equipot.training.muon import Muon
 
 
 def make_optimizer(
@@ -19,9 +19,6 @@ def make_optimizer(
     ``factors``: of the learning rate, by the names of weights; see ``parameter_groups``.
 
     Its state is tensors and plain values, and every group of weights has the key ``lr``, also for Muon.
-
-    Raises:
-        TrainingError: this torch has no Muon.
     """
     trainable = {name: weight for name, weight in potential.named_parameters() if weight.requires_grad}
     rate, decay, factors = training.learning_rate, training.weight_decay, factors or {}
@@ -29,15 +26,12 @@ def make_optimizer(
         kind = AdamW if training.optimizer == "adamw" else Adam
         groups = parameter_groups(trainable, decay, factors)
         return kind(groups, lr=rate, amsgrad=training.optimizer == "amsgrad", fused=True)
-    if not hasattr(torch.optim, "Muon"):
-        raise TrainingError(f"training.optimizer: muon needs torch 2.9 or later, found {torch.__version__}.")
     matrices = {name: weight for name, weight in trainable.items() if _is_hidden_matrix(name, weight)}
     rest = {name: weight for name, weight in trainable.items() if name not in matrices}
     members = []
     if matrices:
         groups = parameter_groups(matrices, decay, factors)
-        # With this adjustment a step is as long as one of AdamW, so both share a learning rate and a decay.
-        members.append(torch.optim.Muon(groups, lr=rate, adjust_lr_fn="match_rms_adamw"))
+        members.append(Muon(groups, lr=rate))
     if rest:
         members.append(AdamW(parameter_groups(rest, decay, factors), lr=rate, fused=True))
     return JointOptimizer(members)
@@ -72,7 +66,7 @@ def _is_added(name: str) -> bool:
 def _is_hidden_matrix(name: str, weight: nn.Parameter) -> bool:
     """Muon is made for the matrices between hidden layers: not for embeddings, nor for a readout."""
     outside = name.endswith("embedding") or name.startswith("network.readout.") or _is_added(name)
-    return weight.dim() == 2 and min(weight.shape) > 1 and not outside
+    return weight.dim() >= 2 and min(weight.shape[-2:]) > 1 and not outside
 
 
 class JointOptimizer(Optimizer):

@@ -20,6 +20,7 @@ from equipot.deploy.checkpoint import Checkpoint, load_training_state
 from equipot.errors import TrainingError
 from equipot.quantities import LABELS, QUANTITIES, USUAL
 from equipot.run_directory import RunDirectory
+from equipot.training import auto
 from equipot.training.checkpoints import check_same_statistics, check_same_training
 from equipot.training.devices import choose_device
 from equipot.training.fine_tune import Start, begin_training, with_architecture
@@ -36,6 +37,7 @@ class Preparation:
     start: Start
     resumed: Checkpoint | None  # whose weights and optimizer are still to come
     replay: Replay | None = None
+    choices: list[str] = dataclasses.field(default_factory=list)  # of what was `auto`, a line each
 
     @property
     def training_set(self) -> GraphDataset | ReplayingDataset:
@@ -63,6 +65,8 @@ def prepare(
     if rank_zero_only.rank:
         logging.getLogger("equipot").setLevel(logging.ERROR)  # every process reads the same data
     device = _set_up_device(config.run)
+    if auto.is_open(config):
+        auto.refuse_without_ground(config)
     resumed = source = None
     if checkpoint is not None:
         resumed = check_same_training(checkpoint, config)
@@ -77,6 +81,12 @@ def prepare(
     if config.fine_tune is not None and "potential" in config.fine_tune.freeze:
         kept |= set((source or resumed).built_from["species"])
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
+    choices: list[str] = []
+    if auto.is_open(config):
+        torch.manual_seed(config.run.seed)
+        config, choices = auto.choose(config, datasets, device)
+        if config.model.cutoff != datasets.train.cutoff:
+            datasets = load_datasets(config.data, config.model.cutoff, datasets.split)
     if config.training.denoise is not None:
         datasets = displaced(datasets, config)
     check_labels(datasets, config, replayed)
@@ -85,7 +95,7 @@ def prepare(
     torch.manual_seed(config.run.seed)
     start = begin_training(config, datasets, source, resumed, device)
     replay = label_replay(replayed, config, datasets, start, source) if replayed else None
-    return Preparation(config, device, datasets, start, resumed, replay)
+    return Preparation(config, device, datasets, start, resumed, replay, choices)
 
 
 def _set_up_device(run: RunConfig) -> str:

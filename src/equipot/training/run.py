@@ -20,7 +20,7 @@ from equipot.data.text import counted
 from equipot.deploy.checkpoint import describe
 from equipot.files import write_json, write_text
 from equipot.run_directory import RunDirectory
-from equipot.training import stopping
+from equipot.training import auto, stopping
 from equipot.training.batches import Batches
 from equipot.training.checkpoints import AtomicCheckpointIO, describe_changes, find_last
 from equipot.training.devices import adopt_launcher, find_launcher
@@ -78,6 +78,10 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     first_process = rank_zero_only.rank == 0
     console = Console(file=sys.stdout) if first_process else None
     directory = RunDirectory(config.run.directory)
+    if resume is not None:
+        config = auto.as_before(
+            config, directory if resume == AUTO else RunDirectory.of_checkpoint(find_last(resume))
+        )
     if resume == AUTO and is_finished(directory, config.training.epochs):
         if first_process:
             print(f"The training in {directory.root} is done. Its report: {directory.report}")
@@ -265,7 +269,7 @@ def _announce(prepared: Preparation, batches: Batches, report: RunLog, first_pro
         lines.append(describe_noise(config.training.denoise, datasets.train.paired))
     if prepared.replay is not None:
         lines.append(prepared.replay.describe())
-    for line in lines + start.lines:
+    for line in prepared.choices + lines + start.lines:
         report.line(line)
     if first_process:
         devices = config.run.devices * config.run.nodes

@@ -4,6 +4,7 @@ import base64
 import pickle
 import zlib
 
+import ase
 import numpy as np
 import pytest
 import torch
@@ -300,3 +301,15 @@ def test_what_nan_means_is_part_of_a_store(water, write, tmp_path):
         convert([source], output, LABELS, EV)
     assert convert([source], output, LABELS, EV, missing="nan").written
     assert [frame.energy is None for frame in read_frames(output)] == [i == 3 for i in range(10)]
+
+
+def test_what_a_store_has_is_not_called_unread(write, caplog, tmp_path):
+    """Its labels have the names of their quantities, whatever the configuration calls them in other files."""
+    caplog.set_level("INFO", logger="equipot")
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], info={"E": -1.0, "mu": np.array([0.0, 0.0, 0.1])})
+    labels = LabelsConfig(energy="E", forces=None)
+    convert([write([atoms])], tmp_path / "a.equipot", labels, EV)
+    assert "Not in the store, as no label reads it: mu." in caplog.text
+    caplog.clear()
+    [frame] = read_frames(tmp_path / "a.equipot", labels)
+    assert frame.energy == -1.0 and "not read" not in caplog.text

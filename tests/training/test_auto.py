@@ -1,0 +1,205 @@
+"""`auto`: what is chosen, what stays, and that a training goes on with what was chosen at its beginning."""
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+
+from equipot.config import config_from_dict, load_config
+from equipot.errors import ConfigError, TrainingError
+from equipot.run_directory import RunDirectory
+from equipot.training import auto
+from equipot.training.ensemble import train_ensemble
+from equipot.training.preparation import prepare
+from equipot.training.run import train
+
+
+def labelled(atoms: Atoms, seed: int, stress: bool = False, sigma: float = 2.0) -> Atoms:
+    atoms.rattle(0.1, rng=np.random.default_rng(seed))
+    atoms.calc = LennardJones(sigma=sigma, epsilon=0.2, rc=2 * sigma, smooth=True)
+    found = atoms.copy()
+    found.info["energy"], found.arrays["forces"] = atoms.get_potential_energy(), atoms.get_forces()
+    if stress:
+        found.info["stress"] = atoms.get_stress()
+    return found
+
+
+@pytest.fixture(scope="module")
+def molecules(tmp_path_factory):
+    """60 frames of 9 atoms."""
+    path = tmp_path_factory.mktemp("auto") / "molecules.xyz"
+    grid = 2.2 * np.array([[x, y, 0] for x in range(3) for y in range(3)], dtype=float)
+    ase.io.write(path, [labelled(Atoms("C3O3H3", grid), seed) for seed in range(60)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def crystals(tmp_path_factory):
+    path = tmp_path_factory.mktemp("auto") / "crystals.xyz"
+    cells = [labelled(bulk("Cu", a=3.6, cubic=True), seed, stress=True) for seed in range(30)]
+    ase.io.write(path, cells)
+    return path
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """An epoch takes 1 s times channels × layers × (l_max + 1) / 100, and no test depends on the machine."""
+
+    def epoch(config, datasets, device):
+        model = config.model
+        steps = -(-len(datasets.train) // config.training.batch_size)
+        return steps, model.channels * model.layers * (model.l_max + 1) / 100
+
+    monkeypatch.setattr(auto, "_epoch", epoch)
+
+
+def make(path, directory, **sections):
+    raw = {
+        "data": {"train": str(path), "validation": 10, "checks": "off"},
+        "run": {"directory": str(directory)},
+    }
+    return config_from_dict(raw | {"model": "auto", "training": "auto"} | sections)
+
+
+def test_everything_is_chosen_from_the_data(molecules, crystals, tmp_path, clock):
+    of_molecules = prepare(make(molecules, tmp_path)).config
+    of_crystals = prepare(make(crystals, tmp_path)).config
+    for config in (of_molecules, of_crystals):
+        assert not config.model.auto
+        assert not config.training.auto
+        assert config.training.max_minutes == 60
+    assert of_molecules.training.batch_size == 2  # 50 frames: no more, or an epoch has too few steps
+    assert of_molecules.model.cutoff == 5.0
+    assert of_molecules.training.loss.stress == 0
+    assert of_crystals.training.loss.stress > 0
+    assert 4.0 <= of_crystals.model.cutoff <= 5.0
+
+
+def test_the_cutoff_follows_the_density(tmp_path, clock):
+    """Caesium, with 2 neighbors within 5 Å or so, and diamond, with 90."""
+    chosen = {}
+    for name, atoms, sigma in (
+        ("Cs", bulk("Cs", cubic=True), 4.5),
+        ("C", bulk("C", a=3.567, cubic=True), 1.4),
+    ):
+        path = tmp_path / f"{name}.xyz"
+        ase.io.write(path, [labelled(atoms.copy(), seed, sigma=sigma) for seed in range(30)])
+        prepared = prepare(make(path, tmp_path))
+        chosen[name] = prepared.config.model.cutoff
+        assert prepared.datasets.train.cutoff == chosen[name]
+    assert chosen == {"C": 4.5, "Cs": 7.0}
+
+
+def test_more_time_means_larger_models(molecules, tmp_path, clock):
+    sizes = []
+    for minutes in (0.5, 5, 50, 5000):
+        model = prepare(
+            make(molecules, tmp_path, training={"auto": True, "max_minutes": minutes})
+        ).config.model
+        sizes.append((model.l_max, model.channels * model.layers))
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) > 2
+
+
+def test_what_is_given_stays(molecules, tmp_path, clock):
+    training = {"auto": True, "learning_rate": 0.003, "epochs": 7, "loss": {"energy": 5.0}}
+    model = {"type": "nequip", "auto": True, "channels": 8, "cutoff": 4.0}
+    prepared = prepare(make(molecules, tmp_path, model=model, training=training))
+    config = prepared.config
+    assert (config.training.learning_rate, config.training.epochs, config.training.loss.energy) == (
+        0.003,
+        7,
+        5,
+    )
+    assert (config.model.channels, config.model.cutoff) == (8, 4.0)
+    assert not any("channels" in line or "learning_rate" in line for line in prepared.choices)
+    assert any("model.layers" in line for line in prepared.choices)
+
+
+def test_one_section_may_be_auto(molecules, tmp_path, clock):
+    model = {"type": "nequip", "l_max": 1, "channels": 4, "layers": 2}
+    config = prepare(make(molecules, tmp_path, model=model)).config
+    assert (config.model.l_max, config.model.channels, config.model.layers) == (1, 4, 2)
+    assert config.training.optimizer == "muon"
+    config = prepare(make(molecules, tmp_path, training={"epochs": 3})).config
+    assert config.training.epochs == 3
+    assert config.training.optimizer == "adam"
+    assert config.training.max_minutes is None
+    assert config.model.layers > 1
+
+
+def test_allegro_has_sizes_too(molecules, tmp_path, clock):
+    config = prepare(make(molecules, tmp_path, model={"type": "allegro", "auto": True})).config
+    assert config.model.type == "allegro"
+    assert not config.model.auto
+
+
+def test_words_and_overrides(molecules, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "auto.yaml"
+    file.write_text(f"data: {{train: {molecules}}}\nmodel: auto\ntraining: auto\n")
+    config = load_config(file, ["training.max_minutes=7", "model.type=allegro"])
+    assert config.training.auto
+    assert config.training.max_minutes == 7
+    assert (config.model.type, config.model.auto) == ("allegro", True)
+    with pytest.raises(ConfigError, match=r"model: expected .*found 'automatic'"):
+        load_config(file, ["model=automatic"])
+
+
+def test_time_is_measured_and_kept(molecules, tmp_path):
+    """By the machine's clock: a training of four seconds; a loaded machine may cut it short."""
+    model = {"type": "nequip", "auto": True, "l_max": 0, "channels": 2, "layers": 1}
+    data = {"train": str(molecules), "train_frames": 10, "validation": 2, "checks": "off"}
+    training = {"auto": True, "max_minutes": 4 / 60}
+    result = train(make(molecules, tmp_path / "run", data=data, model=model, training=training))
+    log = RunDirectory(result.directory).log.read_text()
+    assert "Auto: training.epochs" in log
+    written = load_config(RunDirectory(result.directory).config)
+    assert not written.training.auto
+    assert written.training.epochs >= 2
+    assert result.stopped in ("finished", "max_minutes")
+
+
+def test_a_training_goes_on_with_what_was_chosen(molecules, tmp_path, clock, monkeypatch):
+    small = {"type": "nequip", "auto": True, "l_max": 0, "channels": 2}
+    config = make(molecules, tmp_path / "run", model=small, training={"auto": True, "epochs": 2})
+    train(config)
+    before = load_config(RunDirectory(config.run.directory).config)
+    monkeypatch.setattr(auto, "choose", lambda *_: pytest.fail("chosen again"))
+    longer = make(molecules, tmp_path / "run", model=small, training={"auto": True, "epochs": 3})
+    assert train(longer, resume=tmp_path / "run").stopped == "finished"
+    after = load_config(RunDirectory(config.run.directory).config)
+    assert after.training.epochs == 3
+    assert after.model == before.model
+    assert after.training.learning_rate == before.training.learning_rate
+
+
+def test_members_of_an_ensemble_differ_by_their_seeds_alone(molecules, tmp_path, monkeypatch):
+    seconds = iter((1.0, 0.5))  # the machine is faster when it comes to the second
+    monkeypatch.setattr(auto, "_epoch", lambda config, datasets, device: (25, next(seconds)))
+    model = {"type": "nequip", "l_max": 0, "channels": 2, "layers": 1}
+    config = make(molecules, tmp_path / "run", model=model, training={"auto": True, "max_minutes": 0.04})
+    assert train_ensemble(config, 2) == "finished"
+    first, second = (load_config(tmp_path / "run" / f"member_{index}" / "config.yaml") for index in (0, 1))
+    assert first.training == second.training
+    assert first.model == second.model
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"run": {"devices": 2, "device": "cpu"}}, "one device only"),
+        ({"model": None, "fine_tune": {"model": "old.ckpt"}}, "random weights"),
+        ({"model": {"type": "nequip", "auto": True, "channels": [4, 4, 4]}}, "does not go with"),
+    ],
+)
+def test_refuses_what_it_cannot_choose(molecules, tmp_path, clock, sections, message):
+    with pytest.raises(ConfigError, match=message):
+        prepare(make(molecules, tmp_path, **sections))
+
+
+def test_refuses_too_little_time(molecules, tmp_path, clock):
+    with pytest.raises(TrainingError, match=r"An epoch takes .* minutes, and training.max_minutes is 0.001"):
+        prepare(make(molecules, tmp_path, training={"auto": True, "max_minutes": 0.001}))
