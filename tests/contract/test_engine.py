@@ -9,9 +9,11 @@ import pytest
 import torch
 from ase.build import make_supercell
 
+from equipot.config import NequIPConfig
 from equipot.data import graph_from_atoms
 from equipot.engine.library import Engine, load_library
 from equipot.graph import edge_vectors
+from equipot.models.build import build_potential
 from equipot.models.predict import predict
 
 SPECIES, CUTOFF = ["H", "C", "O"], 3.5
@@ -67,6 +69,18 @@ def test_engine(potential, graphs, dtype, tmp_path):
         order = np.random.default_rng(0).permutation(len(vec))
         found = engine.evaluate_edges(vec[order], index[:, order], types, owned)
         assert_same(found, right, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_channels_that_fill_no_whole_number_of_vectors(graphs, dtype, tmp_path):
+    """40 = 2 · 16 + 8: maps of two vectors of columns, of one, and of single ones."""
+    torch.manual_seed(3)
+    config = NequIPConfig(type="nequip", cutoff=CUTOFF, layers=3, channels=(40, 24), l_max=1, parity=False)
+    potential = in_precision(build_potential(config, SPECIES, 6.0, [0.0] * 3, 1.0).eval(), dtype)
+    graph = graphs["molecule"]
+    arrays = edge_vectors(graph).numpy(), graph.edge_index.numpy(), graph.atom_types.numpy()
+    right = eager(potential, *arrays, np.ones(len(arrays[2]), dtype=bool))
+    assert_same(engine_of(potential, tmp_path).evaluate_edges(*arrays), right, TOLERANCE[dtype])
 
 
 def test_engine_gives_the_same_bits_with_any_number_of_threads(potential, tmp_path):

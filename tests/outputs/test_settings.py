@@ -79,6 +79,11 @@ def test_weights_that_are_all_zero_name_nothing_that_is_not_there():
             "Z",
             r"`model\.outputs: \{born_charge: \{per: atom, tensor: matrix, .*\}` declares",
         ),
+        (
+            ("model", "outputs", "dipole", "basis"),
+            {"H": [{"l": 0, "exponent": [1.0]}]},
+            r"basis\.H\[0\]\.exponent: unknown key\. Did you mean 'exponents'\?",
+        ),
         (("training", "loss", "xyz"), 1.0, "loss.xyz: unknown key. Valid here: .*energy, .*stress, dipole"),
         (("data", "labels", "dipol"), "mu", "data.labels.dipol: unknown key. Did you mean 'dipole'"),
         (("data", "units", "dipol"), "Debye", "data.units.dipol: unknown key. Did you mean 'dipole'"),

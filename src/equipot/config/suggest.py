@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-from equipot.config.describe import Node, SectionSchema, join_or, sections
+from equipot.config.describe import Node, SectionSchema, join_or, node_at, options, sections
 
 # Names of our keys in other programs, too different for a comparison of letters.
 _OTHER_NAMES = {
@@ -60,6 +60,7 @@ def suggest_key(
     ``root`` is the JSON Schema; ``model_type``: ``type`` of the configuration's model, None if it has none.
     ``of_outputs``: outputs have a key by their name there.
     """
+    node = node_at(root, section, model_type)
     section = tuple(part for part in section if isinstance(part, str))  # an item of a list has its keys
     scores, home = {}, []
     for s in sections(root):
@@ -71,6 +72,10 @@ def suggest_key(
             same = _OTHER_NAMES.get(key.lower()) == name
             score = (1.0 if same else similarity(key, name)) + (_HOME_BONUS if at_home else 0.0)
             scores.setdefault(score, []).append((name, s, at_home))
+    if not home:  # under names of the user's
+        home = [name for option in options(root, node) for name in option.get("properties", ())]
+        if hint := did_you_mean(key, home):
+            return hint.strip()
     best = max(scores)
     if best < _NEAR:
         return f"Valid here: {', '.join(home)}.{_declaration(key) if of_outputs else ''}"

@@ -13,7 +13,7 @@ from equipot.data.formats import open_contents
 from equipot.data.formats.reference_energies import references_of
 from equipot.data.found_labels import check_labels, numbers_beside, report_weights
 from equipot.data.pool import Pool, StorePart
-from equipot.data.readers import expand_paths
+from equipot.data.readers import expand_paths, require_known_labels
 from equipot.data.store.build import build_store
 from equipot.data.store.file import SUFFIX, OtherVersionError, Store, read_header
 from equipot.data.text import KEY_ADVICE
@@ -62,6 +62,7 @@ def convert(
     files = expand_paths(paths, format_name)
     if output.resolve() in [file.resolve() for file in files]:
         raise DataError(f"{output} is one of the files to convert; give another name.")
+    require_known_labels(files, format_name)
     source = Source(tuple(files), labels, units, format=format_name, missing=missing, parsing=parsing)
     key = _key(files, source, cutoff, file_digest)
 

@@ -101,15 +101,14 @@ def frame_of(structure: ase.Atoms | Frame, source: Source, file: str, index: int
     """
     labels = source.labels
     if isinstance(structure, Frame):
+        structure = replace(structure, file=file, index=index)
         _refuse_unread_field(structure, structure.values, labels)
         values = {kind: value for kind, value in structure.values.items() if labels.names(kind)}
         weights, own = structure.label_weights, structure.weight
         if labels.weight is None:
             weights, own = {kind: weight for kind, weight in weights.items() if not weight}, 1.0
         weight = source.weight * own
-        frame = replace(
-            structure, values=values, label_weights=weights, weight=weight, file=file, index=index
-        )
+        frame = replace(structure, values=values, label_weights=weights, weight=weight)
     else:
         frame = frame_from_atoms(
             structure,
@@ -304,9 +303,9 @@ def _refuse_unread_field(frame: Frame, named: Mapping[str, Any], labels: LabelsC
         if np.any(named[name]) and labels != NO_LABELS:
             raise DataError(
                 f"{frame.where}: '{name}' is {np.ravel(named[name]).tolist()}, an electric field that is not "
-                f"read, but energies in a field are other ones. With model.field: true it is "
-                f"(data.labels.{FIELD.name}: {name}); data.labels.{FIELD.name}: null (--electric-field-key "
-                "none) takes the labels as they are."
+                f"read, but energies in a field are other ones. A model with model.field: true reads it "
+                f"(data.labels.{FIELD.name}: {name}, --electric-field-key {name}); null (none) in its place "
+                "takes the labels as they are."
             )
 
 

@@ -20,7 +20,7 @@ from equipot.data.found_labels import check_labels, numbers_beside
 from equipot.data.frames import Frame, set_marks
 from equipot.data.pool import Pool
 from equipot.data.progress import track
-from equipot.data.readers import expand_paths, read_source
+from equipot.data.readers import expand_paths, read_source, require_known_labels
 from equipot.data.splits import FrameId, Split
 from equipot.data.stated_units import names_of_units
 from equipot.data.text import KEY_ADVICE, counted
@@ -74,8 +74,10 @@ def split_files(
         if (output / name).exists():
             raise DataError(f"{output / name} exists. Give another folder with --output, or remove it.")
     files = tuple(expand_paths(paths, format_name))
-    if FIELD.name not in QUANTITIES:  # it is kept with all else
-        labels = LabelsConfig(**labels.model_dump() | {FIELD.name: None})
+    require_known_labels(files, format_name)
+    # A field is a label in stores; that of other files is kept with all else.
+    field = FIELD.name if FIELD.name in QUANTITIES else None
+    labels = LabelsConfig(**{FIELD.name: field} | labels.model_dump())
     source = Source(files, labels, units, format=format_name, missing=missing, parsing=parsing)
     pool, candidates = read_source(source)
     check_labels(source, pool, candidates, required=(), advice=KEY_ADVICE)

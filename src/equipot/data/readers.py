@@ -230,6 +230,16 @@ def expand_paths(paths: Paths, format_name: str | None = None) -> list[Path]:
     return files
 
 
+def require_known_labels(files: Iterable[Path], format_name: str | None = None) -> None:
+    """Raise DataError if a store has labels of outputs that this process does not know, and would lose."""
+    for path in files:
+        if find_format(path, format_name).name == "store" and (names := Store(path).unread):
+            raise DataError(
+                f"{path} has labels of outputs, {', '.join(names)}: name the YAML of their training by "
+                "--config."
+            )
+
+
 def check_listed_once(files: Sequence[Path]) -> None:
     """Raise DataError if a file is there twice."""
     seen: set[Path] = set()

@@ -5,6 +5,7 @@ import pickle
 import zlib
 
 import ase
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -15,10 +16,12 @@ from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig
 from equipot.data import GraphDataset, LazyDataset, load_datasets, read_frames
 from equipot.data import dataset as dataset_module
 from equipot.data.convert import convert
+from equipot.data.partition import split_files
 from equipot.data.store import file
 from equipot.data.store.file import Store, read_header
 from equipot.errors import DataError, UnknownSpeciesError
-from equipot.quantities import FORCES
+from equipot.quantities import CONTRACT, FIELD, FORCES, KEYS, QUANTITIES, declare
+from equipot.quantities import output as make_output
 
 # Of H2 and of a Cu atom in its cell, in the layout before the weights of labels, as it was written then.
 SECOND_VERSION = (
@@ -313,3 +316,33 @@ def test_what_a_store_has_is_not_called_unread(write, caplog, tmp_path):
     caplog.clear()
     [frame] = read_frames(tmp_path / "a.equipot", labels)
     assert frame.energy == -1.0 and "not read" not in caplog.text
+
+
+def test_no_label_of_a_store_is_lost_in_a_process_that_does_not_know_it(write, tmp_path):
+    """A field is known from the store; outputs take a configuration."""
+    atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], info={"energy": -1.0, "mu": np.ones(3)})
+    atoms.info["electric_field"] = np.array([0.0, 0.0, 0.1])
+    before = [dict(known) for known in (QUANTITIES, KEYS, CONTRACT)]
+    for quantity in (FIELD, make_output("mu", (3,), "e*Ang", False, rank=1)):
+        declare(quantity)
+    labels = LabelsConfig(forces=None, electric_field="electric_field")
+    frames = [atoms.copy() for _ in range(3)]
+    for number, one in enumerate(frames):
+        one.positions[1, 2] += 0.01 * number
+    convert([write(frames)], tmp_path / "field.equipot", labels, EV)
+    labels = LabelsConfig(forces=None, electric_field="electric_field", mu="mu")
+    convert([tmp_path / "frames.xyz"], tmp_path / "both.equipot", labels, EV)
+    for known, old in zip((QUANTITIES, KEYS, CONTRACT), before, strict=True):
+        known.clear()
+        known.update(old)
+    with pytest.raises(DataError, match=r"field\.equipot, frame 0 .* an electric field that is not read"):
+        read_frames(tmp_path / "field.equipot", LabelsConfig(forces=None))
+    for command in (["convert", "--output", "again.equipot"], ["split", "--output", "sets"]):
+        with pytest.raises(DataError, match=r"both\.equipot has labels of outputs, mu: .* by --config"):
+            CliRunner().invoke(
+                app, ["data", *command, str(tmp_path / "both.equipot")], catch_exceptions=False
+            )
+    sizes = {"train": "2", "validation": "1", "test": "0"}
+    split_files([tmp_path / "field.equipot"], tmp_path / "sets", sizes, LabelsConfig(forces=None), EV)
+    written = ase.io.read(tmp_path / "sets" / "train.xyz")
+    np.testing.assert_allclose(written.info["electric_field"], [0, 0, 0.1])

@@ -33,7 +33,7 @@ from equipot.data.store.layout import (
     stored_labels,
 )
 from equipot.errors import DataError
-from equipot.quantities import ENERGY, LABELS, QUANTITIES
+from equipot.quantities import ENERGY, FIELD, LABELS, QUANTITIES, declare
 
 SUFFIX = ".equipot"
 MAGIC = b"EQUIPOT3"
@@ -63,6 +63,8 @@ class Store:
         self.groups: list[str] = self.header["groups"]
         self.rows = self._index("rows", ROW, (self.header["num_frames"],))
         self._labels = stored_labels(self.header)
+        if FIELD.name in (label.name for label in self._labels):
+            declare(FIELD)  # so that labels in a field are not read as if they were in none
         if np.any(self.rows["flags"] & ~np.uint32(known_flags(self._labels))):
             raise OtherVersionError(f"{self.path} holds labels that this version of equipot does not know.")
         shape = (len(self), len(self.header["elements"]))
@@ -76,6 +78,12 @@ class Store:
         self._free = None
         if "free" in self.header["index"]:
             self._free = self._index("free", np.dtype("<f8"), (len(self), 2))
+
+    @property
+    def unread(self) -> list[str]:
+        """Labels of its frames that are no quantities of this process."""
+        flags = np.bitwise_or.reduce(self.rows["flags"], initial=0)
+        return [label.name for label in self._labels if label.flag & flags and not label.is_read]
 
     def __len__(self) -> int:
         return self.header["num_frames"]

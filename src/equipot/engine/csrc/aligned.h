@@ -1,4 +1,5 @@
-// Numbers that begin with a cache line, so that no vector of a row lies across two.
+// Numbers that begin with a cache line, so that no vector of a row lies across two. Like those of `new`, they are nothing
+// before they are written: Numbers<T>(n) is no zeros, Numbers<T>(n, T(0)) is.
 #pragma once
 
 #include <cstddef>
@@ -19,6 +20,7 @@ struct Aligned {
   Aligned(const Aligned<U>&) {}
   T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), line)); }
   void deallocate(T* numbers, size_t) { ::operator delete(numbers, line); }
+  void construct(T*) {}
   bool operator==(const Aligned&) const = default;
 };
 

@@ -51,34 +51,68 @@ inline LinearMap read_map(const Reader& reader, const Json& json, const char* di
                          reader.integer(json, dim_in, 1), reader.integer(json, dim_out, 1), num_weights);
 }
 
+// A linear map with its weights, of each of `sets` types, as products read them.
+template <class T>
+struct PackedMap {
+  LinearMap map;
+  Numbers<T> weights;
+  bool once;
+
+  PackedMap(LinearMap of, const std::vector<T>& given, int64_t sets = 1)
+      : map(std::move(of)), weights(given.size()), once(covers_once(map)) {
+    if (map.num_weights * sets != int64_t(given.size())) throw std::runtime_error("a linear map lacks weights");
+    int64_t at = 0;
+    for (int64_t set = 0; set < sets; ++set)
+      for (const LinearBlock& b : map.blocks) {
+        pack(b.channels_in, b.channels_out, given.data() + at, weights.data() + at);
+        at += b.channels_in * b.channels_out;
+      }
+  }
+
+  // y += map(x) of rows that lie one after the other, or fresh: y = map(x).
+  void apply(int64_t rows, const T* x, T* y, bool fresh, int64_t set = 0) const {
+    if (fresh && !once) std::fill_n(y, rows * map.dim_out, T(0));
+    add_linear(map, weights.data() + set * map.num_weights, rows, x, y, true, fresh && once);
+  }
+};
+
+// The map and its transpose.
+template <class T>
+struct MapBothWays {
+  PackedMap<T> forth, back;
+
+  MapBothWays(const LinearMap& map, const std::vector<T>& weights, int64_t sets = 1)
+      : forth(map, weights, sets), back(transposed(map), transposed_weights(map, weights.data(), sets), sets) {}
+};
+
 // Mixes the channels of each irrep; with weights for each type of atom, of the computed atoms only.
 template <class T>
 struct Linear : Step<T> {
-  LinearMap map, map_back;
-  Numbers<T> weights, weights_back;
-  std::vector<T> bias;
   bool by_type;
+  MapBothWays<T> map;
+  std::vector<T> bias;
 
   Linear(const Reader& reader, const Json& json, int64_t num_types)
-      : weights(aligned(reader.program.values<T>(json["weights"].text))), by_type(json["by_type"].number != 0) {
-    const int64_t sets = by_type ? num_types : 1;
-    map = read_map(reader, json, "dim_in", "dim_out", int64_t(weights.size()) / sets);
-    if (map.num_weights * sets != int64_t(weights.size())) throw std::runtime_error("a linear map lacks weights");
-    map_back = transposed(map);
-    weights_back = aligned(transposed_weights(map, weights.data(), sets));
+      : by_type(json["by_type"].number != 0), map(read(reader, json, by_type ? num_types : 1)) {
     if (json.has("bias")) bias = reader.program.values<T>(json["bias"].text);
   }
 
+  static MapBothWays<T> read(const Reader& reader, const Json& json, int64_t sets) {
+    const auto weights = reader.program.values<T>(json["weights"].text);
+    return {read_map(reader, json, "dim_in", "dim_out", int64_t(weights.size()) / sets), weights, sets};
+  }
+
   Shape shape(const std::vector<Shape>& in) const override {
-    const bool fits = in.size() == 1 && in[0].of_atoms && in[0].width == map.dim_in && int64_t(bias.size()) <= map.dim_out;
-    return {true, fits ? map.dim_out : 0, fits && in[0].complete && !by_type};
+    const LinearMap& m = map.forth.map;
+    const bool fits = in.size() == 1 && in[0].of_atoms && in[0].width == m.dim_in && int64_t(bias.size()) <= m.dim_out;
+    return {true, fits ? m.dim_out : 0, fits && in[0].complete && !by_type};
   }
 
   void forward(Context<T>& c) const override {
     const Array<T>& x = c.values[this->inputs[0]];
     const int64_t rows = by_type ? c.num_computed : x.rows;
-    Array<T> y = c.make(rows, map.dim_out);
-    apply(c, rows, map, weights, x, y, true);
+    Array<T> y = c.make(rows, map.forth.map.dim_out);
+    apply(c, rows, map.forth, x, y, true);
     for (int64_t i = 0; i < rows && !bias.empty(); ++i)
       for (size_t k = 0; k < bias.size(); ++k) y[i][k] += bias[k];
     c.put(this->output, std::move(y));
@@ -86,32 +120,28 @@ struct Linear : Step<T> {
 
   void backward(Context<T>& c) const override {
     const Array<T>& to = c.grad(this->inputs[0]);
-    apply(c, c.grads[this->output].rows, map_back, weights_back, c.grads[this->output], to, false);
+    apply(c, c.grads[this->output].rows, map.back, c.grads[this->output], to, false);
   }
 
   // y += map(x), or fresh: y = map(x).
-  void apply(const Context<T>& c, int64_t rows, const LinearMap& m, const Numbers<T>& w, const Array<T>& x,
-             const Array<T>& y, bool fresh) const {
+  void apply(const Context<T>& c, int64_t rows, const PackedMap<T>& m, const Array<T>& x, const Array<T>& y,
+             bool fresh) const {
     for_rows(rows, rows_at_once, [&](int64_t first, int64_t count) {
-      if (!by_type || c.by_type == nullptr) {
-        if (fresh) std::fill_n(y[first], count * m.dim_out, T(0));
-        add_linear(m, w.data() + (by_type ? c.types[0] * m.num_weights : 0), count, x[first], y[first]);
-        return;
-      }
+      if (!by_type || c.by_type == nullptr) return m.apply(count, x[first], y[first], fresh, by_type ? c.types[0] : 0);
       // Rows first ... first + count - 1 of the atoms in the order of their types.
       Numbers<T> in, out;
       for (int64_t at = first; at < first + count;) {
         const auto& start = c.by_type->start;
         const auto type = std::upper_bound(start.begin(), start.end(), at) - start.begin() - 1;
         const int64_t n = std::min(first + count, start[type + 1]) - at;
-        in.resize(size_t(n * m.dim_in)), out.assign(size_t(n * m.dim_out), T(0));
+        in.resize(size_t(n * x.width)), out.resize(size_t(n * y.width));
         const int64_t* atoms = c.by_type->edges.data() + at;
-        for (int64_t i = 0; i < n; ++i) std::copy_n(x[atoms[i]], m.dim_in, in.data() + i * m.dim_in);
-        add_linear(m, w.data() + type * m.num_weights, n, in.data(), out.data());
+        for (int64_t i = 0; i < n; ++i) std::copy_n(x[atoms[i]], x.width, in.data() + i * x.width);
+        m.apply(n, in.data(), out.data(), true, type);
         for (int64_t i = 0; i < n; ++i) {
           T* to = y[atoms[i]];
-          const T* from = out.data() + i * m.dim_out;
-          for (int64_t k = 0; k < m.dim_out; ++k) to[k] = fresh ? from[k] : to[k] + from[k];
+          const T* from = out.data() + i * y.width;
+          for (int64_t k = 0; k < y.width; ++k) to[k] = fresh ? from[k] : to[k] + from[k];
         }
         at += n;
       }
@@ -272,28 +302,29 @@ template <class T>
 struct Interaction : Step<T> {
   Radial<T> radial;
   Plan<T> plan;
-  LinearMap map, map_back;
-  Numbers<T> mixing, mixing_back;
+  MapBothWays<T> mixing;
   GateShape gate;
   std::vector<int64_t> counting;  // 0, 1, 2, ...: edges that lie one after the other
 
   static constexpr int64_t edges_at_once = 2048;
 
   Interaction(const Reader& reader, const Json& json, int64_t dim_sh)
-      : radial(reader, json["radial"]), mixing(aligned(reader.program.values<T>(json["mixing"].text))) {
+      : radial(reader, json["radial"]), mixing(read_mixing(reader, json)) {
     const auto rows = json["paths"].numbers<int64_t>();
     const auto coefficients = reader.program.values<double>(json["coefficients"].text);
     const int64_t dim_in = reader.integer(json, "dim_in", 1), dim_messages = reader.integer(json, "dim_messages", 1);
     if (rows.size() % 9 != 0) throw std::runtime_error("the paths of an interaction are damaged");
     plan = make_plan<T>(reinterpret_cast<const PathRow*>(rows.data()), int64_t(rows.size() / 9), coefficients.data(),
                         int64_t(coefficients.size()), 1e-6, dim_in, dim_sh, dim_messages, radial.num_weights);
-    map = read_map(reader, json, "dim_messages", "dim_gate", int64_t(mixing.size()));
-    map_back = transposed(map);
-    mixing_back = aligned(transposed_weights(map, mixing.data(), 1));
     const int64_t even = reader.integer(json, "num_even", 0), odd = reader.integer(json, "num_odd", 0);
-    gate = make_gate(map, even, odd, json["even_factor"].number, json["odd_factor"].number);
+    gate = make_gate(mixing.forth.map, even, odd, json["even_factor"].number, json["odd_factor"].number);
     counting.resize(edges_at_once);
     std::iota(counting.begin(), counting.end(), 0);
+  }
+
+  static MapBothWays<T> read_mixing(const Reader& reader, const Json& json) {
+    const auto weights = reader.program.values<T>(json["mixing"].text);
+    return {read_map(reader, json, "dim_messages", "dim_gate", int64_t(weights.size())), weights};
   }
 
   Arrays<T> arrays_of(const Context<T>& c) const {
@@ -317,9 +348,9 @@ struct Interaction : Step<T> {
     Array<T> update = std::move(c.values[this->inputs[1]]);
     c.values[this->inputs[1]] = {};
     for_rows(c.num_computed, rows_at_once, [&](int64_t first, int64_t count) {
-      Numbers<T> messages(size_t(count * plan.dim_out)), nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
+      Numbers<T> messages(size_t(count * plan.dim_out), T(0)), nonlinear(size_t(count * (gate.num_sigmoid() + gate.num_odd)));
       send(c, first, count, messages.data());
-      add_linear(map, mixing.data(), count, messages.data(), update[first]);
+      mixing.forth.apply(count, messages.data(), update[first], false);
       const auto [sigmoid, tanh] = nonlinearities(count, update[first], nonlinear);
       gate_rows<T>(gate, count, {update[first], gate.dim_in}, sigmoid, tanh, {out[first], gate.dim_out});
     });
@@ -367,8 +398,7 @@ struct Interaction : Step<T> {
       gate_gradient_rows<T>(gate, count, {update[first], gate.dim_in}, sigmoid, tanh, {gradient[first], gate.dim_out},
                             {for_rows.data(), gate.dim_in});
       std::copy(for_rows.begin(), for_rows.end(), for_update[first]);
-      std::fill_n(for_messages[first], count * plan.dim_out, T(0));
-      add_linear(map_back, mixing_back.data(), count, for_rows.data(), for_messages[first]);
+      mixing.back.apply(count, for_rows.data(), for_messages[first], true);
     });
     c.release(c.grads[this->output]);  // the memory may become that of grad_x
     c.grads[this->inputs[1]] = std::move(for_update);

@@ -69,14 +69,24 @@ std::vector<T> transposed_weights(const LinearMap& map, const T* weights, int64_
   return result;
 }
 
-// y += map(x), for contiguous rows.
+// Whether each number of a row comes from one block, so that a product need not be added to zeros.
+inline bool covers_once(const LinearMap& map) {
+  std::vector<int> times(size_t(map.dim_out), 0);
+  for (const LinearBlock& b : map.blocks)
+    for (int64_t k = 0; k < b.components * b.channels_out; ++k) ++times[size_t(b.out_offset + k)];
+  return std::all_of(times.begin(), times.end(), [](int n) { return n == 1; });
+}
+
+// y += map(x), for contiguous rows; `fresh`: y = map(x), if the map covers it once. `packed`: the weights of each block
+// are as pack() leaves them.
 template <class T>
-void add_linear(const LinearMap& map, const T* weights, int64_t rows, const T* x, T* y) {
+void add_linear(const LinearMap& map, const T* weights, int64_t rows, const T* x, T* y, bool packed = false,
+                bool fresh = false) {
   for (const LinearBlock& b : map.blocks) {
     add_product<T>({.rows = rows, .depth = b.channels_in, .columns = b.channels_out,
                     .a = x + b.in_offset, .a_row = map.dim_in, .a_step = 1, .b = weights, .b_row = b.channels_out,
                     .c = y + b.out_offset, .c_row = map.dim_out, .components = b.components,
-                    .a_component = b.channels_in, .c_component = b.channels_out});
+                    .a_component = b.channels_in, .c_component = b.channels_out, .packed = packed, .fresh = fresh});
     weights += b.channels_in * b.channels_out;
   }
 }
