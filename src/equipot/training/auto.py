@@ -7,7 +7,7 @@ with its reason, and config.yaml in the run directory has all of them, written o
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -68,6 +68,7 @@ _SIZES = {
         Size({"l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}, 5_000),
     ),
 }
+_SIZES["allegro_dense"] = _SIZES["allegro"]
 
 
 def is_open(config: Config) -> bool:
@@ -103,29 +104,13 @@ def as_before(config: Config, directory: RunDirectory) -> Config:
     return config.model_copy(update=changes)
 
 
-def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, list[str]]:
-    """A configuration that leaves nothing open, and a line for each choice.
+def choose_cutoff(config: Config, datasets: Datasets) -> tuple[Config, list[str]]:
+    """A configuration whose cutoff is no longer open, and what is said of it.
 
     Args:
         config: in which section ``model`` or ``training`` or both are `auto`.
-        datasets: with the cutoff that ``config`` has; another may be chosen.
-        device: cpu or cuda, on which steps are timed.
-
-    Raises:
-        ConfigError: what is given does not go with what is chosen.
-        TrainingError: the time does not suffice for two epochs of the smallest model.
+        datasets: with the cutoff that ``config`` has.
     """
-    lines = []
-    for rule in (_cutoff, _steps, _size_and_epochs, _stages):
-        for values, reason in rule(config, datasets, device):
-            values = {key: value for key, value in values.items() if _is_open(config, key)}
-            if values:
-                config = _with(config, values)
-                lines.append(str(Choice(values, reason)))
-    return _with(config, {"model.auto": False, "training.auto": False}), lines
-
-
-def _cutoff(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     cutoff, neighbors = config.model.cutoff, datasets.statistics.avg_num_neighbors
     found, (least, most) = f"{neighbors:.0f} neighbors within {cutoff:g} Å", _NEIGHBORS
     reason = f"{found}, and {least} to {most} of an atom in bulk describe what is around it"
@@ -135,7 +120,37 @@ def _cutoff(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
         cutoff = min(math.ceil(2 * cutoff * (least / neighbors) ** (1 / 3)) / 2, _LONGEST)
     elif neighbors > most:
         cutoff = math.floor(2 * cutoff * (most / neighbors) ** (1 / 3)) / 2
-    yield Choice({"model.cutoff": cutoff}, reason)
+    return _settle(config, [Choice({"model.cutoff": cutoff}, reason)])
+
+
+def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, list[str]]:
+    """A configuration that leaves nothing open, and a line for each choice.
+
+    Args:
+        config: after `choose_cutoff`.
+        datasets: with its cutoff.
+        device: cpu or cuda, on which steps are timed.
+
+    Raises:
+        ConfigError: what is given does not go with what is chosen.
+        TrainingError: the time does not suffice for two epochs of the smallest model.
+    """
+    lines: list[str] = []
+    for rule in (_steps, _size_and_epochs, _stages):
+        config, said = _settle(config, rule(config, datasets, device))
+        lines += said
+    return _with(config, {"model.auto": False, "training.auto": False}), lines
+
+
+def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str]]:
+    """``config`` with ``choices`` where it is open, and those in words."""
+    lines = []
+    for values, reason in choices:
+        values = {key: value for key, value in values.items() if _is_open(config, key)}
+        if values:
+            config = _with(config, values)
+            lines.append(str(Choice(values, reason)))
+    return config, lines
 
 
 def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
@@ -164,11 +179,16 @@ def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterato
         if best is not None and epochs * steps < size.worth_from:
             missed = f"; the next size is better from {size.worth_from:,} on, and gets {epochs * steps:,}"
             break
+        if epochs < 2 and _is_open(config, "training.epochs"):
+            raise TrainingError(
+                f"An epoch takes {seconds / 60:.3g} minutes, and training.max_minutes is "
+                f"{_minutes(config):g}: `auto` needs two at least. Give it more time, fewer frames "
+                "(data.train_frames), or training.epochs."
+            )
         best = settings, epochs, steps, seconds
     settings, epochs, steps, seconds = best
     yield Choice(settings, f"the largest that {epochs * steps:,} steps suffice for{missed}")
-    minutes = config.training.max_minutes or MINUTES
-    yield Choice({"training.max_minutes": minutes}, "give it to have a shorter or longer training")
+    yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
     yield Choice({"training.epochs": epochs}, f"of {counted(steps, 'step')}, in {seconds:.2g} s each")
 
 
@@ -189,21 +209,14 @@ def _epoch(config: Config, datasets: Datasets, device: str) -> tuple[int, float]
 
 
 def _epochs(config: Config, steps: int, seconds: float) -> int:
-    """Those that are given, or as many as the time suffices for.
-
-    Raises:
-        TrainingError: not even for two.
-    """
+    """Those that are given, or as many as the time suffices for."""
     if not _is_open(config, "training.epochs"):
         return config.training.epochs
-    minutes = config.training.max_minutes or MINUTES
-    epochs = min(int(_SPARE * 60 * minutes / seconds), max(2, _MOST_STEPS // steps))
-    if epochs < 2:
-        raise TrainingError(
-            f"An epoch takes {seconds / 60:.3g} minutes, and training.max_minutes is {minutes:g}: `auto` "
-            "needs two at least. Give it more time, fewer frames (data.train_frames), or training.epochs."
-        )
-    return epochs
+    return min(int(_SPARE * 60 * _minutes(config) / seconds), max(2, _MOST_STEPS // steps))
+
+
+def _minutes(config: Config) -> float:
+    return config.training.max_minutes or MINUTES
 
 
 def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:

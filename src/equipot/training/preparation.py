@@ -83,8 +83,7 @@ def prepare(
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
     choices: list[str] = []
     if auto.is_open(config):
-        torch.manual_seed(config.run.seed)
-        config, choices = auto.choose(config, datasets, device)
+        config, choices = auto.choose_cutoff(config, datasets)
         if config.model.cutoff != datasets.train.cutoff:
             datasets = load_datasets(config.data, config.model.cutoff, datasets.split)
     if config.training.denoise is not None:
@@ -93,6 +92,10 @@ def prepare(
     if resumed is not None:
         check_same_statistics(checkpoint, resumed.statistics, datasets.statistics)
     torch.manual_seed(config.run.seed)
+    if auto.is_open(config):
+        config, said = auto.choose(config, datasets, device)
+        choices += said
+        torch.manual_seed(config.run.seed)
     start = begin_training(config, datasets, source, resumed, device)
     replay = label_replay(replayed, config, datasets, start, source) if replayed else None
     return Preparation(config, device, datasets, start, resumed, replay, choices)
