@@ -157,6 +157,8 @@ def test_nothing_is_replaced_without_overwrite(equipot, workspace, tmp_path):
     # What is read is not replaced by any means.
     data = tmp_path / "few.xyz"
     fails(equipot("evaluate", run, data, "--predictions", data, "--overwrite"), "is a file that is read here")
+    best = run / "checkpoints" / "best.ckpt"
+    fails(equipot("deploy", run, "--output", best, "--overwrite"), "is a file that is read here")
     assert equipot("data", "convert", data, "--output", tmp_path / "a.equipot").code == 0
     convert = ("data", "convert", workspace.data, "--output", tmp_path / "a.equipot")
     fails(equipot(*convert), "is a store of other files", "--overwrite")

@@ -50,7 +50,8 @@ def clock(monkeypatch):
     def epoch(config, datasets, device):
         model = config.model
         steps = -(-len(datasets.train) // config.training.batch_size)
-        return steps, model.channels * model.layers * (model.l_max + 1) / 100
+        channels = max(model.channels) if isinstance(model.channels, tuple) else model.channels
+        return steps, channels * model.layers * (model.l_max + 1) / 100
 
     monkeypatch.setattr(auto, "_epoch", epoch)
 
@@ -90,6 +91,53 @@ def test_the_cutoff_follows_the_density(tmp_path, clock):
         chosen[name] = prepared.config.model.cutoff
         assert prepared.datasets.train.cutoff == chosen[name]
     assert chosen == {"C": 4.5, "Cs": 7.0}
+
+
+def test_a_molecule_in_a_periodic_box_is_no_crystal(molecules, tmp_path, clock):
+    boxed = ase.io.read(molecules, ":")
+    for atoms in boxed:
+        atoms.set_cell([15, 15, 15])
+        atoms.pbc = True
+    ase.io.write(tmp_path / "boxed.xyz", boxed)
+    assert prepare(make(tmp_path / "boxed.xyz", tmp_path)).config.model.cutoff == 5.0
+
+
+def test_given_epochs_fit_into_the_given_time(molecules, tmp_path, clock):
+    """20,000 steps are enough for large models, but these would take more than the time."""
+    found = {}
+    for minutes in (None, 60.0):
+        training = {"auto": True, "epochs": 800} | ({"max_minutes": minutes} if minutes else {})
+        found[minutes] = prepare(make(molecules, tmp_path, training=training))
+    free, limited = found[None].config.model, found[60.0].config.model
+    assert free.channels * free.layers * (free.l_max + 1) / 100 * 800 > 3600
+    assert limited.channels * limited.layers * (limited.l_max + 1) / 100 * 800 <= 3600
+    assert any("takes more than 60 minutes" in line for line in found[60.0].choices)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"channels": [4, 4]}, {"l_max": 1}),
+        ({"layer_channels": [[8, 4], [8, 4, 4]]}, {"l_max": 2, "layers": 2}),
+    ],
+)
+def test_lists_of_channels_say_the_rest(molecules, tmp_path, clock, given, expected):
+    model = prepare(make(molecules, tmp_path, model={"type": "nequip", "auto": True} | given)).config.model
+    assert {key: getattr(model, key) for key in expected} == expected
+
+
+def test_stages_of_ones_own_wait_for_the_epochs(molecules, tmp_path, clock):
+    training = {"auto": True, "swa": {"from_epoch": 150}, "max_minutes": 60}
+    assert prepare(make(molecules, tmp_path, training=training)).config.training.epochs > 150
+    with pytest.raises(
+        ConfigError, match=r"auto. chose, training.epochs .* given: .*swa. begins after epoch 150"
+    ):
+        prepare(make(molecules, tmp_path, training=training | {"max_minutes": 1}))
+
+
+def test_another_optimizer_gets_another_rate(molecules, tmp_path, clock):
+    training = {"auto": True, "optimizer": "adam"}
+    assert prepare(make(molecules, tmp_path, training=training)).config.training.learning_rate == 0.01
 
 
 def test_more_time_means_larger_models(molecules, tmp_path, clock):
@@ -174,6 +222,21 @@ def test_a_training_goes_on_with_what_was_chosen(molecules, tmp_path, clock, mon
     assert after.training.epochs == 3
     assert after.model == before.model
     assert after.training.learning_rate == before.training.learning_rate
+    for changes, message in (
+        ({"model": {"type": "allegro", "auto": True}}, r"chosen for .*run does not go with"),
+        ({"training": {"auto": True, "epochs": 3, "swa": {"from_epoch": 7}}}, "only 3"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train(make(molecules, tmp_path / "run", **changes), resume=tmp_path / "run")
+
+
+def test_all_epochs_are_done_even_if_the_time_is_up_with_them(molecules, tmp_path):
+    model = {"type": "nequip", "l_max": 0, "channels": 2, "layers": 1}
+    training = {"epochs": 1, "max_minutes": 1e-6}
+    data = {"train": str(molecules), "train_frames": 5, "validation": 2, "checks": "off"}
+    training["batch_size"] = 5  # one step, after whose epoch the time is up
+    result = train(make(molecules, tmp_path / "run", data=data, model=model, training=training))
+    assert result.stopped == "finished"
 
 
 def test_members_of_an_ensemble_differ_by_their_seeds_alone(molecules, tmp_path, monkeypatch):
@@ -192,7 +255,7 @@ def test_members_of_an_ensemble_differ_by_their_seeds_alone(molecules, tmp_path,
     [
         ({"run": {"devices": 2, "device": "cpu"}}, "one device only"),
         ({"model": None, "fine_tune": {"model": "old.ckpt"}}, "random weights"),
-        ({"model": {"type": "nequip", "auto": True, "channels": [4, 4, 4]}}, "does not go with"),
+        ({"model": {"type": "allegro", "auto": True, "layers": 1, "pair_cutoffs": {"C-C": 6.5}}}, "C-C"),
     ],
 )
 def test_refuses_what_it_cannot_choose(molecules, tmp_path, clock, sections, message):

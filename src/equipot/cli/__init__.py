@@ -159,7 +159,9 @@ def _suggest_learning_rate(config: "Config", plot: Path) -> None:
 
     found = find_learning_rate(config)
     plot_search(found, plot)
-    print(f"Suggestion: training.learning_rate={found.suggestion:g} (now {config.training.learning_rate:g})")
+    for line in found.choices:
+        print(line)
+    print(f"Suggestion: training.learning_rate={found.suggestion:g} (now {found.now:g})")
     print(f"Wrote {plot}")
 
 

@@ -74,6 +74,10 @@ class CommonModelConfig(Section):
         "times `cutoff` / cutoff of the pair.",
     )
 
+    def _leaves_open(self, *keys: str) -> bool:
+        """Whether one of ``keys`` is still to be chosen."""
+        return self.auto and not self.model_fields_set.issuperset(keys)
+
     @model_validator(mode="after")
     def _predicts_something(self):
         if self.energy:
@@ -279,7 +283,7 @@ class NequIPConfig(CommonModelConfig):
     @model_validator(mode="after")
     def _one_channel_number_per_l(self):
         given, needed = len(self.channels_per_l), self.l_max + 1
-        if given != needed:
+        if given != needed and not self._leaves_open("l_max"):
             raise ValueError(
                 f"`channels` lists {given} number{'s' * (given > 1)}, but l_max = {self.l_max} needs "
                 f"{needed}: one for each l from 0 to {self.l_max}."
@@ -289,6 +293,8 @@ class NequIPConfig(CommonModelConfig):
     @model_validator(mode="after")
     def _one_list_per_layer(self):
         lists = self.layer_channels
+        if self._leaves_open("layers", "l_max"):
+            return self
         if lists is not None and (len(lists) != self.layers or max(map(len, lists)) > self.l_max + 1):
             raise ValueError(
                 f"`layer_channels` has {len(lists)} lists of up to {max(map(len, lists))} numbers; expected "

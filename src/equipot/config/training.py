@@ -286,6 +286,8 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _schedule_fits(self):
+        if self.auto and "epochs" not in self.model_fields_set:
+            return self  # they are chosen later
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"`schedule.warmup_epochs` ({self.schedule.warmup_epochs}) must be less than `epochs` "

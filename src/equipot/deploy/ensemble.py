@@ -133,7 +133,7 @@ def deploy_any(
         return output, f"{len(members)} members"
     output = output or Path("model.pt")
     if not output.is_dir():  # which `deploy` refuses
-        refuse_to_replace(output, overwrite, inputs=[run])
+        refuse_to_replace(output, overwrite, inputs=[run, find_checkpoint(run)])
     metadata = deploy(find_checkpoint(run), output, uncertainty=uncertainty, **settings)
     said = f"radial functions: {describe_tables(metadata.tables)}"
     if metadata.uncertainty:

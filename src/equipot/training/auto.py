@@ -4,6 +4,7 @@ How the rules were found: docs/accuracy.md. What a configuration gives stays as 
 with its reason, and config.yaml in the run directory has all of them, written out.
 """
 
+import json
 import math
 import statistics
 import time
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from equipot.config import Config, load_config
+from equipot.config.section import Section
 from equipot.data.batching import StepSampler
 from equipot.data.load import Datasets
 from equipot.data.text import counted
@@ -52,8 +54,7 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        values = ", ".join(f"{key} {value}" for key, value in self.values.items())
-        return f"Auto: {values}: {self.reason}"
+        return f"Auto: {_in_words(self.values)}: {self.reason}"
 
 
 _SIZES = {
@@ -100,7 +101,7 @@ def as_before(config: Config, directory: RunDirectory) -> Config:
         if section is not None and section.auto:
             given = section.model_dump(exclude_unset=True)
             values = _merged(getattr(before, name).model_dump(), given | {"auto": False})
-            changes[name] = type(section).model_validate(values)
+            changes[name] = _section(type(section), values, f"was chosen for {directory.root}")
     return config.model_copy(update=changes)
 
 
@@ -112,9 +113,10 @@ def choose_cutoff(config: Config, datasets: Datasets) -> tuple[Config, list[str]
         datasets: with the cutoff that ``config`` has.
     """
     cutoff, neighbors = config.model.cutoff, datasets.statistics.avg_num_neighbors
+    in_full_cells = 4 / 3 * math.pi * cutoff**3 * _density(datasets)
     found, (least, most) = f"{neighbors:.0f} neighbors within {cutoff:g} Å", _NEIGHBORS
     reason = f"{found}, and {least} to {most} of an atom in bulk describe what is around it"
-    if not datasets.train.columns.periodic.all():
+    if not datasets.train.columns.periodic.all() or neighbors > 2 * in_full_cells:
         reason = f"{found}, which in molecules and at surfaces reach over three bonds and more"
     elif neighbors < least:
         cutoff = min(math.ceil(2 * cutoff * (least / neighbors) ** (1 / 3)) / 2, _LONGEST)
@@ -136,10 +138,18 @@ def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, lis
         TrainingError: the time does not suffice for two epochs of the smallest model.
     """
     lines: list[str] = []
-    for rule in (_steps, _size_and_epochs, _stages):
+    for rule in (_implied, _steps, _size_and_epochs, _stages):
         config, said = _settle(config, rule(config, datasets, device))
         lines += said
     return _with(config, {"model.auto": False, "training.auto": False}), lines
+
+
+def _density(datasets: Datasets) -> float:
+    """Atoms per Å³ of periodic cells, by some of them; 0 if none is periodic."""
+    graphs = [datasets.train[index] for index in range(0, len(datasets.train), -(-len(datasets.train) // 20))]
+    full = [graph for graph in graphs if graph.pbc.all()]
+    volume = sum(float(graph.cell.det().abs().sum()) for graph in full)
+    return sum(len(graph.positions) for graph in full) / volume if full else 0.0
 
 
 def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str]]:
@@ -153,19 +163,36 @@ def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str
     return config, lines
 
 
+def _implied(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
+    """What follows from lists of channels that are given."""
+    channels, by_layer = (getattr(config.model, key, None) for key in ("channels", "layer_channels"))
+    if by_layer is not None:
+        sizes = {"model.layers": len(by_layer), "model.l_max": max(map(len, by_layer)) - 1}
+        yield Choice(sizes, "layer_channels are given for so many")
+    elif isinstance(channels, tuple):
+        yield Choice({"model.l_max": len(channels) - 1}, "channels are given for so many")
+
+
 def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     """What one step is, and how it goes."""
     frames = len(datasets.train)
     atoms = datasets.statistics.num_atoms / frames
     size = max(1, min(round(_ATOMS_IN_STEP / atoms), frames // _STEPS_IN_EPOCH))
+    limit = (
+        f"{_ATOMS_IN_STEP} together"
+        if size * atoms > _ATOMS_IN_STEP / 2
+        else f"{_STEPS_IN_EPOCH} steps in an epoch"
+    )
     yield Choice(
         {"training.batch_size": size, "training.validation_batch_size": 4 * size},
-        f"frames have {atoms:.0f} atoms; many small steps teach more than few large ones",
+        f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: about {limit}",
     )
     yield Choice(
-        {"training.optimizer": "muon", "training.learning_rate": 0.02, "training.schedule.kind": "cosine"},
-        "the smallest errors for the time",
+        {"training.optimizer": "muon", "training.schedule.kind": "cosine"}, "the smallest errors for the time"
     )
+    optimizer = config.training.optimizer if not _is_open(config, "training.optimizer") else "muon"
+    rate = 0.02 if optimizer == "muon" else 0.01
+    yield Choice({"training.learning_rate": rate}, f"what {optimizer} was best with, or nearly so")
 
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
@@ -179,6 +206,9 @@ def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterato
         if best is not None and epochs * steps < size.worth_from:
             missed = f"; the next size is better from {size.worth_from:,} on, and gets {epochs * steps:,}"
             break
+        if best is not None and config.training.max_minutes and epochs * seconds > 60 * _minutes(config):
+            missed = f"; the next size takes more than {_minutes(config):g} minutes for them"
+            break
         if epochs < 2 and _is_open(config, "training.epochs"):
             raise TrainingError(
                 f"An epoch takes {seconds / 60:.3g} minutes, and training.max_minutes is "
@@ -187,7 +217,7 @@ def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterato
             )
         best = settings, epochs, steps, seconds
     settings, epochs, steps, seconds = best
-    yield Choice(settings, f"the largest that {epochs * steps:,} steps suffice for{missed}")
+    yield Choice(settings, f"the largest that {counted(epochs * steps, 'step')} suffice for{missed}")
     yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
     yield Choice({"training.epochs": epochs}, f"of {counted(steps, 'step')}, in {seconds:.2g} s each")
 
@@ -224,7 +254,10 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     training = config.training
     steps = len(StepSampler(datasets.train, budget_of(training.batch_size), config.run.seed))
     warmup = min(math.ceil(_WARMUP_STEPS / steps), training.epochs // 10)
-    yield Choice({"training.schedule.warmup_epochs": warmup}, f"about {_WARMUP_STEPS} steps")
+    yield Choice(
+        {"training.schedule.warmup_epochs": warmup},
+        f"{counted(warmup * steps, 'step')}: {_WARMUP_STEPS} or more, but a tenth of all at most",
+    )
     if config.model.energy:
         labels = dict(zip(LABELS, datasets.train.label_counts.sum(axis=0), strict=True))
         begin, end = (int(share * training.epochs) for share in _ENERGIES_LATE)
@@ -258,14 +291,30 @@ def _with(config: Config, values: Mapping[str, Any]) -> Config:
         for part in place:
             section = section.setdefault(part, {})
         section[last] = value
+    chosen = f"`auto` chose, {_in_words(values)},"
+    return config.model_copy(
+        update={name: _section(type(getattr(config, name)), raw[name], chosen) for name in raw}
+    )
+
+
+def _section(kind: type[Section], values: Mapping[str, Any], chosen: str) -> Section:
+    """A section of the configuration. Raises ConfigError if given and ``chosen`` values do not agree."""
     try:
-        return config.model_copy(
-            update={name: type(getattr(config, name)).model_validate(raw[name]) for name in raw}
-        )
+        return kind.model_validate(values)
     except ValidationError as error:
-        chosen = ", ".join(f"{key} {value}" for key, value in values.items())
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"`auto` chose {chosen}, which does not go with what is given: {reason}") from None
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = " ".join(part for part in (place, first["msg"].removeprefix("Value error, ")) if part)
+        raise ConfigError(f"What {chosen} does not go with what is given: {reason}") from None
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    """As in YAML, on one line."""
+    texts = {
+        key: json.dumps(value).replace('"', "") if isinstance(value, dict) else str(value).lower()
+        for key, value in values.items()
+    }
+    return ", ".join(f"{key} {text}" for key, text in texts.items())
 
 
 def _merged(before: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,8 @@ class RateSearch:
     losses: list[float]  # of the frames of each step, before it
     smoothed: list[float]
     suggestion: float
+    now: float  # what the training would have
+    choices: list[str]  # of what was `auto`, a line each
 
 
 def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
@@ -137,7 +139,8 @@ def find_learning_rate(config: Config, steps: int = STEPS) -> RateSearch:
         raise TrainingError(
             "The loss is not finite before the first step: look for huge or wrong labels in the data."
         )
-    return RateSearch(rates, losses, smoothed, suggest(rates, smoothed))
+    now = prepared.config.training.learning_rate
+    return RateSearch(rates, losses, smoothed, suggest(rates, smoothed), now, prepared.choices)
 
 
 def suggest(rates: list[float], smoothed: list[float]) -> float:

@@ -131,7 +131,8 @@ class TrainingMonitor(L.Callback):
         reason = stopping.agree(self._reason_to_stop(), 0, module.device)
         if reason == stopping.INTERRUPTED:
             raise stopping.TrainingInterrupted
-        if reason == stopping.OUT_OF_TIME or no_progress:
+        all_done = trainer.current_epoch + 1 >= self.training.epochs  # Lightning counts from 0
+        if (reason == stopping.OUT_OF_TIME and not all_done) or no_progress:
             self._stop(trainer, reason or stopping.NO_PROGRESS)
 
     def forget_best(self) -> None:

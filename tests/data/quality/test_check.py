@@ -255,3 +255,16 @@ def test_levels_of_theory_in_two_files(copper, tmp_path):
     report = check_files([tmp_path / "a.xyz", tmp_path / "b.xyz"], {"energy": "E"})
     [finding] = [f for f in report.findings if f.check == "energy levels"]
     assert finding.severity == "warning" and "Another level of theory" in finding.message
+
+
+def test_frames_without_pairs_have_no_forces_to_compare(tmp_path):
+    """Periodic atoms beyond each other's reach; the training then says what is wrong with the cutoff."""
+    frames = []
+    for index in range(12):
+        atoms = ase.Atoms("Si2", [[0, 0, 0], [20 + 0.01 * index, 0, 0]], cell=[60, 60, 60], pbc=True)
+        atoms.info["energy"], atoms.arrays["forces"] = -1.0 - 1e-4 * index, np.full((2, 3), 0.01)
+        frames.append(atoms)
+    path = tmp_path / "far.xyz"
+    ase.io.write(path, frames)
+    found = check_files([path], {})
+    assert "lone atoms" in str(found)

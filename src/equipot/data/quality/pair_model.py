@@ -126,7 +126,7 @@ class PairModel:
 
 
 def fit_pair_model(frames: Sequence[Frame]) -> PairModel | None:
-    """The model of frames with forces; None with too few of them, or too many elements for what they say."""
+    """The model of frames with forces; None with too few of them or no pairs, or too many elements."""
     usable = [f for f in frames if f.forces is not None and f.num_atoms > 1 and np.abs(f.forces).max() > 1e-4]
     if len(usable) < _FEWEST_FRAMES:
         return None
@@ -144,7 +144,7 @@ def fit_pair_model(frames: Sequence[Frame]) -> PairModel | None:
         if edges > _MAX_EDGES:
             break
     rows = sum(len(b.forces) for b in basis)
-    if len(basis) < _FEWEST_FRAMES or rows < 3 * basis[0].forces.shape[1]:
+    if not edges or len(basis) < _FEWEST_FRAMES or rows < 3 * basis[0].forces.shape[1]:
         return None
     return PairModel(usable[: len(basis)], basis)
 
@@ -193,7 +193,8 @@ def make_basis(frame: Frame, elements: NDArray, pbc: NDArray | None = None) -> B
     unit = vector / length[:, None]
     # dE/dr > 0 pulls the center towards the neighbor.
     pull = unit[:, :, None] * slope[:, None, :]
-    forces = _added(center * kinds + kind, frame.num_atoms * kinds, pull.reshape(len(length), -1))
+    columns = 3 * len(_CENTERS)  # which a frame without pairs does not say
+    forces = _added(center * kinds + kind, frame.num_atoms * kinds, pull.reshape(len(length), columns))
     forces = forces.reshape(frame.num_atoms, kinds, 3, -1).transpose(0, 2, 1, 3)
     place = length / _GRID[1]
     below = np.minimum(place.astype(int), len(_GRID) - 2)
@@ -201,8 +202,10 @@ def make_basis(frame: Frame, elements: NDArray, pbc: NDArray | None = None) -> B
     energy = 0.5 * _added(kind, kinds, _INTEGRAL[below] * (1 - part) + _INTEGRAL[below + 1] * part)
     stress = np.zeros((6, kinds * len(_CENTERS)))
     if pbc.all():
-        virial = np.einsum("ea,ebk->eabk", vector, pull).reshape(len(length), -1)
-        tensors = _added(kind, kinds, virial).reshape(kinds, 3, 3, -1) / (2 * abs(np.linalg.det(frame.cell)))
+        virial = np.einsum("ea,ebk->eabk", vector, pull).reshape(len(length), 3 * columns)
+        tensors = _added(kind, kinds, virial).reshape(kinds, 3, 3, len(_CENTERS)) / (
+            2 * abs(np.linalg.det(frame.cell))
+        )
         stress = stress_to_voigt(tensors.transpose(0, 3, 1, 2)).reshape(-1, 6).T
     radii = covalent_radii[frame.atomic_numbers]
     near = (center < neighbor) & (length < _BOND * (radii[center] + radii[neighbor]))
