@@ -38,6 +38,6 @@ def test_search_ends_when_the_loss_has_risen(make_config, monkeypatch):
 
 
 def test_loss_that_is_not_finite_from_the_start_is_an_error(make_config, monkeypatch):
-    monkeypatch.setattr(learning_rate, "_step", lambda *_: float("nan"))
+    monkeypatch.setattr(learning_rate.Trial, "train", lambda *_: float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         find_learning_rate(make_config(), steps=5)
