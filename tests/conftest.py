@@ -1,6 +1,7 @@
 """Outputs that a test declares are forgotten after it: their registry is the process's. Deployed files are
 verified in the process that writes them, which is seconds faster than a fresh one."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,3 +53,12 @@ def fresh_process() -> Iterator[Callable]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchscript, name, here)
         yield fresh
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Commands that run in the test's process make the log say more."""
+    logger = logging.getLogger("equipot")
+    level = logger.level
+    yield
+    logger.setLevel(level)

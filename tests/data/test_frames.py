@@ -358,7 +358,9 @@ def test_one_atom_alone_in_a_box_is_isolated(cell, force, alone):
 def test_labels_in_a_field_that_is_not_read():
     """They are those of other energies."""
     atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], info={"energy": -1.0, "electric_field": [0, 0, 0.1]})
-    message = r"'electric_field' is \[0.*, 0\.1\], an .* not read.*model\.field: true.*--electric-field-key electric_field.*none"
+    message = (
+        r"'electric_field' is .* 0\.1\], an .* not read.*model\.field: true.*-field-key electric_field.*none"
+    )
     with pytest.raises(DataError, match=message):
         frame_from_atoms(atoms, LabelsConfig())
     assert frame_from_atoms(atoms).energy is None  # its labels are not read either
