@@ -192,7 +192,7 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     )
     optimizer = config.training.optimizer if not _is_open(config, "training.optimizer") else "muon"
     rate = 0.02 if optimizer == "muon" else 0.01
-    yield Choice({"training.learning_rate": rate}, f"what {optimizer} was best with, or nearly so")
+    yield Choice({"training.learning_rate": rate}, f"a rate that {optimizer} does well with")
 
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:

@@ -6,7 +6,7 @@ coefficients of the Newton-Schulz iteration are; J. Liu et al., arXiv:2502.16982
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -32,12 +32,8 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self) -> None:
         """One step from the gradients there are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         for group in self.param_groups:
             alike: dict[tuple[int, ...], list[nn.Parameter]] = defaultdict(list)
             for weight in group["params"]:
@@ -51,7 +47,6 @@ class Muon(Optimizer):
                     if decay:
                         weight.mul_(1 - decay * _present(weight.grad))
                     weight.sub_(step, alpha=length)
-        return loss
 
     def _momentum(self, weight: nn.Parameter, momentum: float) -> Tensor:
         """Nesterov's, after the present gradient has been added; zero where that is zero."""
