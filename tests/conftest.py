@@ -57,8 +57,5 @@ def fresh_process() -> Iterator[Callable]:
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Commands that run in the test's process make the log say more."""
-    logger = logging.getLogger("equipot")
-    level = logger.level
-    yield
-    logger.setLevel(level)
+    """Commands run by earlier tests, or by fixtures of the session, make the log say more."""
+    logging.getLogger("equipot").setLevel(logging.NOTSET)
