@@ -160,7 +160,7 @@ def molecules(make_frame, values):
     """Frames of one bent molecule each, a little different, with these labels."""
     positions = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
     return [
-        make_frame("OHH", positions * (1 + 0.01 * i), index=i, energy=-14.0 - 0.1 * i, **own)
+        make_frame("OHH", positions * (1 + 0.0005 * i), index=i, energy=-14.0 - 0.1 * i, **own)
         for i, own in enumerate(values)
     ]
 
@@ -175,6 +175,17 @@ def test_labels_of_outputs_may_be_alike_and_numbers_zero(make_frame):
     [found] = check_zeros(frames)
     assert (found.severity, found.frames) == ("warning", (("", 1),))
     assert found.message.startswith("The born_charges of 1 frame (1) are exactly zero")
+
+
+def test_one_tensor_of_zeros_among_many_frames_is_found(make_frame):
+    """Of more frames than a training looks at; band gaps may be zero."""
+    declare(output("born_charges", (3, 3), "e", True, symmetry="ij", rank=2))
+    charges = [np.tile((1 + 1e-4 * i) * np.eye(3), (3, 1, 1)) for i in range(1000)]
+    charges[514] = np.zeros((3, 3, 3))
+    pool = Pool.of(molecules(make_frame, [{"born_charges": values} for values in charges]))
+    found = check_sets(pool, {}, {"training": pool, "validation": pool, "test": pool}, ["born_charges"])
+    [zero] = [finding for finding in found if finding.check == "zero born_charges"]
+    assert (zero.severity, zero.frames) == ("warning", (("", 514),))
 
 
 def test_frames_in_a_field_turn_and_have_other_energies(make_frame):

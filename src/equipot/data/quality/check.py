@@ -17,7 +17,7 @@ from equipot.data.pool import Pool
 from equipot.data.quality.collect import Collected
 from equipot.data.quality.consistency import check_forces_against_energies, check_stress_against_energies
 from equipot.data.quality.findings import SEVERITIES, Finding, Findings
-from equipot.data.quality.labels import check_forces, check_zeros
+from equipot.data.quality.labels import check_forces, check_zeros, tensors
 from equipot.data.quality.model_checks import check_with_pair_model
 from equipot.data.quality.sets import (
     check_duplicates,
@@ -31,7 +31,7 @@ from equipot.data.quality.sets import (
 from equipot.data.quality.structures import check_copied_labels, check_distances
 from equipot.data.quality.units import check_units
 from equipot.data.text import KEY_ADVICE, counted, naming_options
-from equipot.quantities import QUANTITIES
+from equipot.quantities import FORCES, QUANTITIES
 
 # Each is about one file: files may come from different levels of theory.
 _OF_FRAMES = (
@@ -52,6 +52,7 @@ _MOST_FRAMES, _MOST_ATOMS = 300, 15_000
 _FEWEST_FRAMES = 20  # of a file that is looked at by itself
 _MOST_GROUPS = 10
 _SHARE = 0.01  # of the frames: errors about fewer do not stop a training
+_MOST_SEEN = 20_000  # frames whose tensors are looked at
 _MOST_READ = 200  # frames for a comparison that the columns suggest
 
 
@@ -148,10 +149,13 @@ def _sample(pool: Pool, most: int, atoms: int) -> list[Frame]:
 
 
 def _zeros(pool: Pool) -> NDArray[np.int64]:
-    """Rows of frames of several atoms whose energy is, or whose forces are, exactly zero."""
+    """Rows of frames of several atoms that have labels of exactly zero."""
     columns = pool.columns
     zero = columns.known("energy") & (columns.energy == 0)
     zero |= columns.known("forces") & (columns.force_squares == 0)
+    for kind in tensors() - {FORCES.name}:
+        rows = np.flatnonzero(columns.known(kind))[:_MOST_SEEN]
+        zero[rows] |= np.array([not pool[row].values[kind].any() for row in rows], dtype=bool)
     return np.flatnonzero(zero & (columns.num_atoms > 1))
 
 

@@ -25,8 +25,7 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
     """
     frames = [frame for frame in frames if frame.num_atoms > 1]
     findings = []
-    tensors = {name for name, quantity in QUANTITIES.items() if quantity.rows.rank} - given_quantities()
-    for kind in (name for name in QUANTITIES if name in BASIC or name in tensors):
+    for kind in (name for name in QUANTITIES if name in BASIC or name in tensors()):
         known = [frame for frame in frames if kind in frame.values]
         zero = [frame for frame in known if not np.any(frame.values[kind])]
         if not zero:
@@ -57,6 +56,11 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
         ids = frame_ids(placeholders)
         findings.append(Finding("error" if certain else "warning", f"zero {kind}", message, ids, (kind,)))
     return findings
+
+
+def tensors() -> set[str]:
+    """Names of what is predicted and has directions: zero by symmetry only."""
+    return {name for name, quantity in QUANTITIES.items() if quantity.rows.rank} - given_quantities()
 
 
 def _is_no_zero(frame: Frame, kind: str) -> bool:
