@@ -177,6 +177,22 @@ def test_labels_of_outputs_may_be_alike_and_numbers_zero(make_frame):
     assert found.message.startswith("The born_charges of 1 frame (1) are exactly zero")
 
 
+def test_a_dipole_may_be_zero_by_symmetry_of_the_structure(make_frame):
+    """Two molecules with a center of inversion between them, whose atoms have no symmetry of their own."""
+    declare(output("dipole", (3,), "e*Ang", False, rank=1))
+    one = np.array([[1.4, 0.1, 0.2], [2.0, 0.9, 0.0], [1.9, -0.7, 0.5]])
+    positions = np.concatenate([one, -one])
+    numbers = "OHHOHH"
+    frames = [make_frame(numbers, positions + 0.01 * i, index=i, dipole=np.zeros(3)) for i in range(2)]
+    frames.append(
+        make_frame(numbers, positions * np.repeat([[1.0], [1.1]], 3, axis=0), index=2, dipole=np.ones(3))
+    )
+    assert check_zeros(frames) == []
+    frames[0].positions[0] += [0.1, 0.0, 0.0]
+    [found] = check_zeros(frames)
+    assert (found.check, found.frames) == ("zero dipole", (("", 0),))
+
+
 def test_one_tensor_of_zeros_among_many_frames_is_found(make_frame):
     """Of more frames than a training looks at; band gaps may be zero."""
     declare(output("born_charges", (3, 3), "e", True, symmetry="ij", rank=2))

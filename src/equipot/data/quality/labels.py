@@ -69,7 +69,7 @@ def _is_no_zero(frame: Frame, kind: str) -> bool:
         return abs(np.linalg.det(frame.cell)) < 100 * frame.num_atoms  # Å³
     if kind == "energy":
         return frame.forces is None or bool(frame.forces.any())
-    return asymmetry(frame) > 0.02
+    return asymmetry(frame, QUANTITIES[kind].per_atom) > 0.02
 
 
 def _far_from_zero(frames: Sequence[Frame]) -> bool:
@@ -83,10 +83,11 @@ def _repeated(frames: Sequence[Frame]) -> bool:
     return len({tuple(sorted(frame.atomic_numbers)) for frame in frames}) < len(frames)
 
 
-def asymmetry(frame: Frame) -> float:
+def asymmetry(frame: Frame, per_atom: bool = True) -> float:
     """How much longer than zero the sum of the directions to an atom's neighbors is, of the worst atom.
 
-    Where forces vanish by symmetry, so do these sums in every shell of distances.
+    Where forces vanish by symmetry, so do these sums in every shell of distances. ``per_atom=False``: of the
+    worst element, all of whose atoms' sums are added up; they vanish where a dipole does.
     """
     radius = 2.5 * 2 * covalent_radii[frame.atomic_numbers].max()
     (center, neighbor), shift = neighbor_list(frame.positions, frame.cell, frame.pbc, radius)
@@ -94,6 +95,9 @@ def asymmetry(frame: Frame) -> float:
     length = np.linalg.norm(vector, axis=1)
     total = np.zeros((frame.num_atoms, 3))
     np.add.at(total, center, vector / length[:, None] * np.exp(-4 * (length / radius)[:, None] ** 2))
+    if not per_atom:
+        elements = np.unique(frame.atomic_numbers)
+        total = np.stack([total[frame.atomic_numbers == element].sum(axis=0) for element in elements])
     return float(np.linalg.norm(total, axis=1).max())
 
 
