@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -50,6 +51,13 @@ class Result:
     tables: list[Table] = field(default_factory=list)
     pictures: dict[str, "Figure"] = field(default_factory=dict)  # by file name
     files: dict[str, Callable[[Path], Any]] = field(default_factory=dict)  # other files: who writes them
+    doubts: list[str] | None = None  # warnings, which come last; None of a property that has none
+
+    def __post_init__(self):
+        if self.doubts is not None:
+            warnings = [f"Warning: {text}" for text in self.doubts]
+            self.numbers["warnings"] = warnings
+            self.paragraphs.extend(warnings)
 
 
 def folder_of(name: str, common: Common) -> Path:
@@ -123,6 +131,12 @@ def show(result: Result, console: Console) -> None:
         for row in table.texts():
             shown.add_row(*row)
         console.print(shown)
+
+
+def write_columns(path: Path, columns: Mapping[str, NDArray]) -> None:
+    """CSV with a line of names."""
+    table = np.column_stack(list(columns.values()))
+    np.savetxt(path, table, "%.8g", ",", header=",".join(columns), comments="")
 
 
 def render(result: Result) -> str:
