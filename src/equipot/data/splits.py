@@ -149,8 +149,7 @@ def follow_files(split: Split, files: Iterable[str], digest: Callable[[str], str
             if digest(file) != before:
                 raise DataError(
                     f"{file} changed since the split was drawn, so its frame numbers may name other "
-                    "structures. "
-                    "Restore the file, or start a new run."
+                    "structures. Restore the file, or start a new run."
                 )
             names[file] = file
             continue
@@ -158,10 +157,9 @@ def follow_files(split: Split, files: Iterable[str], digest: Callable[[str], str
         if not alike:
             gone = "" if Path(file).exists() else ", which no longer exists"
             raise DataError(
-                f"The split was drawn from {file}{gone}; none of the files that section data names "
-                "now has its "
-                f"content: {', '.join(moved) or 'all are those of before'}. Restore the file, or "
-                "start a new run."
+                f"The split was drawn from {file}{gone}; none of the files that section data names now has "
+                f"its content: {', '.join(moved) or 'all are those of before'}. Restore the file, or start a "
+                "new run."
             )
         # Of copies that are equal to the last bit, the one of the same name.
         names[file] = min(alike, key=lambda new: Path(new).name != Path(file).name)
