@@ -126,10 +126,6 @@ def _entries(value: Any) -> Any:
     return tuple(Path(e).expanduser() if isinstance(e, str | Path) else e for e in entries)
 
 
-def _entries_unless_number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else _entries(value)
-
-
 _Entry = Path | SourceConfig
 _EntryOrList = Path | SourceConfig | Annotated[list[_Entry], Field(min_length=1)]
 Entries = Annotated[tuple[_Entry, ...], BeforeValidator(_entries, json_schema_input_type=_EntryOrList)]
@@ -146,7 +142,7 @@ class DataConfig(Section):
     )
     validation: Annotated[
         Entries | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)],
-        BeforeValidator(_entries_unless_number),
+        BeforeValidator(lambda value: value if isinstance(value, int | float) else _entries(value)),
     ] = Field(
         0.1,
         description="Validation structures: a file or a list of files; or how many frames (a whole number) "

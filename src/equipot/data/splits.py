@@ -50,7 +50,10 @@ class Split:
             content = json.loads(Path(path).read_text())
             if content["format"] != _FORMAT:
                 raise DataError(f"{path} has split format {content['format']}; this equipot reads {_FORMAT}.")
-            sets = {name: _ungrouped(content[name]) for name in ("train", "validation", "test")}
+            sets = {
+                name: tuple((file, int(i)) for file, indices in content[name].items() for i in indices)
+                for name in ("train", "validation", "test")
+            }
             return Split(seed=int(content["seed"]), file_digests=dict(content["files"]), **sets)
         except FileNotFoundError as error:
             raise DataError(f"There is no split file {path}.") from error
@@ -200,7 +203,3 @@ def _grouped(ids: Iterable[FrameId]) -> dict[str, list[int]]:
     for file, index in ids:
         grouped.setdefault(file, []).append(index)
     return grouped
-
-
-def _ungrouped(grouped: dict[str, list[int]]) -> tuple[FrameId, ...]:
-    return tuple((file, int(index)) for file, indices in grouped.items() for index in indices)

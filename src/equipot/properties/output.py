@@ -144,7 +144,9 @@ def render(result: Result) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     pictures = {name: _data_uri(figure) for name, figure in result.pictures.items()}
     text = _TEMPLATE.read_text(encoding="utf-8")
-    described = json.dumps(plain(_short(result.numbers)), indent=1, ensure_ascii=False)
+    # Without long arrays, which the JSON has.
+    short = {k: v for k, v in result.numbers.items() if np.size(v) <= 9 or isinstance(v, Mapping)}
+    described = json.dumps(plain(short), indent=1, ensure_ascii=False)
     return environment.from_string(text).render(result=result, pictures=pictures, described=described)
 
 
@@ -161,11 +163,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def _short(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Without long arrays, which the JSON has."""
-    return {key: value for key, value in numbers.items() if np.size(value) <= 9 or isinstance(value, Mapping)}
 
 
 def _data_uri(figure: "Figure") -> str:
