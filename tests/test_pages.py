@@ -51,7 +51,7 @@ def run(block: str, page: Path, names: dict) -> None:
 def folder(tmp_path, monkeypatch) -> Path:
     """The working directory, with a part of the example's data under the names that the pages use."""
     write(tmp_path / "train.xyz", read(MOLECULE / "train.xyz", ":40"), format="extxyz")
-    write(tmp_path / "test.xyz", read(MOLECULE / "test.xyz", ":8"), format="extxyz")
+    write(tmp_path / "test.xyz", read(MOLECULE / "test.xyz", ":4"), format="extxyz")
     write(tmp_path / "start.xyz", read(MOLECULE / "test.xyz", 0), format="extxyz")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -15,7 +15,6 @@ OUTPUT/learning_curves.png are written after every training.
 
 import argparse
 import math
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,6 @@ from rich.table import Table
 from trainings import (
     COLORS,
     NAMES,
-    add_arguments,
     check_arguments,
     configure,
     epochs_in,
@@ -36,14 +34,16 @@ from trainings import (
     is_done,
     known_everywhere,
     named_tests,
+    parser_of,
     positive,
     read_pool,
     run_one,
+    run_script,
     write_frames,
 )
 
 from equipot.config import Config
-from equipot.errors import ConfigError, DataError, EquipotError
+from equipot.errors import ConfigError, DataError
 from equipot.files import atomic_write, write_json
 from equipot.quantities import QUANTITIES
 
@@ -228,10 +228,7 @@ def main(arguments: argparse.Namespace) -> dict:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; without a test set there would be nothing to draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="learning_curves"
-    )
-    add_arguments(parser, "learning_curves")
+    parser = parser_of(__doc__, "learning_curves")
     parser.add_argument(
         "--sizes", type=positive(int), nargs="+", help=f"training frames ({' '.join(map(str, SIZES))})"
     )
@@ -250,10 +247,4 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (EquipotError, OSError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        print("Interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    run_script(main, parse)

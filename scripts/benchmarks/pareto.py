@@ -32,7 +32,6 @@ from rich.table import Table
 from trainings import (
     COLORS,
     NAMES,
-    add_arguments,
     check_arguments,
     configure,
     epochs_in,
@@ -40,9 +39,11 @@ from trainings import (
     is_done,
     known_everywhere,
     named_tests,
+    parser_of,
     positive,
     read_pool,
     run_one,
+    run_script,
     write_frames,
 )
 
@@ -51,7 +52,7 @@ from equipot.data.species import atom_types
 from equipot.deploy.export import deploy
 from equipot.deploy.structure import make_structure
 from equipot.engine.library import Engine, load_library
-from equipot.errors import ConfigError, EquipotError
+from equipot.errors import ConfigError
 from equipot.files import atomic_write, write_json
 from equipot.quantities import QUANTITIES
 from equipot.run_directory import RunDirectory
@@ -259,10 +260,7 @@ def main(arguments: argparse.Namespace) -> list[dict]:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     grid = "\n".join(f"    --model '{model}'" for model in GRID)
-    parser = argparse.ArgumentParser(
-        description=__doc__ + grid, formatter_class=argparse.RawDescriptionHelpFormatter, prog="pareto"
-    )
-    add_arguments(parser, "pareto")
+    parser = parser_of(__doc__ + grid, "pareto")
     parser.add_argument("--model", action="append", metavar="'KEY=VALUE ...'", help="repeatable")
     parser.add_argument(
         "--minutes", type=positive(float), default=5.0, help="of processor time for each training (5)"
@@ -278,10 +276,4 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (EquipotError, OSError) as error:
-        sys.exit(f"Error: {error}")
-    except KeyboardInterrupt:
-        print("Interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+    run_script(main, parse)

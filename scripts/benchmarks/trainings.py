@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from equipot.config import Config, load_config
 from equipot.data.batching import BatchSampler, batch_loader
-from equipot.errors import ConfigError, DataError
+from equipot.errors import ConfigError, DataError, EquipotError
 from equipot.evaluation.metrics import summary
 from equipot.evaluation.run import evaluate
 from equipot.files import atomic_write, read_json, write_json
@@ -40,8 +41,11 @@ _TIMED_STEPS = 20
 _OVERHEAD = 1.1
 
 
-def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
-    """The options that say on what, with which recipe and where."""
+def parser_of(words: str, name: str) -> argparse.ArgumentParser:
+    """Of the script of this ``name``, with the options that say on what, with which recipe and where."""
+    parser = argparse.ArgumentParser(
+        description=words, formatter_class=argparse.RawDescriptionHelpFormatter, prog=name
+    )
     parser.add_argument("train", type=Path, metavar="TRAIN", help="labelled frames, any file ASE reads")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the recipe")
     parser.add_argument("--test", type=Path, action="append", default=[], metavar="FILE", help="repeatable")
@@ -54,7 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser, output: str) -> None:
     parser.add_argument("--recipe", type=Path, metavar="CONFIG", help=words)
     parser.add_argument("--error", choices=("mae", "rmse"), default="mae", help="in tables and plots (mae)")
     parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
-    parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR")
+    parser.add_argument("--output", type=Path, default=Path(name), metavar="DIR")
+    return parser
+
+
+def run_script(main: Callable[[argparse.Namespace], object], parse: Callable[[], argparse.Namespace]) -> None:
+    """What a script does; errors that a user can mend are said without a traceback."""
+    try:
+        main(parse())
+    except (EquipotError, OSError) as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        print("Interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
 
 
 def positive(kind: type) -> Callable[[str], float]:

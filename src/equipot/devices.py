@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_EDGES = {"cpu": 2**14, "cuda": 2**18}  # evaluated at once: memory is bounded by them, not by the set
+
 log = logging.getLogger("equipot")
 
 
@@ -45,6 +47,11 @@ def resolve_device(device: "str | torch.device") -> str:
     if target.type == "cuda" and (target.index or 0) >= num_gpus():
         raise DeviceError(f"Device '{device}' does not exist: {gpus_found()}. Use device='cpu' or 'auto'.")
     return "cpu" if target.type == "cpu" else str(target)
+
+
+def most_edges(device: "str | torch.device") -> int:
+    """Edges to evaluate at once, unless said otherwise."""
+    return _MOST_EDGES["cpu" if str(device) == "cpu" else "cuda"]
 
 
 def by_halves(

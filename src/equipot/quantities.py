@@ -318,15 +318,12 @@ def output(
     unit: str,
     per_atom: bool,
     symmetry: str = "",
-    mean: bool = False,
     rank: int = 0,
     pseudo: bool = False,
     irreps: str = "",
-    quantum: float = 0.0,
-    total: str = "",
-    charges: str = "",
     symmetric: bool = False,
     basis: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> Quantity:
     """The quantity of a model's output, for `declare`; arguments as its fields and those of `Rows`.
 
@@ -347,11 +344,8 @@ def output(
         flag=0,
         loss_weight=1.0,
         symmetry="ij=ji" if symmetric else symmetry,
-        mean=mean,
-        quantum=quantum,
-        total=total,
-        charges=charges,
         basis=basis or {},
+        **more,
     )
 
 

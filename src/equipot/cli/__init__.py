@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from equipot.cli import data as shared
 from equipot.cli import properties
-from equipot.cli.data import (
-    SPECIES,
-    Level,
-    Overwrite,
-    Reading,
-    data_app,
-    options_of,
-    with_options,
-    with_reading,
-)
 from equipot.cli.denoise import denoise
 from equipot.cli.lammps import lammps_app
 from equipot.cli.pretrained import import_
@@ -41,9 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lammps_app)
-app.add_typer(data_app)
-
-Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+app.add_typer(shared.data_app)
 
 
 def main() -> None:
@@ -168,7 +157,7 @@ def _suggest_learning_rate(config: "Config", plot: Path) -> None:
 
 
 @app.command()
-@with_reading(as_in_training=True)
+@shared.with_reading(as_in_training=True)
 def evaluate(
     model: Annotated[
         Path,
@@ -178,7 +167,7 @@ def evaluate(
         list[str],
         typer.Argument(metavar="DATA", help="Structure files with labels, in any format of training."),
     ],
-    reading: Reading,
+    reading: shared.Reading,
     output: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write errors.json and parity.png there.")
     ] = None,
@@ -186,15 +175,15 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Write predicted and reference values there, as extended XYZ."),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: shared.Overwrite = False,
     max_edges: Annotated[
         int | None,
         typer.Option(
             min=1, help="Edges evaluated at once; fewer if memory runs out. By default as suits the device."
         ),
     ] = None,
-    device: Device = "auto",
-    level: Level = None,
+    device: shared.Device = "auto",
+    level: shared.Level = None,
 ) -> None:
     """Errors of a model on labelled structures: table, JSON, parity plots."""
     from rich.console import Console
@@ -244,11 +233,11 @@ def deploy(
         Path | None,
         typer.Option(help="The file to write, model.pt by default; of an ensemble the folder, model."),
     ] = None,
-    overwrite: Overwrite = False,
+    overwrite: shared.Overwrite = False,
     tables: Annotated[
         bool, typer.Option(help="Store radial functions as tables, as accurate as single precision.")
     ] = True,
-    level: Level = None,
+    level: shared.Level = None,
     uncertainty: Annotated[
         bool,
         typer.Option(
@@ -286,7 +275,7 @@ def info(
 @app.command()
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Deployed model file.")],
-    device: Device = "auto",
+    device: shared.Device = "auto",
 ) -> None:
     """Check a deployed model on this machine: reference structures, symmetries, smoothness, conservation."""
     from rich.console import Console
@@ -304,18 +293,12 @@ def check(
 
 
 @app.command()
-@with_options("settings", options_of(MDSettings), MDSettings)
+@shared.with_options("settings", shared.options_of(MDSettings), MDSettings)
 def md(
-    structure: Annotated[
-        str,
-        typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame."),
-    ],
-    model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")],
+    structure: shared.Structure,
+    model: shared.Model,
     settings: MDSettings,
-    species_map: Annotated[
-        str | None,
-        typer.Option(metavar=SPECIES, help="Elements of labels in the file, as data.species_map."),
-    ] = None,
+    species_map: shared.SpeciesMap = None,
     supercell: Annotated[tuple[int, int, int], typer.Option(help="Repeat the cell.")] = (1, 1, 1),
     skin: Annotated[float, typer.Option(help="Å the neighbor list reaches beyond the cutoff.")] = 0.5,
     output: Annotated[Path, typer.Option(metavar="DIR", help="Trajectory, log and plot go there.")] = Path(
@@ -330,7 +313,7 @@ def md(
             "All else as before. Begins it if DIR is new or empty.",
         ),
     ] = False,
-    device: Device = "auto",
+    device: shared.Device = "auto",
 ) -> None:
     """Run molecular dynamics with a deployed model."""
     from rich.console import Console

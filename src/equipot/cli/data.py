@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from equipot.integrations.settings import RULES
 from equipot.quantities import FIELD, KEYS, QUANTITIES, UNIT_POWERS
 
 data_app = typer.Typer(
@@ -16,6 +17,14 @@ data_app = typer.Typer(
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE", help="Structure files, any format of training.")]
 SPECIES = "LABEL=SYMBOL,..."
+Structure = Annotated[
+    str, typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame.")
+]
+Model = Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+SpeciesMap = Annotated[
+    str | None, typer.Option(metavar=SPECIES, help="Elements of labels in the files, as data.species_map.")
+]
 Reading = dict[str, Any]  # made by ``with_reading``
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Level = Annotated[
@@ -49,10 +58,10 @@ def option(name: str, kind: Any, default: Any, *words: str, **described: Any) ->
 
 
 def options_of(settings: type) -> list[Parameter]:
-    """One for each field of a dataclass, which says what it is (`md_settings.setting`)."""
+    """One for each field of a dataclass, which says what it is (`integrations.settings.setting`)."""
     options = []
     for field in fields(settings):
-        described = dict(field.metadata)
+        described = {key: value for key, value in field.metadata.items() if key not in RULES}
         words = (described.pop("option"),) if "option" in described else ()
         options.append(option(field.name, field.type, field.default, *words, **described))
     return options
@@ -103,11 +112,7 @@ def with_reading(as_in_training: bool = False) -> Callable:
 
 @data_app.command("inspect")
 @with_reading()
-def data_inspect(
-    files: Files,
-    reading: Reading,
-    as_json: AsJson = False,
-) -> None:
+def data_inspect(files: Files, reading: Reading, as_json: AsJson = False) -> None:
     """What is in structure files: species, names of labels, ranges, histograms, likely mistakes of units."""
     from equipot.data.quality.render import print_summary
     from equipot.data.quality.run import inspect_files
@@ -120,11 +125,7 @@ def data_inspect(
 
 @data_app.command("check")
 @with_reading()
-def data_check(
-    files: Files,
-    reading: Reading,
-    as_json: AsJson = False,
-) -> None:
+def data_check(files: Files, reading: Reading, as_json: AsJson = False) -> None:
     """Look for what spoils a training: repeated, contradicting or outlying frames, wrong signs and units.
 
     The exit code is 1 if there are errors; warnings and notes leave it at 0.

@@ -5,28 +5,23 @@ from typing import Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, Overwrite, options_of, with_options
+from equipot.cli.data import Device, Overwrite, SpeciesMap, Structure, options_of, with_options
 from equipot.integrations.denoise_settings import DenoiseSettings
 
 
 @with_options("settings", options_of(DenoiseSettings), DenoiseSettings)
 def denoise(
-    structure: Annotated[
-        str, typer.Argument(metavar="STRUCTURE", help="Any file of training; FILE@0 is its first frame.")
-    ],
+    structure: Structure,
     model: Annotated[
         Path, typer.Option(metavar="FILE", help="Deployed file of a training with training.denoise.")
     ],
     settings: DenoiseSettings,
-    species_map: Annotated[
-        str | None,
-        typer.Option(metavar=SPECIES, help="Elements of labels in the file, as data.species_map."),
-    ] = None,
+    species_map: SpeciesMap = None,
     output: Annotated[
         Path, typer.Option(metavar="FILE", help="Extended XYZ to write, a frame for each copy.")
     ] = Path("denoised.xyz"),
     overwrite: Overwrite = False,
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Make a structure from a noisy one, step by step along the displacements that a model has learnt.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from equipot.cli.data import SPECIES, options_of, with_options
+from equipot.cli.data import Device, Model, SpeciesMap, options_of, with_options
 from equipot.integrations.relax_settings import RelaxSettings
 
 
@@ -15,22 +15,18 @@ def relax(
         list[str],
         typer.Argument(metavar="STRUCTURES", help="Any files of training; FILE@0 is a first frame alone."),
     ],
-    model: Annotated[Path, typer.Option(metavar="FILE", help="Deployed model file; or an ensemble.")],
+    model: Model,
     settings: RelaxSettings,
-    species_map: Annotated[
-        str | None,
-        typer.Option(metavar=SPECIES, help="Elements of labels in the files, as data.species_map."),
-    ] = None,
+    species_map: SpeciesMap = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Table and structures go there; what is there goes on.")
     ] = Path("relax"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is in DIR.")] = False,
     max_edges: Annotated[
-        int | None,
-        typer.Option(min=1, help="Edges evaluated at once; fewer if memory runs out."),
+        int | None, typer.Option(min=1, help="Edges evaluated at once; fewer if memory runs out.")
     ] = None,
     skin: Annotated[float, typer.Option(help="Å the neighbor lists reach beyond the cutoff.")] = 0.5,
-    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Relax many structures at once, their cells too if wanted; goes on where it was interrupted.
 

@@ -6,30 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, model_serializer, model_validator
 
-from equipot.config.section import Element, Elements, OpenSection, PathField, Paths, Section, with_fields
-from equipot.errors import ConfigError
-from equipot.quantities import BASIC, BASIC_KEYS, KEYS, QUANTITIES
-from equipot.units import (
-    ENERGY_UNITS,
-    LENGTH_UNITS,
-    compound_unit,
-    energy_factor,
-    length_factor,
-    product,
-    unit_factor,
-)
+from equipot.config.labels import LabelsConfig, UnitsConfig
+from equipot.config.section import Element, Elements, PathField, Paths, Section
 
-LabelName = Annotated[str, Field(min_length=1)]
+SETS = ("train", "validation", "test")
 # No blanks: deployed files list levels separated by them, and columns of metrics are named by them.
 LevelName = Annotated[str, Field(pattern=r"^\S+$")]
 
@@ -43,55 +25,6 @@ GroupWeights = Annotated[
 ]
 
 
-_NAMES = {
-    name: (LabelName | None, Field(name if name in BASIC else None, description=key.meaning))
-    for name, key in BASIC_KEYS.items()
-}
-
-
-class LabelsConfig(with_fields(OpenSection, _NAMES)):
-    """Names of the reference values in the structure files; also of those of `model.outputs`."""
-
-    __pydantic_extra__: dict[str, LabelName | None]
-
-    weight: LabelName | None = Field(
-        "config_weight",
-        description="Name of a frame's own weight, a number ≥ 0 that multiplies its terms of the loss; "
-        "frames without one have 1. With it the weights of single labels are read, whose names are fixed: "
-        f"{', '.join(f'`{key.weight}`' for key in BASIC_KEYS.values())}; where one is 0, the label counts as "
-        "not there. null: read no weights. Reported errors and statistics are not weighted.",
-    )
-
-    def names(self, quantity: str) -> dict[str, str]:
-        """Under which names the ``quantity`` is looked for, by the keys that say so."""
-        known = QUANTITIES.get(quantity)
-        keys = [quantity] if known is None else [key.name for key in known.keys]
-        found = {key: self.value_of(key) for key in keys}
-        return {key: name for key, name in found.items() if name is not None}
-
-
-def _check_unit(unit: str, info: ValidationInfo) -> str:
-    try:
-        unit_factor(unit, KEYS[info.field_name].powers, info.field_name)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return unit
-
-
-def _check_compound(unit: str) -> str:
-    try:
-        compound_unit(unit.removeprefix("-"))
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return unit
-
-
-Unit = Annotated[str, AfterValidator(_check_unit), Field(json_schema_extra={"words": "unit"})]
-
-
-CompoundUnit = Annotated[str, AfterValidator(_check_compound), Field(json_schema_extra={"words": "unit"})]
-
-
 # YAML's own word for it, `.nan`, is a number.
 Missing = Annotated[
     Literal["error", "nan"], BeforeValidator(lambda value: "nan" if value != value else value)
@@ -103,61 +36,6 @@ _MISSING = (
 
 
 FixedAtoms = Literal["use", "leave_out"]
-
-
-class _BasicUnits(OpenSection):
-    energy: Literal[ENERGY_UNITS] = Field("eV", description="Unit of energy.")
-    length: Literal[LENGTH_UNITS] = Field("Ang", description="Unit of length.")
-
-
-_UNIT_MEANINGS = {
-    "forces": ", such as `Hartree/Bohr`; with a minus sign, as in `-Hartree/Bohr`, where they are gradients",
-    "stress": ", such as `kbar`, `GPa` or `eV/Ang^3`; with a minus sign, as in `-kbar`, where it is positive "
-    "under compression, as in VASP's output and in pressure tensors",
-    "virial": ", such as `eV`; with a minus sign, as in `-eV`, where it is V · stress",
-}
-_UNITS = {
-    name: (
-        Unit | None,
-        Field(
-            None,
-            description=f"Unit of the {name}{_UNIT_MEANINGS.get(name, '')}. null: what follows from those "
-            "of energy and length.",
-        ),
-    )
-    for name in BASIC_KEYS
-    if name != "energy"
-}
-
-
-class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
-    """Units of the numbers in the structure files; those of the labels follow from energy and length.
-
-    Values of `model.outputs` are in the unit that is named there, unless this section has another.
-    """
-
-    __pydantic_extra__: dict[str, CompoundUnit | None]
-
-    def factor(self, key: str) -> float:
-        """From the label ``key`` in these units to eV and Å; negative where its sign is the opposite."""
-        powers, stated = KEYS[key].powers, self.value_of(key)
-        if key in QUANTITIES and key not in BASIC:
-            if stated is None:
-                return 1.0
-            size = compound_unit(stated.removeprefix("-"))[0] / compound_unit(QUANTITIES[key].unit)[0]
-            return -size if stated[0] == "-" else size
-        if stated is None:
-            return product(energy_factor(self.energy), length_factor(self.length), powers)
-        return unit_factor(stated, powers, key)
-
-
-def check_kind(key: str, stated: str | None, unit: str) -> None:
-    """Raises ValueError if labels of an output are in a unit of another kind than its predictions."""
-    if stated is not None and compound_unit(stated.removeprefix("-"))[1] != compound_unit(unit)[1]:
-        raise ValueError(
-            f"data.units.{key} is {stated}, but model.outputs.{key} is in {unit or 'no unit'}, which is of "
-            "another kind."
-        )
 
 
 class _Partial(Section):
@@ -248,10 +126,6 @@ def _entries(value: Any) -> Any:
     return tuple(Path(e).expanduser() if isinstance(e, str | Path) else e for e in entries)
 
 
-def _entries_unless_number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else _entries(value)
-
-
 _Entry = Path | SourceConfig
 _EntryOrList = Path | SourceConfig | Annotated[list[_Entry], Field(min_length=1)]
 Entries = Annotated[tuple[_Entry, ...], BeforeValidator(_entries, json_schema_input_type=_EntryOrList)]
@@ -268,7 +142,7 @@ class DataConfig(Section):
     )
     validation: Annotated[
         Entries | Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)],
-        BeforeValidator(_entries_unless_number),
+        BeforeValidator(lambda value: value if isinstance(value, int | float) else _entries(value)),
     ] = Field(
         0.1,
         description="Validation structures: a file or a list of files; or how many frames (a whole number) "
@@ -337,6 +211,11 @@ class DataConfig(Section):
         None, description="Elements of the model; null: those of the training structures, by atomic number."
     )
 
+    @property
+    def all_sources(self) -> list[Source]:
+        """Those of all sets."""
+        return [source for name in SETS for source in self.sources(name)]
+
     def sources(self, name: Literal["train", "validation", "test"]) -> tuple[Source, ...]:
         """The entries of ``name`` with what they leave out filled in; none where it is null or a number.
 
@@ -377,7 +256,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _levels_agree(self):
         levels = self.levels
-        for name in ("train", "validation", "test"):
+        for name in SETS:
             for source in self.sources(name):
                 if source.level is None and levels:
                     raise ValueError(

@@ -34,8 +34,7 @@ class CommonModelConfig(Section):
         description="Exponent p of the polynomial envelope that brings messages to zero at the cutoff.",
     )
     dtype: Literal["float32", "float64"] = Field(
-        "float32",
-        description="Precision of the network. Geometry and sums over atoms are always float64.",
+        "float32", description="Precision of the network. Geometry and sums over atoms are always float64."
     )
     scale: Literal["force_rms"] | Annotated[float, Field(gt=0)] = Field(
         "force_rms",
@@ -235,8 +234,7 @@ class NequIPConfig(CommonModelConfig):
         "place of the polynomial one: messages are untouched below, and forces have a kink at the cutoff.",
     )
     normalize_harmonics: bool = Field(
-        True,
-        description="Spherical harmonics of directions; false: solid ones, r^l times as large (r in Å).",
+        True, description="Spherical harmonics of directions; false: solid ones, r^l times as large (r in Å)."
     )
     self_connection: Literal["by_element", "shared"] = Field(
         "by_element",

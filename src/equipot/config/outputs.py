@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from equipot.cartesian import MAX_RANK, irreps_basis, permutations, rank_of, symmetric
-from equipot.config.section import Element, Section
-from equipot.errors import ConfigError
+from equipot.config.section import Element, Section, valid_by
 from equipot.quantities import BASIC, BASIC_KEYS, BASIC_ROWS, Quantity, output
 from equipot.units import compound_unit
 
@@ -47,22 +46,6 @@ def _check_name(name: str) -> str:
             f"{', '.join(sorted(_TAKEN))}."
         )
     return name
-
-
-def _check_unit(unit: str) -> str:
-    try:
-        compound_unit(unit)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return unit
-
-
-def _check_indices(symmetry: str) -> str:
-    try:
-        permutations(symmetry)
-    except ConfigError as error:
-        raise ValueError(str(error)) from None
-    return symmetry
 
 
 OutputName = Annotated[str, AfterValidator(_check_name)]
@@ -133,7 +116,7 @@ class OutputConfig(Section):
         description="Number of indices, all alike, of a tensor that is `symmetric` or `traceless`, as 3 "
         "for a first hyperpolarizability; an inversion changes the sign of odd ones. null: 2.",
     )
-    indices: Annotated[str, AfterValidator(_check_indices)] | None = Field(
+    indices: Annotated[str, valid_by(permutations)] | None = Field(
         None,
         description="In place of `tensor`: a Cartesian tensor whose indices have another symmetry, as "
         "`ijk=ikj` (piezoelectric), `ijkl=jikl=klij` (elastic), `ij=-ji` (antisymmetric) or `ijk` (none).",
@@ -153,7 +136,7 @@ class OutputConfig(Section):
     size: Annotated[int, Field(ge=2)] | None = Field(
         None, description="How many tensors one value has, such as the points of a spectrum; null: one alone."
     )
-    unit: Annotated[str, AfterValidator(_check_unit)] = Field(
+    unit: Annotated[str, valid_by(compound_unit)] = Field(
         "",
         description="Unit of the predictions, made of eV, Ang, e, Debye and so on, as in `e*Ang` or "
         "`e^2*Ang^2/eV`; empty: a number without one.",

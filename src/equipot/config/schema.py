@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from equipot.config.data import DataConfig, LabelsConfig, UnitsConfig, check_kind
+from equipot.config.data import SETS, DataConfig, LabelsConfig, UnitsConfig
 from equipot.config.fine_tune import FineTuneConfig
+from equipot.config.labels import check_kind
 from equipot.config.model import ModelConfig
 from equipot.config.outputs import OutputConfig
 from equipot.config.run import RunConfig
@@ -47,14 +48,13 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _further_keys_are_outputs(self):
-        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
         for name, output in self.outputs.items():
-            for source in sources:
+            for source in self.data.all_sources:
                 check_kind(name, source.units.value_of(name), output.unit)
         if self.model is not None and self.model.field:
-            for source in sources:
+            for source in self.data.all_sources:
                 check_kind(FIELD.name, source.units.value_of(FIELD.name), FIELD.unit)
-        elif self.model is not None and any(source.labels.value_of(FIELD.name) for source in sources):
+        elif self.model is not None and any(s.labels.value_of(FIELD.name) for s in self.data.all_sources):
             raise ValueError(f"data.labels.{FIELD.name} goes with `model.field: true`.")
         for place, name in further_keys(self.to_dict()):
             if not is_known(place, name, self.outputs):
@@ -90,8 +90,7 @@ class Config(Section):
             raise ValueError(
                 f"`training.denoise` needs a `training.loss.{denoise.output}` above 0, or leave it out."
             )
-        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
-        if any(source.labels.value_of(denoise.output) for source in sources):
+        if any(source.labels.value_of(denoise.output) for source in self.data.all_sources):
             raise ValueError(
                 f"`data.labels.{denoise.output}` names a label in files, but `training.denoise` makes it: "
                 "leave it out."
@@ -102,7 +101,7 @@ class Config(Section):
     def _no_energies_without_energy(self):
         if self.model is None or self.model.energy:
             return self
-        sources = [s for name in ("train", "validation", "test") for s in self.data.sources(name)]
+        sources = self.data.all_sources
         given = {
             **{f"training.loss.{name}": self.training.loss.trains(name) for name in BASIC},
             **{f"data.labels.{name}": any(s.labels.value_of(name) for s in sources) for name in BASIC_KEYS},
@@ -201,7 +200,7 @@ def further_keys(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     if not isinstance(data, Mapping):
         return
     entries = [(("data",), data)]
-    for name in ("train", "validation", "test"):
+    for name in SETS:
         given = data.get(name)
         if isinstance(given, list | tuple):
             entries += [(("data", name, index), entry) for index, entry in enumerate(given)]

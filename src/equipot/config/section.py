@@ -1,5 +1,6 @@
 """What every section of the configuration shares, and the field types used by more than one."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +9,7 @@ from ase.data import chemical_symbols
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, create_model
 
 from equipot.config.suggest import did_you_mean
+from equipot.errors import ConfigError
 
 ELEMENTS = tuple(chemical_symbols[1:])  # chemical_symbols[0] is ASE's placeholder 'X'
 
@@ -40,6 +42,19 @@ class OpenSection(Section):
 def with_fields(base: type[Section], fields: dict[str, tuple[Any, Any]]) -> type[Section]:
     """``base`` and, after its own, ``fields``: name → (type, ``Field``)."""
     return create_model(base.__name__, __base__=base, **fields)
+
+
+def valid_by(check: Callable[[str], Any]) -> AfterValidator:
+    """Of words that ``check`` takes, which raises ConfigError for others."""
+
+    def validate(word: str) -> str:
+        try:
+            check(word)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return word
+
+    return AfterValidator(validate)
 
 
 def paths_from_strings(value: Any) -> Any:

@@ -22,8 +22,7 @@ class WeightSchedule(Section):
     end: Weight = Field(description="Weight in the end.")
     from_epoch: int = Field(ge=0, description="Epochs after which the weight begins to change.")
     to_epoch: Annotated[int, Field(ge=1)] | None = Field(
-        None,
-        description="Epochs after which it is `end`, having changed by equal factors; null: at once.",
+        None, description="Epochs after which it is `end`, having changed by equal factors; null: at once."
     )
 
     @model_validator(mode="after")
@@ -201,7 +200,7 @@ class DenoiseConfig(Section):
     )
     sigma: Sigma | Annotated[tuple[Sigma, ...], Strict(False), Field(min_length=2, max_length=2)] = Field(
         description="Standard deviation of the noise in each direction, Å; or two, as in `[0.02, 0.5]`, "
-        "between which that of a frame is drawn, log-uniformly; its errors in the loss are divided by it.",
+        "between which that of a frame is drawn, log-uniformly; its errors in the loss are divided by it."
     )
 
     @model_validator(mode="after")

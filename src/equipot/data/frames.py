@@ -151,7 +151,7 @@ def frame_from_atoms(
         atomic_numbers=np.array(atoms.numbers, dtype=np.int64),
         file=file,
         index=index,
-        config_type=_config_type(atoms),
+        config_type=None if (group := atoms.info.get("config_type")) is None else str(group),
         marks=_marks(atoms),
     )
     _check_structure(frame)
@@ -200,11 +200,6 @@ def label_candidates(atoms: ase.Atoms | Frame) -> dict[str, set[str]]:
     return found
 
 
-def _config_type(atoms: ase.Atoms) -> str | None:
-    value = atoms.info.get("config_type")
-    return None if value is None else str(value)
-
-
 def _marks(atoms: ase.Atoms) -> NDArray[np.uint8] | None:
     """``Frame.marks``. Tags below 0 or above 127 are something else, and are not kept."""
     tags = atoms.get_tags()
@@ -246,8 +241,9 @@ def _check_structure(frame: Frame) -> None:
     _check_finite(frame, "cell", frame.cell)
     if periodic_volume(frame.cell, frame.pbc) < 1e-6:
         raise DataError(
-            f"{frame.where}: pbc is {_pbc_text(frame)}, but the lattice vectors of the periodic directions "
-            f"are zero or parallel: cell = {frame.cell.tolist()}. Give the cell, or set pbc to F F F."
+            f"{frame.where}: pbc is {' '.join('FT'[int(p)] for p in frame.pbc)}, but the lattice vectors of "
+            "the periodic directions are zero or parallel: "
+            f"cell = {frame.cell.tolist()}. Give the cell, or set pbc to F F F."
         )
 
 
@@ -387,7 +383,3 @@ def _numeric(frame: Frame, name: str, value, expected: str) -> NDArray:
     if not _is_numeric(value):
         raise DataError(f"{frame.where}: '{name}' must {expected}, but is {value!r}.")
     return np.array(value, dtype=np.float64)
-
-
-def _pbc_text(frame: Frame) -> str:
-    return " ".join("FT"[int(p)] for p in frame.pbc)

@@ -154,7 +154,8 @@ def _search_box(positions, cell, pbc, cutoff):
     """Cell and origin for the search: open directions get a box around the atoms, not the cell's."""
     if pbc.all():
         return cell, np.zeros(3)
-    directions = _orthogonal_complement(cell[pbc])
+    vectors = cell[pbc]  # what they do not span has these orthonormal rows
+    directions = np.linalg.svd(vectors)[2][len(vectors) :] if len(vectors) else np.eye(3)
     coordinates = positions @ directions.T
     low, high = coordinates.min(axis=0), coordinates.max(axis=0)
     # A little larger, so that rounding leaves no atom outside.
@@ -162,10 +163,3 @@ def _search_box(positions, cell, pbc, cutoff):
     box = np.where(pbc[:, None], cell, 0.0)
     box[~pbc] = extent[:, None] * directions
     return box, low @ directions
-
-
-def _orthogonal_complement(vectors: NDArray) -> NDArray:
-    """Orthonormal rows that span what the k independent row vectors (k, 3) do not; (3 - k, 3)."""
-    if len(vectors) == 0:
-        return np.eye(3)
-    return np.linalg.svd(vectors)[2][len(vectors) :]

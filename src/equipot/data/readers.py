@@ -172,8 +172,8 @@ def read_frame(data: DataConfig, file: str, index: int) -> Frame:
 
 def named_files(data: DataConfig) -> dict[str, Source]:
     """Every file that ``data`` names, and its entry. Raises DataError where one does not exist."""
-    sources = [source for name in ("train", "validation", "test") for source in data.sources(name)]
-    return {str(path): source for source in sources for path in expand_paths(source.path, source.format)}
+    paths = ((source, expand_paths(source.path, source.format)) for source in data.all_sources)
+    return {str(path): source for source, found in paths for path in found}
 
 
 def read_source(source: Source) -> tuple[Pool, dict[str, set[str]]]:

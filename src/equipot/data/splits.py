@@ -50,7 +50,10 @@ class Split:
             content = json.loads(Path(path).read_text())
             if content["format"] != _FORMAT:
                 raise DataError(f"{path} has split format {content['format']}; this equipot reads {_FORMAT}.")
-            sets = {name: _ungrouped(content[name]) for name in ("train", "validation", "test")}
+            sets = {
+                name: tuple((file, int(i)) for file, indices in content[name].items() for i in indices)
+                for name in ("train", "validation", "test")
+            }
             return Split(seed=int(content["seed"]), file_digests=dict(content["files"]), **sets)
         except FileNotFoundError as error:
             raise DataError(f"There is no split file {path}.") from error
@@ -149,8 +152,7 @@ def follow_files(split: Split, files: Iterable[str], digest: Callable[[str], str
             if digest(file) != before:
                 raise DataError(
                     f"{file} changed since the split was drawn, so its frame numbers may name other "
-                    "structures. "
-                    "Restore the file, or start a new run."
+                    "structures. Restore the file, or start a new run."
                 )
             names[file] = file
             continue
@@ -158,10 +160,9 @@ def follow_files(split: Split, files: Iterable[str], digest: Callable[[str], str
         if not alike:
             gone = "" if Path(file).exists() else ", which no longer exists"
             raise DataError(
-                f"The split was drawn from {file}{gone}; none of the files that section data names "
-                "now has its "
-                f"content: {', '.join(moved) or 'all are those of before'}. Restore the file, or "
-                "start a new run."
+                f"The split was drawn from {file}{gone}; none of the files that section data names now has "
+                f"its content: {', '.join(moved) or 'all are those of before'}. Restore the file, or start a "
+                "new run."
             )
         # Of copies that are equal to the last bit, the one of the same name.
         names[file] = min(alike, key=lambda new: Path(new).name != Path(file).name)
@@ -202,7 +203,3 @@ def _grouped(ids: Iterable[FrameId]) -> dict[str, list[int]]:
     for file, index in ids:
         grouped.setdefault(file, []).append(index)
     return grouped
-
-
-def _ungrouped(grouped: dict[str, list[int]]) -> tuple[FrameId, ...]:
-    return tuple((file, int(index)) for file, indices in grouped.items() for index in indices)

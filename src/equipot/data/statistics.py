@@ -265,7 +265,7 @@ def _given(species: Sequence[str], energies: Mapping[str, float]) -> NDArray:
 def _isolated_energies(frames: Sequence[Frame]) -> dict[str, float]:
     found: dict[str, tuple[float, Frame]] = {}
     # Of those that are alone in a box the largest box counts, and only where none is marked.
-    for frame in sorted(frames, key=_is_in_box):
+    for frame in sorted(frames, key=lambda f: (f.is_alone_in_box, -abs(np.linalg.det(f.cell)))):
         if frame.energy is None:
             continue
         symbol = chemical_symbols[frame.atomic_numbers[0]]
@@ -277,10 +277,6 @@ def _isolated_energies(frames: Sequence[Frame]) -> dict[str, float]:
             )
         found.setdefault(symbol, (frame.energy, frame))
     return {symbol: energy for symbol, (energy, _) in found.items()}
-
-
-def _is_in_box(frame: Frame) -> tuple[bool, float]:
-    return frame.is_alone_in_box, -abs(np.linalg.det(frame.cell))
 
 
 def _no_isolated_atom(missing: Sequence[str]) -> str:

@@ -60,15 +60,17 @@ def read_structures(names: Sequence[str | Path], species_map: str | None = None)
     return found
 
 
-def read_structure(name: str | Path, species_map: str | None = None) -> Atoms:
+def read_structure(name: str | Path | Atoms, species_map: str | None = None) -> Atoms:
     """The last frame of a file or folder in any format of a training, or ``FILE@N``'s, from 0; @-1 the last.
 
-    Positions in Å. Momenta and constraints are those that the file has. ``species_map`` is as in
-    ``named_parsing``; steps whose electrons did not converge are structures all the same.
+    Of Atoms a copy. Positions in Å. Momenta and constraints are those of the file. ``species_map`` is as
+    in ``named_parsing``; steps whose electrons did not converge are structures all the same.
 
     Raises:
         DataError: no such file or frame, more than one frame asked for, or an unusable one.
     """
+    if isinstance(name, Atoms):
+        return name.copy()
     path, number = _file_and_number(name)
     found = expand_paths(path)
     if len(found) > 1:

@@ -70,10 +70,8 @@ def origin_table(origin: Mapping[str, str]) -> Table:
 
 
 def _of_checkpoint(path: Path) -> Group:
-    from equipot.deploy.checkpoint import (
-        find_checkpoint,
-        load_checkpoint,
-    )  # need torch, which a deployed file does not
+    # These need torch, which a deployed file does not.
+    from equipot.deploy.checkpoint import find_checkpoint, load_checkpoint
 
     checkpoint = load_checkpoint(find_checkpoint(path))
     potential = checkpoint.potential

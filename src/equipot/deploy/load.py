@@ -126,11 +126,7 @@ class DeployedModel:
         return self.engine is not None and self.engine.feature_width > 0
 
     def rows(
-        self,
-        *inputs: Array,
-        heat: bool = False,
-        field: ArrayLike | None = None,
-        derivatives: bool = True,
+        self, *inputs: Array, heat: bool = False, field: ArrayLike | None = None, derivatives: bool = True
     ) -> dict[str, Array]:
         """What the model says of each atom, by the names of `CONTRACT`; arrays where there is an engine.
 

@@ -33,9 +33,8 @@ class Metadata:
     atomic_energies: tuple[float, ...]  # eV, per species
     weights: str  # which weights of the checkpoint: "ema", "swa" or "last"; or "imported"
     weights_sha256: str
-    tables: dict[
-        str, float
-    ]  # intervals, force_error, rounding (eV/Å), as of `tabulate`; empty: the radial networks are kept
+    # Intervals, force_error, rounding (eV/Å), as of `tabulate`; empty: the radial networks are kept.
+    tables: dict[str, float]
     validation: dict[str, float]  # errors on the validation set when the checkpoint was written
     config: str  # the resolved training YAML
     capsule: str  # JSON: reference structures with their energies, forces and virials

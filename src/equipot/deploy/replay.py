@@ -25,16 +25,10 @@ _RADII = covalent_radii.copy()
 _NOBLE = [2, 10, 18, 36, 54, 86]
 _RADII[_NOBLE] = vdw_radii[_NOBLE]
 _PEROVSKITE = Atoms(
-    "SrTiO3",
-    [[0, 0, 0], [2, 2, 2], [2, 2, 0], [2, 0, 2], [0, 2, 2]],
-    cell=[4, 4, 4],
-    pbc=True,
+    "SrTiO3", [[0, 0, 0], [2, 2, 2], [2, 2, 0], [2, 0, 2], [0, 2, 2]], cell=[4, 4, 4], pbc=True
 )
 _HEUSLER = Atoms(
-    "Cu2MnAl",
-    [[1.5] * 3, [4.5] * 3, [3] * 3, [0] * 3],
-    cell=[[0, 3, 3], [3, 0, 3], [3, 3, 0]],
-    pbc=True,
+    "Cu2MnAl", [[1.5] * 3, [4.5] * 3, [3] * 3, [0] * 3], cell=[[0, 3, 3], [3, 0, 3], [3, 3, 0]], pbc=True
 )
 # Prototypes: crystals whose elements are replaced, and which of them becomes an anion.
 _CRYSTALS = (

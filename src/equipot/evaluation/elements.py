@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ase.data import atomic_numbers
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -32,7 +33,7 @@ def plot_elements(errors: Mapping[str, float], path: Path) -> None:
     colors = LogNorm(max(min(values.values()), most / 100), most * 1.001)
     figure = Figure(figsize=(7.6, 4.2), layout="constrained")
     axes = figure.subplots()
-    map_ = figure.colorbar(_mappable(colors), ax=axes, shrink=0.75, pad=0.01)
+    map_ = figure.colorbar(ScalarMappable(colors, "viridis"), ax=axes, shrink=0.75, pad=0.01)
     map_.set_label(f"MAE of forces, {unit.unit}")
     for symbol, number in list(atomic_numbers.items())[1:104]:
         column, row = place(number)
@@ -53,9 +54,3 @@ def plot_elements(errors: Mapping[str, float], path: Path) -> None:
     axes.axis("off")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
-
-
-def _mappable(norm: LogNorm):
-    from matplotlib.cm import ScalarMappable
-
-    return ScalarMappable(norm, "viridis")

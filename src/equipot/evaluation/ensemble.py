@@ -86,7 +86,11 @@ def predict_members(
     each = [predict_frames(member, frames, max_edges) for member in members]
     if len(each) == 1:
         return each[0], None
-    values = {name: np.stack([_like(each[0], c, name) for c in each]) for name in each[0].values}
+    first = each[0].reference  # where labels are known up to a quantum, all are on the branch of the first
+    values = {
+        name: np.stack([c.values[name] + np.nan_to_num(first[name] - c.reference[name]) for c in each])
+        for name in first
+    }
     means = {name: value.mean(axis=0) for name, value in values.items()}
     mean = replace(each[0], values=means, uncertainty=None)  # that of an ensemble is its disagreement
     if "energy" not in values:
@@ -94,11 +98,6 @@ def predict_members(
     per_atom = values["energy"] / mean.num_atoms
     spread = Disagreement(deviation(per_atom), deviation(values["forces"]), mean.offsets)
     return mean, spread
-
-
-def _like(first: Comparison, member: Comparison, name: str) -> NDArray:
-    """Predictions of a member on the branch of the first one's, where labels are known up to a quantum."""
-    return member.values[name] + np.nan_to_num(first.reference[name] - member.reference[name])
 
 
 def disagreement_rows(comparison: Comparison, spread: Disagreement) -> list[DisagreementRow]:

@@ -102,12 +102,16 @@ def component_errors(comparison: Comparison) -> dict[str, dict[str, list]]:
     """``mae`` and ``rmse`` of each number of an output, in the shape of its values."""
     found = {}
     for quantity in (QUANTITIES[name] for name in comparison.values if name not in BASIC):
-        error = comparison.error(quantity.name)
-        known = error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
+        known = _labelled(comparison.error(quantity.name))
         if quantity.shape and len(known):
             rmse = np.sqrt((known**2).mean(axis=0))
             found[quantity.name] = {"mae": np.abs(known).mean(axis=0).tolist(), "rmse": rmse.tolist()}
     return found
+
+
+def _labelled(error: NDArray) -> NDArray:
+    """(n, ...): rows without a NaN."""
+    return error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
 
 
 def mean_errors(name: str, absolute: float, square: float, count: float) -> dict[str, float]:
@@ -122,8 +126,7 @@ def summary(comparison: Comparison) -> dict[str, float]:
     """``mean_errors`` of each quantity that is labelled."""
     found = {}
     for name in comparison.values:
-        error = comparison.error(name)
-        error = error[~np.isnan(error.reshape(len(error), -1)).any(axis=1)]
+        error = _labelled(comparison.error(name))
         if error.size:
             found |= mean_errors(name, float(np.abs(error).sum()), float((error**2).sum()), error.size)
     return found

@@ -15,7 +15,7 @@ from equipot.data.dataset import to_graph
 from equipot.data.frames import Frame
 from equipot.data.progress import track
 from equipot.data.species import atom_types
-from equipot.devices import by_halves
+from equipot.devices import by_halves, most_edges
 from equipot.errors import EvaluationError
 from equipot.evaluation.model import LoadedModel
 from equipot.graph import AtomicGraph, collate, nearest_branch
@@ -23,9 +23,6 @@ from equipot.models.predict import Prediction
 from equipot.quantities import QUANTITIES, Named
 
 logger = logging.getLogger("equipot")
-
-# Edges evaluated at once, unless said otherwise: memory is bounded by them, not by the set.
-MAX_EDGES = {"cpu": 2**14, "cuda": 2**18}
 
 
 class FrameOrigin(NamedTuple):
@@ -136,7 +133,7 @@ def compare(
         return _compared(predict(graph.to(device)), graph, origins, numbers)
 
     tracked = track(graphs, "evaluating", len(sources))
-    for batch in _batches(tracked, max_edges or MAX_EDGES["cpu" if str(device) == "cpu" else "cuda"]):
+    for batch in _batches(tracked, max_edges or most_edges(device)):
         for part in by_halves(compared, collate(batch), _warn_of_halving):
             _refuse_non_finite(part)
             parts.append(part)

@@ -98,26 +98,31 @@ def evaluate(
     frames = read_frames(list(data), **reading, required=(), need_any=predictions is None, advice=KEY_ADVICE)
     comparison, spread = predict_members(members, frames, max_edges)
     warn_about_offset(comparison)
-    if console is not None and not comparison.has_labels:
-        console.print("There are no labels to compare the predictions with.")
-    elif console is not None:
-        print_report(comparison, console)
-    if console is not None and spread is not None:
-        print_disagreement(disagreement_rows(comparison, spread), len(members), console)
-    if console is not None and comparison.uncertainty is not None:
-        print_uncertainty(comparison, console)
+    if console is not None:
+        _print(comparison, spread, len(members), console)
     files: list[Path] = []
     if output is not None:
         files += write_evaluation(comparison, loaded.path if spread is None else Path(model), output)
-    if output is not None and spread is not None:
-        files += write_disagreement(comparison, spread, frames, len(members), output)
-    if output is not None and comparison.uncertainty is not None:
-        files += write_uncertainty(comparison, output)
+        if spread is not None:
+            files += write_disagreement(comparison, spread, frames, len(members), output)
+        if comparison.uncertainty is not None:
+            files += write_uncertainty(comparison, output)
     files += report_densities(comparison, frames, console, output)
     if predictions is not None:
         write_predictions(comparison, frames, predictions)
         files.append(predictions)
     return Evaluation(comparison, files, spread)
+
+
+def _print(comparison: Comparison, spread: Disagreement | None, members: int, console: Console) -> None:
+    if comparison.has_labels:
+        print_report(comparison, console)
+    else:
+        console.print("There are no labels to compare the predictions with.")
+    if spread is not None:
+        print_disagreement(disagreement_rows(comparison, spread), members, console)
+    if comparison.uncertainty is not None:
+        print_uncertainty(comparison, console)
 
 
 def warn_about_offset(comparison: Comparison) -> None:

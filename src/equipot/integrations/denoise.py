@@ -70,7 +70,7 @@ def denoise(
         model = load_deployed(model, device)
     field = Displacements(model)
     model.require_capsule()
-    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure, species_map)
+    atoms = read_structure(structure, species_map)
     frame_from_atoms(atoms, file=str(structure))
     low, high = field.sigma
     if settings.sigma > high:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import ase.io
-import ase.units
 import numpy as np
 from ase import Atoms
 from ase.md.md import MolecularDynamics
@@ -137,7 +136,10 @@ def run_md(
         with stop_requests() as stop, naming_errors(output):
             steps = _go_on(run, console, stop)
     except BaseException:
-        _plot_failed(output)
+        try:  # the plot shows how it went wrong; whatever fails here must not hide why it stopped
+            _plot(output)
+        except Exception as error:
+            log.warning("No plot of the stopped run: %s", error)
         raise
     progress, rows = run.progress(), _plot(output)
     summary = summarize(rows, settings, steps, len(atoms), progress["seconds"], progress["builds"])
@@ -156,7 +158,7 @@ def _atoms(
     settings: MDSettings,
 ) -> Atoms:
     """What is simulated, checked."""
-    atoms = structure.copy() if isinstance(structure, Atoms) else read_structure(structure, species_map)
+    atoms = read_structure(structure, species_map)
     if settings.velocities is None and atoms.get_momenta().any() and math.prod(supercell) > 1:
         raise ConfigError(
             f"supercell {supercell}: the structure has velocities, with which all copies would move alike. "
@@ -272,14 +274,6 @@ def _plot(output: Path) -> dict[str, np.ndarray]:
     return rows
 
 
-def _plot_failed(output: Path) -> None:
-    """A stopped run's plot shows how it went wrong; whatever fails here must not hide why it stopped."""
-    try:
-        _plot(output)
-    except Exception as error:
-        log.warning("No plot of the stopped run: %s", error)
-
-
 def _check_structure(atoms: Atoms, settings: MDSettings) -> None:
     if len(atoms) < 2:
         raise DataError(f"Molecular dynamics needs at least 2 atoms, found {len(atoms)}.")
@@ -308,7 +302,8 @@ def _go_on(run: _Run, console: Console, stop: StopRequest) -> int:
             row = measure(atoms, step, settings.timestep, run.freedom)
             problem = _problem(row, settings.temperature) if good is None else good
             if problem is not None:
-                _write_stopped(output / "stopped.extxyz", atoms)
+                with atomic_write(output / "stopped.extxyz") as temporary:
+                    ase.io.write(temporary, atoms.copy())
                 raise SimulationError(_stop_message(step, settings, problem, output))
             stopping = stop.signal is not None  # asked once: a signal may come at any time
             last, regular = stopping or step == settings.steps, step % settings.log_interval == 0
@@ -355,12 +350,6 @@ def _problem(row: dict[str, float], temperature: float) -> str | None:
     if row["temperature_K"] > limit:
         return f"the temperature is {row['temperature_K']:.0f} K (limit {limit:.0f} K)"
     return None
-
-
-def _write_stopped(path: Path, atoms: Atoms) -> None:
-    frame = atoms.copy()
-    with atomic_write(path) as temporary:
-        ase.io.write(temporary, frame)
 
 
 def _stop_message(step: int, settings: MDSettings, problem: str, output: Path) -> str:

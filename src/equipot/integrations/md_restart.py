@@ -22,6 +22,7 @@ from equipot.files import atomic_write
 from equipot.integrations.ase import EquipotCalculator
 from equipot.integrations.md_dynamics import set_state, state_of
 from equipot.integrations.md_settings import MDSettings
+from equipot.integrations.settings import option_of
 
 RESTART_FORMAT = 1
 _MAY_DIFFER = ("steps", "restart_interval", "stop_below")
@@ -88,9 +89,8 @@ def origin_of(atoms: Atoms, settings: MDSettings, models: Sequence[Metadata], sk
     for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, atoms.get_momenta(),
                    atoms.get_masses()):  # fmt: skip
         digest.update(np.ascontiguousarray(values).tobytes())
-    chosen = {f"--{name.replace('_', '-')}": value for name, value in dataclasses.asdict(settings).items()
-              if name not in _MAY_DIFFER}  # fmt: skip
-    chosen["--interval"] = chosen.pop("--log-interval")
+    settled = (field for field in dataclasses.fields(settings) if field.name not in _MAY_DIFFER)
+    chosen = {option_of(field): getattr(settings, field.name) for field in settled}
     model = [f"{metadata.weights_sha256[:16]} {json.dumps(metadata.tables)}" for metadata in models]
     origin = chosen | {"--skin": skin, "structure": digest.hexdigest()[:16], "model": model}
     return json.loads(json.dumps(origin))

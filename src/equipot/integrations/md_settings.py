@@ -2,56 +2,56 @@
 
 import math
 import re
-from dataclasses import dataclass, field
-from numbers import Integral
-from typing import Any
+from dataclasses import dataclass
 
 from equipot.errors import ConfigError
+from equipot.integrations.settings import Settings, require, require_mask, setting
 
 _MAX_TEMPERATURE = 1e5  # K; hotter is a mistyped number, and atoms then meet within a few steps
-_CHOICES = {
-    "ensemble": ("nve", "nvt", "npt"),
-    "thermostat": ("langevin", "nose-hoover", "csvr"),
-    "velocities": (None, "keep", "draw"),
-    "energy": ("total", "isolated"),
-}
-
-
-def setting(default: Any, text: str, **more: Any) -> Any:
-    """A field that is an option of a command, too; ``more`` is typer's, ``option`` its name there."""
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass(frozen=True)
-class MDSettings:
+class MDSettings(Settings):
     """What to run, and the options of ``equipot md``. Raises ConfigError for what makes no sense."""
 
-    ensemble: str = setting("nvt", "nve, nvt or npt.")
+    ensemble: str = setting("nvt", "nve, nvt or npt.", choices=("nve", "nvt", "npt"))
     thermostat: str = setting(
-        "langevin", "langevin, nose-hoover (chains) or csvr, for nvt; for npt the first two."
+        "langevin",
+        "langevin, nose-hoover (chains) or csvr, for nvt; for npt the first two.",
+        choices=("langevin", "nose-hoover", "csvr"),
     )
     temperature: float = setting(300.0, "K; for nve of the velocities that are drawn.")
-    steps: int = setting(1000, "Time steps.")
-    timestep: float = setting(0.5, "fs.")
+    steps: int = setting(1000, "Time steps.", least=1)
+    timestep: float = setting(0.5, "fs.", above_0="fs")
     pressure: float = setting(0.0, "GPa, for npt.")
     mask: tuple[int, int, int] | None = setting(
         None,
         "For npt: 1 for each of x, y, z in which the cell may stretch by itself, else 0. By default it keeps "
         "its shape.",
     )
-    friction: float = setting(0.01, "1/fs; nose-hoover and csvr take its inverse as their time.")
-    velocities: str | None = setting(
-        None, "keep those of the structure, or draw them; by default kept if there are any."
+    friction: float = setting(
+        0.01, "1/fs; nose-hoover and csvr take its inverse as their time.", above_0="1/fs"
     )
-    seed: int = setting(0, "Of velocities and thermostat.")
+    velocities: str | None = setting(
+        None,
+        "keep those of the structure, or draw them; by default kept if there are any.",
+        choices=(None, "keep", "draw"),
+    )
+    seed: int = setting(0, "Of velocities and thermostat.", least=0)
     energy: str = setting(
-        "total", "total, or isolated: relative to what the model gives for each atom alone."
+        "total",
+        "total, or isolated: relative to what the model gives for each atom alone.",
+        choices=("total", "isolated"),
     )
     field: tuple[float, float, float] | None = setting(
         None, "V/Å, a uniform electric field along x, y, z, for models that know it (model.field)."
     )
-    log_interval: int = setting(10, "Steps between frames of trajectory and log.", option="--interval")
-    restart_interval: int = setting(1000, "Steps between restart files, from which --resume goes on.")
+    log_interval: int = setting(
+        10, "Steps between frames of trajectory and log.", option="--interval", least=1
+    )
+    restart_interval: int = setting(
+        1000, "Steps between restart files, from which --resume goes on.", least=1
+    )
     stop_below: str | None = setting(
         None,
         "Stop where atoms come closer than this many times the shortest distance of their elements in the "
@@ -60,33 +60,13 @@ class MDSettings:
     )
 
     def __post_init__(self):
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                words = ", ".join(choice for choice in choices if choice)
-                words = " or ".join(words.rsplit(", ", 1))
-                raise ConfigError(f"--{name} must be {words}, found '{getattr(self, name)}'.")
-        for option, value, least in (
-            ("--steps", self.steps, 1),
-            ("--interval", self.log_interval, 1),
-            ("--restart-interval", self.restart_interval, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if not isinstance(value, Integral) or value < least:
-                raise ConfigError(f"{option} must be a whole number of at least {least}, found {value}.")
-        for option, value, unit in (
-            ("--timestep", self.timestep, "fs"),
-            ("--friction", self.friction, "1/fs"),
-        ):
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{option} must be a number greater than 0 ({unit}), found {value}.")
-        if not 0 <= self.temperature <= _MAX_TEMPERATURE:  # False for nan
-            raise ConfigError(
-                f"--temperature must be between 0 and {_MAX_TEMPERATURE:g} K, found {self.temperature}."
-            )
-        if not math.isfinite(self.pressure):
-            raise ConfigError(f"--pressure must be a finite number (GPa), found {self.pressure}.")
-        if self.field is not None and not (len(self.field) == 3 and all(map(math.isfinite, self.field))):
-            raise ConfigError(f"--field must be three numbers (V/Å), found {self.field}.")
+        super().__post_init__()
+        possible = 0 <= self.temperature <= _MAX_TEMPERATURE  # False for nan
+        require(possible, "--temperature", f"between 0 and {_MAX_TEMPERATURE:g} K", self.temperature)
+        require(math.isfinite(self.pressure), "--pressure", "a finite number (GPa)", self.pressure)
+        if self.field is not None:
+            fits = len(self.field) == 3 and all(map(math.isfinite, self.field))
+            require(fits, "--field", "three numbers (V/Å)", self.field)
         self._check_combinations()
         if self.stop_below is not None:
             self.stop_limits({})
@@ -100,8 +80,7 @@ class MDSettings:
             return
         if self.ensemble != "npt":
             raise ConfigError(f"--mask is for npt; with --ensemble {self.ensemble} the cell stays as it is.")
-        if len(self.mask) != 3 or not set(self.mask) <= {0, 1} or not any(self.mask):
-            raise ConfigError(f"--mask must be three numbers 0 or 1, not all 0, found {self.mask}.")
+        require_mask(self.mask)
 
     @property
     def conserves_momentum(self) -> bool:

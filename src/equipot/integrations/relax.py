@@ -24,17 +24,17 @@ from equipot.data.structures import Found, read_structures
 from equipot.data.text import counted
 from equipot.deploy.ensemble import load_members
 from equipot.deploy.load import DeployedModel
+from equipot.devices import most_edges
 from equipot.errors import ConfigError, DataError
 from equipot.files import naming_errors
 from equipot.integrations.packed import PackedList, PackedModel
 from equipot.integrations.relax_batch import Batch, Task
 from equipot.integrations.relax_files import FILES, JOURNAL, Journal, rows, write_results
 from equipot.integrations.relax_settings import RelaxSettings
+from equipot.integrations.settings import option_of
 from equipot.integrations.signals import StopRequest, stop_requests
 from equipot.quantities import FIELD
 
-# Edges evaluated at once, unless said otherwise.
-MAX_EDGES = {"cpu": 2**14, "cuda": 2**18}
 _SAVE = 60.0  # s between records of structures on their way
 _KEPT = {"FixAtoms", "FixCartesian", "FixScaled", "FixedPlane", "FixedLine"}
 _NAMED = 5  # structures in a message
@@ -102,7 +102,7 @@ def run_relax(
     origin = _origin(found, members, settings)
     with naming_errors(output):
         journal = _journal(output, origin, found, tasks, overwrite)
-    limit = max_edges or MAX_EDGES["cpu" if members[0].device == "cpu" else "cuda"]
+    limit = max_edges or most_edges(members[0].device)
     batch = Batch(PackedModel(members, skin), settings)
     with stop_requests() as stop, naming_errors(output):
         _go_on(batch, tasks, limit, journal, stop, console or Console(stderr=True))
@@ -206,10 +206,7 @@ def _origin(
         digest.update(jsonio.encode([constraint.todict() for constraint in atoms.constraints]).encode())
         for values in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
             digest.update(np.ascontiguousarray(values).tobytes())
-    chosen = {}
-    for field in dataclasses.fields(settings):
-        option = field.metadata.get("option", f"--{field.name.replace('_', '-')}")
-        chosen[option] = getattr(settings, field.name)
+    chosen = {option_of(field): getattr(settings, field.name) for field in dataclasses.fields(settings)}
     model = [f"{one.metadata.weights_sha256[:16]} {json.dumps(one.metadata.tables)}" for one in members]
     structures = f"{len(found)}, digest {digest.hexdigest()[:16]}"
     return json.loads(json.dumps({**chosen, "model": model, "structures": structures}))

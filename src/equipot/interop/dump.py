@@ -13,6 +13,7 @@ from e3nn import o3
 from torch import Tensor
 
 from equipot.errors import ModelFileError
+from equipot.interop.layout import refuse
 from equipot.nn.mlp import SILU_FACTOR
 
 FUNC = "model.func"  # the energy's modules, in their order
@@ -39,9 +40,7 @@ class Dump:
 
     def refuse(self, found: str, known: str) -> NoReturn:
         """Raises ModelFileError."""
-        raise ModelFileError(
-            f"{self.path}: this checkpoint uses {found}, which equipot does not have ({known})."
-        )
+        refuse(self.path, found, known)
 
     def require_only(self, values: Mapping[str, Mapping[str, Any]]) -> None:
         """Raises ModelFileError for a module of a class with another value of an attribute."""

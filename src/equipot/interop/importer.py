@@ -25,9 +25,10 @@ from equipot.errors import ModelFileError
 from equipot.files import atomic_write, refuse_to_replace
 from equipot.interop.allegro import AllegroModel
 from equipot.interop.dump import FUNC, DumpedModel
+from equipot.interop.layout import readable
 from equipot.interop.nequip import NequIPModel
 from equipot.interop.process import dump, evaluate, is_nequip
-from equipot.interop.sevennet import SevenNet, readable
+from equipot.interop.sevennet import SevenNet
 from equipot.interop.verify import Comparison, compare, require_equal, sevennet
 from equipot.models.build import build_potential
 from equipot.models.transfer import transfer

@@ -1,13 +1,65 @@
-"""Where in SevenNet's tensors, which are e3nn's, the channels of each irrep, path and gate lie."""
+"""What models of other codes may have; where in e3nn's tensors channels of irreps, paths and gates lie."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
+import torch
 from e3nn import o3
+from torch import Tensor
 
+from equipot.errors import ModelFileError
 from equipot.models.nequip import NequIPLayer
 
 SCALAR = o3.Irrep("0e")
+
+
+def refuse(path: Any, found: str, known: str) -> NoReturn:
+    """Raises ModelFileError: the file uses what equipot has not."""
+    raise ModelFileError(f"{path}: this checkpoint uses {found}, which equipot does not have ({known}).")
+
+
+def require_layer(path: Any, irreps: o3.Irreps, l_max: int) -> None:
+    """Raises ModelFileError unless these are irreps that a layer of equipot's can have."""
+    by_degree = {ir.l: mul for mul, ir in irreps}
+    repeated = len({ir for _, ir in irreps}) < len(irreps)
+    if repeated or any(by_degree[ir.l] != mul for mul, ir in irreps):
+        refuse(path, f"irreps {irreps}", "one number of channels for each l")
+    if sorted(by_degree) != list(range(len(by_degree))) or max(by_degree) > l_max:
+        refuse(path, f"irreps {irreps}", f"every l up to some l, at most that of the harmonics, {l_max}")
+
+
+def channels_of(irreps: o3.Irreps) -> list[int]:
+    """Channels of each l, from 0 on."""
+    return [next(mul for mul, ir in irreps if ir.l == degree) for degree in range(irreps.lmax + 1)]
+
+
+def have_parity_of_harmonics(layers: Iterable[o3.Irreps]) -> bool:
+    """Whether all irreps have the parity (−1)^l."""
+    return all(ir.p == (-1) ** ir.l for irreps in layers for _, ir in irreps)
+
+
+def sign_of(path: Any, stored: Tensor, degrees: tuple[int, int, int]) -> float:
+    """Of the coupling coefficients with which weights were trained: e3nn has changed some."""
+    right = o3.wigner_3j(*degrees, dtype=torch.float64)
+    for sign in (1.0, -1.0):
+        if torch.allclose(stored, sign * right, atol=1e-6):
+            return sign
+    raise ModelFileError(f"{path}: its coupling coefficients of degrees {degrees} are not e3nn's.")
+
+
+@contextmanager
+def readable(path: Any) -> Iterator[None]:
+    """Inside, whatever wrong content leads into becomes a ModelFileError."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelFileError(f"{path}: the checkpoint lacks {error}.") from None
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ModelFileError(
+            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({what})."
+        ) from None
 
 
 class Paths:

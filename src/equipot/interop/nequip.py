@@ -13,7 +13,7 @@ import torch
 from e3nn import o3
 from torch import Tensor
 
-from equipot.errors import ModelFileError
+from equipot.interop import layout
 from equipot.interop.dump import FUNC, DumpedModel, of_mlp, rows_of_block
 from equipot.interop.layout import SCALAR, Gate, paths_of, position
 from equipot.models.nequip import NequIP, NequIPLayer
@@ -92,33 +92,21 @@ class NequIPModel(DumpedModel):
         for k in range(self.layers):
             gate = dump.modules[f"{self._layer_name(k)}.equivariant_nonlin"]
             found = (o3.Irreps(gate["irreps_scalars"]) + o3.Irreps(gate["irreps_gated"])).simplify()
-            by_degree = {ir.l: mul for mul, ir in found}
-            repeated = len({ir for _, ir in found}) < len(found)
-            if repeated or any(by_degree[ir.l] != mul for mul, ir in found):
-                dump.refuse(f"irreps {found}", "one number of channels for each l")
-            if sorted(by_degree) != list(range(len(by_degree))) or max(by_degree) > self.l_max:
-                dump.refuse(
-                    f"irreps {found}", f"every l up to some l, at most that of the harmonics, {self.l_max}"
-                )
+            layout.require_layer(self.path, found, self.l_max)
             irreps.append(found)
         return irreps
 
     def model_config(self) -> dict[str, Any]:
         """The section ``model`` that gives a network of this architecture."""
         dump = self.dump
-        channels = [
-            [next(m for m, ir in irreps if ir.l == d) for d in range(irreps.lmax + 1)]
-            for irreps in self.irreps
-        ]
-        natural = all(ir.p == (-1) ** ir.l for irreps in self.irreps for _, ir in irreps)
         connected = [f"{self._layer_name(k)}.conv.sc" in dump.modules for k in range(self.layers)]
         if not all(connected[1:]):
             dump.refuse("layers without self-connections", "only the first")
         return self._common_config() | {
             "type": "nequip",
-            "parity": not natural,
+            "parity": not layout.have_parity_of_harmonics(self.irreps),
             "layers": self.layers,
-            "layer_channels": channels,
+            "layer_channels": list(map(layout.channels_of, self.irreps)),
             "embedding_channels": dump.arrays[f"{FUNC}.type_embed.embed_module.weight"].shape[1],
             "trainable_bessel": self.trainable_bessel,
             "first_self_connection": connected[0],
@@ -236,14 +224,9 @@ class NequIPModel(DumpedModel):
             self.dump.refuse(f"other paths in layer {number} than NequIPGNNModel", "all that irreps allow")
 
     def _sign(self, number: int, key: tuple[o3.Irrep, int, o3.Irrep]) -> float:
-        """Of the coupling coefficients with which the weights were trained: e3nn has changed some."""
+        """As `sign_of`."""
         degrees = (key[0].l, key[1], key[2].l)
         name = f"{self._layer_name(number)}.conv.tp_scatter.tp._compiled_main_left_right._w3j_"
         stored = self.dump.arrays.get(name + "_".join(map(str, degrees)))
-        if stored is None:  # e3nn writes products with l = 0 without them
-            return 1.0
-        right = o3.wigner_3j(*degrees, dtype=torch.float64)
-        for sign in (1.0, -1.0):
-            if torch.allclose(stored, sign * right, atol=1e-6):
-                return sign
-        raise ModelFileError(f"{self.path}: its coupling coefficients of degrees {degrees} are not e3nn's.")
+        # e3nn writes products with l = 0 without them.
+        return 1.0 if stored is None else layout.sign_of(self.path, stored, degrees)

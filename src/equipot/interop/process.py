@@ -96,10 +96,7 @@ def _run(python: str | None, command: str, path: Path, arrays: dict[str, NDArray
         files = [str(given)] * (arrays is not None) + [str(out)]
         try:
             done = subprocess.run(
-                [python, str(SCRIPT), command, str(path), *files],
-                capture_output=True,
-                text=True,
-                check=False,
+                [python, str(SCRIPT), command, str(path), *files], capture_output=True, text=True, check=False
             )
         except OSError as error:
             raise ModelFileError(f"--python: {python} cannot be run ({error.strerror}).") from None

@@ -7,9 +7,8 @@ gates; the constants of nonlinearities; a one-hot vector of the level of theory 
 maps, which is a bias by level for each of them.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from e3nn.math import normalize2mom
 from torch import Tensor
 
 from equipot.errors import ModelFileError
+from equipot.interop import layout
 from equipot.interop.layout import SCALAR, Gate, Paths, paths_of, position
 from equipot.models.nequip import NequIP, NequIPLayer
 from equipot.models.network import State
@@ -60,7 +60,7 @@ class SevenNet:
                 f"'model_state_dict', found {', '.join(map(str, list(content)[:5])) or 'nothing'}."
             )
         self.config: dict[str, Any] = config
-        with readable(path):
+        with layout.readable(path):
             self._read(content["model_state_dict"], level)
 
     def _read(self, state: Mapping[str, Tensor], level: str | None) -> None:
@@ -111,9 +111,7 @@ class SevenNet:
         self.shared = kinds == {"linear"}
 
     def _refuse(self, found: str, known: str) -> None:
-        raise ModelFileError(
-            f"{self.path}: this checkpoint uses {found}, which equipot does not have ({known})."
-        )
+        layout.refuse(self.path, found, known)
 
     def _chosen_levels(self, level: str | None) -> list[str]:
         """Names of the levels to take; none: the model has one, without a name."""
@@ -145,37 +143,24 @@ class SevenNet:
                 kept = [ir for ir in found if ir.l <= (0 if last else degree) and not (last and ir.p < 0)]
                 irreps.append(o3.Irreps([(config["channel"], ir) for ir in kept]))
         for of_layer in irreps:
-            by_degree = {ir.l: mul for mul, ir in of_layer}
-            repeated = len({ir for _, ir in of_layer}) < len(of_layer)
-            if repeated or any(by_degree[ir.l] != mul for mul, ir in of_layer):
-                self._refuse(f"irreps {of_layer}", "one number of channels for each l")
-            if sorted(by_degree) != list(range(len(by_degree))) or max(by_degree) > self.l_max:
-                self._refuse(
-                    f"irreps {of_layer}", f"every l up to some l, at most that of the harmonics, {self.l_max}"
-                )
+            layout.require_layer(self.path, of_layer, self.l_max)
         if len(irreps) != self.layers + 1 or irreps[0].lmax > 0 or irreps[-1].lmax > 0:
             self._refuse(
                 f"irreps {[str(i) for i in irreps]}", "scalars before the first layer and after the last"
             )
         return irreps
 
-    def _only_parities_of_harmonics(self) -> bool:
-        return all(ir.p == (-1) ** ir.l for irreps in self.irreps for _, ir in irreps)
-
     def model_config(self) -> dict[str, Any]:
         """The section ``model`` that gives a network of this architecture."""
         config, envelope = self.config, self.config["cutoff_function"]
         is_xplor = envelope["cutoff_function_name"] == "XPLOR"
         radial = [int(width) for width in config["weight_nn_hidden_neurons"]]
-        channels = [
-            [next(m for m, ir in irreps if ir.l == d) for d in range(irreps.lmax + 1)]
-            for irreps in self.irreps
-        ]
+        channels = list(map(layout.channels_of, self.irreps))
         return {
             "type": "nequip",
             "cutoff": self.cutoff,
             "l_max": self.l_max,
-            "parity": "ignored" if not self.parity else not self._only_parities_of_harmonics(),
+            "parity": "ignored" if not self.parity else not layout.have_parity_of_harmonics(self.irreps),
             "layers": self.layers,
             "layer_channels": channels[1:],
             "embedding_channels": channels[0][0],
@@ -333,7 +318,7 @@ class SevenNet:
         return {"basis.frequencies": self.frequencies * self.cutoff, **hidden, "network.linear.weight": last}
 
     def _sign(self, number: int, ir_in: o3.Irrep, l_sh: int, ir_out: o3.Irrep) -> float:
-        """Of the coupling coefficients with which the weights were trained: e3nn has changed some."""
+        """As `sign_of`."""
         degrees = (ir_in.l, l_sh, ir_out.l)
         name = "_".join(map(str, degrees))
         stored = self.weights.get(f"{number}_convolution.convolution._compiled_main_left_right._w3j_{name}")
@@ -341,11 +326,7 @@ class SevenNet:
             if min(degrees) > 0 and self._is_before("0.11.0"):
                 raise KeyError(f"{number}_convolution ... _w3j_{name}")
             return 1.0
-        right = o3.wigner_3j(*degrees, dtype=torch.float64)
-        for sign in (1.0, -1.0):
-            if torch.allclose(stored, sign * right, atol=1e-6):
-                return sign
-        raise ModelFileError(f"{self.path}: its coupling coefficients of degrees {degrees} are not e3nn's.")
+        return layout.sign_of(self.path, stored, degrees)
 
     def _is_before(self, version: str) -> bool:
         numbers = [int(word) for word in str(self.config["version"]).split(".")[:3] if word.isdecimal()]
@@ -417,20 +398,6 @@ class SevenNet:
             raise ModelFileError(
                 f"{self.path}: '{name}' has {len(weight)} weights, its irreps need {expected}."
             )
-
-
-@contextlib.contextmanager
-def readable(path: Any) -> Iterator[None]:
-    """Inside, whatever wrong content leads into becomes a ModelFileError."""
-    try:
-        yield
-    except KeyError as error:
-        raise ModelFileError(f"{path}: the checkpoint lacks {error}.") from None
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())
-        raise ModelFileError(
-            f"{path}: the checkpoint is damaged, or its weights are not those of its configuration ({what})."
-        ) from None
 
 
 def _new_name(name: str) -> str:

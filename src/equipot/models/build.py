@@ -31,7 +31,7 @@ _OUTSIDE_THE_NETWORK = {
         "energy",
         "outputs",
         "field",
-    ),
+    )
 }
 
 

@@ -66,7 +66,7 @@ def density(structure: str | Path | Atoms, model: Any, settings: DensitySettings
         ModelFileError: the model predicts no density.
     """
     settings = settings or DensitySettings()
-    atoms = structure if isinstance(structure, Atoms) else read_structure(structure, settings.species_map)
+    atoms = read_structure(structure, settings.species_map)
     if atoms.pbc.any():
         raise DataError(
             "The structure is periodic, but the density is that of a molecule, without images. "

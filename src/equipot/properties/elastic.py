@@ -48,10 +48,10 @@ def elastic(
     numbers = start.described | _numbers(found)
     if found.stable:
         numbers |= moduli(found.tensor) | sound(found.tensor, start.atoms) | _young_extremes(found)
-    warnings = _warnings(found)
-    paragraphs = [_summary(numbers, found), _checks(found), *warnings]
+    paragraphs = [_summary(numbers, found), _checks(found)]
     pictures = {"young.png": plot_young(found)} if found.stable else {}
-    return Result("elastic", numbers | {"warnings": warnings}, paragraphs, _tables(found, numbers), pictures)
+    tables = _tables(found, numbers)
+    return Result("elastic", numbers, paragraphs, tables, pictures, doubts=_doubts(found))
 
 
 def _numbers(found: ElasticTensor) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _checks(found: ElasticTensor) -> str:
     )
 
 
-def _warnings(found: ElasticTensor) -> list[str]:
+def _doubts(found: ElasticTensor) -> list[str]:
     size, texts = abs(found.tensor).max(), []
     if found.forbidden > _FORBIDDEN * size:
         texts.append(
@@ -134,7 +134,7 @@ def _warnings(found: ElasticTensor) -> list[str]:
             "The crystal is under stress: these are second derivatives of the energy by Lagrangian strain; "
             "stress-strain coefficients differ by terms of the size of that stress."
         )
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _tables(found: ElasticTensor, numbers: dict[str, Any]) -> list[Table]:

@@ -165,9 +165,7 @@ def require_crystal(atoms: Atoms, what: str) -> None:
 
 def require_crystal_in(structure: str | Path | Atoms, species_map: str | None, what: str) -> None:
     """The same of a file, before anything is relaxed: the cell of a slab would shrink."""
-    require_crystal(
-        structure if isinstance(structure, Atoms) else read_structure(structure, species_map), what
-    )
+    require_crystal(read_structure(structure, species_map), what)
 
 
 def vacuum(atoms: Atoms, direction: int) -> float:

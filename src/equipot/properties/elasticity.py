@@ -10,6 +10,7 @@ from ase import Atoms, units
 from numpy.typing import NDArray
 
 from equipot.errors import DataError
+from equipot.properties.start import symmetry_dataset
 from equipot.units import GPA
 
 _VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -54,10 +55,7 @@ def crystal_symmetry(atoms: Atoms, symprec: float = 1e-3) -> CrystalSymmetry:
     Raises:
         DataError: spglib finds none, as with two atoms in one place.
     """
-    import spglib
-
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=symprec)
+    found = symmetry_dataset(atoms, symprec)
     if found is None:
         raise DataError(
             f"spglib finds no space group within {symprec:g} Å. Are there atoms in one place, or is the "

@@ -61,17 +61,17 @@ def eos(
         mean = "reuss" if found.shape_relaxed else "voigt"
         numbers |= {"bulk_modulus_of_elastic_tensor_GPa": of[f"bulk_{mean}_GPa"], "mean_of_elastic": mean}
     minimum = with_results(minimum)
-    warnings = _warnings(found, numbers)
     return Result(
         "eos",
-        numbers | {"warnings": warnings},
-        [_summary(numbers, found), _checks(numbers, found), *warnings],
+        numbers,
+        [_summary(numbers, found), _checks(numbers, found)],
         [_forms_table(found), _volumes_table(found)],
         {"eos.png": plot_eos(found)},
         {
             "volumes.extxyz": lambda path: ase.io.write(path, list(found.structures), format="extxyz"),
             "minimum.extxyz": lambda path: ase.io.write(path, minimum, format="extxyz"),
         },
+        _doubts(found, numbers),
     )
 
 
@@ -137,7 +137,7 @@ def _checks(numbers: dict[str, Any], found: EquationOfState) -> str:
     return text
 
 
-def _warnings(found: EquationOfState, numbers: dict[str, Any]) -> list[str]:
+def _doubts(found: EquationOfState, numbers: dict[str, Any]) -> list[str]:
     texts, best = [], found.best
     if not found.phase.all():
         others = zip(found.volumes, found.space_groups, found.phase, strict=True)
@@ -160,7 +160,7 @@ def _warnings(found: EquationOfState, numbers: dict[str, Any]) -> list[str]:
             "Pressures by the stress and by the energies differ: energies are not of this form (a kink, a "
             "change of the structure that keeps its symmetry, too wide a range)."
         )
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _forms_table(found: EquationOfState) -> Table:

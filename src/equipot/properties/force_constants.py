@@ -1,6 +1,6 @@
 """Force constants from displacements in a supercell, and what shows that they are right."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,7 @@ class Supercell:
     phonon: Phonopy
     copies: NDArray  # (3,) of the cell it is made of
     sum_rule: float  # eV/Å², the largest sum of force constants over atoms, before it was made zero
-    frequencies: NDArray = field(
-        default_factory=lambda: np.zeros(0)
-    )  # (Q, 3n) THz at the points of the checks
+    frequencies: NDArray | None = None  # (Q, 3n) THz at the points of the checks
 
 
 @dataclass

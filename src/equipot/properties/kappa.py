@@ -18,9 +18,8 @@ from equipot.errors import ConfigError, SimulationError
 from equipot.properties import supercells
 from equipot.properties.born import check_born
 from equipot.properties.force_constants import Displacer, Supercell, cutoff_of, size_of
-from equipot.properties.output import Result, Table
+from equipot.properties.output import Result, Table, write_columns
 from equipot.properties.phonon_bands import band_structure, imaginary_modes
-from equipot.properties.phonon_plots import write_columns
 from equipot.properties.settings import Common, KappaSettings, PhononSettings
 from equipot.properties.start import Model, evaluate, prepare
 
@@ -65,7 +64,6 @@ def kappa(
     coarse = _conductivity(crystal, settings, _COARSER * settings.mesh)
     with np.errstate(divide="ignore", invalid="ignore"):
         change = _trace(fine["kappa"]) / _trace(coarse["kappa"]) - 1.0
-    warnings = _warnings(fine, coarse, change)
     numbers = start.described | {
         "supercell_atoms": len(crystal.supercell),
         "supercell_matrix": crystal.supercell_matrix,
@@ -80,18 +78,18 @@ def kappa(
         "kappa_components": _AXES,
         "kappa_coarser_mesh_W_per_mK": coarse["kappa"],
         "change_by_mesh_percent": 100.0 * change,
-        "warnings": warnings,
     }
     return Result(
         "kappa",
         numbers,
-        [*_paragraphs(start.described, harmonic, pairs, settings, fine, coarse, change), *warnings],
+        _paragraphs(start.described, harmonic, pairs, settings, fine, coarse, change),
         [_table(settings, fine, change)],
         {"kappa.png": _plot(settings.kelvins(), fine, coarse)},
         {
             "kappa.csv": lambda path: write_columns(path, _columns(settings, fine)),
             "phono3py_params.yaml": lambda path: crystal.save(path),
         },
+        _doubts(fine, coarse, change),
     )
 
 
@@ -184,7 +182,7 @@ def _paragraphs(
     ]
 
 
-def _warnings(fine: dict[str, NDArray], coarse: dict[str, NDArray], change: NDArray) -> list[str]:
+def _doubts(fine: dict[str, NDArray], coarse: dict[str, NDArray], change: NDArray) -> list[str]:
     texts = []
     if not (_trace(fine["kappa"]) > 0).all():
         texts.append("No mode carries heat at some temperature: do atoms of different cells interact?")
@@ -194,7 +192,7 @@ def _warnings(fine: dict[str, NDArray], coarse: dict[str, NDArray], change: NDAr
         texts.append(
             f"It changes by more than {_CHANGE:.0%} with the mesh at some temperature: give a larger --mesh."
         )
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _table(settings: KappaSettings, fine: dict[str, NDArray], change: NDArray) -> Table:

@@ -69,18 +69,18 @@ def neb(
     numbers = {**start.described, "last": other.described["structure"], **_numbers(path, settings)}
     if settings.check_saddle and path.has_barrier:
         numbers |= _saddle(path, start.atoms)
-    warnings = _warnings(path, numbers)
     files = {BAND: lambda target: ase.io.write(target, list(path.images), format="extxyz")}
     if path.has_barrier:
         files["saddle.extxyz"] = lambda target: ase.io.write(target, path.images[path.top], format="extxyz")
     file.unlink(missing_ok=True)  # not before the saddle was checked, which may fail
     return Result(
         "neb",
-        numbers | {"warnings": warnings},
-        [_summary(numbers, path), _checks(numbers, path, settings), *warnings],
+        numbers,
+        [_summary(numbers, path), _checks(numbers, path, settings)],
         [_table(path)],
         {"profile.png": plot_profile(path)},
         files,
+        _doubts(path, numbers),
     )
 
 
@@ -178,7 +178,7 @@ def _checks(numbers: dict[str, Any], path: band.Path, settings: NebSettings) -> 
     return text
 
 
-def _warnings(path: band.Path, numbers: dict[str, Any]) -> list[str]:
+def _doubts(path: band.Path, numbers: dict[str, Any]) -> list[str]:
     texts = []
     if path.minima:
         texts.append(
@@ -191,7 +191,7 @@ def _warnings(path: band.Path, numbers: dict[str, Any]) -> list[str]:
         texts.append("Splines go well above the highest image: take more --images.")
     if numbers.get("saddle_imaginary_modes", 1) != 1:
         texts.append("The highest image is no saddle of first order, which has one imaginary mode.")
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _table(path: band.Path) -> Table:

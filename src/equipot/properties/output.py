@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -50,6 +51,13 @@ class Result:
     tables: list[Table] = field(default_factory=list)
     pictures: dict[str, "Figure"] = field(default_factory=dict)  # by file name
     files: dict[str, Callable[[Path], Any]] = field(default_factory=dict)  # other files: who writes them
+    doubts: list[str] | None = None  # warnings, which come last; None of a property that has none
+
+    def __post_init__(self):
+        if self.doubts is not None:
+            warnings = [f"Warning: {text}" for text in self.doubts]
+            self.numbers["warnings"] = warnings
+            self.paragraphs.extend(warnings)
 
 
 def folder_of(name: str, common: Common) -> Path:
@@ -125,12 +133,20 @@ def show(result: Result, console: Console) -> None:
         console.print(shown)
 
 
+def write_columns(path: Path, columns: Mapping[str, NDArray]) -> None:
+    """CSV with a line of names."""
+    table = np.column_stack(list(columns.values()))
+    np.savetxt(path, table, "%.8g", ",", header=",".join(columns), comments="")
+
+
 def render(result: Result) -> str:
     """The page; it needs nothing but itself."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     pictures = {name: _data_uri(figure) for name, figure in result.pictures.items()}
     text = _TEMPLATE.read_text(encoding="utf-8")
-    described = json.dumps(plain(_short(result.numbers)), indent=1, ensure_ascii=False)
+    # Without long arrays, which the JSON has.
+    short = {k: v for k, v in result.numbers.items() if np.size(v) <= 9 or isinstance(v, Mapping)}
+    described = json.dumps(plain(short), indent=1, ensure_ascii=False)
     return environment.from_string(text).render(result=result, pictures=pictures, described=described)
 
 
@@ -147,11 +163,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
-
-
-def _short(numbers: Mapping[str, Any]) -> dict[str, Any]:
-    """Without long arrays, which the JSON has."""
-    return {key: value for key, value in numbers.items() if np.size(value) <= 9 or isinstance(value, Mapping)}
 
 
 def _data_uri(figure: "Figure") -> str:

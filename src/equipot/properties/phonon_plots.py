@@ -1,6 +1,4 @@
-"""Pictures and columns of phonons."""
-
-from pathlib import Path
+"""Pictures of phonons."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -71,10 +69,3 @@ def plot_thermal(thermal: dict[str, NDArray]) -> Figure:
     left.legend(handles=lines, loc="center left")
     left.grid(alpha=0.3)
     return figure
-
-
-def write_columns(path: Path, columns: dict[str, NDArray]) -> None:
-    """CSV with a line of names."""
-    np.savetxt(
-        path, np.column_stack(list(columns.values())), "%.8g", ",", header=",".join(columns), comments=""
-    )

@@ -13,7 +13,7 @@ from phonopy import Phonopy
 from equipot.properties import supercells
 from equipot.properties.born import check_born
 from equipot.properties.force_constants import Displacer, Supercell, size_of
-from equipot.properties.output import Result, Table
+from equipot.properties.output import Result, Table, write_columns
 from equipot.properties.phonon_bands import (
     Bands,
     Modes,
@@ -22,7 +22,7 @@ from equipot.properties.phonon_bands import (
     imaginary_modes,
     thermal_properties,
 )
-from equipot.properties.phonon_plots import plot_bands, plot_thermal, write_columns
+from equipot.properties.phonon_plots import plot_bands, plot_thermal
 from equipot.properties.settings import Common, PhononSettings
 from equipot.properties.start import Model, prepare
 
@@ -115,7 +115,7 @@ def _paragraphs(
     relaxed = described.get("space_group_relaxed")
     group = described["space_group"] + (f", after relaxing {relaxed}" if relaxed else "")
     primitive = chosen.phonon.primitive
-    name = primitive_formula(primitive.symbols)
+    name = Atoms(primitive.symbols).get_chemical_formula("metal")
     texts = [f"{name}: space group {group}; the primitive cell has {len(primitive)} atoms."]
     text = f"Supercell: {size_of(chosen)}."
     if reach is not None:
@@ -167,10 +167,6 @@ def _on_modes(modes: list[Modes]) -> str:
 
 def point_text(q: NDArray) -> str:
     return " ".join(f"{round(x, 6) + 0.0:.4g}" for x in q)
-
-
-def primitive_formula(symbols: list[str]) -> str:
-    return Atoms(symbols).get_chemical_formula("metal")
 
 
 def _points_table(bands: Bands) -> Table:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from equipot.errors import ConfigError
-from equipot.integrations.md_settings import setting
+from equipot.integrations.settings import Settings, require, setting
 from equipot.units import compound_unit
 
 
 @dataclass(frozen=True)
-class Common:
+class Common(Settings):
     """What every property is told, and its options. Raises ConfigError for what makes no sense."""
 
     relax: bool = setting(
@@ -31,31 +31,27 @@ class Common:
 
     def __post_init__(self):
         for name, unit in (("max_force", "eV/Å"), ("max_stress", "GPa"), ("symprec", "Å")):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"{_words(name)} must be a number greater than 0 ({unit}), found {value}.")
-        if not math.isfinite(self.symprec):
-            raise ConfigError(f"--symprec must be a length (Å), found {self.symprec}.")
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            require(value > 0, option, f"a number greater than 0 ({unit})", value)
+        require(math.isfinite(self.symprec), "--symprec", "a length (Å)", self.symprec)
         if self.keep_cell and not self.relax:
             raise ConfigError("--keep-cell says how to relax: give --relax with it.")
 
 
-def _words(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
 @dataclass(frozen=True)
-class PhononSettings:
+class PhononSettings(Settings):
     """What `phonons` is told beside `Common`."""
 
     supercell: tuple[int, int, int] | None = setting(
         None, "Copies of the file's cell in which atoms are displaced; by default enlarged until converged."
     )
     tolerance: float = setting(
-        0.05, "THz; a larger supercell has to change special points by less, or one still larger is taken."
+        0.05,
+        "THz; a larger supercell has to change special points by less, or one still larger is taken.",
+        above_0="THz",
     )
     max_atoms: int = setting(600, "No larger supercell is tried.")
-    displacement: float = setting(0.01, "Å, in both directions.")
+    displacement: float = setting(0.01, "Å, in both directions.", above_0="Å")
     checks: bool = setting(
         True, "Repeat with a larger supercell and a larger displacement.", option="--checks/--no-checks"
     )
@@ -70,36 +66,33 @@ class PhononSettings:
         "those of the model's own outputs born_charges and polarizability.",
         metavar="FILE|model",
     )
-    mesh: float = setting(60.0, "Å; q points of DOS and thermal properties are 2π over this apart.")
-    t_max: float = setting(1000.0, "K, of thermal properties.")
-    t_step: float = setting(10.0, "K.")
+    mesh: float = setting(
+        60.0, "Å; q points of DOS and thermal properties are 2π over this apart.", above_0="Å"
+    )
+    t_max: float = setting(1000.0, "K, of thermal properties.", above_0="K")
+    t_step: float = setting(10.0, "K.", above_0="K")
 
     def __post_init__(self):
-        _require_positive(self, tolerance="THz", displacement="Å", mesh="Å", t_max="K", t_step="K")
+        super().__post_init__()
         if self.displacement > 0.3:
             raise ConfigError(f"--displacement must be small, 0.3 Å at most, found {self.displacement}.")
         _check_supercell(self.supercell)
 
 
-def _require_positive(settings: object, **units: str) -> None:
-    for name, unit in units.items():
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{_words(name)} must be a number greater than 0 ({unit}), found {value}.")
-
-
 @dataclass(frozen=True)
-class KappaSettings:
+class KappaSettings(Settings):
     """What `kappa` is told beside `Common`."""
 
     supercell: tuple[int, int, int] | None = setting(
         None, "Copies of the file's cell in which atoms are displaced; by default 10 Å wide at least."
     )
     pair_cutoff: float | None = setting(
-        None, "Å; pairs of atoms farther apart are not displaced together. By default all are."
+        None, "Å; pairs of atoms farther apart are not displaced together. By default all are.", above_0="Å"
     )
-    displacement: float = setting(0.03, "Å.")
-    mesh: float = setting(40.0, "Å; q points are 2π over this apart. Repeated with three quarters of it.")
+    displacement: float = setting(0.03, "Å.", above_0="Å")
+    mesh: float = setting(
+        40.0, "Å; q points are 2π over this apart. Repeated with three quarters of it.", above_0="Å"
+    )
     temperatures: str = setting("100,200,300,400,500,600,800,1000", "K.", metavar="K,K,...")
     lbte: bool = setting(
         False, "Solve the linearized Boltzmann equation; else relaxation times.", option="--lbte"
@@ -112,9 +105,7 @@ class KappaSettings:
     )
 
     def __post_init__(self):
-        _require_positive(self, displacement="Å", mesh="Å")
-        if self.pair_cutoff is not None:
-            _require_positive(self, pair_cutoff="Å")
+        super().__post_init__()
         _check_supercell(self.supercell)
         self.kelvins()
 
@@ -137,13 +128,13 @@ def _check_supercell(supercell: tuple[int, int, int] | None) -> None:
 
 
 @dataclass(frozen=True)
-class DensitySettings:
+class DensitySettings(Settings):
     """What `density` is told: of any molecule, which need not be at a minimum."""
 
     name: str | None = setting(None, "Output that is the density, where the model has several.")
     charge: float = setting(0.0, "e, of the molecule.")
-    spacing: float = setting(0.1, "Å between points of the cube file.")
-    margin: float = setting(3.0, "Å around the atoms that the cube file covers.")
+    spacing: float = setting(0.1, "Å between points of the cube file.", above_0="Å")
+    margin: float = setting(3.0, "Å around the atoms that the cube file covers.", above_0="Å")
     species_map: str | None = setting(
         None, "Elements of labels in the file, as data.species_map.", metavar="LABEL=SYMBOL,..."
     )
@@ -154,20 +145,16 @@ class DensitySettings:
     overwrite: bool = setting(False, "Replace an earlier result in DIR.", option="--overwrite")
 
     def __post_init__(self):
-        _require_positive(self, spacing="Å", margin="Å")
-        if not math.isfinite(self.charge):
-            raise ConfigError(f"--charge must be a number (e), found {self.charge}.")
+        super().__post_init__()
+        require(math.isfinite(self.charge), "--charge", "a number (e)", self.charge)
 
 
 @dataclass(frozen=True)
-class _Relaxing:
+class _Relaxing(Settings):
     """How structures relax that a command makes by itself."""
 
-    fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.")
-    steps: int = setting(500, "Steps at most to relax each.")
-
-    def __post_init__(self):
-        _require_positive(self, fmax="eV/Å", steps="steps")
+    fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.", above_0="eV/Å")
+    steps: int = setting(500, "Steps at most to relax each.", above_0="steps")
 
 
 @dataclass(frozen=True)
@@ -202,7 +189,7 @@ class EosSettings(_Relaxing):
 
 
 @dataclass(frozen=True)
-class VibrationSettings:
+class VibrationSettings(Settings):
     """What `vibrations` is told beside `Common`."""
 
     displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.")
@@ -214,16 +201,20 @@ class VibrationSettings:
 
 
 @dataclass(frozen=True)
-class NebSettings:
+class NebSettings(Settings):
     """What `neb` is told beside `Common`."""
 
     images: int = setting(7, "Between the ends.")
     interpolation: str = setting("idpp", "idpp or linear, of the first path.")
     climb: bool = setting(True, "Let the highest image climb to the saddle.", option="--climb/--no-climb")
-    method: str = setting("improvedtangent", "ASE's: improvedtangent, aseneb, eb, spline or string.")
-    spring: float = setting(0.1, "eV/Å².")
-    fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.")
-    steps: int = setting(500, "Steps at most.")
+    method: str = setting(
+        "improvedtangent",
+        "ASE's: improvedtangent, aseneb, eb, spline or string.",
+        choices=("improvedtangent", "aseneb", "eb", "spline", "string"),
+    )
+    spring: float = setting(0.1, "eV/Å².", above_0="eV/Å²")
+    fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.", above_0="eV/Å")
+    steps: int = setting(500, "Steps at most.", above_0="steps")
     keep_order: bool = setting(
         False, "Atoms of one element do change places between the ends.", option="--keep-order"
     )
@@ -232,42 +223,35 @@ class NebSettings:
     )
     resume: bool = setting(False, "Go on with the band in DIR, or begin.", option="--resume")
 
-    def __post_init__(self):
-        known = ("improvedtangent", "aseneb", "eb", "spline", "string")
-        if self.method not in known:
-            raise ConfigError(f"--method must be one of {', '.join(known)}, found '{self.method}'.")
-        _require_positive(self, spring="eV/Å²", fmax="eV/Å", steps="steps")
-
 
 @dataclass(frozen=True)
-class SpectrumSettings:
+class SpectrumSettings(Settings):
     """What `spectrum` is told beside `Common`."""
 
-    interval: float | None = setting(None, "fs between frames; by default as the trajectory says (time_ps).")
+    interval: float | None = setting(
+        None, "fs between frames; by default as the trajectory says (time_ps).", above_0="fs"
+    )
     temperature: float | None = setting(
-        None, "K; by default the mean of the trajectory's, or that of its velocities."
+        None, "K; by default the mean of the trajectory's, or that of its velocities.", above_0="K"
     )
     skip: int = setting(0, "Frames at the start to leave out.")
-    resolution: float = setting(10.0, "cm⁻¹, full width of a line at half its height (Gaussian).")
-    max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.")
-    correction: str = setting(
-        "harmonic", "Quantum correction of infrared and Raman: harmonic, standard, schofield or none."
+    resolution: float = setting(
+        10.0, "cm⁻¹, full width of a line at half its height (Gaussian).", above_0="cm⁻¹"
     )
-    laser: float = setting(532.0, "nm, of Raman intensities; activities do not depend on it.")
+    max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.", above_0="cm⁻¹")
+    correction: str = setting(
+        "harmonic",
+        "Quantum correction of infrared and Raman: harmonic, standard, schofield or none.",
+        choices=("harmonic", "standard", "schofield", "none"),
+    )
+    laser: float = setting(532.0, "nm, of Raman intensities; activities do not depend on it.", above_0="nm")
     dipole: str = setting("dipole", "Name of the dipole in the trajectory, or of the model's output.")
     polarizability: str = setting("polarizability", "The same of the polarizability.")
     dipole_unit: str = setting("e*Ang", "Unit in the trajectory; a model says its own.")
     polarizability_unit: str = setting("Ang^3", "The same of the polarizability, as Ang^3 or e^2*Ang^2/eV.")
 
     def __post_init__(self):
-        for name, unit in (("interval", "fs"), ("temperature", "K")):
-            if getattr(self, name) is not None:
-                _require_positive(self, **{name: unit})
-        _require_positive(self, resolution="cm⁻¹", max_wavenumber="cm⁻¹", laser="nm")
+        super().__post_init__()
         for unit in (self.dipole_unit, self.polarizability_unit):
             compound_unit(unit)  # an error if it is unknown, whether or not it is needed
-        if self.skip < 0:
-            raise ConfigError(f"--skip must be at least 0, found {self.skip}.")
-        known = ("harmonic", "standard", "schofield", "none")
-        if self.correction not in known:
-            raise ConfigError(f"--correction must be one of {', '.join(known)}, found '{self.correction}'.")
+        require(self.skip >= 0, "--skip", "at least 0", self.skip)

@@ -13,7 +13,7 @@ from equipot import __version__
 from equipot.errors import ConfigError
 from equipot.integrations.ase import EquipotCalculator
 from equipot.properties.correlation import LIGHT, density_of_rate, spectral_density
-from equipot.properties.output import Result, Table
+from equipot.properties.output import Result, Table, write_columns
 from equipot.properties.settings import Common, SpectrumSettings
 from equipot.properties.start import Model, describe_model
 from equipot.properties.trajectory import Signals, read_signals
@@ -66,14 +66,14 @@ def spectrum(
         "wavenumbers_per_cm": waves,
         **columns,
     }
-    warnings = _warnings(signals, settings)
     return Result(
         "spectrum",
-        numbers | {"warnings": warnings},
-        [*_text(numbers, signals), *warnings],
+        numbers,
+        [_text(numbers, signals)],
         [_peaks(waves, columns)],
         {"spectrum.png": plot(waves, columns)},
-        {"spectrum.csv": lambda path: _write_csv(path, waves, columns)},
+        {"spectrum.csv": lambda path: write_columns(path, {"wavenumber_per_cm": waves, **columns})},
+        _doubts(signals, settings),
     )
 
 
@@ -156,7 +156,7 @@ def _correction(waves: NDArray, kt: float, settings: SpectrumSettings) -> NDArra
     return -np.expm1(-x) / x * factors[settings.correction]
 
 
-def _text(numbers: dict[str, Any], signals: Signals) -> list[str]:
+def _text(numbers: dict[str, Any], signals: Signals) -> str:
     text = (
         f"{numbers['formula']}: {signals.frames} frames, {signals.interval:g} fs apart, "
         f"{numbers['length_ps']:.3g} ps in all, at {signals.temperature:.4g} K; lines are "
@@ -167,10 +167,10 @@ def _text(numbers: dict[str, Any], signals: Signals) -> list[str]:
         if numbers["correction"] == "harmonic"
         else f"Quantum correction: {numbers['correction']}."
     )
-    return [text + how]
+    return text + how
 
 
-def _warnings(signals: Signals, settings: SpectrumSettings) -> list[str]:
+def _doubts(signals: Signals, settings: SpectrumSettings) -> list[str]:
     texts = []
     width, shortest = settings.resolution, 0.9 / (LIGHT * signals.frames * signals.interval)
     if shortest > width:
@@ -181,7 +181,7 @@ def _warnings(signals: Signals, settings: SpectrumSettings) -> list[str]:
             f"Frames {signals.interval:g} fs apart hold nothing above {highest:.0f} cm⁻¹: what vibrates "
             "faster shows at a wrong place. Write frames more often."
         )
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _peaks(waves: NDArray, columns: dict[str, NDArray]) -> Table:
@@ -219,9 +219,3 @@ def plot(waves: NDArray, columns: dict[str, NDArray]) -> "Figure":
         axes.set(ylabel=called, ylim=(0, None), xlim=(0, waves[-1]))
     axes.set_xlabel("wavenumber (cm⁻¹)")
     return figure
-
-
-def _write_csv(path: Path, waves: NDArray, columns: dict[str, NDArray]) -> None:
-    table = np.column_stack([waves, *columns.values()])
-    header = ",".join(["wavenumber_per_cm", *columns])
-    np.savetxt(path, table, delimiter=",", header=header, comments="", fmt="%.8g")

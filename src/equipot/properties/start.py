@@ -40,8 +40,11 @@ class Start:
 
     @property
     def reach(self) -> float | None:
-        """Å over which atoms act on each other; None where the calculator does not say."""
-        return interaction_range(self.atoms.calc)
+        """Å over which atoms act on each other (cutoff × layers); None where the calculator does not say."""
+        calculator = self.atoms.calc
+        return (
+            calculator.model.metadata.interaction_range if isinstance(calculator, EquipotCalculator) else None
+        )
 
 
 def need(*modules: str, extra: str = "properties") -> None:
@@ -54,12 +57,6 @@ def need(*modules: str, extra: str = "properties") -> None:
                 f"This needs the Python package {name}, which is not installed ({error}). "
                 f"Run: pip install 'equipot[{extra}]'"
             ) from error
-
-
-def interaction_range(calculator: BaseCalculator) -> float | None:
-    """Å; of message passing it is cutoff × layers. None for a calculator that is not equipot's."""
-    found = isinstance(calculator, EquipotCalculator)
-    return calculator.model.metadata.interaction_range if found else None
 
 
 def prepare(
@@ -86,9 +83,7 @@ def prepare(
         SimulationError: forces or stress are larger than the settings allow.
     """
     common = common or Common()
-    atoms = (
-        structure.copy() if isinstance(structure, Atoms) else read_structure(structure, common.species_map)
-    )
+    atoms = read_structure(structure, common.species_map)
     name = atoms.get_chemical_formula() if isinstance(structure, Atoms) else str(structure)
     _require_periodic(atoms, periodic, name)
     atoms.set_momenta(None)
@@ -146,13 +141,18 @@ def _require_periodic(atoms: Atoms, periodic: bool | None, name: str) -> None:
         raise DataError(f"{name}: expected a molecule, not periodic, found pbc {atoms.pbc.tolist()}.")
 
 
-def space_group(atoms: Atoms, symprec: float) -> str:
-    """Such as ``Fd-3m (227)``; P1 where spglib finds nothing."""
+def symmetry_dataset(atoms: Atoms, symprec: float) -> Any:
+    """spglib's, within ``symprec`` (Å); None where it finds nothing."""
     need("spglib")
     import spglib
 
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=symprec)
+    return spglib.get_symmetry_dataset(cell, symprec=symprec)
+
+
+def space_group(atoms: Atoms, symprec: float) -> str:
+    """Such as ``Fd-3m (227)``; P1 where spglib finds nothing."""
+    found = symmetry_dataset(atoms, symprec)
     return "P1 (1)" if found is None else f"{found.international} ({found.number})"
 
 

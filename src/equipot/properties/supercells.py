@@ -4,10 +4,11 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-import spglib
 from ase import Atoms
 from ase.spacegroup.symmetrize import refine_symmetry
 from numpy.typing import NDArray
+
+from equipot.properties.start import symmetry_dataset
 
 if TYPE_CHECKING:
     from phonopy.structure.atoms import PhonopyAtoms
@@ -50,8 +51,7 @@ def base_cell(atoms: Atoms, symprec: float) -> NDArray:
 
     Its multiples are less oblique than those of a primitive cell.
     """
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_symmetry_dataset(cell, symprec=symprec)
+    found = symmetry_dataset(atoms, symprec)
     if found is not None:
         columns = np.linalg.inv(found.transformation_matrix)
         whole = np.rint(columns)

@@ -44,12 +44,10 @@ def thermochemistry(
     at = {"temperature_K": temperature}
     if found.geometry == "fixed":
         thermo = HarmonicThermo(real, potential)
-        inner, entropy = (
-            getattr(thermo, f"get_{name}")(temperature, verbose=False)
-            for name in ("internal_energy", "entropy")
-        )
-        free = {"helmholtz_energy_eV": float(inner - temperature * entropy)}
-        return at | {"internal_energy_eV": float(inner), "entropy_eV_per_K": float(entropy)} | free
+        inner = float(thermo.get_internal_energy(temperature, verbose=False))
+        entropy = float(thermo.get_entropy(temperature, verbose=False))
+        free = {"helmholtz_energy_eV": inner - temperature * entropy}
+        return at | {"internal_energy_eV": inner, "entropy_eV_per_K": entropy} | free
     symmetry = symmetry_number(found.atoms) if symmetry is None else symmetry
     spin = _spin(found.atoms, spin)
     if symmetry < 1:
@@ -57,11 +55,8 @@ def thermochemistry(
     thermo = IdealGasThermo(
         real, found.geometry, potential, found.atoms, symmetry, spin, vib_selection="all"
     )  # fmt: skip
-    enthalpy = thermo.get_enthalpy(temperature, verbose=False)
+    below, enthalpy, above = (thermo.get_enthalpy(temperature + d, verbose=False) for d in (-0.5, 0.0, 0.5))
     entropy = thermo.get_entropy(temperature, pressure, verbose=False)
-    rise = thermo.get_enthalpy(temperature + 0.5, verbose=False) - thermo.get_enthalpy(
-        temperature - 0.5, verbose=False
-    )
     return at | {
         "pressure_Pa": pressure,
         "symmetry_number": symmetry,
@@ -70,7 +65,7 @@ def thermochemistry(
         "enthalpy_eV": float(enthalpy),
         "entropy_eV_per_K": float(entropy),
         "entropy_J_per_mol_K": float(entropy / (units.J / units.mol)),
-        "heat_capacity_J_per_mol_K": float(rise / (units.J / units.mol)),
+        "heat_capacity_J_per_mol_K": float((above - below) / (units.J / units.mol)),
         "gibbs_energy_eV": float(enthalpy - temperature * entropy),
     }
 

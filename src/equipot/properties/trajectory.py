@@ -123,10 +123,7 @@ def _factor(name: str, kind: str, unit: str) -> float:
     size, powers = compound_unit(unit)
     kinds = {
         "dipole": [({"charge": 1, "length": 1}, 1.0)],
-        "polarizability": [
-            ({"length": 3}, 1.0),
-            ({"charge": 2, "length": 2, "energy": -1}, _VOLUME),
-        ],
+        "polarizability": [({"length": 3}, 1.0), ({"charge": 2, "length": 2, "energy": -1}, _VOLUME)],
     }
     factor = next((factor for known, factor in kinds[kind] if known == powers), None)
     if factor is None:

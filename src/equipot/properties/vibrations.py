@@ -59,17 +59,17 @@ def vibrations(
             found, settings.temperature, settings.pressure * _BAR,
             symmetry=settings.symmetry_number, spin=settings.spin,
         )  # fmt: skip
-    warnings = _warnings(found, settings)
     return Result(
         "vibrations",
-        numbers | {"warnings": warnings},
-        [_summary(numbers, found), _checks(found), *_thermo_text(numbers, settings), *warnings],
+        numbers,
+        [_summary(numbers, found), _checks(found), _thermo_text(numbers, settings)],
         [_modes_table(found), *_thermo_table(numbers)],
         {"spectrum.png": plot_spectrum(found)},
         {
             "modes.xyz": lambda path: write_vectors(found, path),
             "modes.extxyz": lambda path: write_swings(found, path),
         },
+        _doubts(found, settings),
     )
 
 
@@ -126,23 +126,23 @@ def _checks(found: Vibrations) -> str:
     )
 
 
-def _thermo_text(numbers: dict[str, Any], settings: VibrationSettings) -> list[str]:
+def _thermo_text(numbers: dict[str, Any], settings: VibrationSettings) -> str:
     thermo = numbers.get("thermochemistry")
     if thermo is None:
-        return [
+        return (
             "No thermochemistry: there are imaginary modes. Of a saddle, --saddle leaves out the one it has."
-        ]
+        )
     if numbers["geometry"] == "fixed":
-        return ["Thermochemistry of harmonic oscillators alone (an adsorbate neither turns nor moves)."]
+        return "Thermochemistry of harmonic oscillators alone (an adsorbate neither turns nor moves)."
     how = "as given" if settings.symmetry_number else "as found within 0.05 Å; --symmetry-number sets it"
     spin = "as given" if settings.spin is not None else "assumed; --spin sets it"
-    return [
+    return (
         f"Thermochemistry of an ideal gas, rigid rotor and harmonic oscillators: symmetry number "
         f"{thermo['symmetry_number']} ({how}), spin {thermo['spin']:g} ({spin})."
-    ]
+    )
 
 
-def _warnings(found: Vibrations, settings: VibrationSettings) -> list[str]:
+def _doubts(found: Vibrations, settings: VibrationSettings) -> list[str]:
     texts, waves = [], found.wavenumbers
     if int(found.imaginary.sum()) > settings.saddle:
         texts.append("There are imaginary modes: relax along them (modes.extxyz shows how atoms move).")
@@ -161,7 +161,7 @@ def _warnings(found: Vibrations, settings: VibrationSettings) -> list[str]:
         texts.append(
             f"Translations or rotations have {rigid:.0f} cm⁻¹: relax better (--relax), or take another model."
         )
-    return [f"Warning: {text}" for text in texts]
+    return texts
 
 
 def _modes_table(found: Vibrations) -> Table:

@@ -113,7 +113,9 @@ def choose_cutoff(config: Config, datasets: Datasets) -> tuple[Config, list[str]
         datasets: with the cutoff that ``config`` has.
     """
     cutoff, neighbors = config.model.cutoff, datasets.statistics.avg_num_neighbors
-    in_full_cells = 4 / 3 * math.pi * cutoff**3 * _density(datasets)
+    some = [datasets.train[index] for index in range(0, len(datasets.train), -(-len(datasets.train) // 20))]
+    volume = sum(float(graph.cell.det().abs().sum()) for graph in some)  # Å³; means nothing of molecules
+    in_full_cells = 4 / 3 * math.pi * cutoff**3 * sum(len(graph.positions) for graph in some) / (volume or 1)
     found, (least, most) = f"{neighbors:.0f} neighbors within {cutoff:g} Å", _NEIGHBORS
     reason = f"{found}, and {least} to {most} of an atom in bulk describe what is around it"
     if not datasets.train.columns.periodic.all() or neighbors > 2 * in_full_cells:
@@ -142,14 +144,6 @@ def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, lis
         config, said = _settle(config, rule(config, datasets, device))
         lines += said
     return _with(config, {"model.auto": False, "training.auto": False}), lines
-
-
-def _density(datasets: Datasets) -> float:
-    """Atoms per Å³ of periodic cells, by some of them; 0 if none is periodic."""
-    graphs = [datasets.train[index] for index in range(0, len(datasets.train), -(-len(datasets.train) // 20))]
-    full = [graph for graph in graphs if graph.pbc.all()]
-    volume = sum(float(graph.cell.det().abs().sum()) for graph in full)
-    return sum(len(graph.positions) for graph in full) / volume if full else 0.0
 
 
 def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str]]:

@@ -217,8 +217,12 @@ def _species(statistics: Statistics, evaluations: list[dict]) -> list[dict[str, 
             continue
         errors = [evaluation["content"]["errors"] for evaluation in evaluations]
         # A set with one species has no rows by species: all of it is that species.
-        found = [e.get(f"forces_{symbol}") or (e.get("forces") if _only(e, symbol, statistics) else None)
-                 for e in errors]  # fmt: skip
+        alone = statistics.species == [symbol]
+        found = [
+            e.get(f"forces_{symbol}")
+            or (e.get("forces") if alone and not any(key.startswith("forces_") for key in e) else None)
+            for e in errors
+        ]
         rows.append({
             "symbol": symbol,
             "atoms": statistics.atoms_per_species[i],
@@ -231,10 +235,6 @@ def _species(statistics: Statistics, evaluations: list[dict]) -> list[dict[str, 
 def _levels(statistics: Statistics) -> Mapping[str, Statistics | LevelStatistics]:
     """What has reference energies of its own, by name; one without a name where there is one level."""
     return statistics.levels or {"": statistics}
-
-
-def _only(errors: Mapping[str, Any], symbol: str, statistics: Statistics) -> bool:
-    return statistics.species == [symbol] and not any(key.startswith("forces_") for key in errors)
 
 
 def _sets(split: Split) -> list[dict[str, Any]]:

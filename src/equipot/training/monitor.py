@@ -172,8 +172,7 @@ class TrainingMonitor(L.Callback):
         if state["epochs_done"] >= self.training.epochs:
             raise stopping.AllEpochsDone(
                 f"This training has already done {state['epochs_done']:g} of "
-                f"{counted(self.training.epochs, 'epoch')}. "
-                "To go on, raise training.epochs."
+                f"{counted(self.training.epochs, 'epoch')}. To go on, raise training.epochs."
             )
         before, now = state.get("budget"), str(self.batches.budget)
         if state["batches_done"] and before not in (None, now):

@@ -139,7 +139,8 @@ def _train(
         History(directory.history, datasets.levels),
         ProgressDisplay(report.console, report, config.training.epochs),
     )
-    changed = [key for key in ("loss", "denoise") if resumed and _differs(key, resumed.config, config)]
+    before = resumed and resumed.config.training
+    changed = [k for k in ("loss", "denoise") if before and getattr(before, k) != getattr(config.training, k)]
     if changed:
         report.line(f"training.{changed[0]} has changed: the best epoch and early stopping are decided anew.")
         monitor.forget_best()
@@ -164,10 +165,6 @@ def _train(
             metrics = finish(prepared, directory, monitor, stopped, report)
             log_results(loggers, directory, metrics)
     return _result(directory, metrics, stopped)
-
-
-def _differs(key: str, before: Config, now: Config) -> bool:
-    return getattr(before.training, key) != getattr(now.training, key)
 
 
 def _fit(

@@ -15,15 +15,7 @@ import numpy as np
 
 from equipot.config.data import FORMATS as NAMES
 from equipot.config.data import Parsing
-from equipot.data.formats.base import (
-    LEFT_OUT,
-    PART_ATOMS,
-    PART_FRAMES,
-    UNCONVERGED,
-    Contents,
-    Format,
-    Text,
-)
+from equipot.data.formats.base import LEFT_OUT, PART_ATOMS, PART_FRAMES, UNCONVERGED, Contents, Format, Text
 from equipot.data.frames import Frame
 from equipot.data.text import counted
 from equipot.errors import DataError
@@ -143,11 +135,7 @@ def _parts(path: Path, chosen: Format, contents: Opened, parsing: Parsing) -> It
 
 
 def _guarded(
-    path: Path,
-    chosen: Format,
-    structures: Iterator[ase.Atoms | Frame],
-    parsing: Parsing,
-    first: int = 0,
+    path: Path, chosen: Format, structures: Iterator[ase.Atoms | Frame], parsing: Parsing, first: int = 0
 ) -> Numbered:
     """Number the structures, leave out and report those not to be used, and name the place of an error."""
     number = first

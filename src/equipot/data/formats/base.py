@@ -45,9 +45,7 @@ class Contents:
 
     structures: Iterator[ase.Atoms | Frame]  # frames: where a format holds what equipot itself has checked
     total: int | None = None  # number of structures, if it is known in advance
-    units: dict[str, str] = field(
-        default_factory=dict
-    )  # of "length", and of labels by their names: where the file says
+    units: dict[str, str] = field(default_factory=dict)  # of "length", and of labels, where the file says
     texts: Iterator["Text"] | None = None  # the same as pieces that are still to be parsed, if a format can
 
 

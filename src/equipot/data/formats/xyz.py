@@ -64,9 +64,7 @@ class _Piece:
 
 
 def _read(path: Path, parsing: Parsing) -> Contents:
-    total = sum(
-        piece.num_frames for piece in _pieces(path, parsing)
-    )  # the whole file is looked through first
+    total = sum(piece.num_frames for piece in _pieces(path, parsing))  # it is looked through first, whole
     for piece in islice(_pieces(path, parsing), 1):
         _report_extra_columns(piece.frames[0])
     structures = chain.from_iterable(piece.parse() for piece in _pieces(path, parsing))

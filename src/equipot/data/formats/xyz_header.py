@@ -49,9 +49,7 @@ class Header:
     info: dict[str, Any]
     cell: NDArray[np.float64] | None  # (3, 3), rows are lattice vectors
     pbc: tuple[bool, ...] | None
-    columns: list[
-        tuple[str, str, int]
-    ]  # name, type (R, I, S, L), number; standard names for the standard ones
+    columns: list[tuple[str, str, int]]  # name, type (R, I, S, L), number; standard names for standard ones
     has_columns: bool  # the line names them
 
 

@@ -42,9 +42,8 @@ def check_forces_against_energies(frames: Sequence[Frame]) -> list[Finding]:
         if not alone:
             return [agree]
         message = (
-            f"The energies and forces of {counted(len(alone), 'frame')} ({numbers(alone)}) contradict "
-            "those of "
-            f"the frames near them ({basis}): labels, elements or a unit of their own?"
+            f"The energies and forces of {counted(len(alone), 'frame')} ({numbers(alone)}) contradict those "
+            f"of the frames near them ({basis}): labels, elements or a unit of their own?"
         )
         return [agree, Finding("warning", "labels of single frames", message, frame_ids(alone), labels)]
     atoms = np.array([pair.frames[0].num_atoms for pair in pairs])

@@ -46,10 +46,8 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
             continue
         message = (
             f"The {kind} of {counted(len(placeholders), 'frame')} ({numbers(placeholders)}) "
-            f"{is_or_are(kind)} exactly zero, of "
-            f"{len(known) - len(zero)} others not: placeholders? Remove the label there, or give it "
-            "the weight 0 "
-            f"(config_{kind}_weight)."
+            f"{is_or_are(kind)} exactly zero, of {len(known) - len(zero)} others not: placeholders? Remove "
+            f"the label there, or give it the weight 0 (config_{kind}_weight)."
         )
         certain = far or (kind != "energy" and len(placeholders) > 1) or _repeated(placeholders)
         certain = certain and kind in BASIC
@@ -158,11 +156,9 @@ def _check_torque(frames: Sequence[Frame], size: float) -> list[Finding]:
         return []
     worst = max(turning, key=_torque)
     message = (
-        f"{counted(len(turning), 'frame')} without periodic directions ({numbers(turning)}) whose "
-        "forces have a torque "
-        f"(up to {100 * _torque(worst):.0f} % of what their sizes allow, frame {worst.index}); that "
-        "of a molecule is "
-        "zero. A cell or pbc that was lost, or forces of other atoms or frames."
+        f"{counted(len(turning), 'frame')} without periodic directions ({numbers(turning)}) whose forces "
+        f"have a torque (up to {100 * _torque(worst):.0f} % of what their sizes allow, frame {worst.index}); "
+        "that of a molecule is zero. A cell or pbc that was lost, or forces of other atoms or frames."
     )
     severity = "error" if len(turning) > 0.5 * len(free) and len(turning) > 2 else "warning"
     return [Finding(severity, "torque", message, frame_ids(turning), ("energy", "forces"))]

@@ -297,9 +297,8 @@ def _check_stress(model: PairModel) -> Iterator[Finding]:
     elif found < -0.7:
         message = (
             f"The stress seems to have the opposite sign (shear correlation {found:.2f}; "
-            f"{model.basis_text}): "
-            "a minus sign before its unit says so, as in data.units.stress: -GPa, or of a virial "
-            "data.units.virial: -eV."
+            f"{model.basis_text}): a minus sign before its unit says so, as in data.units.stress: -GPa, or "
+            "of a virial data.units.virial: -eV."
         )
         yield Finding("error", "stress and forces", message, ids, ("stress",))
     else:

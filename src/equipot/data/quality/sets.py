@@ -120,8 +120,7 @@ def check_energy_levels(pool: Pool) -> list[Finding]:
             message = (
                 f"Energies of the same composition differ between files: {medians[low]:.5g} eV/atom in "
                 f"{low}, {medians[high]:.5g} eV/atom in {high} (medians). Another level of theory "
-                "(data.level), "
-                "other reference energies, another unit?"
+                "(data.level), other reference energies, another unit?"
             )
             return [Finding("warning", "energy levels", message, labels=("energy",))]
     return []
@@ -144,9 +143,8 @@ def check_periodicity(pool: Pool) -> list[Finding]:
     if not frames:
         return []
     message = (
-        f"{counted(len(frames), 'frame')} ({numbers(frames)}) without periodic directions, while most "
-        "frames of the "
-        "same atoms have three: a cell or pbc that was lost?"
+        f"{counted(len(frames), 'frame')} ({numbers(frames)}) without periodic directions, while most frames "
+        "of the same atoms have three: a cell or pbc that was lost?"
     )
     return [Finding("warning", "cells", message, frame_ids(frames))]
 
@@ -165,10 +163,9 @@ def check_duplicates(pool: Pool, most: int | None = None) -> list[Finding]:
     if contradicting:
         worst = max(contradicting, key=_energy_range)
         message = (
-            f"{counted(len(contradicting), 'structure')} with different energies in different frames, "
-            "by up to "
-            f"{1e3 * _energy_range(worst):.3g} meV/atom ({_names(worst)}). Several levels of theory need a "
-            "data.level each."
+            f"{counted(len(contradicting), 'structure')} with different energies in different frames, by up "
+            f"to {1e3 * _energy_range(worst):.3g} meV/atom ({_names(worst)}). Several levels of theory need "
+            "a data.level each."
         )
         ids = frame_ids([frame for group in contradicting for frame in group])
         findings.append(Finding("error", "contradiction", message, ids, ("energy",)))
