@@ -41,6 +41,7 @@ from equipot.files import read_json, write_json
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(__file__).parent / "trainers"
 PACKAGES = {"equipot": "equipot", "nequip": "nequip", "mace": "mace-torch"}
+COLUMNS = ("trainer", "recipe", "epochs", "steps", "CPU min", "forces MAE", "RMSE", "energy RMSE")
 PLANNED = ("equipot", "mace")  # whose schedule needs the number of epochs
 _ENDLESS = 100_000
 _WARM_UP, _PILOT_SECONDS = 10, 30.0  # steps before those that are timed, which compile and cache; and those
@@ -56,7 +57,7 @@ def command(arguments: argparse.Namespace, name: str, folder: Path, epochs: int)
     if name == "equipot":
         files = [f"data.train={train}", f"data.validation={validation}", "data.test=null"]
         changes = [*files, f"run.directory={folder}", f"training.epochs={epochs}"]
-        return [python, "-m", "equipot.cli", "train", arguments.config, *changes, "--overwrite"]
+        return [python, "-m", "equipot.cli", "train", arguments.config, *changes]
     if name == "nequip":
         symbols = sorted({symbol for atoms in ase.io.read(train, ":") for symbol in atoms.symbols})
         changes = [f"train={train}", f"validation={validation}", f"folder={folder}"]
@@ -231,50 +232,39 @@ def settings_of(arguments: argparse.Namespace, name: str) -> dict:
 
 def table(results: dict[str, dict], test: str) -> Table:
     """A row for each trainer; errors in meV."""
-    shown = Table(title=f"Errors on {test}", title_justify="left")
-    for column in (
-        "trainer",
-        "epochs",
-        "steps",
-        "CPU min",
-        "forces MAE",
-        "RMSE meV/Å",
-        "energy RMSE meV/atom",
-    ):
-        shown.add_column(column, justify="left" if column == "trainer" else "right")
+    shown = Table(title=f"Errors on {test}: forces in meV/Å, energies in meV/atom", title_justify="left")
+    for number, column in enumerate(COLUMNS):
+        shown.add_column(column, justify="right" if number > 1 else "left")
     for name, row in results.items():
-        found = row["errors"].get(test)
-        if found:
-            numbers = [1e3 * found[key] for key in ("forces_mae", "forces_rmse", "energy_rmse")]
-            facts = [f"{row['epochs']}", f"{row['steps']}", f"{row['processor_seconds'] / 60:.1f}"]
-            label = f"{name} {row['versions'][PACKAGES[name]]}"
-            shown.add_row(label, *facts, *(f"{x:.{d}f}" for x, d in zip(numbers, (1, 1, 2), strict=True)))
+        if test in row["errors"]:
+            recipe = row["settings"].get("config", f"{name}.yaml")
+            facts = [
+                f"{name} {row['versions'][PACKAGES[name]]}",
+                recipe,
+                str(row["epochs"]),
+                str(row["steps"]),
+            ]
+            numbers = [1e3 * row["errors"][test][key] for key in ("forces_mae", "forces_rmse", "energy_rmse")]
+            words = (f"{x:.{d}f}" for x, d in zip(numbers, (1, 1, 2), strict=True))
+            shown.add_row(*facts, f"{row['processor_seconds'] / 60:.1f}", *words)
     return shown
 
 
 def draw(arguments: argparse.Namespace) -> None:
     """Write the training and the validation frames, or find that they are there."""
-    frames = ase.io.read(arguments.train, ":")
-    if not 0 < arguments.validation < len(frames):
+    frames, share = ase.io.read(arguments.train, ":"), arguments.validation
+    if not 0 < share < len(frames):
         raise ConfigError(f"--validation must leave some of the {len(frames)} frames of {arguments.train}.")
     order = np.random.default_rng(arguments.seed).permutation(len(frames))
-    for name, part in {
-        "validation": slice(arguments.validation),
-        "train": slice(arguments.validation, None),
-    }.items():
-        write_frames(arguments.output / "data" / f"{name}.xyz", [frames[i] for i in sorted(order[part])])
+    for name, part in (("validation", order[:share]), ("train", order[share:])):
+        write_frames(arguments.output / "data" / f"{name}.xyz", [frames[i] for i in sorted(part)])
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="scripts/benchmark trainers",
-    )
-    parser.add_argument(
-        "train", type=Path, metavar="TRAIN", help="frames with energy and forces, any file ASE reads"
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("scripts/benchmark trainers", description=__doc__, formatter_class=raw)
+    parser.add_argument("train", type=Path, metavar="TRAIN", help="labelled frames, any file ASE reads")
     parser.add_argument("--test", type=Path, action="append", default=[], metavar="FILE", help="repeatable")
     parser.add_argument("--minutes", type=positive(float), default=30.0, help="of processor time each (30)")
     parser.add_argument("--threads", type=positive(int), default=1, help="of each (1)")
@@ -282,9 +272,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
     parser.add_argument("--only", action="append", choices=list(PACKAGES), help="repeatable; all")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "molecule_nequip_medium.yaml")
-    parser.add_argument(
-        "--nequip-mode", choices=("eager", "compile"), default="eager", help="compile_mode (eager)"
-    )
+    parser.add_argument("--nequip-mode", choices=("eager", "compile"), default="eager", help="(eager)")
     parser.add_argument("--nequip-python", type=Path)
     parser.add_argument("--mace-python", type=Path)
     parser.add_argument("--output", type=Path, default=Path("trainers"))
@@ -298,10 +286,9 @@ def main(arguments: argparse.Namespace) -> dict[str, dict]:
     for name in arguments.only or PACKAGES:
         if name != "equipot":
             given = getattr(arguments, f"{name}_python")
-            folder = ROOT / ".benchmark-envs" / name
+            made = ROOT / ".benchmark-envs" / name, ROOT / "constraints.txt"
             # Not resolved: a virtual environment's interpreter is a link.
-            python = given.absolute() if given else peer_python(name, folder, ROOT / "constraints.txt")
-            arguments.pythons[name] = python
+            arguments.pythons[name] = given.absolute() if given else peer_python(name, *made)
         compete(arguments, name)
     kept = {name: arguments.output / name / "result.json" for name in PACKAGES}
     results = {name: read_json(file) for name, file in kept.items() if file.exists()}

@@ -15,10 +15,10 @@ from equipot.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "01_molecule" / "train.xyz"
-# Four epochs of ten steps; a step burns a hundredth of a second. The log is that of equipot.
+# Epochs of ten steps that take 0.1 s; the log is that of equipot.
 TRAINER = """
 import sys, time
-with open("training/metrics.csv" if len(sys.argv) < 2 else sys.argv[1], "w") as log:
+with open(sys.argv[1], "w") as log:
     log.write("epoch,step\\n")
     for epoch in range(1, 10_000):
         end = time.process_time() + 0.1
@@ -118,11 +118,17 @@ def test_errors_of_known_deviations_stand_in_the_table(script, arguments, tmp_pa
     assert found["forces_mae"] == pytest.approx(0.3 / 54)
     assert found["forces_rmse"] == pytest.approx(0.3 / np.sqrt(54))
     assert found["energy_mae"] == pytest.approx(0.001) and found["energy_rmse"] == pytest.approx(0.001)
-    row = {"epochs": 3, "steps": 90, "processor_seconds": 90.0, "versions": {"mace-torch": "0.3.16"}}
+    row = {
+        "epochs": 3,
+        "steps": 90,
+        "processor_seconds": 90.0,
+        "versions": {"mace-torch": "0.3.16"},
+        "settings": {},
+    }
     console = Console(width=120, record=True, file=(tmp_path / "shown").open("w"))
     console.print(script.table({"mace": {**row, "errors": {"two": found}}}, "two"))
     text = console.export_text()
-    assert "mace 0.3.16" in text
+    assert "mace 0.3.16 │ mace.yaml" in text
     assert [word for word in text.splitlines()[-2].split() if word[0].isdigit()][1:] == [
         "3", "90", "1.5", "5.6", "40.8", "1.00",
     ]  # fmt: skip
