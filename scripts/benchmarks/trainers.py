@@ -47,7 +47,7 @@ _ENDLESS = 100_000
 _WARM_UP, _PILOT_SECONDS = 10, 30.0  # steps before those that are timed, which compile and cache; and those
 _MACE_BATCH, _VALIDATION = 5, 1.05  # of trainers/mace.yaml; an epoch with its validation over its steps
 _SHARE = 0.97  # of the time that a plan fills
-_TICK = 0.2
+_TICK = 1.0  # s; a look at all processes takes some ms
 
 
 def command(arguments: argparse.Namespace, name: str, folder: Path, epochs: int) -> list:
