@@ -178,6 +178,8 @@ def test_usage_errors_exit_with_2(equipot, workspace):
     assert too_few.code == 2 and "--max-edges" in too_few.err
     both = equipot("train", workspace.config, "--find-learning-rate", "--ensemble", "2")
     assert both.code == 2 and "--find-learning-rate" in both.err
+    both = equipot("train", workspace.config, "--resume", "auto", "--overwrite")
+    assert both.code == 2 and "--overwrite replaces one" in both.err
 
 
 def test_debug_shows_the_traceback(equipot):

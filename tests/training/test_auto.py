@@ -78,19 +78,26 @@ def test_everything_is_chosen_from_the_data(molecules, crystals, tmp_path, clock
     assert 4.0 <= of_crystals.model.cutoff <= 5.0
 
 
-def test_the_cutoff_follows_the_density(tmp_path, clock):
-    """Caesium, with 2 neighbors within 5 Å or so, and diamond, with 90."""
+def test_the_cutoff_follows_the_density(tmp_path, clock, caplog):
+    """Caesium, with 2 neighbors within 5 Å or so, and diamond, with 90; the data are spoken of once."""
+    caplog.set_level("INFO", "equipot")
     chosen = {}
     for name, atoms, sigma in (
         ("Cs", bulk("Cs", cubic=True), 4.5),
         ("C", bulk("C", a=3.567, cubic=True), 1.4),
     ):
         path = tmp_path / f"{name}.xyz"
-        ase.io.write(path, [labelled(atoms.copy(), seed, sigma=sigma) for seed in range(30)])
+        frames = [labelled(atoms.copy(), seed, sigma=sigma) for seed in range(30)]
+        for frame in frames:
+            frame.info["dipole"] = np.zeros(3)  # not read
+        ase.io.write(path, frames)
         prepared = prepare(make(path, tmp_path))
         chosen[name] = prepared.config.model.cutoff
         assert prepared.datasets.train.cutoff == chosen[name]
     assert chosen == {"C": 4.5, "Cs": 7.0}
+    assert sorted(message.split(":")[0] for message in caplog.messages) == [
+        str(tmp_path / f"{name}.xyz") for name in ("C", "Cs")
+    ]
 
 
 def test_a_molecule_in_a_periodic_box_is_no_crystal(molecules, tmp_path, clock):

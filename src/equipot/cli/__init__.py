@@ -144,6 +144,8 @@ def train(
             "it trains nothing to keep: leave out --resume, --overwrite and --ensemble.",
             param_hint="--find-learning-rate",
         )
+    if resume is not None and overwrite:
+        raise typer.BadParameter("goes on with a training; --overwrite replaces one.", param_hint="--resume")
     loaded = load_config(config, overrides or [])
     if find_learning_rate:
         _suggest_learning_rate(loaded, Path(f"{config.stem}_learning_rate.png"))

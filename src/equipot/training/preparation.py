@@ -2,7 +2,8 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def prepare(
     if auto.is_open(config):
         config, choices = auto.choose_cutoff(config, datasets)
         if config.model.cutoff != datasets.train.cutoff:
-            datasets = load_datasets(config.data, config.model.cutoff, datasets.split)
+            with quiet("equipot"):  # which has said everything about these files
+                datasets = load_datasets(config.data, config.model.cutoff, datasets.split)
     if config.training.denoise is not None:
         datasets = displaced(datasets, config)
     check_labels(datasets, config, replayed)
@@ -99,6 +101,20 @@ def prepare(
     start = begin_training(config, datasets, source, resumed, device)
     replay = label_replay(replayed, config, datasets, start, source) if replayed else None
     return Preparation(config, device, datasets, start, resumed, replay, choices)
+
+
+@contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Inside the block these loggers say errors only."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _set_up_device(run: RunConfig) -> str:

@@ -1,6 +1,5 @@
 """From a configuration to a run directory with a trained potential."""
 
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ from equipot.training.loggers import log_results, open_loggers
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
-from equipot.training.preparation import Preparation, count_labels, prepare
+from equipot.training.preparation import Preparation, count_labels, prepare, quiet
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
@@ -224,18 +223,10 @@ def _fit(
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Inside the block Lightning's tips, device table and advice stay unsaid; its errors do not."""
-    loggers = [logging.getLogger(name) for name in _CHATTY]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            for module in (r"lightning\..*", r"torchmetrics\..*", r"torch\.utils\.data.*"):
-                warnings.filterwarnings("ignore", module=module)
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet(*_CHATTY), warnings.catch_warnings():
+        for module in (r"lightning\..*", r"torchmetrics\..*", r"torch\.utils\.data.*"):
+            warnings.filterwarnings("ignore", module=module)
+        yield
 
 
 def _result(directory: RunDirectory, metrics: dict[str, Any], stopped: str) -> TrainResult:
