@@ -276,7 +276,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--nequip-python", type=Path)
     parser.add_argument("--mace-python", type=Path)
     parser.add_argument("--output", type=Path, default=Path("trainers"))
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for file in (arguments.train, arguments.config, *arguments.test):
+        if not file.is_file():
+            parser.error(f"there is no file {file}")
+        if file in arguments.test and file.stem == "validation":
+            parser.error(f"{file}: a test set of this name would take the place of the validation frames")
+    return arguments
 
 
 def main(arguments: argparse.Namespace) -> dict[str, dict]:

@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -77,7 +78,7 @@ def positive(kind: type) -> Callable[[str], float]:
     """The type of an option that is more than 0."""
 
     def read(text: str):
-        if kind(text) <= 0:
+        if not 0 < kind(text) < math.inf:
             raise argparse.ArgumentTypeError(f"must be more than 0, found {text}")
         return kind(text)
 

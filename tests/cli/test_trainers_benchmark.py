@@ -57,6 +57,16 @@ def test_validation_frames_are_drawn_once_and_not_trained_on(arguments, script):
         script.draw(arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--minutes", "nan"], "--minutes"), (["--test", "nowhere.xyz"], "no file nowhere.xyz")],
+)
+def test_what_cannot_be_used_is_said_before_anything_is_trained(script, capsys, options, words):
+    with pytest.raises(SystemExit):
+        script.parse([str(TRAIN), *options])
+    assert words in capsys.readouterr().err
+
+
 def test_a_command_and_its_children_are_stopped_by_their_processor_time(script, tmp_path):
     burn = "while True: pass"
     line = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"]

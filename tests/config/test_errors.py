@@ -2,8 +2,9 @@
 
 import pytest
 
-from equipot.config import config_from_dict, load_config
+from equipot.config import UnitsConfig, config_from_dict, load_config
 from equipot.errors import ConfigError
+from equipot.quantities import declare, output
 
 NEQUIP = {"type": "nequip"}
 
@@ -432,3 +433,8 @@ def test_folder_and_binary_file_are_refused(tmp_path):
     (tmp_path / "model.pt").write_bytes(b"\x80\x02\xff\x00")
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_config(tmp_path / "model.pt")
+
+
+def test_an_empty_unit_of_an_output_is_none():
+    declare(output("gap", (), "", False))
+    assert UnitsConfig(gap="").factor("gap") == 1.0

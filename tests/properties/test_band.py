@@ -9,7 +9,9 @@ from ase.constraints import FixAtoms, FixCartesian
 
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.properties.band import matched, minimum_energy_path
+from equipot.properties.neb import neb
 from equipot.properties.normal_modes import vibrations
+from equipot.properties.settings import Common, NebSettings
 from equipot.properties.strained import relax_ions
 
 
@@ -79,6 +81,12 @@ def test_band_goes_on(ends, path):
         minimum_energy_path(*ends, 3, start=kept[-1][:3])
     with pytest.raises(DataError, match="another last structure"):
         minimum_energy_path(*ends, 3, start=kept[-1][:4] + kept[-1][:1])
+
+
+def test_going_on_and_beginning_again_are_two_things(ends, tmp_path):
+    common = Common(output=tmp_path, overwrite=True)
+    with pytest.raises(ConfigError, match=r"--resume goes on .*: give one of them"):
+        neb(*ends, EMT(), common, NebSettings(resume=True))
 
 
 def test_ends_that_do_not_fit(ends):

@@ -12,8 +12,14 @@ from matplotlib.figure import Figure
 
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.properties.output import Result, Table, check_folder, finish
-from equipot.properties.settings import Common, KappaSettings, PhononSettings
-from equipot.properties.start import need, prepare
+from equipot.properties.settings import (
+    Common,
+    ElasticSettings,
+    KappaSettings,
+    PhononSettings,
+    VibrationSettings,
+)
+from equipot.properties.start import need, prepare, space_group
 
 SIGMA, EPSILON = 3.4, 0.0103  # Å, eV
 NEAREST = 2 ** (1 / 6) * SIGMA  # where a pair has its minimum
@@ -79,6 +85,14 @@ def test_a_missing_package_names_the_extra():
         (Common, {"symprec": float("inf")}, "--symprec"),
         (Common, {"keep_cell": True}, "--relax"),
         (PhononSettings, {"displacement": 0.5}, "--displacement"),
+        (PhononSettings, {"displacement": 1e-12}, "--displacement"),
+        (PhononSettings, {"max_atoms": 0}, "--max-atoms"),
+        (ElasticSettings, {"strains": "0.01,nan,0.02"}, "--strains"),
+        (ElasticSettings, {"strains": "1e-14"}, "--strains"),
+        (ElasticSettings, {"steps": 0}, "--steps"),
+        (VibrationSettings, {"temperature": float("nan")}, "--temperature"),
+        (VibrationSettings, {"pressure": 0.0}, "--pressure"),
+        (VibrationSettings, {"spin": float("inf")}, "--spin"),
         (PhononSettings, {"supercell": (0, 1, 1)}, "--supercell"),
         (PhononSettings, {"mesh": -1.0}, "--mesh"),
         (KappaSettings, {"temperatures": "0,100"}, "--temperatures"),
@@ -88,6 +102,13 @@ def test_a_missing_package_names_the_extra():
 def test_settings_that_make_no_sense(settings, values, words):
     with pytest.raises(ConfigError, match=words):
         settings(**values)
+
+
+def test_a_tolerance_beyond_the_distances_of_atoms_is_refused():
+    silicon = bulk("Si")
+    assert space_group(silicon, 1e-3) == "Fd-3m (227)"
+    with pytest.raises(ConfigError, match=r"--symprec 3 .*: take a smaller one"):
+        space_group(silicon, 3.0)
 
 
 def test_output_is_whole_and_not_overwritten_unasked(tmp_path, capsys):

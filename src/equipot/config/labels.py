@@ -103,7 +103,7 @@ class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
             if stated is None:
                 return 1.0
             size = compound_unit(stated.removeprefix("-"))[0] / compound_unit(QUANTITIES[key].unit)[0]
-            return -size if stated[0] == "-" else size
+            return -size if stated.startswith("-") else size
         if stated is None:
             return product(energy_factor(self.energy), length_factor(self.length), powers)
         return unit_factor(stated, powers, key)

@@ -99,6 +99,8 @@ def _earlier(file: Path, common: Common, settings: NebSettings) -> list[Atoms] |
         raise ConfigError(
             f"{file} is an unfinished band: --resume goes on with it, --overwrite begins again."
         )
+    if settings.resume and common.overwrite:
+        raise ConfigError("--resume goes on with a band, --overwrite begins another: give one of them.")
     if not (file.is_file() and settings.resume):
         if settings.resume:
             log.info("There is no %s to go on from: the band begins.", file)

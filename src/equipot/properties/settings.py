@@ -50,7 +50,7 @@ class PhononSettings(Settings):
         "THz; a larger supercell has to change special points by less, or one still larger is taken.",
         above_0="THz",
     )
-    max_atoms: int = setting(600, "No larger supercell is tried.")
+    max_atoms: int = setting(600, "No larger supercell is tried.", least=1)
     displacement: float = setting(0.01, "Å, in both directions.", above_0="Å")
     checks: bool = setting(
         True, "Repeat with a larger supercell and a larger displacement.", option="--checks/--no-checks"
@@ -74,8 +74,8 @@ class PhononSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.displacement > 0.3:
-            raise ConfigError(f"--displacement must be small, 0.3 Å at most, found {self.displacement}.")
+        fits = 1e-4 <= self.displacement <= 0.3  # forces of less are rounding
+        require(fits, "--displacement", "from 0.0001 to 0.3 Å", self.displacement)
         _check_supercell(self.supercell)
 
 
@@ -154,7 +154,7 @@ class _Relaxing(Settings):
     """How structures relax that a command makes by itself."""
 
     fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.", above_0="eV/Å")
-    steps: int = setting(500, "Steps at most to relax each.", above_0="steps")
+    steps: int = setting(500, "Steps at most to relax each.", least=1)
 
 
 @dataclass(frozen=True)
@@ -169,9 +169,16 @@ class ElasticSettings(_Relaxing):
     @property
     def amplitudes(self) -> tuple[float, ...]:
         try:
-            return tuple(float(text) for text in self.strains.split(","))
+            found = tuple(float(text) for text in self.strains.split(","))
         except ValueError:
-            raise ConfigError(f"--strains must be numbers as 0.005,0.01, found '{self.strains}'.") from None
+            found = ()
+        fits = bool(found) and all(1e-5 <= abs(strain) < math.inf for strain in found)
+        require(fits, "--strains", "numbers as 0.005,0.01, of at least 0.00001", f"'{self.strains}'")
+        return found
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.amplitudes  # noqa: B018 - an error before anything is computed
 
 
 @dataclass(frozen=True)
@@ -192,12 +199,17 @@ class EosSettings(_Relaxing):
 class VibrationSettings(Settings):
     """What `vibrations` is told beside `Common`."""
 
-    displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.")
-    temperature: float = setting(298.15, "K, of the thermochemistry.")
-    pressure: float = setting(1.0, "bar, of the ideal gas.")
+    displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.", above_0="Å")
+    temperature: float = setting(298.15, "K, of the thermochemistry.", above_0="K")
+    pressure: float = setting(1.0, "bar, of the ideal gas.", above_0="bar")
     symmetry_number: int | None = setting(None, "Rotations onto itself; by default those that are found.")
     spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
     saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
+
+    def __post_init__(self):
+        super().__post_init__()
+        fits = self.spin is None or 0 <= self.spin < math.inf
+        require(fits, "--spin", "S of the electrons, 0, 0.5, 1, ...", self.spin)
 
 
 @dataclass(frozen=True)
@@ -214,7 +226,7 @@ class NebSettings(Settings):
     )
     spring: float = setting(0.1, "eV/Å².", above_0="eV/Å²")
     fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.", above_0="eV/Å")
-    steps: int = setting(500, "Steps at most.", above_0="steps")
+    steps: int = setting(500, "Steps at most.", least=1)
     keep_order: bool = setting(
         False, "Atoms of one element do change places between the ends.", option="--keep-order"
     )

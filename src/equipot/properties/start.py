@@ -3,6 +3,7 @@
 import importlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def prepare(
     described |= describe_model(calculator, model) | {"equipot_version": __version__}
     if atoms.pbc.all():
         described |= {"space_group": space_group(atoms, common.symprec)}
-        loose = space_group(atoms, _LOOSER * common.symprec)
+        loose = described["space_group"]
+        with suppress(ConfigError):
+            loose = space_group(atoms, _LOOSER * common.symprec)
         if loose != described["space_group"]:
             log.warning(
                 "%s: space group %s; with --symprec %g it would be %s.",
@@ -142,12 +145,17 @@ def _require_periodic(atoms: Atoms, periodic: bool | None, name: str) -> None:
 
 
 def symmetry_dataset(atoms: Atoms, symprec: float) -> Any:
-    """spglib's, within ``symprec`` (Å); None where it finds nothing."""
+    """spglib's, within ``symprec`` (Å); None where it finds nothing. ConfigError where that is too far."""
     need("spglib")
     import spglib
 
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    return spglib.get_symmetry_dataset(cell, symprec=symprec)
+    try:
+        return spglib.get_symmetry_dataset(cell, symprec=symprec)
+    except Exception as error:  # of a class that not every version has
+        raise ConfigError(
+            f"spglib cannot use --symprec {symprec:g} Å ({error}): take a smaller one."
+        ) from None
 
 
 def space_group(atoms: Atoms, symprec: float) -> str:

@@ -204,6 +204,29 @@ def test_one_tensor_of_zeros_among_many_frames_is_found(make_frame):
     assert (zero.severity, zero.frames) == ("warning", (("", 514),))
 
 
+def test_a_tensor_that_is_zero_everywhere_and_one_behind_symmetric_zeros_are_found(make_frame):
+    """A dipole: of a whole file, and of one bent molecule after more linear ones than are looked at."""
+    declare(output("dipole", (3,), "e*Ang", False, rank=1))
+    [found] = check_zeros(molecules(make_frame, [{"dipole": np.zeros(3)}] * 5))
+    assert found.message.startswith("The dipole of all 5 frames is zero")
+    linear = np.array([[-1.16, 0.0, 0.0], [0.0, 0.0, 0.0], [1.16, 0.0, 0.0]])
+    frames = [
+        make_frame("OCO", linear * (1 + 0.0005 * i), index=i, energy=-20.0, dipole=np.zeros(3))
+        for i in range(400)
+    ]
+    assert check_zeros(frames) == []
+    charges = [{"dipole": np.zeros(3) if i == 399 else np.ones(3)} for i in range(400)]
+    pool = Pool.of(frames + molecules(make_frame, charges))
+    found = check_sets(pool, {}, {"training": pool, "validation": pool, "test": pool}, ["dipole"])
+    assert [finding.frames for finding in found if finding.check == "zero dipole"] == [(("", 399),)]
+
+
+def test_magnetic_moments_may_be_zero(make_frame):
+    declare(output("magmoms", (3,), "", True, rank=1, pseudo=True))
+    values = [{"magmoms": np.full((3, 3), float(i > 2))} for i in range(6)]
+    assert check_zeros(molecules(make_frame, values)) == []
+
+
 def test_frames_in_a_field_turn_and_have_other_energies(make_frame):
     declare(FIELD)
     turning = np.array([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, -1.0, 0.0]])

@@ -32,16 +32,17 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
             continue
         if len(zero) == len(known):
             # Crystals at rest, and their equations of state, have no forces by symmetry.
-            wrong = kind == "energy" or (kind == "forces" and any(_is_no_zero(f, kind) for f in known))
+            wrong = kind == "energy" or (kind != "stress" and any(is_no_zero(f, kind) for f in known))
             if wrong and len(known) > 1:
                 message = (
                     f"The {kind} of all {counted(len(known), 'frame')} {is_or_are(kind)} zero: "
                     f"set data.labels.{kind}."
                 )
-                findings.append(Finding("error", f"zero {kind}", message, (), (kind,)))
+                severity = "error" if kind in BASIC else "warning"
+                findings.append(Finding(severity, f"zero {kind}", message, (), (kind,)))
             continue
         far = kind == "energy" and _far_from_zero(known)
-        placeholders = [frame for frame in zero if far or _is_no_zero(frame, kind)]
+        placeholders = [frame for frame in zero if far or is_no_zero(frame, kind)]
         if not placeholders:
             continue
         message = (
@@ -57,11 +58,12 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
 
 
 def tensors() -> set[str]:
-    """Names of what is predicted and has directions: zero by symmetry only."""
-    return {name for name, quantity in QUANTITIES.items() if quantity.rows.rank} - given_quantities()
+    """Names of what is predicted and has directions: zero by symmetry only, but for magnetic moments."""
+    directed = (name for name, q in QUANTITIES.items() if q.rows.rank and not q.rows.pseudo)
+    return set(directed) - given_quantities()
 
 
-def _is_no_zero(frame: Frame, kind: str) -> bool:
+def is_no_zero(frame: Frame, kind: str) -> bool:
     """Whether what is zero here cannot be so by symmetry, by vacuum, or in a reference of energies."""
     if kind == "stress":
         return abs(np.linalg.det(frame.cell)) < 100 * frame.num_atoms  # Å³
