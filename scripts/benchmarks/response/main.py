@@ -1,7 +1,7 @@
 """Errors of a response model, its acoustic sum rule, and dielectric constants beside those of the labels.
 
     equipot train scripts/benchmarks/response/sio2.yaml data.train=... run.directory=runs/sio2
-    equipot deploy runs/sio2 -o model.pt
+    equipot deploy runs/sio2 --output model.pt
     scripts/benchmark response model.pt SiO2_test.xyz.gz
 
 The commands, and what was found: docs/response.md.
