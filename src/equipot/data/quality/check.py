@@ -4,6 +4,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from equipot.data.quality.sets import (
 from equipot.data.quality.structures import check_copied_labels, check_distances
 from equipot.data.quality.units import check_units
 from equipot.data.text import KEY_ADVICE, counted, naming_options
-from equipot.quantities import FORCES, QUANTITIES
+from equipot.quantities import BASIC, QUANTITIES
 
 # Each is about one file: files may come from different levels of theory.
 _OF_FRAMES = (
@@ -52,7 +53,7 @@ _MOST_FRAMES, _MOST_ATOMS = 300, 15_000
 _FEWEST_FRAMES = 20  # of a file that is looked at by itself
 _MOST_GROUPS = 10
 _SHARE = 0.01  # of the frames: errors about fewer do not stop a training
-_MOST_SEEN = 20_000  # frames whose tensors are looked at
+_MOST_SEEN = 20_000  # frames whose outputs are looked at
 _MOST_READ = 200  # frames for a comparison that the columns suggest
 
 
@@ -153,10 +154,12 @@ def _zeros(pool: Pool) -> NDArray[np.int64]:
     columns = pool.columns
     zero = columns.known("energy") & (columns.energy == 0)
     zero |= columns.known("forces") & (columns.force_squares == 0)
-    for kind in tensors() - {FORCES.name}:
-        rows = np.flatnonzero(columns.known(kind))[:_MOST_SEEN]
-        none = [row for row in rows if not pool[row].values[kind].any()][: 10 * _MOST_READ]
-        zero[[row for row in none if is_no_zero(pool[row], kind)]] = True
+    outputs = tensors() - set(BASIC)
+    known = sum((columns.known(kind) for kind in outputs), start=np.zeros(len(pool), bool))
+    frames = ((row, pool[row]) for row in np.flatnonzero(known)[:_MOST_SEEN])
+    none = ((row, f, k) for row, f in frames for k in outputs if k in f.values and not f.values[k].any())
+    for row, frame, kind in islice(none, 10 * _MOST_READ):
+        zero[row] |= is_no_zero(frame, kind)
     return np.flatnonzero(zero & (columns.num_atoms > 1))
 
 
