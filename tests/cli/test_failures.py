@@ -131,6 +131,17 @@ def test_absent_label_name(equipot, workspace):
     fails(result, "enrgy", "energy")
 
 
+def test_more_atoms_than_memory(equipot, workspace, tmp_path):
+    atoms = ase.io.read(workspace.test)
+    atoms.set_cell([20.0] * 3)
+    atoms.pbc = True
+    atoms.write(tmp_path / "periodic.xyz")
+    output = ("--output", tmp_path / "md")
+    arguments = ("md", tmp_path / "periodic.xyz", "--model", workspace.model, *output)
+    fails(equipot(*arguments, "--supercell", 99999, 99999, 99999), "more memory than there is")
+    assert not (tmp_path / "md").exists()
+
+
 def test_output_that_is_a_file(equipot, workspace, tmp_path):
     """An OSError of the system is a message too."""
     (tmp_path / "taken").write_text("")

@@ -232,6 +232,7 @@ def test_npt_answers_to_pressure(crystal, model_file, tmp_path):
         ({"temperature": 2e5}, "--temperature"),
         ({"friction": float("inf")}, "--friction"),
         ({"pressure": float("nan")}, "--pressure"),
+        ({"pressure": 1e300}, "--pressure"),
         ({"seed": -1}, "--seed"),
         ({"steps": 2.5}, "--steps must be a whole number"),
     ],

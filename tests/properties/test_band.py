@@ -109,7 +109,7 @@ def test_ends_that_do_not_fit(ends):
     moved.positions[0, 2] -= 0.2
     with pytest.raises(DataError, match=r"Atom 0 is fixed, and 0\.2 Å away"):
         matched(first, moved)
-    with pytest.raises(ConfigError, match="at least 1 image"):
+    with pytest.raises(ConfigError, match="--images must be a whole number of at least 1"):
         minimum_energy_path(first, last, 0)
     with pytest.raises(ConfigError, match="must be idpp or linear"):
         minimum_energy_path(first, last, interpolation="quadratic")

@@ -15,8 +15,11 @@ from equipot.properties.output import Result, Table, check_folder, finish
 from equipot.properties.settings import (
     Common,
     ElasticSettings,
+    EosSettings,
     KappaSettings,
+    NebSettings,
     PhononSettings,
+    SpectrumSettings,
     VibrationSettings,
 )
 from equipot.properties.start import need, prepare, space_group
@@ -87,6 +90,12 @@ def test_a_missing_package_names_the_extra():
         (PhononSettings, {"displacement": 0.5}, "--displacement"),
         (PhononSettings, {"displacement": 1e-12}, "--displacement"),
         (PhononSettings, {"max_atoms": 0}, "--max-atoms"),
+        (EosSettings, {"span": 0.5}, "--span"),
+        (EosSettings, {"points": 4}, "--points"),
+        (EosSettings, {"shape": "relaxed"}, "--shape"),
+        (NebSettings, {"images": 0}, "--images"),
+        (NebSettings, {"interpolation": "quadratic"}, "--interpolation"),
+        (SpectrumSettings, {"resolution": 1e-300}, "--resolution"),
         (ElasticSettings, {"strains": "0.01,nan,0.02"}, "--strains"),
         (ElasticSettings, {"strains": "1e-14"}, "--strains"),
         (ElasticSettings, {"steps": 0}, "--steps"),

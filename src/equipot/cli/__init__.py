@@ -46,7 +46,7 @@ def main() -> None:
     logger.addHandler(messages)
     try:
         app(_three_numbers([argument for argument in sys.argv[1:] if argument != "--debug"]))
-    except (EquipotError, OSError, ModuleNotFoundError) as error:
+    except (EquipotError, OSError, ModuleNotFoundError, MemoryError) as error:
         if debug:
             raise
         print(f"Error: {_message(error)}", file=sys.stderr)
@@ -69,6 +69,8 @@ def _message(error: Exception) -> str:
     """An OSError (a full disk, a folder that may not be written) has its file name apart from its message."""
     if isinstance(error, ModuleNotFoundError):
         return f"This needs {error.name}, which is not installed. 'pip install equipot' brings all it needs."
+    if isinstance(error, MemoryError):
+        return f"This takes more memory than there is. {error}".rstrip()
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return str(error)

@@ -20,10 +20,12 @@ class MDSettings(Settings):
         "langevin, nose-hoover (chains) or csvr, for nvt; for npt the first two.",
         choices=("langevin", "nose-hoover", "csvr"),
     )
-    temperature: float = setting(300.0, "K; for nve of the velocities that are drawn.")
+    temperature: float = setting(
+        300.0, "K; for nve of the velocities that are drawn.", within=(0.0, _MAX_TEMPERATURE, "K")
+    )
     steps: int = setting(1000, "Time steps.", least=1)
     timestep: float = setting(0.5, "fs.", above_0="fs")
-    pressure: float = setting(0.0, "GPa, for npt.")
+    pressure: float = setting(0.0, "GPa, for npt.", within=(-10_000.0, 10_000.0, "GPa"))
     mask: tuple[int, int, int] | None = setting(
         None,
         "For npt: 1 for each of x, y, z in which the cell may stretch by itself, else 0. By default it keeps "
@@ -61,9 +63,6 @@ class MDSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        possible = 0 <= self.temperature <= _MAX_TEMPERATURE  # False for nan
-        require(possible, "--temperature", f"between 0 and {_MAX_TEMPERATURE:g} K", self.temperature)
-        require(math.isfinite(self.pressure), "--pressure", "a finite number (GPa)", self.pressure)
         if self.field is not None:
             fits = len(self.field) == 3 and all(map(math.isfinite, self.field))
             require(fits, "--field", "three numbers (V/Å)", self.field)

@@ -7,8 +7,9 @@ from typing import Any
 
 from equipot.errors import ConfigError
 
-# What fields may have beside typer's words: unit of a number above 0; least whole number; words to choose.
-RULES = ("above_0", "least", "choices")
+# What fields may have beside typer's words: unit of a number above 0; lowest and highest number, and unit;
+# lowest whole number; words to choose.
+RULES = ("above_0", "within", "least", "choices")
 
 
 def setting(default: Any, text: str, **more: Any) -> Any:
@@ -44,9 +45,12 @@ class Settings:
                 listed = " or ".join(", ".join(words).rsplit(", ", 1))
                 expected = listed if len(words) < 4 else f"one of {', '.join(words)}"
                 require(value in rules["choices"], option, expected, f"'{value}'")
-            if "least" in rules:
+            if "least" in rules and value is not None:
                 whole = isinstance(value, Integral) and value >= rules["least"]
                 require(whole, option, f"a whole number of at least {rules['least']}", value)
             if "above_0" in rules and value is not None:
                 possible = math.isfinite(value) and value > 0
                 require(possible, option, f"a number greater than 0 ({rules['above_0']})", value)
+            if "within" in rules:
+                low, high, unit = rules["within"]
+                require(low <= value <= high, option, f"from {low:g} to {high:g} {unit}", value)

@@ -14,8 +14,9 @@ from ase.utils.forcecurve import ForceFit, fit_images
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.errors import DataError, SimulationError
 from equipot.properties.normal_modes import free_atoms
+from equipot.properties.settings import NebSettings
 from equipot.properties.strained import with_results
 
 _SAME = 0.1  # Å; ends whose atoms are all closer are one structure
@@ -93,10 +94,7 @@ def minimum_energy_path(
     Raises ConfigError for settings that make no sense, DataError for ends that do not fit each other,
     SimulationError if the band does not relax.
     """
-    if images < 1:
-        raise ConfigError(f"Expected at least 1 image between the ends, found {images}.")
-    if interpolation not in ("idpp", "linear"):
-        raise ConfigError(f"--interpolation must be idpp or linear, found '{interpolation}'.")
+    NebSettings(images=images, interpolation=interpolation, method=method)  # an error if they make no sense
     last = matched(first, last, keep_order)
     free = not first.pbc.any() and not first.constraints
     band = [first.copy() for _ in range(images + 1)] + [last.copy()]

@@ -9,9 +9,10 @@ from ase.eos import birchmurnaghan, murnaghan, pouriertarantola, vinet
 from numpy.typing import NDArray
 from scipy.optimize import curve_fit
 
-from equipot.errors import ConfigError, SimulationError
+from equipot.errors import SimulationError
 from equipot.properties.elastic_tensor import require_crystal
 from equipot.properties.elasticity import crystal_symmetry
+from equipot.properties.settings import EosSettings
 from equipot.properties.strained import FMAX, deformed, relax_ions, relax_shape, with_results
 from equipot.units import EV_A3_TO_GPA
 
@@ -91,14 +92,7 @@ def equation_of_state(
     Raises ConfigError for settings that make no sense, DataError for slabs and molecules, SimulationError if
     structures do not relax, too few volumes keep their symmetry, or the minimum is not well inside.
     """
-    if not 0.005 <= span <= 0.3:
-        raise ConfigError(
-            f"--span must be between 0.005 and 0.3 (30 % of the volume to each side), found {span}."
-        )
-    if points < 5:
-        raise ConfigError(f"--points must be at least 5, as there are four parameters; found {points}.")
-    if shape not in ("auto", "relax", "keep"):
-        raise ConfigError(f"--shape must be auto, relax or keep, found '{shape}'.")
+    EosSettings(span=span, points=points, shape=shape)  # an error if they make no sense
     require_crystal(atoms, "Equations of state")
     start = crystal_symmetry(atoms, 10 * symprec)
     shaped = shape == "relax" or (shape == "auto" and start.crystal_class != "cubic")

@@ -8,7 +8,8 @@ from ase.constraints import FixAtoms
 from numpy.typing import NDArray
 from scipy.linalg import null_space
 
-from equipot.errors import ConfigError, DataError
+from equipot.errors import DataError
+from equipot.properties.settings import VibrationSettings
 
 DISPLACEMENT = 0.01  # Å
 _STRAIGHT = 1e-3  # of the largest moment of inertia: what is less is a line's
@@ -70,8 +71,7 @@ def vibrations(atoms: Atoms, displacement: float = DISPLACEMENT, *, any_cell: bo
     structures need fixed atoms, as adsorbates have; ``any_cell`` takes others, whose cells all move alike.
     Raises DataError, ConfigError.
     """
-    if not 1e-4 <= displacement <= 0.1:
-        raise ConfigError(f"--displacement must be between 0.0001 and 0.1 Å, found {displacement}.")
+    VibrationSettings(displacement=displacement)  # an error if it makes no sense
     free = free_atoms(atoms)
     if atoms.pbc.any() and len(free) == len(atoms) and not any_cell:
         raise DataError(

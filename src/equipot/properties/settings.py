@@ -51,7 +51,8 @@ class PhononSettings(Settings):
         above_0="THz",
     )
     max_atoms: int = setting(600, "No larger supercell is tried.", least=1)
-    displacement: float = setting(0.01, "Å, in both directions.", above_0="Å")
+    # Forces of less are rounding.
+    displacement: float = setting(0.01, "Å, in both directions.", within=(0.0001, 0.3, "Å"))
     checks: bool = setting(
         True, "Repeat with a larger supercell and a larger displacement.", option="--checks/--no-checks"
     )
@@ -74,8 +75,6 @@ class PhononSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        fits = 1e-4 <= self.displacement <= 0.3  # forces of less are rounding
-        require(fits, "--displacement", "from 0.0001 to 0.3 Å", self.displacement)
         _check_supercell(self.supercell)
 
 
@@ -185,10 +184,16 @@ class ElasticSettings(_Relaxing):
 class EosSettings(_Relaxing):
     """What `eos` is told beside `Common`."""
 
-    span: float = setting(0.06, "Volumes go this far to each side, of that of the structure.")
-    points: int = setting(11, "Volumes.")
+    span: float = setting(
+        0.06,
+        "Volumes go this far to each side, of that of the structure.",
+        within=(0.005, 0.3, "of the volume, to each side"),
+    )
+    points: int = setting(11, "Volumes; five or more, as there are four parameters.", least=5)
     shape: str = setting(
-        "auto", "Shape of the cell at each volume: relax, keep, or auto: relax if not cubic."
+        "auto",
+        "Shape of the cell at each volume: relax, keep, or auto: relax if not cubic.",
+        choices=("auto", "relax", "keep"),
     )
     elastic: bool = setting(
         True, "Compare with the bulk modulus of the elastic tensor.", option="--elastic/--no-elastic"
@@ -199,10 +204,14 @@ class EosSettings(_Relaxing):
 class VibrationSettings(Settings):
     """What `vibrations` is told beside `Common`."""
 
-    displacement: float = setting(0.01, "Å, in both directions; half of it is taken, too.", above_0="Å")
+    displacement: float = setting(
+        0.01, "Å, in both directions; half of it is taken, too.", within=(0.0001, 0.1, "Å")
+    )
     temperature: float = setting(298.15, "K, of the thermochemistry.", above_0="K")
     pressure: float = setting(1.0, "bar, of the ideal gas.", above_0="bar")
-    symmetry_number: int | None = setting(None, "Rotations onto itself; by default those that are found.")
+    symmetry_number: int | None = setting(
+        None, "Rotations onto itself; by default those that are found.", least=1
+    )
     spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
     saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
 
@@ -216,8 +225,8 @@ class VibrationSettings(Settings):
 class NebSettings(Settings):
     """What `neb` is told beside `Common`."""
 
-    images: int = setting(7, "Between the ends.")
-    interpolation: str = setting("idpp", "idpp or linear, of the first path.")
+    images: int = setting(7, "Between the ends.", least=1)
+    interpolation: str = setting("idpp", "idpp or linear, of the first path.", choices=("idpp", "linear"))
     climb: bool = setting(True, "Let the highest image climb to the saddle.", option="--climb/--no-climb")
     method: str = setting(
         "improvedtangent",
@@ -246,9 +255,9 @@ class SpectrumSettings(Settings):
     temperature: float | None = setting(
         None, "K; by default the mean of the trajectory's, or that of its velocities.", above_0="K"
     )
-    skip: int = setting(0, "Frames at the start to leave out.")
+    skip: int = setting(0, "Frames at the start to leave out.", least=0)
     resolution: float = setting(
-        10.0, "cm⁻¹, full width of a line at half its height (Gaussian).", above_0="cm⁻¹"
+        10.0, "cm⁻¹, full width of a line at half its height (Gaussian).", within=(0.01, 1000.0, "cm⁻¹")
     )
     max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.", above_0="cm⁻¹")
     correction: str = setting(
@@ -266,4 +275,3 @@ class SpectrumSettings(Settings):
         super().__post_init__()
         for unit in (self.dipole_unit, self.polarizability_unit):
             compound_unit(unit)  # an error if it is unknown, whether or not it is needed
-        require(self.skip >= 0, "--skip", "at least 0", self.skip)

@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms, units
 
 from equipot.data.text import counted
-from equipot.errors import ConfigError, SimulationError
+from equipot.errors import SimulationError
 from equipot.properties import normal_modes
 from equipot.properties.normal_modes import Vibrations
 from equipot.properties.output import Result, Table
@@ -41,8 +41,6 @@ def vibrations(
     is expected (``settings.saddle``) and there is not one imaginary mode.
     """
     common, settings = common or Common(), settings or VibrationSettings()
-    if settings.symmetry_number is not None and settings.symmetry_number < 1:
-        raise ConfigError(f"--symmetry-number must be at least 1, found {settings.symmetry_number}.")
     # The stress of a slab with its vacuum means nothing, and its cell stays.
     common = replace(common, keep_cell=common.relax, max_stress=np.inf)
     start = prepare(structure, model, common, keep_constraints=True)
