@@ -40,7 +40,13 @@ TRAINING = {
         "channels": 16,
         "radial_intervals": 200,
     },
-    "training": {"epochs": 60, "batch_size": 1, "learning_rate": 5e-3},
+    "training": {
+        "epochs": 60,
+        "batch_size": 1,
+        "optimizer": "adam",
+        "learning_rate": 5e-3,
+        "schedule": {"kind": "plateau"},
+    },
 }
 
 

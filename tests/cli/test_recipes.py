@@ -80,7 +80,7 @@ def test_learning_rate_is_suggested_and_nothing_else_happens(equipot, workspace,
     monkeypatch.chdir(tmp_path)
     result = equipot("train", workspace.config, "run.directory=new", "--find-learning-rate")
     assert result.code == 0, result.err
-    assert "Suggestion: training.learning_rate=" in result.out and "(now 0.01)" in result.out
+    assert "Suggestion: training.learning_rate=" in result.out and "(now 0.02)" in result.out
     assert [path.name for path in tmp_path.iterdir()] == ["config_learning_rate.png"]
     result = equipot(
         "train", workspace.config, "run.directory=new", "--find-learning-rate", "--resume", "auto"

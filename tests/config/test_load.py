@@ -26,7 +26,22 @@ def test_minimal_file_has_all_defaults(load):
     assert isinstance(config.model, NequIPConfig)
     assert (config.model.cutoff, config.model.layers, config.model.channels_per_l) == (5.0, 4, (32, 32, 32))
     assert config.data.validation == 0.1 and config.data.test is None
-    assert config.training.schedule.kind == "plateau" and config.training.ema == 0.99
+    assert config.training.schedule.kind == "cosine" and config.training.ema == 0.99
+
+
+def test_the_optimizer_says_which_learning_rate_is_the_default(load):
+    def chosen(more):
+        training = load(MINIMAL + more).training
+        return training.optimizer, training.learning_rate
+
+    assert chosen("") == ("muon", 0.02)
+    assert chosen("    training: {optimizer: adamw}") == ("adamw", 0.01)
+    assert chosen("    training: {learning_rate: 0.005}") == ("muon", 0.005)
+    # Large steps would leave nothing of what the model has learned.
+    fine_tuned = "    fine_tune: {model: old.pt}\n"
+    assert chosen(fine_tuned) == ("adam", 0.001)
+    assert chosen(fine_tuned + "    training: {optimizer: muon}") == ("muon", 0.001)
+    assert chosen(fine_tuned + "    training: {learning_rate: 0.003}") == ("adam", 0.003)
 
 
 def test_type_chooses_the_model_section(load):

@@ -97,9 +97,9 @@ def test_finished_members_of_another_training_are_not_adopted(make_config, whole
         train_ensemble(make_config(**settings, model={"channels": 3}), 3, resume=AUTO)
     with pytest.raises(TrainingError, match=r"run\.seed: 5, now 6"):
         train_ensemble(make_config(training=SHORT, run={"seed": 6}), 3, resume=whole)
-    settings["training"] = SHORT | {"learning_rate": 0.02}
+    settings["training"] = SHORT | {"learning_rate": 0.03}
     assert train_ensemble(make_config(**settings), 3, resume=AUTO) == "finished"
-    assert capsys.readouterr().out.count("members to come: training.learning_rate: 0.01, now 0.02") == 3
+    assert capsys.readouterr().out.count("members to come: training.learning_rate: 0.02, now 0.03") == 3
 
 
 @pytest.mark.parametrize("resume", [None, AUTO])

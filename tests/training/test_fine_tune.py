@@ -67,7 +67,7 @@ def files(tmp_path_factory):
 def make_config(directory, train_files, fine_tune=None, model=MODEL, training=(), **data):
     sections = {
         "data": {"train": train_files, "validation": 3, **data},
-        "training": {"epochs": 2, "batch_size": 3, **dict(training)},
+        "training": {"epochs": 2, "batch_size": 3, "schedule": {"kind": "constant"}, **dict(training)},
         "run": {"directory": str(directory), "device": "cpu"},
     }
     if model is not None:

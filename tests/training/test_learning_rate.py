@@ -56,7 +56,7 @@ def test_rate_of_weight_averaging_takes_over():
 
 
 def test_state_restores_the_reduction():
-    before, after = schedule(patience=0), schedule(patience=0)
+    before, after = (schedule(kind="plateau", patience=0) for _ in range(2))
     for epoch in range(3):
         before.observe(1.0, epoch)
     after.load_state_dict(before.state_dict())

@@ -250,7 +250,12 @@ def test_nothing_in_a_training_is_random(make_config, monkeypatch, uninterrupted
     assert history(result.directory) == history(uninterrupted.directory)
 
 
-SWA = {"epochs": 3, "ema": 0.9, "swa": {"from_epoch": 1, "learning_rate": 0.001}}
+SWA = {
+    "epochs": 3,
+    "ema": 0.9,
+    "swa": {"from_epoch": 1, "learning_rate": 0.001},
+    "schedule": {"kind": "constant"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -272,7 +277,7 @@ def test_equal_averages_go_on_exactly(make_config, monkeypatch, averaged, step):
 def test_checkpoints_say_which_average_they_hold(averaged):
     assert load_checkpoint(averaged.last_checkpoint).weights == "swa"
     assert content(averaged.last_checkpoint)["equipot"]["ema"] is None
-    assert [row["learning_rate"] for row in history(averaged.directory)] == ["0.01", "0.001", "0.001"]
+    assert [row["learning_rate"] for row in history(averaged.directory)] == ["0.02", "0.001", "0.001"]
 
 
 @pytest.mark.parametrize("optimizer", ["amsgrad", "muon"])
@@ -424,7 +429,7 @@ def test_other_model_is_refused(make_config):
         ({"data": {"atomic_energies": "none"}}, r"data\.atomic_energies: auto, now none"),
         ({"data": {"train": "other.xyz"}}, r"data\.train\[0\]: .*clusters\.xyz, now .*other\.xyz"),
         ({"run": {"seed": 7}}, r"run\.seed: 0, now 7"),
-        ({"training": {"optimizer": "adamw"}}, r"training\.optimizer: adam, now adamw"),
+        ({"training": {"optimizer": "adamw"}}, r"training\.optimizer: muon, now adamw"),
         ({"training": {"weight_decay": 0.1}}, r"training\.weight_decay: 0\.0, now 0\.1"),
     ],
 )
@@ -451,7 +456,7 @@ def test_other_loss_finds_the_best_epoch_anew(make_config, capsys):
     # against the small losses of before, no epoch would be better and the training would stop early
     assert resumed.stopped == stopping.FINISHED
     assert resumed.metrics["best_epoch"] > 2
-    assert [float(row["learning_rate"]) for row in history(resumed.directory)] == [0.01] * 4  # nor a plateau
+    assert [float(row["learning_rate"]) for row in history(resumed.directory)] == [0.02] * 4  # nor a plateau
     said = capsys.readouterr().out
     assert "training.loss has changed" in said
     assert "ignored) is ignored" in said

@@ -123,7 +123,7 @@ def test_metrics_name_the_best_epoch(trained):
 def test_best_weights_are_not_the_last_where_the_loss_rises(make_config, no_plot):
     """After two epochs the learning rate is that of the averaging, which is far too high."""
     swa = {"from_epoch": 2, "learning_rate": 10.0}
-    result = train(make_config(training={"ema": None, "swa": swa}))
+    result = train(make_config(training={"ema": None, "swa": swa, "optimizer": "adam"}))
     rows = rows_of(result.directory)
     best = min(rows[:2], key=lambda row: row["validation_loss"])
     assert all(row["validation_loss"] > 10 * best["validation_loss"] for row in rows[2:])

@@ -43,6 +43,15 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _fine_tuning_is_gentle(cls, raw: Any) -> Any:
+        """Steps as large as those from random weights would leave nothing of what was learned."""
+        training = raw.get("training", {}) if isinstance(raw, Mapping) and raw.get("fine_tune") else None
+        if isinstance(training, Mapping):
+            return {**raw, "training": {"optimizer": "adam", "learning_rate": 0.001, **training}}
+        return raw
+
+    @model_validator(mode="before")
+    @classmethod
     def _outputs_have_labels_and_weights(cls, raw: Any) -> Any:
         return with_outputs(raw) if isinstance(raw, Mapping) else raw
 

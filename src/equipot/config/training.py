@@ -131,9 +131,9 @@ class ScheduleConfig(Section):
     """Learning rate over time."""
 
     kind: Literal["plateau", "cosine", "constant"] = Field(
-        "plateau",
-        description="`plateau`: multiply by `factor` when the validation loss has not improved for "
-        "`patience` epochs; `cosine`: fall to `min_learning_rate` over all epochs; `constant`.",
+        "cosine",
+        description="`cosine`: fall to `min_learning_rate` over all epochs; `plateau`: multiply by `factor` "
+        "when the validation loss has not improved for `patience` epochs; `constant`.",
     )
     warmup_epochs: int = Field(0, ge=0, description="Epochs of linear rise at the start.")
     patience: int = Field(
@@ -239,11 +239,17 @@ class TrainingConfig(Section):
     validation_batch_size: Annotated[int, Field(ge=1)] | BatchLimit | None = Field(
         None, description="The same for validation, on each device; null: `batch_size`."
     )
-    learning_rate: float = Field(0.01, gt=0, description="Learning rate before the schedule changes it.")
     optimizer: Literal["adam", "adamw", "amsgrad", "muon"] = Field(
-        "adam",
-        description="Optimizer; `amsgrad`: Adam whose steps never grow again; `muon`: matrices by "
-        "orthogonalized momentum, everything else by `adamw`.",
+        "muon",
+        description="`muon`: matrices by orthogonalized momentum, everything else by `adamw`; `amsgrad`: "
+        "Adam whose steps never grow again. With `fine_tune` the default is `adam`, which forgets less.",
+    )
+    learning_rate: float = Field(
+        default_factory=lambda given: 0.02 if given.get("optimizer") == "muon" else 0.01,
+        gt=0,
+        description="Learning rate before the schedule changes it. The default is 0.02 for `muon`, 0.01 for "
+        "the others, 0.001 with `fine_tune`.",
+        json_schema_extra={"default": 0.02},
     )
     weight_decay: float = Field(
         0.0,

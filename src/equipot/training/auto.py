@@ -181,12 +181,10 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
         {"training.batch_size": size, "training.validation_batch_size": 4 * size},
         f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: about {limit}",
     )
-    yield Choice(
-        {"training.optimizer": "muon", "training.schedule.kind": "cosine"}, "the smallest errors for the time"
-    )
-    optimizer = config.training.optimizer if not _is_open(config, "training.optimizer") else "muon"
-    rate = 0.02 if optimizer == "muon" else 0.01
-    yield Choice({"training.learning_rate": rate}, f"a rate that {optimizer} does well with")
+    kept = {"training.optimizer": "muon", "training.schedule.kind": "cosine"}
+    yield Choice(kept, "the smallest errors for the time")
+    reason = f"a rate that {config.training.optimizer} does well with"
+    yield Choice({"training.learning_rate": config.training.learning_rate}, reason)
 
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
