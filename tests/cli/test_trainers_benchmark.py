@@ -15,12 +15,12 @@ from equipot.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "01_molecule" / "train.xyz"
-# Epochs of ten steps that take 0.1 s; the log is that of equipot.
+# Epochs of ten steps that take 0.1 s, 20 s in all if nobody ends it; the log is that of equipot.
 TRAINER = """
 import sys, time
 with open(sys.argv[1], "w") as log:
     log.write("epoch,step\\n")
-    for epoch in range(1, 10_000):
+    for epoch in range(1, 200):
         end = time.process_time() + 0.1
         while time.process_time() < end: pass
         log.write(f"{epoch},{10 * epoch}\\n"); log.flush()
@@ -68,7 +68,7 @@ def test_what_cannot_be_used_is_said_before_anything_is_trained(script, capsys, 
 
 
 def test_a_command_and_its_children_are_stopped_by_their_processor_time(script, tmp_path):
-    burn = "while True: pass"
+    burn = "import time\nwhile time.process_time() < 20: pass"  # it ends, should nobody end it
     line = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"]
     start = time.process_time()
     used = script.run(line, tmp_path / "burn", 1, lambda seconds: seconds > 0.5)
