@@ -100,12 +100,13 @@ def compound_unit(text: str) -> tuple[float, dict[str, int]]:
     Raises:
         ConfigError: a factor is not known, or not a name with a power.
     """
-    superscripts = str.maketrans("⁻¹²³⁴", "-1234")
-    plain = re.sub("([⁻¹²³⁴]+)", r"^\1*", text).translate(superscripts).replace("**", "^").strip("* ")
+    spaced = re.sub("([⁻¹²³⁴]+)(?=[^⁻¹²³⁴*/·\\s])", r"\1*", text.strip())  # e²Å² is e²*Å²
+    plain = re.sub("([⁻¹²³⁴]+)", r"^\1", spaced).translate(str.maketrans("⁻¹²³⁴", "-1234")).replace("**", "^")
+    parts = re.split("([*/·])", f"*{plain}")[1:] if plain else []
     size, powers = 1.0, {}
-    for sign, factor in re.findall(r"([*/·]?)\s*([^*/·]+)", plain):
-        name, _, power = factor.strip().partition("^")
-        if name not in _FACTORS or not re.fullmatch(r"-?\d*", power):
+    for sign, factor in zip(parts[::2], parts[1::2], strict=True):
+        name, power = re.fullmatch(r"\s*(.*?)(?:\^(-?\d+))?\s*", factor).groups()
+        if name not in _FACTORS:
             near = next(iter(difflib.get_close_matches(name, _FACTORS, 1, 0.4)), None)
             hint = f" Did you mean '{near}'?" if near else ""
             known = ", ".join(name for name in _FACTORS if name != "1")

@@ -91,7 +91,12 @@ def test_weights_that_are_all_zero_name_nothing_that_is_not_there():
         (
             ("data", "units", "dipole"),
             "Ang",
-            r"data.units.dipole is Ang, but model.outputs.dipole is in e\*Ang, which is of",
+            r"data.units.dipole is Ang, but the model's dipole is in e\*Ang, which is of",
+        ),
+        (
+            ("data", "test"),
+            ["y.xyz", {"path": "z.xyz", "units": {"dipole": "eV"}}],
+            r"data\.test\[1\]\.units\.dipole is eV, but",
         ),
         (("training", "loss", "dipole"), -1.0, "training.loss.dipole: expected number"),
     ],
@@ -152,6 +157,12 @@ def test_two_outputs_of_one_name():
 def test_units_that_are_products(text, size, powers):
     found, dimensions = compound_unit(text)
     assert found == pytest.approx(size, rel=1e-6) and dimensions == powers
+
+
+@pytest.mark.parametrize("text", ["e*Ang^", "e//Ang", "e/", "*e", "Ang^-", "e^2Ang", "Ang^2.5", "e Ang"])
+def test_units_that_are_none(text):
+    with pytest.raises(ConfigError, match="Unknown factor"):
+        compound_unit(text)
 
 
 def test_weights_of_irreps():

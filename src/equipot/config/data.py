@@ -233,6 +233,17 @@ class DataConfig(Section):
         return tuple(sources)
 
     @property
+    def places_of_units(self) -> dict[str, UnitsConfig]:
+        """The sections of units, by their places in the configuration."""
+        found = {"data.units": self.units}
+        for name in SETS:
+            entries = getattr(self, name)
+            for number, entry in enumerate(entries if isinstance(entries, tuple) else ()):
+                if isinstance(entry, SourceConfig):
+                    found[f"data.{name}[{number}].units"] = entry.units
+        return found
+
+    @property
     def parsing(self) -> Parsing:
         """What formats take from here where an entry says nothing else."""
         return Parsing(self.species_map, self.keep_unconverged, self.fixed_atoms)

@@ -109,10 +109,10 @@ class UnitsConfig(with_fields(_BasicUnits, _UNITS)):
         return unit_factor(stated, powers, key)
 
 
-def check_kind(key: str, stated: str | None, unit: str) -> None:
+def check_kind(name: str, stated: str | None, unit: str, place: str) -> None:
     """Raises ValueError if labels of an output are in a unit of another kind than its predictions."""
     if stated is not None and compound_unit(stated.removeprefix("-"))[1] != compound_unit(unit)[1]:
         raise ValueError(
-            f"data.units.{key} is {stated}, but model.outputs.{key} is in {unit or 'no unit'}, which is of "
+            f"{place}.{name} is {stated}, but the model's {name} is in {unit or 'no unit'}, which is of "
             "another kind."
         )

@@ -57,13 +57,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _further_keys_are_outputs(self):
-        for name, output in self.outputs.items():
-            for source in self.data.all_sources:
-                check_kind(name, source.units.value_of(name), output.unit)
-        if self.model is not None and self.model.field:
-            for source in self.data.all_sources:
-                check_kind(FIELD.name, source.units.value_of(FIELD.name), FIELD.unit)
-        elif self.model is not None and any(s.labels.value_of(FIELD.name) for s in self.data.all_sources):
+        with_field = self.model is None or self.model.field  # of a model to start from it is not known yet
+        units = {name: output.unit for name, output in self.outputs.items()} | {FIELD.name: FIELD.unit}
+        for place, section in self.data.places_of_units.items():
+            for name, unit in units.items():
+                check_kind(name, section.value_of(name), unit, place)
+        if not with_field and any(s.labels.value_of(FIELD.name) for s in self.data.all_sources):
             raise ValueError(f"data.labels.{FIELD.name} goes with `model.field: true`.")
         for place, name in further_keys(self.to_dict()):
             if not is_known(place, name, self.outputs):

@@ -87,7 +87,7 @@ OF_CRYSTALS = {
     "sign of stress": (scaled("stress", -1), "error", "stress and energies", "opposite sign"),
     "shear columns": (planted.shear_order, "error", "stress and energies", "xy xz yz, not yz xz xy"),
     "virial": (planted.virial_as_stress, "error", "stress and energies", "data.labels.virial"),
-    "zero stress": (zero("stress"), "error", "zero stress", "11 frames"),
+    "zero stress": (zero("stress"), "error", "zero stress", "weight or, of a virial, config_virials_weight)"),
     "swapped species": (planted.swapped_species, "warning", "energy outliers", "10 frames"),
     "transposed cell": (planted.transposed_cell, "error", "cells", "lattice transposed"),
     "dropped cell": (planted.dropped_cell, "error", "torque", "a cell or pbc that was lost"),

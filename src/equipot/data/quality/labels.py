@@ -45,10 +45,13 @@ def check_zeros(frames: Sequence[Frame]) -> list[Finding]:
         placeholders = [frame for frame in zero if far or is_no_zero(frame, kind)]
         if not placeholders:
             continue
+        weights = " or, of a ".join(
+            (key.weight if key.name == kind else f"{key.name}, {key.weight}") for key in QUANTITIES[kind].keys
+        )
         message = (
             f"The {kind} of {counted(len(placeholders), 'frame')} ({numbers(placeholders)}) "
             f"{is_or_are(kind)} exactly zero, of {len(known) - len(zero)} others not: placeholders? Remove "
-            f"the label there, or give it the weight 0 (config_{kind}_weight)."
+            f"the label there, or give it the weight 0 ({weights})."
         )
         certain = far or (kind != "energy" and len(placeholders) > 1) or _repeated(placeholders)
         certain = certain and kind in BASIC
