@@ -149,7 +149,7 @@ def with_sections(files="x.xyz", model=(), data=(), run=(), **training):
     return {
         "data": {"train": str(files), **dict(data)},
         "model": {**small, "energy": False, "outputs": DISPLACEMENT, **dict(model)},
-        "training": {"batch_size": 4, **training},
+        "training": {"batch_size": 4, "optimizer": "adam", **training},
         "run": dict(run),
     }
 
@@ -182,7 +182,7 @@ def test_expected_label_is_that_of_theory():
 
 def test_network_learns_what_is_expected(tmp_path):
     ase.io.write(tmp_path / "pairs.xyz", many_pairs())
-    learning = {"epochs": 60, "batch_size": 1, "learning_rate": 0.02, "schedule": {"kind": "cosine"}}
+    learning = {"epochs": 60, "batch_size": 1, "learning_rate": 0.02}
     config = with_sections(
         tmp_path / "pairs.xyz", data={"validation": 1}, model={"num_bessel": 4},
         run={"directory": str(tmp_path / "run")}, denoise={"sigma": SIGMA}, **learning,
@@ -207,7 +207,6 @@ def learnt(tmp_path_factory):
     config = with_sections(
         files, data={"validation": 4, "checks": "off"}, run={"directory": str(folder / "run")}, epochs=60,
         denoise={"sigma": [0.05, 0.3]}, batch_size=5, learning_rate=0.03,
-        schedule={"kind": "cosine"},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("equipot.training.results.finish", lambda *_: {})

@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
         "data: {train: train.xyz, validation: 3}\n"
         "model: {type: nequip, energy: false, cutoff: 4.0, l_max: 2, parity: false, layers: 2, channels: 8,"
         " radial_hidden: [8], outputs: {density: {per: atom, basis: basis.json}}}\n"
-        "training: {epochs: 20, batch_size: 3, learning_rate: 0.02}\n"
+        "training: {epochs: 20, batch_size: 3, optimizer: adam, learning_rate: 0.02}\n"
     )
     return folder
 

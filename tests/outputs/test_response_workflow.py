@@ -67,7 +67,7 @@ def settings(folder):
         NEQUIP | {"layers": 1, "channels": 8, "dtype": "float32", "field": True},
         {name: RESPONSE[name] for name in ("born_charges", "polarization", "polarizability")},
         data={"train": str(folder / "train.xyz"), "test": str(folder / "test.xyz"), "validation": 4},
-        training={"epochs": 25, "batch_size": 2, "learning_rate": 0.02},
+        training={"epochs": 25, "batch_size": 2, "optimizer": "adam", "learning_rate": 0.02},
         run={"directory": str(folder / "run")},
     )
 
