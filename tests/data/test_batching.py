@@ -220,6 +220,14 @@ def test_sampler_is_where_lightning_looks_for_set_epoch(dataset):
     assert step_loader(dataset, sampler).sampler is sampler
 
 
+@pytest.mark.parametrize(("limit", "num_frames"), [(5, 3), (5, 8), (100, 12), (2, 4)])
+def test_each_process_has_a_batch_to_evaluate(limit, num_frames):
+    frames = Sizes(np.ones(num_frames, dtype=int), np.ones(num_frames, dtype=int))
+    shards = [list(BatchSampler(frames, Budget(limit), rank=rank, num_replicas=3)) for rank in range(3)]
+    assert all(shards) and max(len(batch) for shard in shards for batch in shard) <= limit
+    assert sorted(i for shard in shards for batch in shard for i in batch) == list(range(num_frames))
+
+
 @pytest.mark.parametrize("num_frames", [1, 2, 10, 12])
 def test_evaluation_shards_count_each_frame_once(num_frames):
     frames = Sizes(np.ones(num_frames, dtype=int), np.ones(num_frames, dtype=int))

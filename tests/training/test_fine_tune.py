@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import zipfile
 
 import ase
@@ -31,6 +32,8 @@ from equipot.training.html_report import write_report
 from equipot.training.learning_rate import find_learning_rate
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.optimizers import make_optimizer
+from equipot.training.report import describe_metrics
+from equipot.training.results import compare_dataset
 from equipot.training.run import train
 
 pytestmark = pytest.mark.usefixtures("no_plot")
@@ -144,6 +147,18 @@ def test_reference_energies_are_fitted_to_what_the_model_leaves(source, files, t
     assert abs(float(torch.cat(left).mean())) < 1e-10
     rms = float((torch.cat(left) / 4).square().mean().sqrt())
     assert start.statistics.energy_residual_rms == pytest.approx(rms, rel=1e-9)
+
+
+def test_errors_of_the_start_are_said(source, files, tmp_path, capsys):
+    """On its own data, and with its reference energies, those of the model to start from."""
+    data = {"validation": str(files["low"])}
+    fine_tune = {"model": str(source), "atomic_energies": "keep"}
+    train(make_config(tmp_path / "run", files["high"], fine_tune, training={"epochs": 1}, **data))
+    found = re.search(r"Before the first step, validation: (.*)", capsys.readouterr().out)[1]
+    best = load_checkpoint(source / "checkpoints" / "best.ckpt")
+    datasets = load_datasets(make_config(tmp_path, files["high"], **data).data, best.config.model.cutoff)
+    frames = datasets.validation, datasets.split.validation
+    assert found == describe_metrics(summary(compare_dataset(best.potential, *frames, torch.device("cpu"))))
 
 
 @pytest.mark.parametrize(

@@ -408,6 +408,21 @@ def test_nothing_left_to_do(make_config):
         train(make_config(training={"epochs": 1}), resume=done.directory)
 
 
+def test_what_is_refused_leaves_the_training_as_it_was(make_config, monkeypatch):
+    done = train(make_config(training={"epochs": 2, "schedule": {"kind": "plateau"}}))
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        within = train(make_config("within", training={"epochs": 3}))
+    for run, training, words in (
+        (done, {"epochs": 1}, "already done 2 of 1 epoch"),
+        (within, {"epochs": 3, "batch_size": 9}, r"within an epoch.*training\.batch_size"),
+    ):
+        before = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
+        with pytest.raises(TrainingError, match=words):
+            train(make_config("ignored", training=training), resume=run.directory)
+        assert {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()} == before
+
+
 def test_nothing_to_resume(make_config, tmp_path):
     with pytest.raises(TrainingError, match="no checkpoint"):
         train(make_config(), resume=tmp_path)

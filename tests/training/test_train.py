@@ -21,6 +21,7 @@ from equipot.training import stopping
 from equipot.training.history import History, columns, plot_learning_curve
 from equipot.training.loggers import make_loggers
 from equipot.training.module import PotentialModule
+from equipot.training.monitor import TrainingMonitor
 from equipot.training.report import describe_failure
 from equipot.training.results import compare_dataset
 from equipot.training.run import train
@@ -98,7 +99,9 @@ def test_best_checkpoint_reproduces_its_errors_from_averaged_weights(trained):
     def errors(weights, name):
         checkpoint = load_checkpoint(result.best_checkpoint, weights=weights)
         ids = getattr(datasets.split, name)
-        return summary(compare_dataset(checkpoint, getattr(datasets, name), ids, torch.device("cpu")))
+        return summary(
+            compare_dataset(checkpoint.potential, getattr(datasets, name), ids, torch.device("cpu"))
+        )
 
     validation = errors("average", "validation")
     # summed by another program in another order of float64 sums
@@ -134,6 +137,23 @@ def test_best_weights_are_not_the_last_where_the_loss_rises(make_config, no_plot
     assert content["equipot"]["validation"]["loss"] == pytest.approx(best["validation_loss"], rel=1e-7)
     assert result.metrics["validation"] == content["equipot"]["validation"]
     assert torch.load(result.last_checkpoint, weights_only=True)["global_step"] == rows[-1]["step"]
+
+
+def test_time_that_ends_before_the_learning_rate_has_fallen(make_config, monkeypatch, no_plot, capsys):
+    def when_an_epoch_is_done(self):
+        return stopping.OUT_OF_TIME if self.epochs_done >= 1 else None
+
+    for training, expected in ({"epochs": 9}, True), ({"schedule": {"kind": "constant"}}, False):
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingMonitor, "_reason_to_stop", when_an_epoch_is_done)
+            result = train(make_config(training=training), overwrite=True)
+        assert result.stopped == stopping.OUT_OF_TIME
+        assert ("With training.epochs=1 it would have fallen" in capsys.readouterr().out) == expected
+
+
+def test_settings_of_plateaus_on_a_cosine_are_said(make_config, no_plot, capsys):
+    train(make_config(training={"epochs": 1, "schedule": {"patience": 1}}))
+    assert "training.schedule.patience has no effect with `kind: cosine`" in capsys.readouterr().out
 
 
 def gradients_of(monkeypatch, config) -> list[torch.Tensor]:

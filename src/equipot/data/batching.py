@@ -228,6 +228,9 @@ class BatchSampler(Sampler[list[int]]):
 
     def __init__(self, dataset: GraphDataset, budget: Budget, *, rank: int = 0, num_replicas: int = 1):
         batches = pack(np.arange(len(dataset)), budget.costs(dataset), budget.limit)
+        while len(batches) < min(num_replicas, len(dataset)):  # each process needs one
+            largest = max(range(len(batches)), key=lambda n: len(batches[n]))
+            batches[largest : largest + 1] = np.array_split(batches[largest], 2)
         self._batches = batches[rank::num_replicas]
 
     def __len__(self) -> int:

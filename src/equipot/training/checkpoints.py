@@ -5,19 +5,23 @@ import io
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
-from equipot.config import Config
+from equipot.config import Config, TrainingConfig
 from equipot.config.data import DataConfig
 from equipot.data.statistics import Statistics
+from equipot.data.text import counted
 from equipot.deploy.checkpoint import Checkpoint, load_checkpoint
 from equipot.errors import TrainingError
 from equipot.files import atomic_write
 from equipot.run_directory import RunDirectory
+from equipot.training import stopping
+from equipot.training.batches import budget_of
 from equipot.training.fine_tune import with_architecture
 
 
@@ -109,6 +113,31 @@ def check_same_training(checkpoint: Path, config: Config) -> Checkpoint:
             f"{'; '.join(differing)}. Set it back, or start a new training."
         )
     return start
+
+
+def progress_in(checkpoint: Path) -> dict[str, Any]:
+    """The state of its `TrainingMonitor`."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]["TrainingMonitor"]
+
+
+def check_progress(state: Mapping[str, Any], training: TrainingConfig) -> None:
+    """Refuse to go on from this state of a `TrainingMonitor`.
+
+    Raises:
+        AllEpochsDone: no epoch is left to do.
+        TrainingError: the steps of the epoch that was begun would be others.
+    """
+    if state["epochs_done"] >= training.epochs:
+        raise stopping.AllEpochsDone(
+            f"This training has already done {state['epochs_done']:g} of "
+            f"{counted(training.epochs, 'epoch')}. To go on, raise training.epochs."
+        )
+    before, now = state.get("budget"), str(budget_of(training.batch_size))
+    if state["batches_done"] and before not in (None, now):
+        raise TrainingError(
+            f"The checkpoint was written within an epoch of steps of {before}; training.batch_size is "
+            f"now {now}. Set it back until the epoch ends ({state['batches_done']} steps are done)."
+        )
 
 
 def describe_changes(before: Config, now: Config) -> list[str]:

@@ -9,13 +9,11 @@ import lightning as L
 from torch import Tensor
 
 from equipot.config import TrainingConfig
-from equipot.data.text import counted
-from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
 from equipot.training.batches import Batches
-from equipot.training.checkpoints import copy_checkpoint
+from equipot.training.checkpoints import check_progress, copy_checkpoint
 from equipot.training.history import History
 from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule
@@ -163,23 +161,11 @@ class TrainingMonitor(L.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken.
 
-        Raises:
-            AllEpochsDone: no epoch is left to do.
-            TrainingError: the steps of the epoch that was begun would be others.
+        Raises what `check_progress` raises.
         """
         self.epochs_done = state["epochs_done"]
         self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
-        if state["epochs_done"] >= self.training.epochs:
-            raise stopping.AllEpochsDone(
-                f"This training has already done {state['epochs_done']:g} of "
-                f"{counted(self.training.epochs, 'epoch')}. To go on, raise training.epochs."
-            )
-        before, now = state.get("budget"), str(self.batches.budget)
-        if state["batches_done"] and before not in (None, now):
-            raise TrainingError(
-                f"The checkpoint was written within an epoch of steps of {before}; training.batch_size is "
-                f"now {now}. Set it back until the epoch ends ({state['batches_done']} steps are done)."
-            )
+        check_progress(state, self.training)
         self._restored = state
         self._early_stopping.load_state_dict(state["early_stopping"])
         self._seconds_before = state["seconds"]

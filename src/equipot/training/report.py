@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from equipot import __version__
-from equipot.config import Config, DenoiseConfig, LossConfig, TrainingConfig, WeightSchedule
+from equipot.config import Config, DenoiseConfig, LossConfig, ScheduleConfig, TrainingConfig, WeightSchedule
 from equipot.data.statistics import Statistics
 from equipot.data.text import counted
 from equipot.ops.operators import load_operators
@@ -94,8 +94,14 @@ def describe_start(
 
 
 def describe_stages(training: TrainingConfig) -> list[str]:
-    """One line for each thing that changes at a fixed epoch; none if nothing does."""
-    lines = []
+    """A line for each thing that changes at a fixed epoch, and for what has no effect."""
+    schedule, lines = training.schedule, []
+    for key in ("patience", "factor"):
+        if schedule.kind != "plateau" and getattr(schedule, key) != getattr(ScheduleConfig(), key):
+            lines.append(
+                f"{WARNING}training.schedule.{key} has no effect with `kind: {schedule.kind}`, which is the "
+                "default: give `kind: plateau`, or leave it out."
+            )
     for name in LABELS:
         weight = training.loss.value_of(name)
         if isinstance(weight, WeightSchedule):

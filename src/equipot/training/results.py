@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from equipot.config import TrainingConfig
 from equipot.data.dataset import GraphDataset
 from equipot.data.load import Datasets
 from equipot.data.splits import FrameId
@@ -21,6 +22,7 @@ from equipot.evaluation.metrics import summary
 from equipot.evaluation.predict import Comparison, FrameOrigin, compare
 from equipot.evaluation.report import error_tables, worst_tables, write_evaluation
 from equipot.files import read_json, write_json
+from equipot.models.potential import Potential
 from equipot.models.predict import predict
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
@@ -74,7 +76,9 @@ def finish(
                 metrics |= _forgetting(prepared.replay, best, directory, report)
     metrics = {"stopped": stopped, **metrics}
     write_json(directory.metrics, metrics)
-    for line in _summary(metrics, directory, datasets.levels):
+    falls = monitor.history.rows and config.training.schedule.kind == "cosine"
+    rate = float(monitor.history.rows[-1]["learning_rate"]) if falls else 0.0
+    for line in _summary(metrics, directory, datasets.levels, config.training, rate):
         report.line(line)
     force_rms = datasets.validation.columns.force_rms
     failure = describe_failure(
@@ -102,7 +106,7 @@ def evaluate_sets(
     errors = {}
     for name, (dataset, ids) in sets.items():
         try:
-            comparison = compare_dataset(best, dataset, ids, device)
+            comparison = compare_dataset(best.potential, dataset, ids, device)
         except EvaluationError as error:
             report.line(f"{WARNING}no errors on the {name} set. {error}")
             continue
@@ -115,6 +119,19 @@ def evaluate_sets(
         for line in _lines(worst_tables(comparison), report):
             report.keep(line)
     return errors
+
+
+def describe_errors_of_start(prepared: Preparation) -> str:
+    """What a training has to improve on, of a model that is no longer random."""
+    datasets, device = prepared.datasets, torch.device(prepared.device)
+    potential, frames = prepared.start.potential, (datasets.validation, datasets.split.validation)
+    try:
+        errors = summary(compare_dataset(potential, *frames, device))
+    except EvaluationError as error:
+        return f"{WARNING}no errors of the model to start from. {error}"
+    finally:
+        potential.train()
+    return f"Before the first step, validation: {describe_metrics(errors)}"
 
 
 def _forgetting(
@@ -133,7 +150,7 @@ def _forgetting(
 
 
 def compare_dataset(
-    best: Checkpoint, dataset: GraphDataset, ids: Iterable[FrameId], device: torch.device
+    potential: Potential, dataset: GraphDataset, ids: Iterable[FrameId], device: torch.device
 ) -> Comparison:
     """Predictions for every frame of ``dataset`` beside its labels; ``ids`` names the frames.
 
@@ -143,7 +160,7 @@ def compare_dataset(
     dataset = dataset.as_read if dataset.paired else dataset
     sources = [FrameOrigin(*of, group) for of, group in zip(ids, dataset.config_types, strict=True)]
     graphs = (dataset[i] for i in range(len(dataset)))
-    potential = best.potential.to(device).eval()
+    potential = potential.to(device).eval()
     return compare(partial(predict, potential), graphs, sources, potential.species, device)
 
 
@@ -171,7 +188,9 @@ def _by_level(metrics: dict[str, float], levels: list[str]) -> list[str]:
     return [f"  {level}: {text}" for level, text in found.items() if text]
 
 
-def _summary(metrics: dict[str, Any], directory: RunDirectory, levels: list[str]) -> list[str]:
+def _summary(
+    metrics: dict[str, Any], directory: RunDirectory, levels: list[str], training: TrainingConfig, rate: float
+) -> list[str]:
     lines = [f"{_WHY[metrics['stopped']]}, after {counted(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
@@ -182,6 +201,12 @@ def _summary(metrics: dict[str, Any], directory: RunDirectory, levels: list[str]
         lines += _by_level(metrics["test"], levels)
     if directory.best.exists():
         lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
+    early = metrics["stopped"] in (stopping.OUT_OF_TIME, stopping.NO_PROGRESS)
+    if early and rate > 0.1 * training.learning_rate:
+        lines.append(
+            f"The learning rate was still {rate:.2g}. With training.epochs={max(1, int(metrics['epochs']))} "
+            "it would have fallen, and errors with it: `training: {auto: true, max_minutes: ...}` does that."
+        )
     if metrics["stopped"] != stopping.FINISHED:
         lines.append(f"Resume with: equipot train {directory.config} --resume {directory.root}")
     return lines

@@ -21,7 +21,13 @@ from equipot.files import write_json, write_text
 from equipot.run_directory import RunDirectory
 from equipot.training import auto, stopping
 from equipot.training.batches import Batches
-from equipot.training.checkpoints import AtomicCheckpointIO, describe_changes, find_last
+from equipot.training.checkpoints import (
+    AtomicCheckpointIO,
+    check_progress,
+    describe_changes,
+    find_last,
+    progress_in,
+)
 from equipot.training.devices import adopt_launcher, find_launcher
 from equipot.training.history import History, SessionRecord
 from equipot.training.loggers import log_results, open_loggers
@@ -39,7 +45,7 @@ from equipot.training.report import (
     describe_start,
     describe_unused,
 )
-from equipot.training.results import finish, is_finished, read_metrics
+from equipot.training.results import describe_errors_of_start, finish, is_finished, read_metrics
 
 AUTO = Path("auto")
 _CHATTY = ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
@@ -122,6 +128,12 @@ def _train(
 ) -> TrainResult:
     prepared = prepare(config, checkpoint, directory)
     config, datasets, start, resumed = prepared.config, prepared.datasets, prepared.start, prepared.resumed
+    if resumed is not None:  # before anything is written
+        try:
+            check_progress(progress_in(checkpoint), config.training)
+        except stopping.AllEpochsDone:
+            if is_finished(directory, config.training.epochs):
+                raise
     if first_process:
         _open_directory(directory, prepared, overwrite)
         report.open(directory.log)
@@ -129,6 +141,8 @@ def _train(
         prepared.training_set, datasets.validation, config.training, config.run.seed, config.run.workers
     )
     _announce(prepared, batches, report, first_process)
+    if first_process and resumed is None and config.fine_tune is not None:
+        report.line(describe_errors_of_start(prepared))
     record = describe(config, datasets.statistics, start.built_from, start.shortest_distances, start.origin)
     module = PotentialModule(start.potential, config.training, record, start.factors)
     monitor = TrainingMonitor(
@@ -155,8 +169,6 @@ def _train(
                 config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
             )
         except stopping.AllEpochsDone:
-            if is_finished(directory, config.training.epochs):
-                raise
             report.line("All epochs are done; what was missing is the evaluation.")
             monitor.history.read()
             stopped = stopping.FINISHED
