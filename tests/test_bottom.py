@@ -44,6 +44,10 @@ def test_units_of_forces_and_stress_have_a_sign_and_are_those_of_ase():
         assert unit_factor(f"-{name}", (1, -3), "stress") == pytest.approx(-size, rel=1e-12)
     with pytest.raises(ConfigError, match=r"Unknown stress unit '-kB'; known: GPa, .* Did you mean '-kbar'"):
         unit_factor("-kB", (1, -3), "stress")
+    with pytest.raises(ConfigError, match=r"an energy: .* as -Hartree/Ang or -Hartree/Bohr"):
+        unit_factor("-Hartree", (1, -1), "forces")
+    with pytest.raises(ConfigError, match=r"as kcal/mol/Ang\^3 or"):
+        unit_factor("kcal/mol", (1, -3), "stress")
     with pytest.raises(ConfigError, match=r"Unknown energy unit '-eV'"):
         energy_factor("-eV")
 

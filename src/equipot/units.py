@@ -82,6 +82,9 @@ def unit_factor(name: str, powers: Powers, quantity: str) -> float:
         return -known[name] if sign else known[name]
     near = known_unit(name, powers) or next(iter(difflib.get_close_matches(name, known, 1, 0.4)), None)
     hint = "" if near is None else f" Did you mean '{sign}{near}'?"
+    if name in _ENERGY and powers[1]:  # whose length nobody can guess
+        ways = (f"{sign}{name}/{length}{'^3' if powers == OF_STRESS else ''}" for length in ("Ang", "Bohr"))
+        hint = f" That is an energy: name the length, too, as {' or '.join(ways)}."
     shown = [name for name in known if not (powers[0] and powers[1] and "/" in name)]
     if len(shown) < len(known):
         shown.append(f"energies by lengths such as {'eV/Ang^3' if powers == OF_STRESS else 'eV/Ang'}")
@@ -100,12 +103,12 @@ def compound_unit(text: str) -> tuple[float, dict[str, int]]:
     Raises:
         ConfigError: a factor is not known, or not a name with a power.
     """
-    spaced = re.sub("([⁻¹²³⁴]+)(?=[^⁻¹²³⁴*/·\\s])", r"\1*", text.strip())  # e²Å² is e²*Å²
+    spaced = re.sub("([⁻¹²³⁴]+)\\s*(?=[^⁻¹²³⁴*/·\\s])", r"\1*", text.strip())  # e² Å² is e²*Å²
     plain = re.sub("([⁻¹²³⁴]+)", r"^\1", spaced).translate(str.maketrans("⁻¹²³⁴", "-1234")).replace("**", "^")
     parts = re.split("([*/·])", f"*{plain}")[1:] if plain else []
     size, powers = 1.0, {}
     for sign, factor in zip(parts[::2], parts[1::2], strict=True):
-        name, power = re.fullmatch(r"\s*(.*?)(?:\^(-?\d+))?\s*", factor).groups()
+        name, power = re.fullmatch(r"(?s)\s*(.*?)(?:\^(-?\d))?\s*", factor).groups()
         if name not in _FACTORS:
             near = next(iter(difflib.get_close_matches(name, _FACTORS, 1, 0.4)), None)
             hint = f" Did you mean '{near}'?" if near else ""

@@ -41,6 +41,8 @@ def test_the_optimizer_says_which_learning_rate_is_the_default(load):
     fine_tuned = "    fine_tune: {model: old.pt}\n"
     assert chosen(fine_tuned) == ("adam", 0.001)
     assert chosen(fine_tuned + "    training: {optimizer: muon}") == ("muon", 0.001)
+    # What is added to a frozen potential is random.
+    assert chosen("    fine_tune: {model: old.pt, freeze: [potential]}\n") == ("adam", 0.01)
     assert chosen(fine_tuned + "    training: {learning_rate: 0.003}") == ("adam", 0.003)
 
 

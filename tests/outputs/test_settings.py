@@ -152,6 +152,7 @@ def test_two_outputs_of_one_name():
         ("e^2*a0^2/Hartree", 0.5291772**2 / 27.211386, {"charge": 2, "length": 2, "energy": -1}),
         ("1/cm", 1e-8, {"length": -1}),
         ("Å⁻¹", 1.0, {"length": -1}),
+        ("e² Å² eV⁻¹", 1.0, {"charge": 2, "length": 2, "energy": -1}),
     ],
 )
 def test_units_that_are_products(text, size, powers):
@@ -159,7 +160,9 @@ def test_units_that_are_products(text, size, powers):
     assert found == pytest.approx(size, rel=1e-6) and dimensions == powers
 
 
-@pytest.mark.parametrize("text", ["e*Ang^", "e//Ang", "e/", "*e", "Ang^-", "e^2Ang", "Ang^2.5", "e Ang"])
+@pytest.mark.parametrize(
+    "text", ["e*Ang^", "e//Ang", "e/", "*e", "Ang^-", "e^2Ang", "Ang^2.5", "e Ang", "e\nAng", "cm^40"]
+)
 def test_units_that_are_none(text):
     with pytest.raises(ConfigError, match="Unknown factor"):
         compound_unit(text)

@@ -100,6 +100,15 @@ def test_a_missing_package_names_the_extra():
         (ElasticSettings, {"strains": "1e-14"}, "--strains"),
         (ElasticSettings, {"steps": 0}, "--steps"),
         (VibrationSettings, {"temperature": float("nan")}, "--temperature"),
+        (VibrationSettings, {"temperature": 20_000.0}, "--temperature"),
+        (VibrationSettings, {"symmetry_number": 10**20}, "--symmetry-number"),
+        (ElasticSettings, {"strains": "0.01,0.01"}, "--strains"),
+        (ElasticSettings, {"strains": "0.3"}, "--strains"),
+        (ElasticSettings, {"strains": "-0.01"}, "--strains"),
+        (NebSettings, {"spring": 1e300}, "--spring"),
+        (Common, {"symprec": 1e-30}, "--symprec"),
+        (PhononSettings, {"mesh": 1e9}, "--mesh"),
+        (KappaSettings, {"displacement": 1e-6}, "--displacement"),
         (VibrationSettings, {"pressure": 0.0}, "--pressure"),
         (VibrationSettings, {"spin": float("inf")}, "--spin"),
         (PhononSettings, {"supercell": (0, 1, 1)}, "--supercell"),
@@ -116,7 +125,7 @@ def test_settings_that_make_no_sense(settings, values, words):
 def test_a_tolerance_beyond_the_distances_of_atoms_is_refused():
     silicon = bulk("Si")
     assert space_group(silicon, 1e-3) == "Fd-3m (227)"
-    with pytest.raises(ConfigError, match=r"--symprec 3 .*: take a smaller one"):
+    with pytest.raises(ConfigError, match=r"--symprec 3 .*: take another one"):
         space_group(silicon, 3.0)
 
 

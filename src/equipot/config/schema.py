@@ -47,7 +47,8 @@ class Config(Section):
         """Steps as large as those from random weights would leave nothing of what was learned."""
         training = raw.get("training", {}) if isinstance(raw, Mapping) and raw.get("fine_tune") else None
         if isinstance(training, Mapping):
-            return {**raw, "training": {"optimizer": "adam", "learning_rate": 0.001, **training}}
+            slow = {} if "potential" in _frozen(raw) else {"learning_rate": 0.001}  # what is added is random
+            return {**raw, "training": {"optimizer": "adam", **slow, **training}}
         return raw
 
     @model_validator(mode="before")

@@ -248,7 +248,7 @@ class TrainingConfig(Section):
         default_factory=lambda given: 0.02 if given.get("optimizer") == "muon" else 0.01,
         gt=0,
         description="Learning rate before the schedule changes it. The default is 0.02 for `muon`, 0.01 for "
-        "the others, 0.001 with `fine_tune`.",
+        "the others, 0.001 with `fine_tune` unless it freezes the `potential`.",
         json_schema_extra={"default": 0.02},
     )
     weight_decay: float = Field(

@@ -51,6 +51,6 @@ class Settings:
             if "above_0" in rules and value is not None:
                 possible = math.isfinite(value) and value > 0
                 require(possible, option, f"a number greater than 0 ({rules['above_0']})", value)
-            if "within" in rules:
+            if "within" in rules and value is not None:
                 low, high, unit = rules["within"]
                 require(low <= value <= high, option, f"from {low:g} to {high:g} {unit}", value)

@@ -8,7 +8,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from equipot.data.structures import read_structure
-from equipot.errors import ConfigError, DataError
+from equipot.errors import DataError
 from equipot.properties.elasticity import (
     CrystalSymmetry,
     crystal_symmetry,
@@ -16,6 +16,7 @@ from equipot.properties.elasticity import (
     stiffness_eigenvalues,
     symmetrised,
 )
+from equipot.properties.settings import require_amplitudes
 from equipot.properties.strained import FMAX, deformed, relax_ions, second_piola_kirchhoff, stretch
 from equipot.units import EV_A3_TO_GPA, stress_to_voigt, voigt_to_stress
 
@@ -92,12 +93,7 @@ def elastic_tensor(
     no sense, DataError for slabs and molecules, SimulationError if ions do not relax.
     """
     amplitudes = tuple(sorted(float(a) for a in amplitudes))
-    if (
-        not amplitudes
-        or not (amplitudes[0] > 0 and amplitudes[-1] <= 0.1)
-        or len(set(amplitudes)) < len(amplitudes)
-    ):
-        raise ConfigError(f"--strains must be different numbers above 0 and at most 0.1, found {amplitudes}.")
+    require_amplitudes(amplitudes, amplitudes)
     require_crystal(atoms, "Elastic constants")
     symmetry = crystal_symmetry(atoms, symprec)
     atoms = deformed(atoms, np.eye(3))

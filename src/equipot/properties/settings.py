@@ -1,8 +1,10 @@
 """What the commands are told. Imports nothing heavy, as the command line makes its options of it."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from equipot.errors import ConfigError
 from equipot.integrations.settings import Settings, require, setting
@@ -19,7 +21,9 @@ class Common(Settings):
     keep_cell: bool = setting(False, "Relax positions only.", option="--keep-cell")
     max_force: float = setting(0.01, "eV/Å; a structure with larger forces is no minimum and refused.")
     max_stress: float = setting(0.5, "GPa; the same for the stress of a crystal; inf for one under pressure.")
-    symprec: float = setting(1e-3, "Å by which atoms may be off the places that symmetry gives them.")
+    symprec: float = setting(
+        1e-3, "Å by which atoms may be off the places that symmetry gives them.", within=(1e-6, 10.0, "Å")
+    )
     species_map: str | None = setting(
         None, "Elements of labels in the file, as data.species_map.", metavar="LABEL=SYMBOL,..."
     )
@@ -30,10 +34,10 @@ class Common(Settings):
     overwrite: bool = setting(False, "Replace an earlier result in DIR.", option="--overwrite")
 
     def __post_init__(self):
-        for name, unit in (("max_force", "eV/Å"), ("max_stress", "GPa"), ("symprec", "Å")):
+        super().__post_init__()
+        for name, unit in (("max_force", "eV/Å"), ("max_stress", "GPa")):
             value, option = getattr(self, name), f"--{name.replace('_', '-')}"
             require(value > 0, option, f"a number greater than 0 ({unit})", value)
-        require(math.isfinite(self.symprec), "--symprec", "a length (Å)", self.symprec)
         if self.keep_cell and not self.relax:
             raise ConfigError("--keep-cell says how to relax: give --relax with it.")
 
@@ -68,7 +72,7 @@ class PhononSettings(Settings):
         metavar="FILE|model",
     )
     mesh: float = setting(
-        60.0, "Å; q points of DOS and thermal properties are 2π over this apart.", above_0="Å"
+        60.0, "Å; q points of DOS and thermal properties are 2π over this apart.", within=(20.0, 1000.0, "Å")
     )
     t_max: float = setting(1000.0, "K, of thermal properties.", above_0="K")
     t_step: float = setting(10.0, "K.", above_0="K")
@@ -88,9 +92,11 @@ class KappaSettings(Settings):
     pair_cutoff: float | None = setting(
         None, "Å; pairs of atoms farther apart are not displaced together. By default all are.", above_0="Å"
     )
-    displacement: float = setting(0.03, "Å.", above_0="Å")
+    displacement: float = setting(0.03, "Å.", within=(0.001, 0.3, "Å"))
     mesh: float = setting(
-        40.0, "Å; q points are 2π over this apart. Repeated with three quarters of it.", above_0="Å"
+        40.0,
+        "Å; q points are 2π over this apart. Repeated with three quarters of it.",
+        within=(4.0, 500.0, "Å"),
     )
     temperatures: str = setting("100,200,300,400,500,600,800,1000", "K.", metavar="K,K,...")
     lbte: bool = setting(
@@ -152,8 +158,16 @@ class DensitySettings(Settings):
 class _Relaxing(Settings):
     """How structures relax that a command makes by itself."""
 
-    fmax: float = setting(1e-4, "eV/Å to which structures relax that are strained or moved.", above_0="eV/Å")
+    fmax: float = setting(
+        1e-4, "eV/Å to which structures relax that are strained or moved.", within=(1e-8, 0.1, "eV/Å")
+    )
     steps: int = setting(500, "Steps at most to relax each.", least=1)
+
+
+def require_amplitudes(strains: Sequence[float], given: Any) -> None:
+    """Raises ConfigError for amplitudes that make no sense."""
+    fits = bool(strains) and all(1e-5 <= one <= 0.1 for one in strains) and len({*strains}) == len(strains)
+    require(fits, "--strains", "different numbers from 0.00001 to 0.1, as 0.005,0.01", given)
 
 
 @dataclass(frozen=True)
@@ -171,8 +185,7 @@ class ElasticSettings(_Relaxing):
             found = tuple(float(text) for text in self.strains.split(","))
         except ValueError:
             found = ()
-        fits = bool(found) and all(1e-5 <= abs(strain) < math.inf for strain in found)
-        require(fits, "--strains", "numbers as 0.005,0.01, of at least 0.00001", f"'{self.strains}'")
+        require_amplitudes(found, self.strains)
         return found
 
     def __post_init__(self):
@@ -207,10 +220,10 @@ class VibrationSettings(Settings):
     displacement: float = setting(
         0.01, "Å, in both directions; half of it is taken, too.", within=(0.0001, 0.1, "Å")
     )
-    temperature: float = setting(298.15, "K, of the thermochemistry.", above_0="K")
-    pressure: float = setting(1.0, "bar, of the ideal gas.", above_0="bar")
+    temperature: float = setting(298.15, "K, of the thermochemistry.", within=(1.0, 10_000.0, "K"))
+    pressure: float = setting(1.0, "bar, of the ideal gas.", within=(1e-12, 1e6, "bar"))
     symmetry_number: int | None = setting(
-        None, "Rotations onto itself; by default those that are found.", least=1
+        None, "Rotations onto itself; by default those that are found.", least=1, within=(1, 120, "rotations")
     )
     spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
     saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
@@ -233,7 +246,7 @@ class NebSettings(Settings):
         "ASE's: improvedtangent, aseneb, eb, spline or string.",
         choices=("improvedtangent", "aseneb", "eb", "spline", "string"),
     )
-    spring: float = setting(0.1, "eV/Å².", above_0="eV/Å²")
+    spring: float = setting(0.1, "eV/Å².", within=(1e-4, 1000.0, "eV/Å²"))
     fmax: float = setting(0.03, "eV/Å to which the band relaxes, and its ends with --relax.", above_0="eV/Å")
     steps: int = setting(500, "Steps at most.", least=1)
     keep_order: bool = setting(
@@ -257,7 +270,7 @@ class SpectrumSettings(Settings):
     )
     skip: int = setting(0, "Frames at the start to leave out.", least=0)
     resolution: float = setting(
-        10.0, "cm⁻¹, full width of a line at half its height (Gaussian).", within=(0.01, 1000.0, "cm⁻¹")
+        10.0, "cm⁻¹, full width of a line at half its height (Gaussian).", within=(0.5, 1000.0, "cm⁻¹")
     )
     max_wavenumber: float = setting(4500.0, "cm⁻¹; spectra go up to it.", above_0="cm⁻¹")
     correction: str = setting(

@@ -156,11 +156,16 @@ def _correction(waves: NDArray, kt: float, settings: SpectrumSettings) -> NDArra
     return -np.expm1(-x) / x * factors[settings.correction]
 
 
+def _narrowest(signals: Signals) -> float:
+    """cm⁻¹, the width of lines that follows from the length of the trajectory alone."""
+    return 0.9 / (LIGHT * signals.frames * signals.interval)
+
+
 def _text(numbers: dict[str, Any], signals: Signals) -> str:
     text = (
         f"{numbers['formula']}: {signals.frames} frames, {signals.interval:g} fs apart, "
         f"{numbers['length_ps']:.3g} ps in all, at {signals.temperature:.4g} K; lines are "
-        f"{numbers['resolution_per_cm']:g} cm⁻¹ wide. "
+        f"{max(numbers['resolution_per_cm'], _narrowest(signals)):.3g} cm⁻¹ wide. "
     )
     how = (
         "Intensities of harmonic oscillators are those of quantum mechanics."
@@ -172,7 +177,7 @@ def _text(numbers: dict[str, Any], signals: Signals) -> str:
 
 def _doubts(signals: Signals, settings: SpectrumSettings) -> list[str]:
     texts = []
-    width, shortest = settings.resolution, 0.9 / (LIGHT * signals.frames * signals.interval)
+    width, shortest = settings.resolution, _narrowest(signals)
     if shortest > width:
         texts.append(f"The trajectory is too short for {width:g} cm⁻¹: lines are {shortest:.1f} cm⁻¹ wide.")
     highest = 0.5 / (LIGHT * signals.interval)

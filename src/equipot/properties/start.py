@@ -154,7 +154,7 @@ def symmetry_dataset(atoms: Atoms, symprec: float) -> Any:
         return spglib.get_symmetry_dataset(cell, symprec=symprec)
     except Exception as error:  # of a class that not every version has
         raise ConfigError(
-            f"spglib cannot use --symprec {symprec:g} Å ({error}): take a smaller one."
+            f"spglib cannot use --symprec {symprec:g} Å ({error}): take another one, as 0.001."
         ) from None
 
 

@@ -174,6 +174,7 @@ def _better_reading(pairs: Sequence[StrainedPair], gap: NDArray[np.float64]) -> 
             names[column - 3] = _SHEAR_NAMES[place]
         wrong.append(f"with shear columns in the order {' '.join(names)}, not yz xz xy")
     remedy = f"; set {key}" if (unit, sign) != ("eV/Å³", 1) else ""
+    remedy += " (or take off the minus sign if it has one)" * (sign < 0)
     return (
         f"The stress seems to be {' and '.join(wrong)}: read so, it agrees with the energies to {best:.2g} "
         f"GPa, as given only to {_rms(gap):.2g} GPa{remedy}"

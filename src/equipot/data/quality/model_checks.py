@@ -21,7 +21,9 @@ from equipot.data.quality.ratios import ratio_words
 from equipot.data.text import counted
 from equipot.units import EV_A3_TO_GPA, stress_to_voigt
 
-GRADIENTS = "set data.units.forces to the unit with a minus sign, as in -eV/Ang"
+GRADIENTS = (
+    "put a minus sign before the unit in data.units.forces, as in -eV/Ang, or take it off if there is one"
+)
 _SHEAR_NAMES = ("yz", "xz", "xy")
 _GOOD = 0.7  # share of the forces that a model explains which may speak of single frames
 _NEARLY_ALL = 0.97  # of forces and energies: then their units can be compared where volumes differ, too
@@ -297,8 +299,8 @@ def _check_stress(model: PairModel) -> Iterator[Finding]:
     elif found < -0.7:
         message = (
             f"The stress seems to have the opposite sign (shear correlation {found:.2f}; "
-            f"{model.basis_text}): a minus sign before its unit says so, as in data.units.stress: -GPa, or "
-            "of a virial data.units.virial: -eV."
+            f"{model.basis_text}): put a minus sign before its unit, as in data.units.stress: -GPa, or of a "
+            "virial data.units.virial: -eV; or take it off if there is one."
         )
         yield Finding("error", "stress and forces", message, ids, ("stress",))
     else:
