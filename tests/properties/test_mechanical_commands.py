@@ -175,7 +175,7 @@ def test_vibrations_of_a_saddle():
 def test_neb_downhill_and_settings(tmp_path):
     with pytest.raises(ConfigError, match="--method must be one of"):
         NebSettings(method="magic")
-    with pytest.raises(ConfigError, match="--spring must be from 0.0001 to 1000 eV"):
+    with pytest.raises(ConfigError, match=r"--spring must be from 0\.0001 to 1000 eV"):
         NebSettings(spring=-1)
     ends = []
     for height in (2.0, 3.0):  # a wall of repulsion that is not at a minimum: refused
