@@ -53,4 +53,4 @@ class Settings:
                 require(possible, option, f"a number greater than 0 ({rules['above_0']})", value)
             if "within" in rules and value is not None:
                 low, high, unit = rules["within"]
-                require(low <= value <= high, option, f"from {low:g} to {high:g} {unit}", value)
+                require(low <= value <= high, option, f"from {low:g} to {high:g} {unit}".rstrip(), value)

@@ -202,7 +202,9 @@ class EosSettings(_Relaxing):
         "Volumes go this far to each side, of that of the structure.",
         within=(0.005, 0.3, "of the volume, to each side"),
     )
-    points: int = setting(11, "Volumes; five or more, as there are four parameters.", least=5)
+    points: int = setting(
+        11, "Volumes; five or more, as there are four parameters.", least=5, within=(5, 1000, "volumes")
+    )
     shape: str = setting(
         "auto",
         "Shape of the cell at each volume: relax, keep, or auto: relax if not cubic.",
@@ -225,20 +227,17 @@ class VibrationSettings(Settings):
     symmetry_number: int | None = setting(
         None, "Rotations onto itself; by default those that are found.", least=1, within=(1, 120, "rotations")
     )
-    spin: float | None = setting(None, "S of the electrons; by default 0, or 0.5 for an odd number of them.")
+    spin: float | None = setting(
+        None, "S of the electrons; by default 0, or 0.5 for an odd number of them.", within=(0, 50, "")
+    )
     saddle: bool = setting(False, "It is a saddle: expect one imaginary mode.", option="--saddle")
-
-    def __post_init__(self):
-        super().__post_init__()
-        fits = self.spin is None or 0 <= self.spin < math.inf
-        require(fits, "--spin", "S of the electrons, 0, 0.5, 1, ...", self.spin)
 
 
 @dataclass(frozen=True)
 class NebSettings(Settings):
     """What `neb` is told beside `Common`."""
 
-    images: int = setting(7, "Between the ends.", least=1)
+    images: int = setting(7, "Between the ends.", least=1, within=(1, 1000, "images"))
     interpolation: str = setting("idpp", "idpp or linear, of the first path.", choices=("idpp", "linear"))
     climb: bool = setting(True, "Let the highest image climb to the saddle.", option="--climb/--no-climb")
     method: str = setting(
