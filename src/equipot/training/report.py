@@ -99,8 +99,8 @@ def describe_stages(training: TrainingConfig) -> list[str]:
     for key in ("patience", "factor"):
         if schedule.kind != "plateau" and getattr(schedule, key) != getattr(ScheduleConfig(), key):
             lines.append(
-                f"{WARNING}training.schedule.{key} has no effect with `kind: {schedule.kind}`, which is the "
-                "default: give `kind: plateau`, or leave it out."
+                f"{WARNING}training.schedule.{key} has no effect with `kind: {schedule.kind}`: give "
+                "`kind: plateau`, or leave it out."
             )
     for name in LABELS:
         weight = training.loss.value_of(name)
