@@ -72,7 +72,7 @@ class PhononSettings(Settings):
         metavar="FILE|model",
     )
     mesh: float = setting(
-        60.0, "Å; q points of DOS and thermal properties are 2π over this apart.", within=(20.0, 1000.0, "Å")
+        60.0, "Å; q points of DOS and thermal properties are 2π over this apart.", within=(4.0, 1000.0, "Å")
     )
     t_max: float = setting(1000.0, "K, of thermal properties.", above_0="K")
     t_step: float = setting(10.0, "K.", above_0="K")
