@@ -116,6 +116,7 @@ def test_a_missing_package_names_the_extra():
         (NebSettings, {"images": 100_000}, "--images"),
         (PhononSettings, {"supercell": (0, 1, 1)}, "--supercell"),
         (PhononSettings, {"mesh": -1.0}, "--mesh"),
+        (PhononSettings, {"t_max": 300.0, "t_step": 301.0}, "--t-step must be at most --t-max, 300 K"),
         (KappaSettings, {"temperatures": "0,100"}, "--temperatures"),
         (KappaSettings, {"pair_cutoff": -3.0}, "--pair-cutoff"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 from equipot.errors import ConfigError
 from equipot.integrations.settings import Settings, require, setting
-from equipot.units import compound_unit
+from equipot.units import size_in
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class PhononSettings(Settings):
     def __post_init__(self):
         super().__post_init__()
         _check_supercell(self.supercell)
+        require(self.t_step <= self.t_max, "--t-step", f"at most --t-max, {self.t_max:g} K", self.t_step)
 
 
 @dataclass(frozen=True)
@@ -285,5 +286,9 @@ class SpectrumSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        for unit in (self.dipole_unit, self.polarizability_unit):
-            compound_unit(unit)  # an error if it is unknown, whether or not it is needed
+        units = {"--dipole-unit": self.dipole_unit, "--polarizability-unit": self.polarizability_unit}
+        for (option, unit), expected in zip(units.items(), ("e*Ang", "e^2*Ang^2/eV"), strict=True):
+            try:
+                size_in(unit, expected)
+            except ConfigError as error:
+                raise ConfigError(f"{option}: {error}") from None

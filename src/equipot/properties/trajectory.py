@@ -15,9 +15,8 @@ from equipot.errors import ConfigError, DataError
 from equipot.integrations.ase import EquipotCalculator
 from equipot.properties.settings import SpectrumSettings
 from equipot.quantities import QUANTITIES
-from equipot.units import compound_unit
+from equipot.units import COULOMB, size_in
 
-_VOLUME = units._e / (4e-10 * np.pi * units._eps0)  # Å³, of a polarizability of 1 e²Å²/eV
 _LARGEST_JUMP = 0.25  # of a quantum, between frames; more and it is not known which way a polarization went
 
 
@@ -119,17 +118,12 @@ def _responses(
 
 
 def _factor(name: str, kind: str, unit: str) -> float:
-    """To e Å, or Å³ (which a polarizability in e²Å²/eV is, divided by 4πε0)."""
-    size, powers = compound_unit(unit)
-    kinds = {
-        "dipole": [({"charge": 1, "length": 1}, 1.0)],
-        "polarizability": [({"length": 3}, 1.0), ({"charge": 2, "length": 2, "energy": -1}, _VOLUME)],
-    }
-    factor = next((factor for known, factor in kinds[kind] if known == powers), None)
-    if factor is None:
-        expected = "e*Ang" if kind == "dipole" else "Ang^3 or e^2*Ang^2/eV"
-        raise ConfigError(f"'{name}' is in {unit or 'no unit'}, which is not of the kind of {expected}.")
-    return size * factor
+    """To e Å, or Å³ (of a polarizability divided by 4πε0)."""
+    try:
+        size = size_in(unit, "e*Ang" if kind == "dipole" else "e^2*Ang^2/eV")
+    except ConfigError as error:
+        raise ConfigError(f"'{name}': {error}") from None
+    return size if kind == "dipole" else size * COULOMB
 
 
 def _interval(name: str, times: NDArray, settings: SpectrumSettings) -> tuple[float, int]:
