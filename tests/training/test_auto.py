@@ -270,6 +270,15 @@ def test_refuses_what_it_cannot_choose(molecules, tmp_path, clock, sections, mes
         prepare(make(molecules, tmp_path, **sections))
 
 
+def test_time_of_an_epoch_whose_frames_differ():
+    """A set of 100 steps with 20,000 edges together, of which few small ones are timed."""
+    edges = [10, 20, 10, 400, 30, 10]
+    seconds = [0.05 + 0.001 * number for number in edges]
+    assert auto._whole(edges, seconds, 100, 20_000) == pytest.approx(0.05 * 100 + 0.001 * 20_000)
+    assert auto._whole([50] * 3, [0.1, 0.2, 0.3], 100, 5_000) == pytest.approx(0.2 * 100)
+    assert auto._whole([0] * 2, [0.1, 0.1], 100, 0) == pytest.approx(0.1 * 100)  # isolated atoms
+
+
 def test_refuses_too_little_time(molecules, tmp_path, clock):
     with pytest.raises(TrainingError, match=r"An epoch takes .* minutes, and training.max_minutes is 0.001"):
         prepare(make(molecules, tmp_path, training={"auto": True, "max_minutes": 0.001}))

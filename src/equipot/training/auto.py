@@ -6,12 +6,13 @@ with its reason, and config.yaml in the run directory has all of them, written o
 
 import json
 import math
-import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
+from scipy.optimize import nnls
 
 from equipot.config import Config, load_config
 from equipot.config.section import Section
@@ -27,7 +28,8 @@ from equipot.training.fine_tune import facts_of_new
 from equipot.training.trial import Trial
 
 MINUTES = 60.0  # unless training.max_minutes says otherwise
-_ATOMS_IN_STEP = 135  # more steps teach more than more frames in a step, but tiny steps do not fill a core
+_ATOMS_IN_STEP = {"cpu": 40, "cuda": 135}  # of one frame if it has more; fewer do not fill a GPU
+_ATOMS_IN_VALIDATION = 540  # together
 _STEPS_IN_EPOCH = 20  # at least, where there are few frames
 _NEIGHBORS = (24, 80)  # of an atom in bulk: fewer do not describe a crystal, more are paid for without gain
 _LONGEST = 7.0  # Å
@@ -37,7 +39,7 @@ _ENERGIES_LATE = (0.7, 0.9)  # of the epochs: their weight rises between
 _SPARE = 0.95  # of the time is planned for; the rest is for checkpoints and the evaluation
 _VALIDATION = 0.35  # of a training step's time, for the same frames
 _BETWEEN_EPOCHS = 0.1  # s, for checkpoints and metrics
-_TIMED_STEPS, _TIMED_SECONDS = 5, 10.0
+_TIMED_STEPS, _TIMED_SECONDS = 12, 10.0
 
 
 class Size(NamedTuple):
@@ -60,9 +62,9 @@ class Choice(NamedTuple):
 _SIZES = {
     "nequip": (
         Size({"l_max": 1, "channels": 32, "layers": 3}, 0),
-        Size({"l_max": 2, "channels": 32, "layers": 4}, 1_000),
-        Size({"l_max": 3, "channels": 32, "layers": 4}, 4_000),
-        Size({"l_max": 3, "channels": 64, "layers": 4}, 40_000),
+        Size({"l_max": 2, "channels": 32, "layers": 4}, 2_000),
+        Size({"l_max": 3, "channels": 32, "layers": 4}, 8_000),
+        Size({"l_max": 3, "channels": 64, "layers": 4}, 80_000),
     ),
     "allegro": (
         Size({"l_max": 1, "channels": 16, "scalar_channels": 32, "layers": 2}, 0),
@@ -171,15 +173,15 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     """What one step is, and how it goes."""
     frames = len(datasets.train)
     atoms = datasets.statistics.num_atoms / frames
-    size = max(1, min(round(_ATOMS_IN_STEP / atoms), frames // _STEPS_IN_EPOCH))
-    limit = (
-        f"{_ATOMS_IN_STEP} together"
-        if size * atoms > _ATOMS_IN_STEP / 2
-        else f"{_STEPS_IN_EPOCH} steps in an epoch"
-    )
+    wanted = _ATOMS_IN_STEP["cpu" if device == "cpu" else "cuda"]
+    size = max(1, min(round(wanted / atoms), frames // _STEPS_IN_EPOCH))
+    limit = f"{_STEPS_IN_EPOCH} steps in an epoch"
+    if size * atoms > wanted / 2:
+        limit = "one frame each" if size == 1 else f"about {wanted} atoms each"
+    together = max(size, round(_ATOMS_IN_VALIDATION / atoms))
     yield Choice(
-        {"training.batch_size": size, "training.validation_batch_size": 4 * size},
-        f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: about {limit}",
+        {"training.batch_size": size, "training.validation_batch_size": together},
+        f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: {limit}",
     )
     kept = {"training.optimizer": "muon", "training.schedule.kind": "cosine"}
     yield Choice(kept, "the smallest errors for the time")
@@ -218,16 +220,28 @@ def _epoch(config: Config, datasets: Datasets, device: str) -> tuple[int, float]
     """Steps of an epoch, and the seconds it takes with its validation."""
     potential = build_potential(config.model, **facts_of_new(config, datasets))
     trial = Trial(config, datasets.train, potential, device)
-    begin, taken = time.perf_counter(), []
+    begin, edges, taken = time.perf_counter(), [], []
     for step in trial.steps(_TIMED_STEPS + 1):
         start = time.perf_counter()
         trial.train(step, config.training.learning_rate / _WARMUP_STEPS)
         taken.append(time.perf_counter() - start)
+        edges.append(sum(part.num_edges for part in step.parts))
         if len(taken) > 1 and time.perf_counter() - begin > _TIMED_SECONDS:
             break
-    steps = len(trial.sampler)
+    steps, of_all = len(trial.sampler), int(datasets.train.num_edges.sum())
+    seconds = _whole(edges[1:], taken[1:], steps, of_all)  # not of the first, which compiles
     share = 1 + _VALIDATION * len(datasets.validation) / len(datasets.train)
-    return steps, statistics.median(taken[1:]) * steps * share + _BETWEEN_EPOCHS
+    return steps, seconds * share + _BETWEEN_EPOCHS
+
+
+def _whole(edges: Sequence[int], seconds: Sequence[float], steps: int, of_all: int) -> float:
+    """Seconds of all ``steps``, of ``of_all`` edges together, from those of some of them.
+
+    Frames of one set may have a pair of atoms or a hundred: a step takes a time, and each edge its own.
+    """
+    scale = max(of_all / steps, 1.0)
+    terms = np.column_stack([np.ones(len(edges)), np.array(edges) / scale])
+    return float(nnls(terms, np.array(seconds))[0].sum()) * steps
 
 
 def _epochs(config: Config, steps: int, seconds: float) -> int:

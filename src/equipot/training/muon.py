@@ -71,7 +71,7 @@ def orthogonalized(matrices: list[Tensor]) -> list[Tensor]:
     x = x / x.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.transpose(1, 2)
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     parts = x.split([len(one) for one in flat])
     return [
