@@ -28,7 +28,9 @@ from equipot.training.fine_tune import facts_of_new
 from equipot.training.trial import Trial
 
 MINUTES = 60.0  # unless training.max_minutes says otherwise
-_ATOMS_IN_STEP = {"cpu": 40, "cuda": 135}  # of one frame if it has more; fewer do not fill a GPU
+# Of one frame if it has more. More of crystals, whose frames differ and have energies and stresses to learn;
+# fewer do not fill a GPU.
+_ATOMS_IN_STEP, _ATOMS_OF_MOLECULES_IN_STEP = 135, 40
 _ATOMS_IN_VALIDATION = 540  # together
 _STEPS_IN_EPOCH = 20  # at least, where there are few frames
 _NEIGHBORS = (24, 80)  # of an atom in bulk: fewer do not describe a crystal, more are paid for without gain
@@ -43,7 +45,10 @@ _TIMED_STEPS, _TIMED_SECONDS = 12, 10.0
 
 
 class Size(NamedTuple):
-    """A size of model, and the number of optimizer steps from which on it is better than the one before."""
+    """A size of model, and how many atoms a training must see until it is better than the one before.
+
+    An atom counts once for each epoch: steps may be of one molecule or of many.
+    """
 
     settings: dict[str, int]
     worth_from: int
@@ -62,13 +67,13 @@ class Choice(NamedTuple):
 _SIZES = {
     "nequip": (
         Size({"l_max": 1, "channels": 32, "layers": 3}, 0),
-        Size({"l_max": 2, "channels": 32, "layers": 4}, 2_000),
-        Size({"l_max": 3, "channels": 32, "layers": 4}, 8_000),
-        Size({"l_max": 3, "channels": 64, "layers": 4}, 80_000),
+        Size({"l_max": 2, "channels": 32, "layers": 4}, 135_000),
+        Size({"l_max": 3, "channels": 32, "layers": 4}, 540_000),
+        Size({"l_max": 3, "channels": 64, "layers": 4}, 5_400_000),
     ),
     "allegro": (
         Size({"l_max": 1, "channels": 16, "scalar_channels": 32, "layers": 2}, 0),
-        Size({"l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}, 5_000),
+        Size({"l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}, 675_000),
     ),
 }
 _SIZES["allegro_dense"] = _SIZES["allegro"]
@@ -173,7 +178,8 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     """What one step is, and how it goes."""
     frames = len(datasets.train)
     atoms = datasets.statistics.num_atoms / frames
-    wanted = _ATOMS_IN_STEP["cpu" if device == "cpu" else "cuda"]
+    molecules = device == "cpu" and not datasets.train.columns.periodic.any()
+    wanted = _ATOMS_OF_MOLECULES_IN_STEP if molecules else _ATOMS_IN_STEP
     size = max(1, min(round(wanted / atoms), frames // _STEPS_IN_EPOCH))
     limit = f"{_STEPS_IN_EPOCH} steps in an epoch"
     if size * atoms > wanted / 2:
@@ -190,15 +196,15 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
 
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
-    """The largest model that gets the steps it needs, and how often it sees the data."""
-    best, missed = None, ""
+    """The largest model that sees as many atoms as it needs, and how often it sees each."""
+    best, missed, atoms = None, "", datasets.statistics.num_atoms
     for size in _SIZES[config.model.type] if config.model.auto else [Size({}, 0)]:
         settings = {f"model.{key}": value for key, value in size.settings.items()}
         tried = _with(config, {key: value for key, value in settings.items() if _is_open(config, key)})
         steps, seconds = _epoch(tried, datasets, device)
         epochs = _epochs(tried, steps, seconds)
-        if best is not None and epochs * steps < size.worth_from:
-            missed = f"; the next size is better from {size.worth_from:,} on, and gets {epochs * steps:,}"
+        if best is not None and epochs * atoms < size.worth_from:
+            missed = f"; the next size is better from {size.worth_from:,} on, and gets {epochs * atoms:,}"
             break
         if best is not None and config.training.max_minutes and epochs * seconds > 60 * _minutes(config):
             missed = f"; the next size takes more than {_minutes(config):g} minutes for them"
@@ -211,7 +217,9 @@ def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterato
             )
         best = settings, epochs, steps, seconds
     settings, epochs, steps, seconds = best
-    yield Choice(settings, f"the largest that {counted(epochs * steps, 'step')} suffice for{missed}")
+    yield Choice(
+        settings, f"the largest that {epochs * atoms:,} atoms, all epochs together, suffice for{missed}"
+    )
     yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
     yield Choice({"training.epochs": epochs}, f"of {counted(steps, 'step')}, in {seconds:.2g} s each")
 
