@@ -74,8 +74,9 @@ def library() -> Library:
         (
             # -march: the kernels' blocking depends on width and number of the vector registers.
             # -ffp-contract: multiply-adds are fused: half of the arithmetic, rounded once instead of twice.
-            *("-O3", "-DNDEBUG", "-march=native", "-ffp-contract=fast", "-fno-math-errno"),
-            *("-fno-trapping-math", "-fopenmp"),
+            # avoid-fma-max-bits: in all loops, or GCC on Zen rounds sums of few rows otherwise than of many.
+            *("-O3", "-DNDEBUG", "-march=native", "-ffp-contract=fast", "--param=avoid-fma-max-bits=0"),
+            *("-fno-math-errno", "-fno-trapping-math", "-fopenmp"),
             f"-D_GLIBCXX_USE_CXX11_ABI={int(abi)}",
             f"-I{torch_root / 'include'}",
             f"-I{torch_root / 'include/torch/csrc/api/include'}",
