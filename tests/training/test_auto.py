@@ -78,6 +78,21 @@ def test_everything_is_chosen_from_the_data(molecules, crystals, tmp_path, clock
     assert 4.0 <= of_crystals.model.cutoff <= 5.0
 
 
+def test_a_step_has_fewer_atoms_of_molecules_than_of_crystals(tmp_path, clock):
+    """150 frames of 20 atoms, of which the steps of an epoch are no limit."""
+    grid = 2.2 * np.array([[x, y, 0] for x in range(4) for y in range(5)], dtype=float)
+    frames = [labelled(Atoms("C20", grid, cell=[15, 15, 15]), seed) for seed in range(150)]
+    found = {}
+    for periodic in (False, True):
+        for atoms in frames:
+            atoms.pbc = periodic
+        path = tmp_path / f"{periodic}.xyz"
+        ase.io.write(path, frames)
+        found[periodic] = prepare(make(path, tmp_path)).config.training
+    assert [found[periodic].batch_size for periodic in (False, True)] == [2, 7]  # 40 and 135 atoms
+    assert found[True].validation_batch_size == 27
+
+
 def test_the_cutoff_follows_the_density(tmp_path, clock, caplog):
     """Caesium, with 2 neighbors within 5 Å or so, and diamond, with 90; the data are spoken of once."""
     caplog.set_level("INFO", "equipot")
