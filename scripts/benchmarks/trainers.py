@@ -269,7 +269,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=positive(float), default=30.0, help="of processor time each (30)")
     parser.add_argument("--threads", type=positive(int), default=1, help="of each (1)")
     parser.add_argument("--validation", type=int, default=50, help="frames of TRAIN (50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    parser.add_argument("--seed", type=positive(int, or_zero=True), default=0, help="of the split (0)")
     parser.add_argument("--only", action="append", choices=list(PACKAGES), help="repeatable; all")
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "molecule_nequip_medium.yaml")
     parser.add_argument("--nequip-mode", choices=("eager", "compile"), default="eager", help="(eager)")
@@ -285,6 +285,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def require_package(python: Path, name: str) -> None:
+    """Raises ConfigError if the trainer is not in the interpreter's environment."""
+    look = f"import importlib.metadata as m; m.version({PACKAGES[name]!r})"
+    if subprocess.run([python, "-c", look], stderr=subprocess.DEVNULL, check=False).returncode:
+        raise ConfigError(f"{PACKAGES[name]} is not in {python}: give another --{name}-python.")
+
+
 def main(arguments: argparse.Namespace) -> dict[str, dict]:
     """Everything the command does; the results of all trainers that are in the folder."""
     draw(arguments)
@@ -295,6 +302,7 @@ def main(arguments: argparse.Namespace) -> dict[str, dict]:
             made = ROOT / ".benchmark-envs" / name, ROOT / "constraints.txt"
             # Not resolved: a virtual environment's interpreter is a link.
             arguments.pythons[name] = given.absolute() if given else peer_python(name, *made)
+            require_package(arguments.pythons[name], name)
         compete(arguments, name)
     kept = {name: arguments.output / name / "result.json" for name in PACKAGES}
     results = {name: read_json(file) for name, file in kept.items() if file.exists()}

@@ -58,7 +58,7 @@ def parser_of(words: str, name: str) -> argparse.ArgumentParser:
     words = "YAML (crystals.yaml or molecules.yaml in scripts/benchmarks/accuracy, by the data)"
     parser.add_argument("--recipe", type=Path, metavar="CONFIG", help=words)
     parser.add_argument("--error", choices=("mae", "rmse"), default="mae", help="in tables and plots (mae)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split (0)")
+    parser.add_argument("--seed", type=positive(int, or_zero=True), default=0, help="of the split (0)")
     parser.add_argument("--output", type=Path, default=Path(name), metavar="DIR")
     return parser
 
@@ -74,13 +74,15 @@ def run_script(main: Callable[[argparse.Namespace], object], parse: Callable[[],
         sys.exit(130)
 
 
-def positive(kind: type) -> Callable[[str], float]:
-    """The type of an option that is more than 0."""
+def positive(kind: type, or_zero: bool = False) -> Callable[[str], float]:
+    """The type of an option that is more than 0, or not less."""
 
     def read(text: str):
-        if not 0 < kind(text) < math.inf:
-            raise argparse.ArgumentTypeError(f"must be more than 0, found {text}")
-        return kind(text)
+        value = kind(text)
+        if not (0 < value < math.inf or (or_zero and value == 0)):
+            least = "0 or more" if or_zero else "more than 0"
+            raise argparse.ArgumentTypeError(f"must be {least}, found {text}")
+        return value
 
     read.__name__ = kind.__name__
     return read

@@ -59,12 +59,23 @@ def test_validation_frames_are_drawn_once_and_not_trained_on(arguments, script):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--minutes", "nan"], "--minutes"), (["--test", "nowhere.xyz"], "no file nowhere.xyz")],
+    [
+        (["--minutes", "nan"], "--minutes"),
+        (["--seed", "-1"], "must be 0 or more, found -1"),
+        (["--test", "nowhere.xyz"], "no file nowhere.xyz"),
+    ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_trained(script, capsys, options, words):
     with pytest.raises(SystemExit):
         script.parse([str(TRAIN), *options])
     assert words in capsys.readouterr().err
+
+
+def test_a_trainer_that_is_not_installed_is_named(script, monkeypatch):
+    script.require_package(Path(sys.executable), "equipot")
+    monkeypatch.setitem(script.PACKAGES, "mace", "no-such-package")
+    with pytest.raises(ConfigError, match=r"no-such-package is not in .*--mace-python"):
+        script.require_package(Path(sys.executable), "mace")
 
 
 def test_a_command_and_its_children_are_stopped_by_their_processor_time(script, tmp_path):

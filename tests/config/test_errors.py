@@ -127,7 +127,7 @@ def test_key_like_no_other_lists_the_valid_ones():
             "Unknown stress unit '-kB'; known: GPa, MPa, kbar, bar, Pa, energies by lengths such as "
             "eV/Ang^3. Did you mean '-kbar'?",
         ),
-        ("data.labels.energy", "", "expected text or null; found '' (text)."),
+        ("data.labels.energy", "", "expected name that is not empty or null; found '' (text)."),
         ("run.threads", 0, "expected whole number ≥ 1 or null; found 0."),
         ("run.directory", 3, "expected path; found 3."),
     ],

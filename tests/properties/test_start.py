@@ -11,7 +11,9 @@ from ase.calculators.lj import LennardJones
 from matplotlib.figure import Figure
 
 from equipot.errors import ConfigError, DataError, SimulationError
+from equipot.properties.kappa import kappa
 from equipot.properties.output import Result, Table, check_folder, finish
+from equipot.properties.phonons import phonons
 from equipot.properties.settings import (
     Common,
     ElasticSettings,
@@ -73,6 +75,19 @@ def test_molecules_and_crystals_are_told_apart():
         prepare(molecule("H2O"), nearest_neighbors(), periodic=True)
     with pytest.raises(DataError, match="expected a molecule"):
         prepare(argon(), nearest_neighbors(), periodic=False)
+
+
+def test_symprec_is_not_taken_for_a_molecule():
+    with pytest.raises(ConfigError, match=r"--symprec 0.1 .* H2O is not periodic"):
+        prepare(molecule("H2O"), nearest_neighbors(), Common(symprec=0.1))
+
+
+@pytest.mark.parametrize("run", [(phonons, PhononSettings), (kappa, KappaSettings)])
+def test_an_absurd_supercell_is_refused_before_it_is_made(run):
+    command, settings = run
+    words = "--supercell 1000 1000 1000 has 1,000,000,000 atoms; expected at most"
+    with pytest.raises(ConfigError, match=words):
+        command(argon(), nearest_neighbors(), settings=settings(supercell=(1000, 1000, 1000)))
 
 
 def test_a_missing_package_names_the_extra():

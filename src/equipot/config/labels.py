@@ -17,7 +17,7 @@ from equipot.units import (
     unit_factor,
 )
 
-LabelName = Annotated[str, Field(min_length=1)]
+LabelName = Annotated[str, Field(min_length=1, json_schema_extra={"words": "name that is not empty"})]
 _NAMES = {
     name: (LabelName | None, Field(name if name in BASIC else None, description=key.meaning))
     for name, key in BASIC_KEYS.items()

@@ -57,12 +57,13 @@ class Displacer:
             converged = bool(checks) and checks[-1]["largest_change_THz"] < settings.tolerance
             given = settings.supercell is not None and len(found) > 1
             copies = supercells.larger(cell, copies)
-            atoms = len(self.unitcell) * abs(np.linalg.det(base)) * copies.prod()
+            atoms = supercells.num_atoms(self.unitcell, base, copies)
             if not settings.checks or converged or given or atoms > settings.max_atoms:
                 return found, checks
 
     def displace(self, base: NDArray, copies: NDArray, distance: float) -> Supercell:
         """Force constants in a supercell; what acts on atoms that are not displaced is taken off."""
+        supercells.require_size(self.unitcell, base, copies)
         unitcell = supercells.to_phonopy(self.unitcell)
         primitive = guess_primitive_matrix(unitcell, symprec=_EXACT)  # "auto" is the same, with a warning
         phonon = Phonopy(unitcell, base @ np.diag(copies), primitive, symprec=_EXACT)

@@ -79,6 +79,7 @@ def prepare(
         needs: raises, before anything is computed, where the calculator lacks what comes later.
 
     Raises:
+        ConfigError: a symprec for what is no crystal.
         DataError: an unusable structure, not periodic as it has to be.
         UnknownSpeciesError, ModelFileError, DeviceError: as `EquipotCalculator`.
         SimulationError: forces or stress are larger than the settings allow.
@@ -87,6 +88,11 @@ def prepare(
     atoms = read_structure(structure, common.species_map)
     name = atoms.get_chemical_formula() if isinstance(structure, Atoms) else str(structure)
     _require_periodic(atoms, periodic, name)
+    if not atoms.pbc.all() and common.symprec != Common.symprec:
+        raise ConfigError(
+            f"--symprec {common.symprec:g} is of a crystal's symmetry; {name} is not periodic in all "
+            "directions: leave it out."
+        )
     atoms.set_momenta(None)
     if atoms.constraints and not keep_constraints:
         log.warning("%s: its constraints are taken off.", name)

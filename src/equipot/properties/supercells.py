@@ -8,12 +8,14 @@ from ase import Atoms
 from ase.spacegroup.symmetrize import refine_symmetry
 from numpy.typing import NDArray
 
+from equipot.errors import ConfigError
 from equipot.properties.start import symmetry_dataset
 
 if TYPE_CHECKING:
     from phonopy.structure.atoms import PhonopyAtoms
 
 _LEAST_WIDTH = 10.0  # Å of the first supercell, or twice the model's cutoff
+_MOST_ATOMS = 100_000  # of a supercell; phonopy's arrays of all pairs with the primitive cell still fit
 _GROWTH = 1.25  # of the narrowest direction, from one supercell to the next
 
 
@@ -78,6 +80,21 @@ def larger(cell: NDArray, copies: NDArray) -> NDArray:
     """(3,) copies of the next supercell, wider by a quarter at least in its narrowest direction."""
     narrowest = float((widths(cell) * copies).min())
     return np.maximum(copies, repetitions(cell, _GROWTH * narrowest))
+
+
+def num_atoms(atoms: Atoms, base: NDArray, copies: NDArray) -> float:
+    """Of a supercell; a float, as absurd ones do not fit into an integer."""
+    return len(atoms) * abs(float(np.linalg.det(base))) * float(np.prod(copies, dtype=float))
+
+
+def require_size(atoms: Atoms, base: NDArray, copies: NDArray) -> None:
+    """Raises ConfigError for a supercell that is too large to begin with."""
+    number = num_atoms(atoms, base, copies)
+    if number > _MOST_ATOMS:
+        size = " ".join(str(n) for n in copies)
+        raise ConfigError(
+            f"--supercell {size} has {number:,.0f} atoms; expected at most {_MOST_ATOMS:,}. Take fewer."
+        )
 
 
 def describe(cell: NDArray, num_atoms: int) -> str:
