@@ -16,7 +16,7 @@ from equipot.machine import processor_flags
 
 NAME = "libequipot.so"
 FOLDER = Path(__file__).parent
-FOLDERS = ("csrc", "gpu", "include", "kernels")
+FOLDERS = ("csrc", "gpu", "gpu/executor", "include", "kernels")
 
 logger = logging.getLogger("equipot")
 
