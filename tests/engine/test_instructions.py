@@ -119,7 +119,7 @@ def test_a_library_without_a_set_for_this_processor_says_so(library, tmp_path):
     """Which is decided by what was linked."""
     objects = tmp_path / "only.so"
     command = ["g++", "-std=gnu++20", "-shared", "-fPIC", "-fvisibility=hidden", '-DEQUIPOT_SOURCES=""']
-    command += [f"-I{engine.FOLDER}/{name}" for name in ("csrc", "include", "kernels")]
+    command += [f"-I{engine.FOLDER}/{name}" for name in engine.FOLDERS]
     subprocess.run(
         [*command, *(str(engine.FOLDER / s) for s in engine.recipe()["once"]), "-o", objects], check=True
     )

@@ -80,7 +80,7 @@ class Emulator:
 def launcher(kernels, tmp_path_factory) -> Path:
     """emulator.cpp, compiled."""
     library = tmp_path_factory.mktemp("gpu-launcher") / "emulator.so"
-    folders = [f"-I{build.SOURCES}", f"-I{build.KERNELS}"]
+    folders = [f"-I{build.GPU}", f"-I{build.KERNELS}"]
     command = [*compiler(), "-std=gnu++20", *folders, HERE / "emulator.cpp", "-ldl", "-o", library]
     subprocess.run(command, check=True)
     return library

@@ -52,7 +52,8 @@ def on_arrays(
 
 def on_tensors(function: Callable[..., tuple[np.ndarray, ...]], inputs: Sequence[Tensor]):
     """A function of arrays on tensors."""
-    return tuple(torch.from_numpy(rows) for rows in function(*(x.detach().numpy() for x in inputs)))
+    found = function(*(x.detach().cpu().numpy() for x in inputs))
+    return tuple(torch.from_numpy(rows).to(inputs[0].device) for rows in found)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
-from equipot.errors import ConfigError, ModelFileError
+from equipot.errors import ConfigError, DeviceError, ModelFileError
 from equipot.quantities import BASIC_ROWS, FIELD, declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
@@ -165,8 +165,15 @@ class DeployedModel:
         return _opened, (self.content, self.path, self.metadata, self.device, engine)
 
     @property
+    def takes_from(self) -> str:
+        """The device that inputs should be on: the engine has its own way to a GPU."""
+        return self.device if self.engine is None else "cpu"
+
+    @property
     def runs_by(self) -> str:
         """On which device, and by what."""
+        if self.engine is not None and self.device != "cpu":
+            return f"{self.device}, engine"
         if self.engine is not None:
             return f"{self.device}, engine ({instructions()})"
         from torch import __version__
@@ -195,7 +202,7 @@ class DeployedModel:
         capsule = Capsule.from_json(self.metadata.capsule)
         metadata = self.metadata
         deviations = compare_capsule(self, capsule, metadata.dtype, metadata.atomic_energies)
-        if self.engine is not None and metadata.uncertainty:
+        if self.has_features and metadata.uncertainty:
             structures = [reference.structure for reference in capsule.references]
             references = metadata.uncertainty["references"]
             deviations.append(compare_uncertainties(self.engine, structures, references, metadata.dtype))
@@ -218,7 +225,8 @@ def load_deployed(
     """Load a file written by `deploy`.
 
     ``device``: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ... ``engine``: what evaluates the
-    model; "auto": equipot's engine on a CPU, where it is there; "torch": TorchScript.
+    model; "auto": equipot's engine, where it is there and can do on this device what the model asks for;
+    "torch": TorchScript.
 
     Raises ModelFileError (missing, damaged, not deployed by equipot, newer format), DeviceError, or
     ConfigError for another engine.
@@ -240,13 +248,13 @@ def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine:
     if metadata.field:
         declare(FIELD)
     target = resolve_device(device)
-    found = _engine_of(path, content) if engine == "auto" and target == "cpu" else None
+    found = _engine_of(path, content, target) if engine == "auto" else None
     return DeployedModel(path, metadata, target, content, found)
 
 
 # Opened once: every task of a pool of processes brings the same content along.
 @functools.lru_cache(maxsize=16)
-def _engine_of(path: Path, content: bytes) -> Engine | None:
+def _engine_of(path: Path, content: bytes, device: str) -> Engine | None:
     if os.environ.get("EQUIPOT_KERNELS", "").strip().lower() == "off":
         return None
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -254,7 +262,7 @@ def _engine_of(path: Path, content: bytes) -> Engine | None:
             log.info("%s has no program for the engine; TorchScript runs it.", path)
             return None
     try:
-        return Engine(path, content)
-    except KernelBuildError as error:
+        return Engine(path, content, device)
+    except (DeviceError, KernelBuildError) as error:
         log.warning("The engine cannot be used, TorchScript runs %s: %s", path, error)
         return None

@@ -16,6 +16,7 @@ from equipot.machine import processor_flags
 
 NAME = "libequipot.so"
 FOLDER = Path(__file__).parent
+FOLDERS = ("csrc", "gpu", "gpu/executor", "include", "kernels")
 
 logger = logging.getLogger("equipot")
 
@@ -43,7 +44,7 @@ def library(*sets: str) -> Library:
     return Library(
         NAME,
         f"the engine ({', '.join(sets)})",
-        tuple(FOLDER / name for name in ("csrc", "include", "kernels")),
+        tuple(FOLDER / name for name in FOLDERS),
         tuple(lines["flags"]),
         tuple(lines["link"]),
         units=tuple((FOLDER / source, own) for source, own in units),
@@ -74,7 +75,7 @@ def checksum() -> str:
     """SHA-256 of the sources, as CMakeLists.txt makes it."""
     files = [
         FOLDER / "recipe.txt",
-        *(f for name in ("csrc", "include", "kernels") for f in (FOLDER / name).iterdir()),
+        *(f for name in FOLDERS for f in (FOLDER / name).iterdir() if f.is_file()),
     ]
     lines = sorted(
         (file.relative_to(FOLDER).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()) for file in files

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from equipot.engine.build import build
-from equipot.errors import ConfigError, DataError, ModelFileError, SimulationError
+from equipot.errors import ConfigError, DataError, DeviceError, ModelFileError, SimulationError
 
-_ABI = 3  # EQUIPOT_ABI
+_ABI = 4  # EQUIPOT_ABI
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
 
@@ -120,26 +121,35 @@ class Evaluation:
 
 
 class Engine:
-    """A deployed model, evaluated without torch, on a CPU; threads may share it.
+    """A deployed model, evaluated without torch; threads may share it.
 
     Args:
         path: a file written by ``equipot deploy``.
         content: its bytes, if they have been read already; ``path`` then stands in messages only.
+        device: "cpu", or a GPU of NVIDIA: "cuda", "cuda:1", ...
 
     Raises:
         ModelFileError: missing, damaged, or deployed before there was an engine.
         KernelBuildError: the library is not there and cannot be compiled.
+        DeviceError: the GPU, its driver or NVRTC is not there, or the model has what a GPU does not compute.
     """
 
-    def __init__(self, path: str | Path, content: bytes | None = None):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, content: bytes | None = None, device: str = "cpu"):
+        self.path, self.device = Path(path), device
         self._library = load_library()
         self._model = ctypes.c_void_p()
         name, model = str(path).encode(), ctypes.byref(self._model)
-        if content is None:
-            self._call("equipot_open", name, model)
-        else:
-            self._call("equipot_open_memory", name, content, ctypes.c_size_t(len(content)), model)
+        where = device.encode()
+        if device != "cpu":
+            _find_nvrtc()
+        try:
+            if content is None:
+                self._call("equipot_open_on", name, where, model)
+            else:
+                size = ctypes.c_size_t(len(content))
+                self._call("equipot_open_memory_on", name, content, size, where, model)
+        except (DataError, SimulationError) as error:
+            raise (error if device == "cpu" else DeviceError(str(error))) from None
         found = _Description()
         self._call("equipot_describe", self._model, ctypes.byref(found))
         self.species = tuple(found.species[n].decode() for n in range(found.num_species))
@@ -298,6 +308,16 @@ def load_library() -> ctypes.CDLL:
     if library.equipot_instructions() is None:
         raise ConfigError(f"The engine cannot be used: {library.equipot_message().decode()}.")
     return library
+
+
+@functools.cache
+def _find_nvrtc() -> None:
+    """Open the NVRTC of NVIDIA's packages, where they are installed, for the library to find it."""
+    found = importlib.util.find_spec("nvidia")
+    for folder in found.submodule_search_locations or () if found else ():
+        for file in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
+            ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
+            return
 
 
 def instructions() -> str:

@@ -116,7 +116,7 @@ class EquipotCalculator(Calculator):
         if check:
             for member in self.members:
                 member.require_capsule()
-        self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.device)
+        self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.takes_from)
         self.distances = DistanceWatch([member.metadata for member in self.members])
         if energy == "isolated":
             self.model.require_energy("energy='isolated'")

@@ -105,7 +105,7 @@ class Displacements:
         sigma = noise["sigma"]
         self.sigma: tuple[float, float] = tuple(sigma) if isinstance(sigma, list) else (sigma, sigma)
         self.model, self.output = model, noise["output"]
-        self._neighbors = VerletList(model.metadata.cutoff, 0.5, model.device)
+        self._neighbors = VerletList(model.metadata.cutoff, 0.5, model.takes_from)
 
     def of(self, atoms: Atoms) -> NDArray:
         """(N, 3) Å. Raises SimulationError if they are not finite, or an atom has no neighbor any more."""

@@ -67,7 +67,7 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     :class:`equipot.compile.KernelBuildError`.
     """
     torch = _torch_with_cuda()
-    folders = (SOURCES, *((OPERATORS, ENGINE / "kernels") if torch else ()))
+    folders = (SOURCES, *((OPERATORS, ENGINE / "kernels", ENGINE / "gpu") if torch else ()))
     facts = {
         "lammps": asdict(lammps),
         "torch": torch,

@@ -28,8 +28,8 @@ class EquipotModel(ModelInterface):
     Args:
         model: a file written by ``equipot deploy``, or a model from `load_deployed`; or an ensemble, whose
             mean counts: a list of these, or a folder.
-        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"; not used for a loaded model. On a CPU
-            equipot's engine computes, on a GPU TorchScript; neighbor lists are made on the CPU.
+        device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"; not used for a loaded model. Neighbor
+            lists are made on the CPU.
         dtype: of what it gives. The model computes in its own.
         compute_forces, compute_stress: whether they are in the results.
         skin: Å that neighbor lists reach beyond the cutoff.

@@ -19,6 +19,7 @@ from equipot.machine import processor_kinds
 
 SOURCES = Path(__file__).parent / "csrc"
 KERNELS = Path(__file__).parents[1] / "engine" / "kernels"  # what knows nothing of torch
+GPU = Path(__file__).parents[1] / "engine" / "gpu"  # nor does this: kernels for GPUs, as text, and the driver
 LIBRARY = "libequipot_ops.so"
 
 logger = logging.getLogger("equipot")
@@ -70,7 +71,7 @@ def library() -> Library:
     return Library(
         LIBRARY,
         "the kernels",
-        (SOURCES, KERNELS),
+        (SOURCES, KERNELS, GPU),
         (
             # -march: the kernels' blocking depends on width and number of the vector registers.
             # -ffp-contract: multiply-adds are fused: half of the arithmetic, rounded once instead of twice.

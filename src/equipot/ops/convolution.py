@@ -38,7 +38,7 @@ class Convolution(nn.Module):
     for every path p and channel c: e3nn's ``TensorProduct`` with "uvu" paths, weights for each edge and
     component normalisation, and the sum that follows. The weights may be any function of the edge. Nothing
     as long as edges × paths × components is stored; there are first and second derivatives by x, Y and w. On
-    a GPU the kernel is compiled at the first call (csrc/gpu_code.h). An `EquivariantLinear` from
+    a GPU the kernel is compiled at the first call (engine/gpu/gpu_code.h). An `EquivariantLinear` from
     ``irreps_out`` mixes the channels. Source: Batzner et al., Nat. Commun. 13, 2453 (2022), eq. 7.
 
     >>> from equipot.ops.paths import convolution_paths

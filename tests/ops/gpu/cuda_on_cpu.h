@@ -1,5 +1,5 @@
 // What the text of a GPU kernel needs to compile as ordinary C++: a block's threads are fibers of one thread, which
-// take turns at every exchange within a warp.
+// take turns at every exchange within a warp and at every barrier.
 #pragma once
 
 #include <ucontext.h>
@@ -9,9 +9,10 @@
 #include <cstdlib>
 #include <vector>
 
-using std::exp, std::tanh;
+using std::exp, std::tanh, std::sin, std::cos, std::sqrt, std::pow;
 
 #define __global__
+#define __shared__ static
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
@@ -57,6 +58,16 @@ T __shfl_xor_sync(unsigned mask, T value, int distance) {
   return T(fibers[partner].handed_over[slot]);
 }
 
+inline void __syncthreads() {
+  Fiber& own = fibers[threadIdx.x];
+  swapcontext(&own.context, &scheduler);
+}
+
+// Of threads that do not wait for each other.
+inline void run_one_by_one(unsigned threads) {
+  for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) run_thread();
+}
+
 inline void run_block() {
   for (Fiber& fiber : fibers) {
     fiber.finished = false, fiber.exchanges = 0;
@@ -75,16 +86,17 @@ inline void run_block() {
   }
 }
 
-// Runs kernel(parameter) on a whole grid.
+// Runs kernel(parameter) on a whole grid; `waits`: threads exchange or wait for each other.
 template <class Parameter>
-void run_grid(void (*kernel)(Parameter), const void* parameter, const long* grid, long threads) {
+void run_grid(void (*kernel)(Parameter), const void* parameter, const long* grid, long threads, bool waits) {
   static void (*function)(Parameter);
   static const Parameter* argument;
   function = kernel, argument = static_cast<const Parameter*>(parameter);
   run_thread = [] { function(*argument); };
-  if (fibers.size() != size_t(threads)) fibers = std::vector<Fiber>(threads);
+  if (waits && fibers.size() != size_t(threads)) fibers = std::vector<Fiber>(threads);
   blockDim = {unsigned(threads), 1, 1};
   for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) run_block();
+      for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)
+        waits ? run_block() : run_one_by_one(unsigned(threads));
 }

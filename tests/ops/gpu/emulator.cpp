@@ -1,55 +1,153 @@
-// A GpuLauncher without a GPU: compiles a kernel's text as C++ and runs its blocks one after the other. Without a
-// compiler it only keeps the text, and results are arbitrary.
+// A GPU without a GPU: compiles a kernel's text as C++ and runs its blocks one after the other. Without a compiler it only
+// keeps the text, and results are arbitrary. It counts what is asked of it, and is as late as a GPU may be: the host gets
+// what it copied when it waits, and must not have changed by then what it sent.
 #include <dlfcn.h>
 
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "gpu_device.h"
 #include "gpu_launcher.h"
 
 namespace {
 
 using Run = void (*)(const void* parameter, const int64_t* grid, int64_t threads);
 
-class Emulator : public equipot::GpuLauncher {
+// The names of a text's kernels, each with whether its threads wait for each other.
+std::map<std::string, bool> kernels_of(std::string source) {
+  const std::string common = equipot::gpu_common_text, mark = "extern \"C\" __global__";
+  if (const size_t at = source.find(common); at != std::string::npos) source.erase(at, common.size());
+  const auto waits = [](const std::string& text) {
+    for (const char* word : {"warp_sums", "__shfl", "__syncthreads"})
+      if (text.find(word) != std::string::npos) return true;
+    return false;
+  };
+  std::map<std::string, bool> found;
+  for (size_t at = source.find(mark); at != std::string::npos;) {
+    const size_t next = source.find(mark, at + 1), end = source.find("(const ", at);
+    const size_t begin = source.find_last_of(" ", end - 1) + 1;
+    const std::string name = source.substr(begin, end - begin);
+    if (name != "name") found[name] = waits(source.substr(at, next - at));
+    at = next;
+  }
+  // The kernels that macros name, as EQUIPOT_FOR_ROWS(blend).
+  for (const auto& [macro, wait] : {std::pair("EQUIPOT_FOR_NUMBERS(", false), std::pair("EQUIPOT_FOR_ROWS(", true)})
+    for (size_t at = source.find(macro); at != std::string::npos; at = source.find(macro, at + 1)) {
+      const size_t begin = at + std::strlen(macro);
+      const std::string name = source.substr(begin, source.find(')', begin) - begin);
+      if (name != "name") found[name] = wait;
+    }
+  if (found.size() == 1) found.begin()->second = waits(source);
+  return found;
+}
+
+class Emulator : public equipot::GpuDevice {
  public:
+  enum Count { launches, bytes_up, bytes_down, waits, allocations, zeroed };
   std::string directory, compiler;
-  int64_t launches = 0;
+  int64_t counts[6] = {};
 
   void* compile(const std::string& source, const char* name) override {
     const std::string stem = directory + "/" + std::to_string(std::hash<std::string>()(source));
     std::ofstream(stem + ".cu") << source;
     if (compiler.empty()) return this;
-    std::ofstream(stem + ".cpp") << "#include \"cuda_on_cpu.h\"\n"
-                                 << source << "\nextern \"C\" void run(const void* parameter, const long* grid, long "
-                                 << "threads) { run_grid(" << name << ", parameter, grid, threads); }\n";
-    const std::string command = compiler + " -o " + stem + ".so " + stem + ".cpp";
-    if (std::system(command.c_str()) != 0) throw std::runtime_error("does not compile: " + command);
-    void* library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
-    void* run = library == nullptr ? nullptr : dlsym(library, "run");
+    void*& library = libraries_[source];
+    if (library == nullptr) {
+      std::ofstream text(stem + ".cpp");
+      text << "#include \"cuda_on_cpu.h\"\n" << source;
+      for (const auto& [kernel, wait] : kernels_of(source))
+        text << "\nextern \"C\" void run_" << kernel << "(const void* parameter, const long* grid, long threads) { run_grid("
+             << kernel << ", parameter, grid, threads, " << wait << "); }\n";
+      text.close();
+      const std::string command = compiler + " -o " + stem + ".so " + stem + ".cpp";
+      if (std::system(command.c_str()) != 0) throw std::runtime_error("does not compile: " + command);
+      library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
+    }
+    void* run = library == nullptr ? nullptr : dlsym(library, (std::string("run_") + name).c_str());
     if (run == nullptr) throw std::runtime_error(dlerror());
     return run;
   }
 
   void launch(void* kernel, const equipot::GpuGrid& grid, int64_t threads, void* parameter) override {
-    ++launches;
+    if (grid[0] < 1 || grid[1] < 1 || grid[2] < 1 || grid[1] > 65535 || grid[2] > 65535)
+      throw std::runtime_error("a grid that no GPU has");
+    ++counts[launches];
     if (kernel != this) reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
   }
 
   void* stream() override { return nullptr; }
+
+  // Filled with numbers that are none.
+  void* allocate(size_t bytes) override {
+    ++counts[allocations];
+    return std::memset(std::malloc(bytes), 0xff, bytes);
+  }
+  void free(void* memory) override { std::free(memory); }
+  void* allocate_host(size_t bytes) override {
+    void* memory = std::malloc(bytes);
+    host_[static_cast<char*>(memory)] = bytes;
+    return memory;
+  }
+  void free_host(void* memory) override {
+    host_.erase(static_cast<char*>(memory));
+    std::free(memory);
+  }
+  void zero(void* memory, size_t bytes) override {
+    ++counts[zeroed];
+    std::memset(memory, 0, bytes);
+  }
+  void copy_up(void* to, const void* from, size_t bytes) override {
+    require_host(from, bytes);
+    counts[bytes_up] += int64_t(bytes);
+    std::memcpy(to, from, bytes);
+    sent_.push_back({static_cast<const char*>(from), std::string(static_cast<const char*>(from), bytes)});
+  }
+  void copy_down(void* to, const void* from, size_t bytes) override {
+    require_host(to, bytes);
+    counts[bytes_down] += int64_t(bytes);
+    coming_.push_back({static_cast<char*>(to), std::string(static_cast<const char*>(from), bytes)});
+  }
+  void synchronize() override {
+    ++counts[waits];
+    for (const auto& [from, bytes] : sent_)
+      if (std::memcmp(from, bytes.data(), bytes.size()) != 0) throw std::runtime_error("what was sent has changed before it could be");
+    for (const auto& [to, bytes] : coming_) std::memcpy(to, bytes.data(), bytes.size());
+    sent_.clear(), coming_.clear();
+  }
+  size_t memory_left() override { return 0; }
+  std::string name() override { return "emulated GPU"; }
+
+ private:
+  void require_host(const void* memory, size_t bytes) const {
+    const auto* address = static_cast<char*>(const_cast<void*>(memory));
+    const auto after = host_.upper_bound(const_cast<char*>(address));
+    if (after == host_.begin() || address + bytes > std::prev(after)->first + std::prev(after)->second)
+      throw std::runtime_error("a copy of memory that is not the device's own");
+  }
+
+  std::map<std::string, void*> libraries_;
+  std::map<char*, size_t> host_;
+  std::vector<std::pair<const char*, std::string>> sent_;
+  std::vector<std::pair<char*, std::string>> coming_;
 };
 
 }  // namespace
 
 // How many kernels have been started.
-extern "C" int64_t launches(const Emulator* emulator) { return emulator->launches; }
+extern "C" int64_t launches(const Emulator* emulator) { return emulator->counts[Emulator::launches]; }
+
+// Since it was made: launches, bytes up, bytes down, waits, allocations, arrays made zero.
+extern "C" void counts(const Emulator* emulator, int64_t* to) { std::memcpy(to, emulator->counts, sizeof emulator->counts); }
 
 // Sources (.cu) and libraries go to `directory`.
-extern "C" equipot::GpuLauncher* emulator(const char* directory, const char* compiler) {
+extern "C" equipot::GpuDevice* emulator(const char* directory, const char* compiler) {
   Emulator* emulator = new Emulator;  // its kernels are known by its address
   emulator->directory = directory, emulator->compiler = compiler;
   return emulator;

@@ -2,46 +2,22 @@
 #include "equipot.h"
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "archive.h"
 #include "capsule.h"
-#include "distances.h"
-#include "evaluator.h"
 #include "neighbors.h"
-#include "output_facts.h"
+#include "opened.h"
 #include "threads.h"
 
 using namespace equipot;
-
-// Everything of an open file.
-struct equipot_model {
-  std::string path;
-  std::unique_ptr<Program> program;
-  std::unique_ptr<Evaluator> evaluator;
-  std::vector<std::string> species;
-  std::vector<const char*> symbols;
-  std::vector<double> reference_energies, masses, shortest_distances;
-  std::string capsule, uncertainty, model_type, equipot_version;
-  std::vector<OutputFacts> output_facts;
-  std::vector<equipot_output> outputs;
-  equipot_description description{};
-};
 
 namespace {
 
 thread_local std::string message;
 
-constexpr int format_version = 1;  // FORMAT_VERSION of equipot/deploy/metadata.py
-
-struct BadFile : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 struct WrongResult : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -95,94 +71,9 @@ class Exchange : public GhostExchange {
   equipot_exchange functions_;
 };
 
-std::string text_of(const Archive& archive, const std::string& name) {
-  const std::string_view* found = archive.find("extra/" + name);
-  return found == nullptr ? "" : std::string(*found);
-}
-
-Archive read_file(const char* path) {
-  std::error_code unknown;  // a name that is too long, a folder that is closed
-  if (std::filesystem::is_directory(path, unknown))
-    throw BadFile(std::string(path) + ": expected a model file written by 'equipot deploy', found a folder. Of a run, 'equipot deploy " +
-                  path + "' makes one.");
-  if (!std::filesystem::is_regular_file(path, unknown))
-    throw BadFile(std::string(path) + ": no such file. Expected a model written by 'equipot deploy'.");
-  return Archive(path);
-}
-
-std::unique_ptr<equipot_model> open(const char* path, Archive archive) {
-  auto opened = std::make_unique<equipot_model>();
-  equipot_model& model = *opened;
-  model.path = path;
-  try {
-    archive.require_checksums();
-    const std::string format = text_of(archive, "format_version");
-    if (format.empty() && archive.find("data.pkl") != nullptr && archive.find("constants.pkl") == nullptr)
-      throw std::runtime_error(model.path + ": a training checkpoint, not a deployed model. Run 'equipot deploy " +
-                               model.path + "' first.");
-    if (format.empty()) throw std::runtime_error(model.path + ": not a model written by 'equipot deploy'.");
-    if (std::atoi(format.c_str()) > format_version)
-      throw std::runtime_error(model.path + ": written in model format " + format + " by equipot " +
-                               text_of(archive, "equipot_version") + "; this engine reads formats up to " +
-                               std::to_string(format_version) + ". Upgrade equipot, and build again what uses it.");
-    const std::string_view *program = archive.find("engine/program.json"), *weights = archive.find("engine/weights.safetensors");
-    if ((program == nullptr || weights == nullptr) && text_of(archive, "outputs").size() > 2)  // more than {}
-      throw std::runtime_error(model.path + ": it predicts more than energies and forces (model.outputs), and has no "
-                               "program for equipot's engine. Run 'equipot deploy' again, or the file by TorchScript, from ASE.");
-    if (program == nullptr || weights == nullptr)
-      throw std::runtime_error(model.path + ": deployed by an equipot without an engine (" +
-                               text_of(archive, "equipot_version") + "). Run 'equipot deploy' again.");
-    model.program = std::make_unique<Program>(model.path, *program, *weights);
-    try {
-      model.evaluator = make_evaluator(*model.program);
-    } catch (const std::exception& error) {
-      throw std::runtime_error(model.path + ": " + error.what() + ".");
-    }
-    model.capsule = text_of(archive, "capsule"), model.uncertainty = text_of(archive, "uncertainty");
-    model.model_type = text_of(archive, "model_type"), model.equipot_version = text_of(archive, "equipot_version");
-    const Json& json = model.program->json;
-    for (const Json& symbol : json["species"].items) model.species.push_back(symbol.text);
-    for (const std::string& symbol : model.species) model.symbols.push_back(symbol.c_str());
-    model.reference_energies = model.program->values<double>("shift");
-    model.masses = json["masses"].numbers<double>();
-    model.output_facts = output_facts(json);
-    for (const OutputFacts& facts : model.output_facts)
-      model.outputs.push_back({facts.name.c_str(), facts.unit.c_str(), facts.shape.data(), int32_t(facts.shape.size()),
-                               facts.per_atom, facts.mean, !facts.derivative_of.empty(), facts.first, facts.width, facts.total.c_str(), facts.charges.c_str()});
-    const double cutoff = json["cutoff"].number;
-    if (!(cutoff > 0 && cutoff < 1e4))
-      throw std::runtime_error(model.path + ": its cutoff must be a positive number of A, found " + short_text(cutoff) + ".");
-    model.shortest_distances = shortest_distances(text_of(archive, "shortest_distances"), model.species);
-    if (model.masses.size() != model.species.size()) throw std::runtime_error(model.path + ": it lacks masses.");
-    model.description = {.num_species = int32_t(model.species.size()),
-                         .species = model.symbols.data(),
-                         .reference_energies = model.reference_energies.data(),
-                         .masses = model.masses.data(),
-                         .cutoff = cutoff,
-                         .num_exchanges = int32_t(json["num_exchanges"].number),
-                         .widest_exchange = int64_t(json["widest_exchange"].number),
-                         .bytes_per_number = json["dtype"].text == "float32" ? 4 : 8,
-                         .model_type = model.model_type.c_str(),
-                         .equipot_version = model.equipot_version.c_str(),
-                         .checksum = archive.checksum(),
-                         .feature_width = model.evaluator->feature_width(),
-                         .shortest_distances = model.shortest_distances.empty() ? nullptr : model.shortest_distances.data(),
-                         .num_outputs = int32_t(model.outputs.size()),
-                         .outputs = model.outputs.data(),
-                         .output_width = model.evaluator->output_width(),
-                         .derivative_width = model.evaluator->derivative_width(),
-                         .has_energy = model.evaluator->has_energy(),
-                         .feels_field = model.evaluator->feels_field()};
-    model.program->weights.clear();  // the evaluator has its own; the archive goes
-  } catch (const std::bad_alloc&) {
-    throw;
-  } catch (const std::exception& error) {
-    throw BadFile(error.what());
-  }
-  return opened;
-}
-
 void require_uncertainty(const equipot_model& model) {
+  if (model.evaluator->feature_width() == 0 && model.on_gpu)
+    throw std::invalid_argument(model.path + ": uncertainties are computed on a CPU only. Open it on the device cpu");
   if (model.evaluator->feature_width() == 0)
     throw std::invalid_argument(model.path + ": deployed without an uncertainty. Run 'equipot deploy --uncertainty'");
 }
@@ -202,12 +93,18 @@ std::string check_uncertainties(const equipot_model& model, const std::vector<do
   return ", uncertainties by " + short_text(100 * worst) + " %";
 }
 
-void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results, const int64_t* ids = nullptr) {
-  const auto id = [&](int64_t atom) { return ids == nullptr || uint64_t(atom) >= uint64_t(edges.num_atoms) ? atom : ids[atom]; };
-  for (int64_t e = 0; e < edges.num_edges; ++e) {
-    const double* v = edges.edge_vec + 3 * e;
-    require_distance(id(edges.center[e]), id(edges.neighbor[e]), v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
-  }
+void require_finite(const Results& sums) {
+  double total = sums.energy == nullptr ? 0 : *sums.energy;
+  for (int k = 0; k < 9 && sums.virial != nullptr; ++k) total += sums.virial[k];
+  if (!std::isfinite(total))
+    throw WrongResult("the energy or the virial is not finite: the structure is far from what the model was trained on, or the "
+                      "model is broken");
+}
+
+// Calls work(results) with what is wanted of the evaluator, and adds up the rest.
+template <class F>
+void evaluate(equipot_model& model, int64_t num_atoms, const double* field, const equipot_results& results,
+              const int64_t* ids, const F& work) {
   std::vector<double> energies, virials;
   Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features,
              results.outputs, results.derivatives};
@@ -217,21 +114,23 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     throw std::invalid_argument(model.path + ": it predicts energies and forces only (no model.outputs)");
   if (to.derivatives != nullptr && derivatives == 0)
     throw std::invalid_argument(model.path + ": it has no outputs that are derivatives (derivative_of)");
-  if (edges.field != nullptr && !model.evaluator->feels_field())
+  if (field != nullptr && !model.evaluator->feels_field())
     throw std::invalid_argument(model.path + ": its energy does not depend on an electric field (model.field)");
-  if (results.energy != nullptr && to.atom_energies == nullptr) {
-    energies.resize(size_t(edges.num_atoms));
+  const bool adds_up = model.evaluator->adds_up();
+  if (adds_up) to.energy = results.energy, to.virial = results.virial;
+  if (results.energy != nullptr && to.atom_energies == nullptr && !adds_up) {
+    energies.resize(size_t(num_atoms));
     to.atom_energies = energies.data();
   }
-  if (results.virial != nullptr && to.atom_virials == nullptr) {
-    virials.resize(size_t(9 * edges.num_atoms));
+  if (results.virial != nullptr && to.atom_virials == nullptr && !adds_up) {
+    virials.resize(size_t(9 * num_atoms));
     to.atom_virials = virials.data();
   }
-  model.evaluator->evaluate(edges, to);
+  work(to);
   double energy = 0, virial[9] = {}, trace = 0;
-  for (int64_t i = 0; i < edges.num_atoms; ++i) {
+  for (int64_t i = 0; i < num_atoms; ++i) {
     if (to.atom_energies != nullptr) energy += to.atom_energies[i];
-    if (results.virial != nullptr)
+    if (results.virial != nullptr && !adds_up)
       for (int k = 0; k < 9; ++k) virial[k] += to.atom_virials[9 * i + k];
     if (to.atom_virials != nullptr) trace += to.atom_virials[9 * i] + to.atom_virials[9 * i + 4] + to.atom_virials[9 * i + 8];
     if (const double* heat = to.atom_heat_virials) trace += heat[9 * i] + heat[9 * i + 4] + heat[9 * i + 8];
@@ -240,11 +139,21 @@ void evaluate(equipot_model& model, const Edges& edges, const equipot_results& r
     for (int64_t k = 0; k < width && to.outputs != nullptr; ++k) output += to.outputs[width * i + k];
     for (int64_t k = 0; k < derivatives && to.derivatives != nullptr; ++k) output += to.derivatives[derivatives * i + k];
     if (!std::isfinite(energy) || !std::isfinite(force) || !std::isfinite(trace) || !std::isfinite(output))
-      throw WrongResult("the model's results are not finite for atom " + std::to_string(id(i)) +
+      throw WrongResult("the model's results are not finite for atom " + std::to_string(ids == nullptr ? i : ids[i]) +
                         ": the structure is far from what the model was trained on, or the model is broken");
   }
+  if (adds_up) return require_finite(to);
   if (results.energy != nullptr) *results.energy = energy;
   if (results.virial != nullptr) std::copy_n(virial, 9, results.virial);
+}
+
+void evaluate(equipot_model& model, const Edges& edges, const equipot_results& results, const int64_t* ids = nullptr) {
+  const auto id = [&](int64_t atom) { return ids == nullptr || uint64_t(atom) >= uint64_t(edges.num_atoms) ? atom : ids[atom]; };
+  for (int64_t e = 0; e < edges.num_edges; ++e) {
+    const double* v = edges.edge_vec + 3 * e;
+    require_distance(id(edges.center[e]), id(edges.neighbor[e]), v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
+  }
+  evaluate(model, edges.num_atoms, edges.field, results, ids, [&](const Results& to) { model.evaluator->evaluate(edges, to); });
 }
 
 void require_edges(const equipot_edges& given) {
@@ -272,11 +181,24 @@ EXPORT equipot_status equipot_open(const char* path, equipot_model** model) {
   });
 }
 
-EXPORT equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model) {
+EXPORT equipot_status equipot_open_on(const char* path, const char* device, equipot_model** model) {
   return guarded([&] {
-    require(name, "name"), require(bytes, "bytes"), require(model, "model");
+    require(path, "path"), require(device, "device"), require(model, "model");
     *model = nullptr;
-    *model = open(name, Archive(name, std::string(static_cast<const char*>(bytes), size))).release();
+    *model = open(path, read_file(path), device).release();
+  });
+}
+
+EXPORT equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model) {
+  return equipot_open_memory_on(name, bytes, size, "cpu", model);
+}
+
+EXPORT equipot_status equipot_open_memory_on(const char* name, const void* bytes, size_t size, const char* device,
+                                             equipot_model** model) {
+  return guarded([&] {
+    require(name, "name"), require(bytes, "bytes"), require(device, "device"), require(model, "model");
+    *model = nullptr;
+    *model = open(name, Archive(name, std::string(static_cast<const char*>(bytes), size)), device).release();
   });
 }
 
@@ -310,6 +232,11 @@ EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_struc
     if (structure->num_atoms > 0) require(structure->types, "types"), require(structure->positions, "positions");
     const int32_t* periodic = structure->periodic;
     if (periodic[0] || periodic[1] || periodic[2]) require(structure->cell, "cell");
+    if (model->evaluator->finds_neighbors())
+      return evaluate(*model, structure->num_atoms, structure->field, *results, nullptr, [&](const Results& to) {
+        model->evaluator->evaluate_structure(
+            {structure->num_atoms, structure->types, structure->positions, structure->cell, periodic}, to);
+      });
     const NeighborList list = find_neighbors(structure->num_atoms, structure->positions, structure->cell, periodic,
                                              model->description.cutoff);
     evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),

@@ -21,6 +21,15 @@ struct Edges {
   const double* field = nullptr;  // (3) V/Å, uniform; only of a model that feels one
 };
 
+// From which neighbors are found.
+struct Structure {
+  int64_t num_atoms = 0;
+  const int64_t* types = nullptr;  // (num_atoms)
+  const double* positions = nullptr;  // (num_atoms, 3) Å
+  const double* cell = nullptr;  // (3, 3) Å, rows are lattice vectors; null where nothing is periodic
+  const int32_t* periodic = nullptr;  // (3)
+};
+
 // Written for all atoms; null: not wanted.
 struct Results {
   double* atom_energies = nullptr;  // (num_atoms) eV, zero where not owned
@@ -30,6 +39,8 @@ struct Results {
   double* features = nullptr;  // (num_atoms, width) eV, of the last layer; only with a width
   double* outputs = nullptr;  // (num_atoms, output_width), zero where not owned; only with a width
   double* derivatives = nullptr;  // (num_atoms, derivative_width), those of atoms not owned are their owners'; only with a width
+  double* energy = nullptr;  // (1) eV, the sum over atoms; only of an evaluator that adds up
+  double* virial = nullptr;  // (3, 3) eV, the same
 };
 
 class Evaluator {
@@ -37,11 +48,15 @@ class Evaluator {
   virtual ~Evaluator() = default;
   // Throws std::invalid_argument for a type or an atom that is not there.
   virtual void evaluate(const Edges& edges, const Results& results) = 0;
+  virtual bool finds_neighbors() const { return false; }
+  // Only of an evaluator that does. Throws as find_neighbors, too.
+  virtual void evaluate_structure(const Structure&, const Results&) {}
   virtual int64_t feature_width() const = 0;  // 0: the file does not say how uncertain its energies are
   virtual int64_t output_width() const = 0;  // numbers beside the energy, of an atom
   virtual int64_t derivative_width() const = 0;
   virtual bool has_energy() const = 0;  // if not, energies and forces are zero
   virtual bool feels_field() const = 0;
+  virtual bool adds_up() const { return false; }  // energies and virials, so that those of atoms need not be asked for
   // sigma (rows) eV, from rows of features, or of their sums; only with a width.
   virtual void deviations(int64_t rows, const double* features, double* sigma) const = 0;
 };

@@ -68,10 +68,20 @@ inline Lattice completed(const double* cell, const int32_t* periodic) {
   return lattice;
 }
 
-// Sorted by center. Throws std::domain_error for a cell without volume or positions that are not finite.
-inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, const double* cell,
-                                   const int32_t* periodic, double cutoff) {
-  const Lattice lattice = completed(cell, periodic);
+// Atoms in boxes, so that those within a cutoff are found in a few of them.
+struct Boxes {
+  Lattice lattice;
+  std::array<int64_t, 3> number{}, reach{};  // along each vector; how many the cutoff reaches over
+  std::vector<int64_t> start, members;  // atoms of box b are members[start[b]] ... members[start[b + 1] - 1]
+  std::vector<int64_t> along;  // (num_atoms, 3) of each atom's box
+  std::vector<double> home;  // (num_atoms, 3) the lattice translation that brings an atom into the cell, where it is periodic
+
+  // Throws std::domain_error for a cell without volume or positions that are not finite.
+  Boxes(int64_t num_atoms, const double* positions, const double* cell, const int32_t* periodic, double cutoff);
+};
+
+inline Boxes::Boxes(int64_t num_atoms, const double* positions, const double* cell, const int32_t* periodic, double cutoff)
+    : lattice(completed(cell, periodic)), home(size_t(3 * num_atoms)) {
   const double volume = std::abs(dot(lattice[0], cross(lattice[1], lattice[2])));
   double scale = 1;
   for (const auto& vector : lattice) scale *= std::sqrt(dot(vector, vector));
@@ -84,7 +94,7 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
     for (double& x : inverse[a]) x /= norm;
   }
   // Fractional coordinates; periodic ones within the cell, with the lattice translation that brought them there.
-  std::vector<double> fractional(size_t(3 * num_atoms)), home(size_t(3 * num_atoms));
+  std::vector<double> fractional(size_t(3 * num_atoms));
   std::array<double, 3> low{}, width{};
   for (int a = 0; a < 3; ++a) {
     double least = INFINITY, most = -INFINITY;
@@ -107,39 +117,45 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
   // Boxes at least as wide as the cutoff where there is room, not many more than atoms; how many of them the cutoff
   // reaches over.
   std::array<double, 3> height{};
-  std::array<int64_t, 3> boxes{}, reach{};
   for (int a = 0; a < 3; ++a) {
     height[a] = width[a] / std::sqrt(dot(inverse[a], inverse[a]));
-    boxes[a] = int64_t(std::clamp(height[a] / cutoff, 1.0, 256.0));
+    number[a] = int64_t(std::clamp(height[a] / cutoff, 1.0, 256.0));
   }
-  while (boxes[0] * boxes[1] * boxes[2] > 4 * num_atoms + 64) *std::max_element(boxes.begin(), boxes.end()) /= 2;
+  while (number[0] * number[1] * number[2] > 4 * num_atoms + 64) *std::max_element(number.begin(), number.end()) /= 2;
   int64_t visited = 1;
   for (int a = 0; a < 3; ++a) {
-    const double all = std::ceil(cutoff / height[a] * double(boxes[a]));
-    reach[a] = int64_t(std::min(all, periodic[a] ? 1001.0 : double(boxes[a] - 1)));
+    const double all = std::ceil(cutoff / height[a] * double(number[a]));
+    reach[a] = int64_t(std::min(all, periodic[a] ? 1001.0 : double(number[a] - 1)));
     visited *= 2 * reach[a] + 1;
   }
   if (visited > 10000000 || *std::max_element(reach.begin(), reach.end()) > 1000)
     throw std::domain_error("the cell is too thin for the model's cutoff");
   const auto box_along = [&](int64_t i, int a) {
-    return std::clamp<int64_t>(int64_t((fractional[3 * i + a] - low[a]) / width[a] * double(boxes[a])), 0, boxes[a] - 1);
+    return std::clamp<int64_t>(int64_t((fractional[3 * i + a] - low[a]) / width[a] * double(number[a])), 0, number[a] - 1);
   };
-  const auto box_of = [&](int64_t x, int64_t y, int64_t z) { return (x * boxes[1] + y) * boxes[2] + z; };
-  std::vector<int64_t> start(size_t(boxes[0] * boxes[1] * boxes[2] + 1), 0), members(static_cast<size_t>(num_atoms)),
-      box(static_cast<size_t>(num_atoms));
+  start.assign(size_t(number[0] * number[1] * number[2] + 1), 0), members.resize(size_t(num_atoms)), along.resize(size_t(3 * num_atoms));
+  std::vector<int64_t> box(static_cast<size_t>(num_atoms));
   for (int64_t i = 0; i < num_atoms; ++i) {
-    box[i] = box_of(box_along(i, 0), box_along(i, 1), box_along(i, 2));
-    ++start[box[i] + 1];
+    for (int a = 0; a < 3; ++a) along[size_t(3 * i + a)] = box_along(i, a);
+    box[size_t(i)] = (along[size_t(3 * i)] * number[1] + along[size_t(3 * i + 1)]) * number[2] + along[size_t(3 * i + 2)];
+    ++start[size_t(box[size_t(i)] + 1)];
   }
   for (size_t b = 1; b < start.size(); ++b) start[b] += start[b - 1];
   std::vector<int64_t> next(start.begin(), start.end() - 1);
-  for (int64_t i = 0; i < num_atoms; ++i) members[next[box[i]]++] = i;
+  for (int64_t i = 0; i < num_atoms; ++i) members[size_t(next[size_t(box[size_t(i)])]++)] = i;
+}
 
+// Sorted by center. Throws as Boxes, and for atoms that coincide.
+inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, const double* cell,
+                                   const int32_t* periodic, double cutoff) {
+  const Boxes boxes(num_atoms, positions, cell, periodic, cutoff);
+  const Lattice& lattice = boxes.lattice;
+  const std::vector<double>& home = boxes.home;
   NeighborList list;
   const double limit = cutoff * cutoff;
   for (int64_t i = 0; i < num_atoms; ++i) {
-    std::array<int64_t, 3> at;
-    for (int a = 0; a < 3; ++a) at[a] = box_along(i, a);
+    const int64_t* at = boxes.along.data() + 3 * i;
+    const std::array<int64_t, 3>&reach = boxes.reach, &number = boxes.number;
     std::array<int64_t, 3> step;
     for (step[0] = -reach[0]; step[0] <= reach[0]; ++step[0])
       for (step[1] = -reach[1]; step[1] <= reach[1]; ++step[1])
@@ -149,16 +165,16 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
           for (int a = 0; a < 3; ++a) {
             other[a] = at[a] + step[a];
             if (periodic[a]) {
-              image[a] = other[a] >= 0 ? other[a] / boxes[a] : -((boxes[a] - 1 - other[a]) / boxes[a]);
-              other[a] -= image[a] * boxes[a];
+              image[a] = other[a] >= 0 ? other[a] / number[a] : -((number[a] - 1 - other[a]) / number[a]);
+              other[a] -= image[a] * number[a];
             } else {
-              inside = inside && other[a] >= 0 && other[a] < boxes[a];
+              inside = inside && other[a] >= 0 && other[a] < number[a];
             }
           }
           if (!inside) continue;
-          const int64_t b = box_of(other[0], other[1], other[2]);
-          for (int64_t n = start[b]; n < start[b + 1]; ++n) {
-            const int64_t j = members[n];
+          const auto b = size_t((other[0] * number[1] + other[1]) * number[2] + other[2]);
+          for (int64_t n = boxes.start[b]; n < boxes.start[b + 1]; ++n) {
+            const int64_t j = boxes.members[size_t(n)];
             std::array<double, 3> vec;
             for (int k = 0; k < 3; ++k) {
               vec[k] = positions[3 * j + k] - positions[3 * i + k];

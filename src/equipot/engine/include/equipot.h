@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EQUIPOT_ABI 3 /* grows when a struct or a function changes */
+#define EQUIPOT_ABI 4 /* grows when a struct or a function changes */
 
 typedef enum {
   EQUIPOT_OK = 0,
@@ -39,6 +39,16 @@ void equipot_close(equipot_model* model); /* null is allowed */
 
 /* The same from the bytes of a file, which are not needed afterwards; `name` stands in messages. */
 equipot_status equipot_open_memory(const char* name, const void* bytes, size_t size, equipot_model** model);
+
+/* The same on a device: "cpu", or a GPU of NVIDIA, "cuda" or "cuda:0", "cuda:1", ... as its driver counts. There the results
+ * are those that a CPU gives, but for rounding; features, outputs, fields, and heat virials of models that pass messages are
+ * not computed, and asking for them is an error, as is opening a model with outputs. Nothing of CUDA is needed when a
+ * program is compiled or linked: the driver (libcuda.so.1) and NVRTC (libnvrtc.so) are found when the first model is opened,
+ * or a message says what is missing. Evaluations of a model on a GPU wait for each other. All domains of an exchange must use
+ * the same kind of device. */
+equipot_status equipot_open_on(const char* path, const char* device, equipot_model** model);
+equipot_status equipot_open_memory_on(const char* name, const void* bytes, size_t size, const char* device,
+                                      equipot_model** model);
 
 /* What a model predicts beside the energy (model.outputs). */
 typedef struct {

@@ -10,7 +10,7 @@
 #include "gpu_arrays.h"
 #include "gpu_cache.h"
 #include "gpu_code.h"
-#include "gpu_launcher.h"
+#include "gpu_torch.h"
 #include "tensor_plan.h"
 
 namespace equipot {

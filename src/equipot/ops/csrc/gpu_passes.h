@@ -6,7 +6,7 @@
 
 namespace equipot {
 
-// Whether the GPU kernels take this tensor; tests send them tensors on the CPU (gpu_launcher.h).
+// Whether the GPU kernels take this tensor; tests send them tensors on the CPU (gpu_torch.h).
 bool on_gpu(const at::Tensor& tensor);
 
 at::Tensor center_gradient_gpu(const Inputs& in, int64_t dim_out);

@@ -1,10 +1,9 @@
 #include "gpu_nvrtc.h"
 
-#include <c10/core/CPUAllocator.h>
-#include <c10/util/Exception.h>
 #include <dlfcn.h>
 
 #include <filesystem>
+#include <stdexcept>
 #include <vector>
 
 namespace equipot {
@@ -29,14 +28,6 @@ struct Nvrtc {
   const char* (*message)(int);
 };
 
-// Directory of torch's own libraries.
-std::string torch_directory() {
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<void*>(&c10::GetCPUAllocator), &info) == 0) return "";
-  const std::string path = info.dli_fname;
-  return path.substr(0, path.rfind('/') + 1);
-}
-
 // NVRTC opens its builtins by name when it first compiles, and where it was opened by its path alone does not find
 // them: opened before it, they are there (seen with NVRTC 13.0).
 void open_builtins(const std::filesystem::path& nvrtc) {
@@ -47,13 +38,12 @@ void open_builtins(const std::filesystem::path& nvrtc) {
 }
 
 std::vector<void*> open_libraries() {
+  std::vector<std::string> names = cuda_surroundings().libraries;
+  for (const char* name : {"libcuda.so.1", "libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so.11.2", "libnvrtc.so"})
+    names.push_back(name);
   std::vector<void*> found;
-  // torch's stub depends on both libraries and knows where its packages keep them; the others may be the system's.
-  const std::string stub = torch_directory() + "libcaffe2_nvrtc.so";
-  const std::string torch_cuda = torch_directory() + "libtorch_cuda.so";
-  for (const char* name : {torch_cuda.c_str(), stub.c_str(), "libcuda.so.1", "libnvrtc.so.13", "libnvrtc.so.12",
-                           "libnvrtc.so.11.2", "libnvrtc.so"})
-    if (void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL)) found.push_back(library);
+  for (const std::string& name : names)
+    if (void* library = dlopen(name.c_str(), RTLD_LAZY | RTLD_LOCAL)) found.push_back(library);
   return found;
 }
 
@@ -67,9 +57,10 @@ void* address_of(const std::vector<void*>& libraries, const char* name) {
 template <class Function>
 void find(Function*& function, const char* name) {
   function = reinterpret_cast<Function*>(find_cuda_function(name));
-  TORCH_CHECK(function != nullptr, "equipot: the kernels for GPUs are compiled by NVRTC (libnvrtc.so), in which ", name,
-              " was not found; install the package nvidia-cuda-nvrtc that goes with this torch, or set "
-              "EQUIPOT_KERNELS=off to run plain torch instead, several times slower");
+  if (function == nullptr)
+    throw std::runtime_error(std::string("equipot: the kernels for GPUs are compiled by NVRTC (libnvrtc.so), in which ") + name +
+                             " was not found; install the package nvidia-cuda-nvrtc, of the driver's or torch's version, or " +
+                             cuda_surroundings().advice);
 }
 
 const Nvrtc& nvrtc() {
@@ -93,7 +84,8 @@ const Nvrtc& nvrtc() {
 }
 
 void check(int result, const char* what) {
-  TORCH_CHECK(result == nvrtc_success, "equipot: NVRTC, ", what, ": ", nvrtc().message(result));
+  if (result != nvrtc_success)
+    throw std::runtime_error(std::string("equipot: NVRTC, ") + what + ": " + nvrtc().message(result));
 }
 
 // The newest architecture that the compiler knows and the device can run.
@@ -105,8 +97,10 @@ int architecture(int device) {
   int best = 0;
   for (int each : known)
     if (each <= device && each > best) best = each;
-  TORCH_CHECK(best > 0, "equipot: this torch's NVRTC does not compile for GPUs of compute capability ", device / 10,
-              ".", device % 10, " any more; set EQUIPOT_KERNELS=off to run plain torch instead");
+  if (best == 0)
+    throw std::runtime_error("equipot: this NVRTC does not compile for GPUs of compute capability " +
+                             std::to_string(device / 10) + "." + std::to_string(device % 10) + " any more; " +
+                             cuda_surroundings().advice);
   return best;
 }
 
@@ -119,6 +113,11 @@ std::string read(Program program, int (*get_size)(Program, size_t*), int (*get)(
 }
 
 }  // namespace
+
+CudaSurroundings& cuda_surroundings() {
+  static CudaSurroundings surroundings;
+  return surroundings;
+}
 
 void* find_cuda_function(const char* name) {
   static const std::vector<void*> libraries = [] {
@@ -147,8 +146,8 @@ DeviceCode compile_for_gpu(const std::string& source, int major, int minor) {
     code.binary = machine_code ? read(program, nvrtc().cubin_size, nvrtc().cubin)
                                : read(program, nvrtc().ptx_size, nvrtc().ptx);
   nvrtc().destroy(&program);
-  TORCH_CHECK(result == nvrtc_success, "equipot: NVRTC, ", target, ": ", nvrtc().message(result), "\n",
-              code.log.substr(0, 4000));
+  if (result != nvrtc_success)
+    throw std::runtime_error("equipot: NVRTC, " + target + ": " + nvrtc().message(result) + "\n" + code.log.substr(0, 4000));
   return code;
 }
 

@@ -1,0 +1,143 @@
+#include "gpu_convolution.h"
+
+#include <map>
+
+#include "gpu_arrays.h"
+
+namespace equipot {
+
+GpuPerceptron::GpuPerceptron(GpuModel& model, const Perceptron<double>& network) {
+  for (const auto& layer : network.layers) {
+    const LinearBlock block{1, layer.in, layer.out, 0, 0};
+    layers_.emplace_back(model, make_linear_map(&block, 1, layer.in, layer.out, layer.in * layer.out), layer.weights);
+    widths_.push_back(layer.out);
+  }
+}
+
+GpuArray GpuPerceptron::first(const GpuContext& c, const GpuArray& x) const {
+  GpuArray to = c.make(x.rows, widths_[0]);
+  layers_[0].forth.apply(c, x.rows, x, to, false, false);
+  return to;
+}
+
+GpuArray GpuPerceptron::forward_from_first(const GpuContext& c, std::vector<GpuArray>& hidden) const {
+  for (size_t k = 1; k < layers_.size(); ++k) {
+    const GpuArray& before = hidden.back();
+    GpuArray activated = c.make(before.rows, before.width), to = c.make(before.rows, widths_[k]);
+    GpuRowArrays<void> arrays{};
+    arrays.a = before.data(), arrays.out = activated.data();
+    c.run("silu", arrays, before.rows, before.width);
+    layers_[k].forth.apply(c, before.rows, activated, to, false, false);
+    hidden.push_back(std::move(to));
+  }
+  GpuArray result = std::move(hidden.back());
+  hidden.pop_back();
+  return result;
+}
+
+GpuArray GpuPerceptron::backward_to_first(const GpuContext& c, const std::vector<GpuArray>& hidden,
+                                          const GpuArray& gradient) const {
+  GpuArray found;
+  const GpuArray* from = &gradient;
+  for (size_t k = layers_.size() - 1; k > 0; --k) {
+    GpuArray to = c.make(from->rows, widths_[k - 1]);
+    layers_[k].back.apply(c, from->rows, *from, to, false, false);
+    GpuRowArrays<void> arrays{};
+    arrays.a = hidden[k - 1].data(), arrays.b = to.data(), arrays.out = to.data();
+    c.run("silu_gradient", arrays, to.rows, to.width);
+    found = std::move(to), from = &found;
+  }
+  if (found.exists()) return found;
+  found = c.make(gradient.rows, gradient.width);  // of one layer alone
+  GpuRowArrays<void> arrays{};
+  arrays.a = gradient.data(), arrays.out = found.data(), arrays.factor = 1;
+  c.run("add_rows", arrays, found.rows, found.width);
+  return found;
+}
+
+GpuBessel::GpuBessel(GpuModel& model, const Bessel<double>& basis)
+    : frequencies_(model.up(basis.frequencies)), size_(basis.size()) {
+  facts_.factor = basis.factor, facts_.cutoff = basis.cutoff, facts_.begin = basis.start, facts_.power = basis.power;
+}
+
+GpuRowArrays<void> GpuBessel::arrays(const GpuContext& c) const {
+  GpuRowArrays<void> arrays = facts_;
+  arrays.a = c.length, arrays.b = frequencies_.get();
+  return arrays;
+}
+
+GpuArray GpuBessel::forward(const GpuContext& c) const {
+  GpuArray to = c.make(c.num_edges, size_);
+  GpuRowArrays<void> given = arrays(c);
+  given.out = to.data();
+  c.run("bessel", given, c.num_edges, size_);
+  return to;
+}
+
+void GpuBessel::backward(const GpuContext& c, const GpuArray& gradient) const {
+  GpuRowArrays<void> given = arrays(c);
+  given.c = gradient.data(), given.out = c.geometry, given.more = size_, given.stride = c.dim_sh + 1;
+  c.run("bessel_gradient", given, c.num_edges, 1);
+}
+
+namespace {
+
+// Whether each number of a row is some path's.
+bool covers(const Plan<double>& plan, bool messages) {
+  std::map<int64_t, int64_t> blocks;  // by where they begin; those of one place are the same
+  for (const Coupling& coupling : plan.couplings)
+    for (const Path& path : coupling.paths)
+      blocks[messages ? path.out_offset : path.in_offset] =
+          path.channels * (2 * (messages ? coupling.l_out : coupling.l_in) + 1);
+  int64_t total = 0;
+  for (const auto& [offset, size] : blocks) total += size;
+  return total == (messages ? plan.dim_out : plan.dim_in);
+}
+
+}  // namespace
+
+GpuConvolution::GpuConvolution(GpuModel& model, const Plan<double>& plan, bool tabulated)
+    : plan_(plan), fills_messages_(covers(plan, true)), fills_x_(covers(plan, false)) {
+  GpuForm form{.pass = GpuPass::center, .single = model.single(), .mixed = false, .tabulated = tabulated, .geometry = true};
+  center_ = model.compile(generate(plan, form));
+  form.pass = GpuPass::neighbor;
+  neighbor_ = model.compile(generate(plan, form));
+}
+
+namespace {
+
+GpuArrays<void> arrays_of(const GpuContext& c, const GpuConvolution::Given& given) {
+  GpuArrays<void> arrays{};
+  arrays.x = given.x, arrays.w = given.w, arrays.sh = c.sh, arrays.length = c.length;
+  arrays.table = given.table, arrays.intervals = given.intervals, arrays.cutoff = given.cutoff;
+  arrays.center = c.center, arrays.neighbor = given.local ? c.center : c.neighbor;
+  arrays.order = c.counting, arrays.start = c.first_edge;
+  arrays.num_edges = c.num_edges;
+  return arrays;
+}
+
+}  // namespace
+
+GpuArray GpuConvolution::send(const GpuContext& c, const Given& given) const {
+  GpuArray messages = c.make(c.num_computed, plan_.dim_out);
+  if (!fills_messages_) c.zero(messages);
+  GpuArrays<void> arrays = arrays_of(c, given);
+  arrays.grad_g = messages.data();
+  c.launch(center_, c.num_computed, arrays);
+  return messages;
+}
+
+void GpuConvolution::receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x,
+                             void* by_w) const {
+  if (!fills_x_) c.zero(by_x);
+  const GpuArray shares = c.make(neighbor_.code.warps * c.num_edges, neighbor_.code.values);
+  GpuArrays<void> arrays = arrays_of(c, given);
+  if (!given.local) arrays.order = c.order, arrays.start = c.start;
+  arrays.g = gradient.data(), arrays.grad_x = by_x.data(), arrays.grad_w = by_w, arrays.shares = shares.data();
+  c.launch(neighbor_, by_x.rows, arrays);
+  GpuRowArrays<void> sums{};
+  sums.a = shares.data(), sums.out = c.geometry, sums.more = neighbor_.code.warps, sums.stride = c.dim_sh + 1, sums.add = true;
+  c.run("add_shares", sums, c.num_edges, neighbor_.code.values);
+}
+
+}  // namespace equipot

@@ -1,0 +1,224 @@
+"""The engine on an emulated GPU gives what it gives on a CPU, and asks for little; see emulated.py."""
+
+import ctypes
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from emulated import CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
+
+from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig
+from equipot.deploy import load
+from equipot.engine.library import Engine, _Results, _Structure, load_library
+from equipot.errors import DataError, DeviceError
+from equipot.integrations.ase import EquipotCalculator
+
+ALLEGRO = {
+    "type": "allegro", "dtype": "float64", "cutoff": CUTOFF, "layers": 2, "scalar_channels": 8, "channels": 5,
+    "two_body_hidden": (8,), "latent_hidden": (8,), "readout_hidden": (8,),
+}  # fmt: skip
+PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 2.9, "C-H": 2.8}
+
+
+CONFIGS = {
+    "nequip 33 channels": NequIPConfig(**NEQUIP | {"layers": 2}, channels=33, l_max=1),
+    "nequip no parity, zbl": NequIPConfig(**NEQUIP, channels=5, l_max=2, parity=False, zbl=True),
+    "nequip l_max 3": L_MAX_3,
+    "nequip six layers, odd scalars": NequIPConfig(**NEQUIP | {"layers": 6}, channels=2, l_max=1),
+    "nequip radial network, solid": NequIPConfig(
+        **NEQUIP | {"layers": 2}, channels=4, l_max=1, xplor_start=2.6, radial_intervals=None,
+        normalize_harmonics=False,
+    ),
+    "as sevennet's": NequIPConfig(
+        **NEQUIP | {"layers": 2}, channels=4, l_max=1, parity="ignored", self_connection="shared",
+        xplor_start=2.5, biases=True, readout_hidden=(6, 5), embedding_channels=6,
+    ),
+    "as nequip's, pair cutoffs": NequIPConfig(
+        **NEQUIP | {"layers": 2}, channels=4, l_max=1, first_self_connection=False, element_factors=True,
+        pair_cutoffs=PAIR_CUTOFFS, zbl="cutoff",
+    ),
+    "allegro": AllegroConfig(**ALLEGRO, l_max=2),
+    "allegro 33 channels, zbl": AllegroConfig(
+        **ALLEGRO | {"channels": 33}, l_max=1, parity=False, zbl=True, pair_cutoffs=PAIR_CUTOFFS
+    ),
+    "allegro dense": AllegroDenseConfig(
+        **ALLEGRO | {"type": "allegro_dense", "two_body_hidden": ()}, l_max=1, pair_channels=7
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_a_gpu_gives_what_a_cpu_gives(gpu, config, tmp_path):
+    """Where some energies do not count, too; edges in any order; the same bits every time."""
+    path = model(config, tmp_path)
+    cpu, on_gpu = Engine(path), Engine(path, device="cuda")
+    given = crystal()
+    vec, index = given.edges()
+    right = cpu.evaluate_edges(vec, index, given.types)
+    assert np.abs(right.forces).max() > 1e-3  # there is something to compare
+    found = on_gpu.evaluate_edges(vec, index, given.types)
+    assert_same(found, right)
+    used = gpu.of(lambda: assert_same(on_gpu.evaluate_edges(vec, index, given.types), found, 0))
+    assert used.waits == 1 and used.allocations == 0
+    owned = np.arange(30) % 3 > 0
+    owned[20:] = False
+    order = np.random.default_rng(0).permutation(len(vec))
+    right = cpu.evaluate_edges(vec, index, given.types, owned)
+    assert_same(on_gpu.evaluate_edges(vec[order], index[:, order], given.types, owned), right)
+
+
+def totals(engine: Engine, given: Crystal, pbc=(1, 1, 1)):
+    """(energy, forces, virial) from positions, asking for nothing else."""
+    structure = _Structure(
+        len(given.types), *(a.ctypes.data for a in (given.types, given.positions, given.cell)),
+        (ctypes.c_int32 * 3)(*pbc), None,
+    )  # fmt: skip
+    energy, forces, virial = np.empty(1), np.empty((len(given.types), 3)), np.empty((3, 3))
+    results = _Results(energy.ctypes.data, None, forces.ctypes.data, virial.ctypes.data)
+    engine._call("equipot_evaluate", engine._model, ctypes.byref(structure), ctypes.byref(results))
+    return energy[0], forces, virial
+
+
+@pytest.mark.parametrize("name", ["nequip no parity, zbl", "as sevennet's", "allegro"])
+@pytest.mark.parametrize("scale", [1.0, 0.6])  # also cells thinner than the cutoff, with images of one atom
+def test_from_positions(gpu, name, scale, tmp_path):
+    """Neighbors are found on the device, with a skin: edges beyond the cutoff add nothing."""
+    path = model(CONFIGS[name], tmp_path)
+    cpu, on_gpu = Engine(path), Engine(path, device="cuda")
+    given = crystal(30 if scale == 1 else 5)
+    given = given._replace(cell=given.cell * scale)
+    outside = np.random.default_rng(1).integers(-2, 3, (len(given.types), 3))
+    for pbc in ((1, 1, 1), (1, 0, 1), (0, 0, 0)):
+        moved = given._replace(positions=given.positions + (outside * pbc) @ given.cell)
+        right = cpu.evaluate(moved.positions, moved.cell, pbc, moved.types)
+        assert_same(on_gpu.evaluate(moved.positions, moved.cell, pbc, moved.types), right)
+        energy, forces, virial = totals(on_gpu, moved, pbc)
+        assert energy == pytest.approx(right.atom_energies.sum(), rel=TOLERANCE)
+        assert_close(forces, right.forces)
+        assert_close(virial, right.atom_virials.sum(axis=0))
+
+
+def assert_close(found, right):
+    np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE * max(np.abs(right).max(), 1e-3))
+
+
+def test_steps_send_positions_and_fetch_forces(gpu, tmp_path):
+    """A list stays while atoms move little, and the cell is strained a little; otherwise it is made anew."""
+    path = model(NequIPConfig(**NEQUIP | {"layers": 4}, channels=4, l_max=2), tmp_path)
+    cpu, on_gpu = Engine(path), Engine(path, device="cuda")
+    given, rng = crystal(30), np.random.default_rng(2)
+    totals(on_gpu, given)
+    strain = np.eye(3) + 0.01 * rng.uniform(-1, 1, (3, 3))
+    near = given._replace(positions=given.positions + rng.uniform(-0.1, 0.1, given.positions.shape))
+    strained = given._replace(positions=near.positions @ strain, cell=given.cell @ strain)
+    far = given._replace(positions=given.positions + rng.uniform(-0.3, 0.3, given.positions.shape))
+    for step, waits in ((near, 1), (strained, 1), (far, 2)):
+        used = gpu.of(lambda step=step: totals(on_gpu, step))
+        energy, forces, virial = totals(on_gpu, step)
+        right = cpu.evaluate(step.positions, step.cell, (1, 1, 1), step.types)
+        assert energy == pytest.approx(right.atom_energies.sum(), rel=TOLERANCE)
+        assert_close(forces, right.forces)
+        assert_close(virial, right.atom_virials.sum(axis=0))
+        assert used.waits == waits
+        if waits == 1:
+            assert used.launches <= 60 and used.allocations == 0
+            assert used.bytes_up + used.bytes_down <= 60 * len(given.types)
+
+
+def test_a_deployed_file_from_ase(gpu, monkeypatch):
+    """Its reference structures, and the calculator, whose neighbor list stays on the host."""
+    file = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"
+    assert "reference structures" in Engine(file, device="cuda").check()
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    monkeypatch.delenv("EQUIPOT_KERNELS", raising=False)
+    monkeypatch.setattr(load, "resolve_device", str)  # which asks torch
+    expected = EquipotCalculator(file, device="cpu")
+    expected.calculate(atoms)
+    calculator = EquipotCalculator(file, device="cuda")
+    assert calculator.model.runs_by == "cuda, engine"
+    before = gpu.counts().launches
+    calculator.calculate(atoms)
+    assert gpu.counts().launches > before
+    for name in ("energy", "forces", "stress"):
+        np.testing.assert_allclose(calculator.results[name], expected.results[name], rtol=1e-5, atol=1e-5)
+
+
+def test_atoms_that_coincide_are_refused(gpu, tmp_path):
+    """In a new list, and when they come close in one that is there."""
+    on_gpu = Engine(model(CONFIGS["allegro"], tmp_path), device="cuda")
+    given = crystal(8)
+    totals(on_gpu, given)
+    for position in (given.positions[0] + 0.01, np.full(3, np.nan)):
+        broken = given.positions.copy()
+        broken[3] = position
+        with pytest.raises(DataError, match=r"apart; expected at least 0\.1|not finite"):
+            totals(on_gpu, given._replace(positions=broken))
+    pair = given._replace(positions=np.array([[0.0, 0.0, 0.0], [0.35, 0.0, 0.0]]), types=given.types[:2])
+    totals(on_gpu, pair)
+    closer = np.array([[0.15, 0.0, 0.0], [0.2, 0.0, 0.0]])
+    with pytest.raises(DataError, match=r"apart; expected at least 0\.1"):
+        totals(on_gpu, pair._replace(positions=closer))
+
+
+def test_no_atoms_and_no_edges(gpu, tmp_path):
+    path = model(CONFIGS["nequip no parity, zbl"], tmp_path)
+    cpu, on_gpu = Engine(path), Engine(path, device="cuda")
+    for given in (crystal(1), crystal(0)):
+        cell = 50.0 * np.eye(3)
+        right = cpu.evaluate(given.positions, cell, (0, 0, 0), given.types)
+        found = on_gpu.evaluate(given.positions, cell, (0, 0, 0), given.types)
+        np.testing.assert_array_equal(found.atom_energies, right.atom_energies)
+        assert not found.forces.any()
+
+
+def test_what_is_refused_says_what_to_do(gpu, tmp_path):
+    path = model(CONFIGS["nequip no parity, zbl"], tmp_path)
+    with pytest.raises(DeviceError, match="'cud' is not known, expected cpu, cuda or cuda:NUMBER"):
+        Engine(path, device="cud")
+    on_gpu, given = Engine(path, device="cuda:0"), crystal(4)
+    with pytest.raises(DataError, match="on a CPU only: use the device cpu"):
+        on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types, heat=True)
+    with pytest.raises(DataError, match=r"type [345], the model knows types 0 to 2"):
+        on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types + 3)
+    outputs = {"dipole": {"irreps": "1o", "unit": "e*Ang"}}
+    with pytest.raises(DeviceError, match=r"model\.outputs.*use the device cpu"):
+        Engine(model(NequIPConfig(**NEQUIP, channels=4, l_max=1, outputs=outputs), tmp_path), device="cuda")
+
+
+def test_a_missing_driver_is_said(tmp_path):
+    path = model(CONFIGS["allegro"], tmp_path)
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        with pytest.raises(DeviceError, match=r"libcuda\.so\.1.*install the driver, or use the device cpu"):
+            Engine(path, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_nvidias_compiler_accepts_the_kernels(emulator, dtype, capability, tmp_path):
+    """Of models of the usual width; none may keep what it works on in memory (spill)."""
+    usual = {"channels": 64, "l_max": 2}
+    with Gpu(emulator, tmp_path, run=False) as recorder:
+        for config in (
+            NequIPConfig(**NEQUIP | {"dtype": dtype, "layers": 2}, **usual, zbl=True),
+            AllegroConfig(**ALLEGRO | {"dtype": dtype}, l_max=2),
+        ):
+            Engine(model(config, tmp_path), device="cuda")
+    library = load_library()
+    library.equipot_compile_for_gpu.restype = ctypes.c_int64
+    log = ctypes.create_string_buffer(1 << 20)
+    texts = [file.read_text() for file in recorder.folder.glob("*.cu")]
+    ours = [text for text in texts if re.search("linear_rows|edge_forward|count_neighbors", text)]
+    assert len(ours) == 4  # rows and neighbors once, edges of each model
+    for text in ours:
+        size = library.equipot_compile_for_gpu(text.encode(), *capability, log, ctypes.c_size_t(len(log)))
+        said = log.value.decode()
+        if "was not found" in said:
+            pytest.skip(said.splitlines()[0])
+        assert size > 0, said
+        spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", said)]
+        assert spills and max(spills) <= 16, said  # which the compiler prefers to, to let more warps run
