@@ -1,5 +1,5 @@
 // A GpuLauncher without a GPU: compiles a kernel's text as C++ and runs its blocks one after the other. Without a
-// compiler it only keeps the text, and results are arbitrary.
+// compiler it only keeps the text, and a list of what would be started; results are arbitrary.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -23,7 +23,7 @@ class Emulator : public equipot::GpuLauncher {
   void* compile(const std::string& source, const char* name) override {
     const std::string stem = directory + "/" + std::to_string(std::hash<std::string>()(source));
     std::ofstream(stem + ".cu") << source;
-    if (compiler.empty()) return this;
+    if (compiler.empty()) return new std::string(stem);  // kernels stay as long as the process
     std::ofstream(stem + ".cpp") << "#include \"cuda_on_cpu.h\"\n"
                                  << source << "\nextern \"C\" void run(const void* parameter, const long* grid, long "
                                  << "threads) { run_grid(" << name << ", parameter, grid, threads); }\n";
@@ -37,7 +37,10 @@ class Emulator : public equipot::GpuLauncher {
 
   void launch(void* kernel, const equipot::GpuGrid& grid, int64_t threads, void* parameter) override {
     ++launches;
-    if (kernel != this) reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+    if (!compiler.empty()) return reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+    const std::string stem = *static_cast<std::string*>(kernel);
+    std::ofstream(directory + "/launches.txt", std::ios::app)
+        << stem.substr(stem.rfind('/') + 1) << ' ' << grid[0] << ' ' << grid[1] << ' ' << grid[2] << ' ' << threads << '\n';
   }
 
   void* stream() override { return nullptr; }
