@@ -107,10 +107,13 @@ def compare(emulator, evaluate, tolerance=TOLERANCE, launches=True):
 
 @pytest.mark.parametrize(
     "l_max, parity, channels",
-    [(0, True, 3), (1, True, 33), (2, False, 1), (2, True, (40, 16, 7)), (3, False, 4), (3, True, 2)],
+    [
+        *((0, True, 3), (1, True, 33), (2, False, 1), (2, True, (40, 16, 7)), (3, False, 4), (3, True, 2)),
+        *((1, True, 64), (2, True, (8, 34, 66))),
+    ],
 )
 def test_convolution_and_its_derivatives(emulator, l_max, parity, channels):
-    """The last atom has no edge."""
+    """The last atom has no edge. Of 34 channels and more, if even, a thread takes two."""
     kernel, _, arguments = test_convolution.random_convolution(l_max, parity, channels)
     compare(emulator, lambda: test_convolution.value_and_gradients(kernel, arguments))
 
@@ -161,15 +164,59 @@ def test_edges_out_of_range_are_refused(emulator):
         kernel(x, sh, weights, edge_index + 10)
 
 
-@pytest.mark.parametrize("channels, num_edges", [(2, 40), (33, 12)])
+@pytest.mark.parametrize("channels, num_edges", [(2, 40), (33, 12), (34, 12)])
 def test_tabulated_convolution_and_its_derivatives(emulator, channels, num_edges):
     """By the table too; some edges are longer than the cutoff."""
     kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(channels, num_edges)
     compare(emulator, lambda: test_tabulated_convolution.value_and_gradients(kernel, inputs, edge_index))
 
 
+@pytest.mark.parametrize("channels", [3, 36])
+def test_few_atoms_with_many_edges_get_several_warps_each(emulator, channels):
+    """Their sums are added in order: same bits."""
+    kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(channels, 150)
+
+    def evaluate():
+        inputs_now = [item.detach().requires_grad_() for item in inputs]
+        out = kernel(*inputs_now, edge_index)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), inputs_now)]
+
+    first, second = compare(emulator, evaluate), compare(emulator, evaluate)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_arrays_that_begin_between_two_loads(emulator):
+    """Rows of a larger array, whose first element lies at no multiple of 16 bytes."""
+    kernel, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(34, 12)
+    inside = torch.cat([x.new_zeros(1), x.detach().flatten()])[1:].view_as(x)
+    compare(emulator, lambda: [kernel(inside, sh, length, edge_index).detach()])
+
+
+def test_geometry_that_changes_in_place(emulator):
+    """Records of edges are made once for their tensors, until these are written to."""
+    kernel, inputs, edge_index = test_tabulated_convolution.random_convolution(2, 40)
+    x, sh, length = (item.detach() for item in inputs)
+    for changed in (length, sh, edge_index):
+        compare(emulator, lambda: [kernel(x, sh, length, edge_index).detach()])
+        changed.copy_(changed.flip(0))
+    compare(emulator, lambda: [kernel(x, sh, length, edge_index).detach()])
+
+
+def test_records_are_made_once_for_all_layers(launcher, tmp_path):
+    """And for both passes: nine kernels go over the edges of four layers."""
+    potential, inputs = evaluation(NEQUIP)
+    with (recorder := Emulator(launcher, tmp_path, run=False)):
+        potential(*inputs)
+    texts = {file.stem: file.read_text() for file in recorder.sources()}
+    launches = [line.split()[0] for line in (tmp_path / "launches.txt").read_text().splitlines()]
+    assert sum("// records" in texts[stem] for stem in launches) == 1
+    passes = [texts[stem] for stem in launches if re.search("// (center|neighbor) pass", texts[stem])]
+    assert len(passes) == 8
+    assert all("a.records" in text and "a.sh " not in text and "locate" not in text for text in passes)
+
+
 def test_edges_of_an_interval_shared_out(emulator):
-    """With 16 intervals, 2048 edges to each part."""
+    """With 16 intervals, 312 edges to each of 16 parts."""
     kernel, (x, sh, length), edge_index = test_tabulated_convolution.random_convolution(1, 5000)
     table = kernel.radial.table().detach().requires_grad_()
 
@@ -378,20 +425,21 @@ def test_number_of_operators(emulator):
     assert operators.names.total() <= 170, operators.names
 
 
-@pytest.mark.parametrize("channels, threads", [((64, 64, 64), 64), ((128, 64, 32), 32), ((33, 33, 33), 64)])
-def test_no_warp_is_started_without_channels(launcher, tmp_path, channels, threads):
-    """Blocks are of one or two warps, as many as the narrowest group of paths fills."""
+@pytest.mark.parametrize("channels", [(64, 64, 64), (128, 128, 128), (128, 64, 32), (33, 33, 33)])
+def test_no_warp_is_started_without_channels(launcher, tmp_path, channels):
+    """Blocks are of two warps where every group of paths fills them, of one otherwise."""
     kernel, _, arguments = test_convolution.random_convolution(2, True, channels)
     with (recorder := Emulator(launcher, tmp_path, run=False)):
         test_convolution.value_and_gradients(kernel, arguments)
     assert recorder.sources()
     for file in recorder.sources():
         source = file.read_text()
-        assert f"__launch_bounds__({threads})" in source
-        widths = [int(width) for width in re.findall(r"active = channel < (\d+);", source)]
+        threads = int(re.search(r"__launch_bounds__\((\d+)\)", source)[1])
+        groups = re.findall(r"typedef Channels<(\d)> V;  // of (\d+)", source)
+        warps = [-(-int(channels) // (32 * int(width))) for width, channels in groups]
         blocks = int(re.findall(r"blockIdx\.y < (\d+)", source)[-1])
-        assert blocks == sum(-(-width // threads) for width in widths)
-        assert all(-(-width // 32) % (threads // 32) == 0 for width in widths)
+        assert threads == (64 if all(number % 2 == 0 for number in warps) else 32)
+        assert blocks * (threads // 32) == sum(warps)
 
 
 @pytest.mark.parametrize(
@@ -468,7 +516,7 @@ def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(usual_kernels
     if nvrtc_library() is None:
         pytest.skip("the package nvidia-cuda-nvrtc is not installed")
     ctypes.CDLL(str(nvrtc_library()), ctypes.RTLD_GLOBAL)
-    for arguments in ("GpuArrays", "GpuProductArrays", "GpuGateArrays", "GpuSumArrays"):
+    for arguments in ("GpuArrays", "GpuRecordArrays", "GpuProductArrays", "GpuGateArrays", "GpuSumArrays"):
         assert any(f"(const {arguments}<T> a)" in source for source in usual_kernels)
     for source in usual_kernels:
         size, log = nvrtc(source, *capability)

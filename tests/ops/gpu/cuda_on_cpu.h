@@ -5,8 +5,10 @@
 #include <ucontext.h>
 
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 
 using std::exp, std::tanh, std::sin, std::cos, std::sqrt, std::pow;
@@ -20,12 +22,39 @@ using std::exp, std::tanh, std::sin, std::cos, std::sqrt, std::pow;
 struct Index3 {
   unsigned x = 0, y = 0, z = 0;
 };
-static Index3 blockIdx, blockDim, threadIdx;
+static Index3 blockIdx, blockDim, gridDim, threadIdx;
 
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+
+// As on a GPU, what is loaded at once must lie at a multiple of its size.
 template <class T>
 T __ldg(const T* from) {
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(T) != 0) {
+    std::fprintf(stderr, "%zu bytes loaded that are not aligned\n", sizeof(T));
+    std::abort();
+  }
   return *from;
 }
+
+template <class To, class From>
+To bits(From from) {
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+inline int __float_as_int(float word) { return bits<int>(word); }
+inline float __int_as_float(int index) { return bits<float>(index); }
+inline long long __double_as_longlong(double word) { return bits<long long>(word); }
+inline double __longlong_as_double(long long index) { return bits<double>(index); }
 
 struct Fiber {
   ucontext_t context;
@@ -95,6 +124,7 @@ void run_grid(void (*kernel)(Parameter), const void* parameter, const long* grid
   run_thread = [] { function(*argument); };
   if (waits && fibers.size() != size_t(threads)) fibers = std::vector<Fiber>(threads);
   blockDim = {unsigned(threads), 1, 1};
+  gridDim = {unsigned(grid[0]), unsigned(grid[1]), unsigned(grid[2])};
   for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
       for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x)

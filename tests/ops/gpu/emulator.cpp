@@ -1,6 +1,6 @@
 // A GPU without a GPU: compiles a kernel's text as C++ and runs its blocks one after the other. Without a compiler it only
-// keeps the text, and results are arbitrary. It counts what is asked of it, and is as late as a GPU may be: the host gets
-// what it copied when it waits, and must not have changed by then what it sent.
+// keeps the text, and a list of what would be started; results are arbitrary. It counts what is asked of it, and is as late
+// as a GPU may be: the host gets what it copied when it waits, and must not have changed by then what it sent.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -57,7 +57,7 @@ class Emulator : public equipot::GpuDevice {
   void* compile(const std::string& source, const char* name) override {
     const std::string stem = directory + "/" + std::to_string(std::hash<std::string>()(source));
     std::ofstream(stem + ".cu") << source;
-    if (compiler.empty()) return this;
+    if (compiler.empty()) return new std::string(stem);  // kernels stay as long as the process
     void*& library = libraries_[source];
     if (library == nullptr) {
       std::ofstream text(stem + ".cpp");
@@ -79,7 +79,10 @@ class Emulator : public equipot::GpuDevice {
     if (grid[0] < 1 || grid[1] < 1 || grid[2] < 1 || grid[1] > 65535 || grid[2] > 65535)
       throw std::runtime_error("a grid that no GPU has");
     ++counts[launches];
-    if (kernel != this) reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+    if (!compiler.empty()) return reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+    const std::string stem = *static_cast<std::string*>(kernel);
+    std::ofstream(directory + "/launches.txt", std::ios::app)
+        << stem.substr(stem.rfind('/') + 1) << ' ' << grid[0] << ' ' << grid[1] << ' ' << grid[2] << ' ' << threads << '\n';
   }
 
   void* stream() override { return nullptr; }

@@ -6,16 +6,29 @@
 namespace equipot {
 
 // As `Arrays` in form.h, with edges grouped: those of group n are order[start[n]] ... order[start[n + 1] - 1].
-// `shares` takes what each warp adds to an edge's grad_sh and grad_length; `grad_rows` what each part of an interval's
-// edges adds to the six rows of the table that the interval takes.
+// `records` (edges, gpu_record_width) stand for sh, length, center and neighbor in passes that are `by_records`.
+// `shares` takes what each warp adds to an edge's grad_sh and grad_length. Where the edges of an atom or interval are
+// shared out in parts, each part has its own grad_g and grad_x, and `grad_rows`, what it adds to the six rows of the
+// table that the interval takes.
 EQUIPOT_DECLARE_AND_QUOTE(gpu_arrays_text,
 template <class T>
 struct GpuArrays {
   const T *x, *sh, *w, *g, *x_cotangent, *sh_cotangent, *w_cotangent;
-  const T *table, *length, *table_cotangent, *length_cotangent;
+  const T *table, *length, *table_cotangent, *length_cotangent, *records;
   const long long *center, *neighbor, *order, *start;
   T *grad_g, *grad_x, *grad_w, *shares, *grad_rows;
   long long num_edges, intervals, parts;
+  double cutoff;
+};)
+
+// What records are made of, and where they go.
+EQUIPOT_DECLARE_AND_QUOTE(gpu_record_arrays_text,
+template <class T>
+struct GpuRecordArrays {
+  const T *sh, *length;
+  const long long *center, *neighbor;
+  T* records;
+  long long num_edges, intervals;
   double cutoff;
 };)
 

@@ -112,7 +112,7 @@ GpuCode generate(const GpuProductForm& form) {
   const int64_t tile = std::clamp<int64_t>(long_rows ? 4 : limit / columns, 1, std::min<int64_t>(rows, 8));
   const char* kernel = long_rows ? long_product_text : product_text;
   std::ostringstream text;
-  text << "typedef " << (form.single ? "float" : "double") << " T;\n" << gpu_common_text << gpu_product_arrays_text
+  text << gpu_precision_text(form.single) << gpu_common_text << gpu_product_arrays_text
        << "\nconstexpr Index rows = " << rows << ", columns = " << columns << ", channels = " << form.channels
        << ", tile = " << tile << ", edges_per_block = " << gpu_edges_per_block << ",\n  row_stride = "
        << (transposed ? form.channels : columns * form.channels) << ", column_stride = "

@@ -1,15 +1,32 @@
-// Kernels that work on rows as they lie, as text: sums of rows by segment, and the gate.
+// Kernels that work on rows as they lie, as text: edges' records, sums of rows by segment, and the gate.
 #include <cstdio>
 #include <sstream>
 
 #include "gpu_arrays.h"
 #include "gpu_code.h"
 #include "gpu_device.h"
+#include "splines.h"
 
 namespace equipot {
 namespace {
 
-std::string precision(bool single) { return single ? "typedef float T;\n" : "typedef double T;\n"; }
+constexpr const char* record_text = R"(
+extern "C" __global__ void equipot_kernel(const GpuRecordArrays<T> a) {
+  const Index edge = Index(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (edge >= a.num_edges) return;
+  const Knot<T> knot = locate(a, edge);
+  T record[width];
+  for (int n = 0; n < width; ++n) record[n] = 0;
+#pragma unroll
+  for (int b = 0; b < 6; ++b) record[b] = knot.value[b], record[slopes + b] = knot.slope[b];
+  set_index(record[row], int(knot.row));
+  set_index(record[neighbor], int(load(a.neighbor + edge)));
+  set_index(record[center], int(load(a.center + edge)));
+#pragma unroll
+  for (int j = 0; j < dim_sh; ++j) record[harmonics + j] = load(a.sh + edge * dim_sh + j);
+  write(record, a.records + edge * width, width);
+}
+)";
 
 // In the order of the rows, so that the same rows give the same bits.
 constexpr const char* segment_sum_text = R"(
@@ -66,8 +83,19 @@ void write_gate_gradient(std::ostringstream& text, const GateShape& gate) {
 
 }  // namespace
 
+GpuCode generate_records(int64_t dim_sh, bool single) {
+  std::ostringstream text;
+  text << "// records\n" << gpu_precision_text(single) << gpu_common_text << gpu_record_arrays_text
+       << "\nconstexpr int dim_sh = " << dim_sh << ", width = " << gpu_record_width(dim_sh) << ", row = "
+       << gpu_record_row << ", neighbor = " << gpu_record_neighbor << ", slopes = " << gpu_record_slopes
+       << ", center = " << gpu_record_center << ", harmonics = " << gpu_record_harmonics << ";\n"
+       << gpu_splines_define << splines_text << gpu_spline_text << record_text;
+  return {text.str(), 1, 1, 128, 0, 0};
+}
+
 GpuCode generate_segment_sum(bool single) {
-  return {precision(single) + gpu_common_text + gpu_sum_arrays_text + segment_sum_text, 1, 1, 128, 0, 0};
+  return {std::string(gpu_precision_text(single)) + gpu_common_text + gpu_sum_arrays_text + segment_sum_text,
+          1, 1, 128, 0, 0};
 }
 
 GpuCode generate(const GateShape& gate, bool single, bool gradient) {
@@ -75,7 +103,7 @@ GpuCode generate(const GateShape& gate, bool single, bool gradient) {
   std::snprintf(factors, sizeof factors, "constexpr T even_factor = %.17e, odd_factor = %.17e;\n", gate.even_factor,
                 gate.odd_factor);
   std::ostringstream text;
-  text << precision(single) << gpu_common_text << gpu_gate_arrays_text << '\n' << factors << gate_text
+  text << gpu_precision_text(single) << gpu_common_text << gpu_gate_arrays_text << '\n' << factors << gate_text
        << "// d/dx of even_factor * x * sigmoid(x)\n"
        << "__device__ __forceinline__ T slope(T x) {\n"
        << "  const T s = sigmoid(x);\n  return even_factor * s * (1 + x * (1 - s));\n}\n"

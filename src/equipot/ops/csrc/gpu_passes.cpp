@@ -107,7 +107,47 @@ T* pointer(const Tensor& tensor) {
   return tensor.defined() ? static_cast<T*>(tensor.data_ptr()) : nullptr;
 }
 
-GpuArrays<void> arrays_of(const Inputs& in, const Groups& groups) {
+template <class Arrays>
+void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays, int64_t parts = 1) {
+  const GpuCode& code = kernel.code;
+  gpu_launcher().launch(kernel.function, {blocks, code.blocks_y, code.blocks_z * parts}, code.threads, &arrays);
+}
+
+// Kernels load up to 16 bytes at a time; a view may begin in between.
+Inputs aligned(Inputs in) {
+  for (Tensor* tensor : {&in.x, &in.weights, &in.gradient, &in.table})
+    if (tensor->defined() && reinterpret_cast<uintptr_t>(tensor->data_ptr()) % 16 != 0) *tensor = tensor->clone();
+  TORCH_CHECK(in.num_edges() < INT32_MAX, "equipot::convolution: ", in.num_edges(), " edges are too many for a GPU");
+  return in;
+}
+
+// What the plain passes need of the edges, once for all layers; undefined for the others. Kept like the groups.
+Tensor records_of(const Inputs& in, const GpuForm& form) {
+  if (!form.by_records()) return {};
+  static auto* known = new TensorCache<Tensor>(4, false);
+  const int64_t intervals = in.table.size(0) - 5, dim_sh = in.sh.size(1);
+  const std::vector<int64_t> key{intervals, std::bit_cast<int64_t>(in.cutoff), stream_key()};
+  return *known->get({in.sh, in.edge_length, in.edge_index}, key, [&] {
+    const Tensor records = at::empty({in.num_edges(), gpu_record_width(dim_sh)}, in.sh.options());
+    const Kernel kernel = compile(generate_records(dim_sh, form.single), in.sh.device());
+    GpuRecordArrays<void> arrays{};
+    arrays.sh = pointer<void>(in.sh), arrays.length = pointer<void>(in.edge_length);
+    arrays.center = pointer<long long>(in.edge_index), arrays.neighbor = arrays.center + in.num_edges();
+    arrays.records = pointer<void>(records);
+    arrays.num_edges = in.num_edges(), arrays.intervals = intervals, arrays.cutoff = in.cutoff;
+    launch(kernel, (in.num_edges() + kernel.code.threads - 1) / kernel.code.threads, arrays);
+    return records;
+  });
+}
+
+// A row for each atom, or for each part and atom.
+Tensor zero_rows(const Inputs& in, int64_t parts, int64_t columns) {
+  return at::zeros({parts, in.num_atoms(), columns}, in.x.options());
+}
+
+Tensor sum_of_parts(const Tensor& rows) { return rows.size(0) == 1 ? rows.squeeze(0) : rows.sum(0); }
+
+GpuArrays<void> arrays_of(const Inputs& in, const Groups& groups, const Tensor& records, int64_t parts) {
   GpuArrays<void> arrays{};
   arrays.x = pointer<void>(in.x), arrays.sh = pointer<void>(in.sh), arrays.w = pointer<void>(in.weights);
   arrays.g = pointer<void>(in.gradient);
@@ -120,29 +160,23 @@ GpuArrays<void> arrays_of(const Inputs& in, const Groups& groups) {
   arrays.center = pointer<long long>(in.edge_index);
   arrays.neighbor = arrays.center + in.num_edges();
   arrays.order = pointer<long long>(groups.order), arrays.start = pointer<long long>(groups.start);
-  arrays.num_edges = in.num_edges();
+  arrays.records = pointer<void>(records);
+  arrays.num_edges = in.num_edges(), arrays.parts = parts;
   arrays.intervals = in.table.defined() ? in.table.size(0) - 5 : 0;
   arrays.cutoff = in.cutoff;
   return arrays;
 }
 
-template <class Arrays>
-void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays) {
-  const GpuCode& code = kernel.code;
-  gpu_launcher().launch(kernel.function, {blocks, code.blocks_y, code.blocks_z}, code.threads, &arrays);
-}
-
 // An interval's edges are shared out where there are many; each part is summed on its own, then all in order.
 Tensor table_gradient(const Inputs& in) {
   const int64_t intervals = in.table.size(0) - 5;
-  const int64_t parts = std::clamp<int64_t>(in.num_edges() / (128 * intervals), 1, 16);
+  const int64_t parts = gpu_table_parts(in.num_edges(), intervals);
   const auto groups = group_by_interval(in);
   const auto pass = kernel(in, form_of(in, GpuPass::table, true), in.gradient.size(1));
   const Tensor rows = at::empty({parts, intervals, 6, in.num_weights()}, in.x.options());
-  auto arrays = arrays_of(in, *groups);
-  arrays.parts = parts;
+  auto arrays = arrays_of(in, *groups, {}, parts);
   arrays.grad_rows = pointer<void>(rows);
-  launch(*pass, intervals * parts, arrays);
+  launch(*pass, intervals, arrays, parts);
   const Tensor total = rows.sum(0);
   Tensor table = at::zeros_like(in.table);
   for (int64_t b = 0; b < 6; ++b) table.narrow(0, b, intervals).add_(total.select(1, b));
@@ -155,34 +189,46 @@ bool on_gpu(const Tensor& tensor) { return tensor.is_cuda() || gpu_is_emulated()
 
 // ---- the passes -------------------------------------------------------------------------------------------
 
-Tensor center_gradient_gpu(const Inputs& in, int64_t dim_out) {
-  const c10::OptionalDeviceGuard guard(in.x.device());
-  Tensor grad_g = at::zeros({in.num_atoms(), dim_out}, in.x.options());
-  const auto pass = kernel(in, form_of(in, GpuPass::center, true), dim_out);
-  if (in.num_edges() == 0) return grad_g;
+Tensor center_gradient_gpu(const Inputs& given, int64_t dim_out) {
+  const c10::OptionalDeviceGuard guard(given.x.device());
+  const Inputs in = aligned(given);
+  const GpuForm form = form_of(in, GpuPass::center, true);
+  const auto pass = kernel(in, form, dim_out);
+  if (in.num_edges() == 0) return at::zeros({in.num_atoms(), dim_out}, in.x.options());
   const auto groups = group_edges_gpu(in.edge_index, 0, in.num_atoms());
-  auto arrays = arrays_of(in, *groups);
-  arrays.grad_g = pointer<void>(grad_g);
-  launch(*pass, in.num_atoms(), arrays);
-  return grad_g;
+  const Tensor records = records_of(in, form);
+  const int64_t parts = gpu_parts(pass->code, in.num_atoms(), in.num_edges());
+  const Tensor rows = zero_rows(in, parts, dim_out);
+  auto arrays = arrays_of(in, *groups, records, parts);
+  arrays.grad_g = pointer<void>(rows);
+  launch(*pass, in.num_atoms(), arrays, parts);
+  return sum_of_parts(rows);
 }
 
-Gradients neighbor_gradients_gpu(const Inputs& in, const Wanted& wanted) {
-  const c10::OptionalDeviceGuard guard(in.x.device());
+Gradients neighbor_gradients_gpu(const Inputs& given, const Wanted& wanted) {
+  const c10::OptionalDeviceGuard guard(given.x.device());
+  const Inputs in = aligned(given);
   const bool tabulated = in.table.defined();
-  const auto pass = kernel(in, form_of(in, GpuPass::neighbor, wanted.geometry), in.gradient.size(1));
-  Gradients grad{.x = at::zeros_like(in.x)};
+  const GpuForm form = form_of(in, GpuPass::neighbor, wanted.geometry);
+  const auto pass = kernel(in, form, in.gradient.size(1));
+  Gradients grad;
   Tensor shares;
   if (wanted.geometry) shares = at::empty({pass->code.warps, in.num_edges(), pass->code.values}, in.x.options());
   if (!tabulated) grad.radial = at::empty_like(in.weights);
   if (wanted.table) grad.table = in.num_edges() > 0 ? table_gradient(in) : at::zeros_like(in.table);
   if (in.num_edges() > 0) {
     const auto groups = group_edges_gpu(in.edge_index, 1, in.num_atoms());
-    auto arrays = arrays_of(in, *groups);
-    arrays.grad_x = pointer<void>(grad.x);
+    const Tensor records = records_of(in, form);
+    const int64_t parts = gpu_parts(pass->code, in.num_atoms(), in.num_edges());
+    const Tensor rows = zero_rows(in, parts, in.x.size(1));
+    auto arrays = arrays_of(in, *groups, records, parts);
+    arrays.grad_x = pointer<void>(rows);
     arrays.grad_w = pointer<void>(grad.radial);
     arrays.shares = pointer<void>(shares);
-    launch(*pass, in.num_atoms(), arrays);
+    launch(*pass, in.num_atoms(), arrays, parts);
+    grad.x = sum_of_parts(rows);
+  } else {
+    grad.x = at::zeros_like(in.x);
   }
   if (wanted.geometry) {
     const Tensor total = shares.sum(0);

@@ -2,7 +2,6 @@
 
 #include <map>
 
-#include "gpu_arrays.h"
 
 namespace equipot {
 
@@ -94,50 +93,75 @@ bool covers(const Plan<double>& plan, bool messages) {
   return total == (messages ? plan.dim_out : plan.dim_in);
 }
 
+// to (rows, stride) (+)= the sum of shares (count, rows, width).
+void add_shares(const GpuContext& c, const GpuArray& shares, int64_t count, int64_t rows, void* to, int64_t stride, bool add) {
+  GpuRowArrays<void> arrays{};
+  arrays.a = shares.data(), arrays.out = to, arrays.more = count, arrays.stride = stride, arrays.add = add;
+  c.run("add_shares", arrays, rows, shares.width);
+}
+
 }  // namespace
 
 GpuConvolution::GpuConvolution(GpuModel& model, const Plan<double>& plan, bool tabulated)
-    : plan_(plan), fills_messages_(covers(plan, true)), fills_x_(covers(plan, false)) {
+    : plan_(plan), by_records_(tabulated), fills_messages_(covers(plan, true)), fills_x_(covers(plan, false)) {
   GpuForm form{.pass = GpuPass::center, .single = model.single(), .mixed = false, .tabulated = tabulated, .geometry = true};
   center_ = model.compile(generate(plan, form));
   form.pass = GpuPass::neighbor;
   neighbor_ = model.compile(generate(plan, form));
+  if (by_records_) make_records_ = model.compile(generate_records(plan.dim_sh, model.single()));
 }
 
-namespace {
+// All layers with such a table share them.
+const void* GpuConvolution::records(const GpuContext& c, const Given& given) const {
+  if (!by_records_) return nullptr;
+  GpuArray& found = c.records[{given.intervals, given.cutoff}];
+  if (found.exists()) return found.data();
+  found = c.make(c.num_edges, gpu_record_width(c.dim_sh));
+  GpuRecordArrays<void> arrays{};
+  arrays.sh = c.sh, arrays.length = c.length, arrays.center = c.center, arrays.neighbor = c.neighbor;
+  arrays.records = found.data();
+  arrays.num_edges = c.num_edges, arrays.intervals = given.intervals, arrays.cutoff = given.cutoff;
+  const int64_t threads = make_records_.code.threads;
+  c.launch(make_records_, (c.num_edges + threads - 1) / threads, arrays);
+  return found.data();
+}
 
-GpuArrays<void> arrays_of(const GpuContext& c, const GpuConvolution::Given& given) {
+GpuArrays<void> GpuConvolution::arrays_of(const GpuContext& c, const Given& given) const {
   GpuArrays<void> arrays{};
   arrays.x = given.x, arrays.w = given.w, arrays.sh = c.sh, arrays.length = c.length;
   arrays.table = given.table, arrays.intervals = given.intervals, arrays.cutoff = given.cutoff;
   arrays.center = c.center, arrays.neighbor = given.local ? c.center : c.neighbor;
   arrays.order = c.counting, arrays.start = c.first_edge;
-  arrays.num_edges = c.num_edges;
+  arrays.num_edges = c.num_edges, arrays.records = records(c, given);
   return arrays;
 }
 
-}  // namespace
+// Rows of all atoms, by one block for each atom and part of its edges; parts are added in order.
+void GpuConvolution::run(const GpuContext& c, const GpuCompiled& pass, GpuArrays<void> arrays, void* GpuArrays<void>::*to,
+                         const GpuArray& rows, bool filled) const {
+  const int64_t parts = gpu_parts(pass.code, rows.rows, c.num_edges);
+  const GpuArray own = parts > 1 ? c.make(parts * rows.rows, rows.width) : GpuArray{};
+  const GpuArray& written = parts > 1 ? own : rows;
+  if (!filled) c.zero(written);
+  arrays.parts = parts, arrays.*to = written.data();
+  c.launch(pass, rows.rows, arrays, parts);
+  if (parts > 1) add_shares(c, own, parts, rows.rows, rows.data(), rows.width, false);
+}
 
 GpuArray GpuConvolution::send(const GpuContext& c, const Given& given) const {
   GpuArray messages = c.make(c.num_computed, plan_.dim_out);
-  if (!fills_messages_) c.zero(messages);
-  GpuArrays<void> arrays = arrays_of(c, given);
-  arrays.grad_g = messages.data();
-  c.launch(center_, c.num_computed, arrays);
+  run(c, center_, arrays_of(c, given), &GpuArrays<void>::grad_g, messages, fills_messages_);
   return messages;
 }
 
 void GpuConvolution::receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x,
                              void* by_w) const {
-  if (!fills_x_) c.zero(by_x);
   const GpuArray shares = c.make(neighbor_.code.warps * c.num_edges, neighbor_.code.values);
   GpuArrays<void> arrays = arrays_of(c, given);
   if (!given.local) arrays.order = c.order, arrays.start = c.start;
-  arrays.g = gradient.data(), arrays.grad_x = by_x.data(), arrays.grad_w = by_w, arrays.shares = shares.data();
-  c.launch(neighbor_, by_x.rows, arrays);
-  GpuRowArrays<void> sums{};
-  sums.a = shares.data(), sums.out = c.geometry, sums.more = neighbor_.code.warps, sums.stride = c.dim_sh + 1, sums.add = true;
-  c.run("add_shares", sums, c.num_edges, neighbor_.code.values);
+  arrays.g = gradient.data(), arrays.grad_w = by_w, arrays.shares = shares.data();
+  run(c, neighbor_, arrays, &GpuArrays<void>::grad_x, by_x, fills_x_);
+  add_shares(c, shares, neighbor_.code.warps, c.num_edges, c.geometry, c.dim_sh + 1, true);
 }
 
 }  // namespace equipot

@@ -1,6 +1,7 @@
 // The passes of form.h over the edges of an evaluation, and the radial networks that give their weights.
 #pragma once
 
+#include "gpu_arrays.h"
 #include "gpu_step.h"
 #include "message_passing.h"
 
@@ -59,9 +60,14 @@ class GpuConvolution {
   void receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x, void* by_w) const;
 
  private:
+  const void* records(const GpuContext& c, const Given& given) const;
+  GpuArrays<void> arrays_of(const GpuContext& c, const Given& given) const;
+  void run(const GpuContext& c, const GpuCompiled& pass, GpuArrays<void> arrays, void* GpuArrays<void>::*to,
+           const GpuArray& rows, bool filled) const;
+
   Plan<double> plan_;
-  GpuCompiled center_, neighbor_;
-  bool fills_messages_, fills_x_;
+  GpuCompiled center_, neighbor_, make_records_;
+  bool by_records_, fills_messages_, fills_x_;
 };
 
 }  // namespace equipot

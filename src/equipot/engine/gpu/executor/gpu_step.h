@@ -90,6 +90,7 @@ struct GpuContext {
   std::vector<long long> border;  // owned atoms that are ghosts elsewhere
   const long long* border_rows = nullptr;  // the same
   GpuMirror* mirror = nullptr;
+  mutable std::map<std::pair<int64_t, double>, GpuArray> records;  // of edges (gpu_code.h), by intervals and cutoff
   std::vector<GpuArray> values, grads;
   std::vector<std::vector<GpuArray>> kept;  // of each step, for its way back
   std::vector<int64_t> values_rows, values_width;
@@ -117,9 +118,10 @@ struct GpuContext {
   // One with a warp for each row.
   void run_warps(const char* name, GpuRowArrays<void> arrays, int64_t rows, int64_t width) const;
   template <class Arrays>
-  void launch(const GpuCompiled& kernel, int64_t blocks, Arrays& arrays) const {
+  void launch(const GpuCompiled& kernel, int64_t blocks, Arrays& arrays, int64_t parts = 1) const {
     if (blocks == 0) return;
-    model.device().launch(kernel.function, {blocks, kernel.code.blocks_y, kernel.code.blocks_z}, kernel.code.threads, &arrays);
+    model.device().launch(kernel.function, {blocks, kernel.code.blocks_y, kernel.code.blocks_z * parts}, kernel.code.threads,
+                          &arrays);
   }
 };
 
