@@ -9,7 +9,7 @@ import pytest
 from ase.build import bulk
 from emulated import CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
 
-from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig
+from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
 from equipot.deploy import load
 from equipot.engine.library import Engine, _Results, _Structure, load_library
 from equipot.errors import DataError, DeviceError
@@ -183,9 +183,11 @@ def test_what_is_refused_says_what_to_do(gpu, tmp_path):
         on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types, heat=True)
     with pytest.raises(DataError, match=r"type [345], the model knows types 0 to 2"):
         on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types + 3)
-    outputs = {"dipole": {"irreps": "1o", "unit": "e*Ang"}}
+    dipole = {"dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"}}
+    network = {**NEQUIP, "radial_hidden": [8], "channels": 4, "l_max": 1, "outputs": dipole}
+    config = config_from_dict({"data": {"train": "x.xyz"}, "model": network}).model
     with pytest.raises(DeviceError, match=r"model\.outputs.*use the device cpu"):
-        Engine(model(NequIPConfig(**NEQUIP, channels=4, l_max=1, outputs=outputs), tmp_path), device="cuda")
+        Engine(model(config, tmp_path), device="cuda")
 
 
 def test_a_missing_driver_is_said(tmp_path):
