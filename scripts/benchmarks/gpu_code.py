@@ -88,7 +88,7 @@ def compile_recorder(folder: Path) -> Path:
     from equipot.ops import build
 
     library = folder / "recorder.so"
-    folders = [f"-I{build.SOURCES}", f"-I{build.KERNELS}"]
+    folders = [f"-I{build.GPU}", f"-I{build.KERNELS}"]
     source = ROOT / "tests" / "ops" / "gpu" / "emulator.cpp"
     command = [
         *compiler_command(),
@@ -127,7 +127,7 @@ class Compiler:
         self.nvrtc, self.disassembler = ctypes.CDLL(str(library)), disassembler
 
     def compile(self, source: str, capability: str) -> tuple[bytes, str]:
-        """Machine code and messages, as csrc/gpu_nvrtc.cpp asks for them."""
+        """Machine code and messages, as gpu_nvrtc.cpp asks for them."""
         options = [
             f"--gpu-architecture=sm_{capability.replace('.', '')}",
             "--std=c++17",

@@ -22,8 +22,10 @@ using Run = void (*)(const void* parameter, const int64_t* grid, int64_t threads
 
 // The names of a text's kernels, each with whether its threads wait for each other.
 std::map<std::string, bool> kernels_of(std::string source) {
-  const std::string common = equipot::gpu_common_text, mark = "extern \"C\" __global__";
-  if (const size_t at = source.find(common); at != std::string::npos) source.erase(at, common.size());
+  const std::string mark = "extern \"C\" __global__";
+  // Kernels of several may wait, others not; that of a single one is looked at whole.
+  const std::string text = equipot::gpu_warp_sums_text;
+  if (const size_t at = source.find(text); at != std::string::npos) source.erase(at, text.size());
   const auto waits = [](const std::string& text) {
     for (const char* word : {"warp_sums", "__shfl", "__syncthreads"})
       if (text.find(word) != std::string::npos) return true;

@@ -212,7 +212,8 @@ GpuCode Writer::write() {
   line("// ", names[int(form_.pass)], " pass", form_.mixed ? ", mixed" : "", form_.tabulated ? ", tabulated" : "",
        form_.geometry ? "" : ", features only", ", ", groups_.size(), groups_.size() == 1 ? " group" : " groups");
   text_ << gpu_precision_text(form_.single) << gpu_common_text << gpu_arrays_text << '\n'
-        << "constexpr Index num_weights = " << plan_.num_weights << ";\n" << gpu_pass_text;
+        << "constexpr Index num_weights = " << plan_.num_weights << ";\n" << gpu_pass_text
+        << (form_.pass == GpuPass::neighbor && form_.geometry ? gpu_warp_sums_text : "");
   if (form_.tabulated && !form_.by_records()) text_ << gpu_splines_define << splines_text << gpu_spline_text;
   std::string cases;
   for (size_t n = 0; n < groups_.size(); ++n) {

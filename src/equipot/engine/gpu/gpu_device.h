@@ -130,7 +130,9 @@ __device__ __forceinline__ void edges_of(const GpuArrays<T>& a, int item, int pa
   n = begin + part * int(each);
   end = n + int(each) < all ? n + int(each) : all;
 }
+)";
 
+constexpr const char* gpu_warp_sums_text = R"(
 // The sums over a warp of `count` values. Half of them are handed over in each step, so the steps cost little more
 // than `count` exchanges together. sum_of_lane says which sum a lane is given.
 template <int count, int distance = 16>

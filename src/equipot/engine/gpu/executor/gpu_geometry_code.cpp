@@ -110,7 +110,7 @@ void write_backward(std::ostringstream& text, const Harmonics<double>& harmonics
 std::string gpu_geometry_code(bool single, const Harmonics<double>& harmonics, const GpuKink& kink, bool pair_scales,
                               const Zbl* zbl) {
   std::ostringstream text;
-  text << "typedef " << (single ? "float" : "double") << " T;\n" << gpu_common_text << gpu_edge_arrays_text
+  text << gpu_precision_text(single) << gpu_common_text << gpu_edge_arrays_text
        << "\nconstexpr bool solid = " << (harmonics.solid ? "true" : "false") << ";\n" << start_text;
   if (zbl != nullptr) {
     const auto& a = zbl->amplitude;

@@ -98,7 +98,7 @@ constexpr double least_distance = 0.1;  // Å, of require_distance
 }  // namespace
 
 GpuNeighbors::GpuNeighbors(GpuModel& model, double cutoff) : model_(model), cutoff_(cutoff) {
-  const std::string source = std::string("typedef double T;\n") + gpu_common_text + gpu_neighbor_arrays_text + vector_text + text;
+  const std::string source = std::string(gpu_precision_text(false)) + gpu_common_text + gpu_neighbor_arrays_text + vector_text + text;
   GpuDevice& device = model_.device();
   count_ = device.compile(source, "count_neighbors"), find_ = device.compile(source, "find_neighbors");
   pair_up_ = device.compile(source, "pair_up"), vectors_ = device.compile(source, "edge_vectors");

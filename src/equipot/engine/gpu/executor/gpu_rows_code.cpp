@@ -331,10 +331,11 @@ std::string gpu_rows_code(bool single) {
   const auto constant = [](const char* name, long long value) {
     return std::string("constexpr int ") + name + " = " + std::to_string(value) + ";\n";
   };
-  return std::string("typedef ") + (single ? "float" : "double") + " T;\n" + gpu_common_text + gpu_linear_arrays_text + "\n" +
+  return std::string(gpu_precision_text(single)) + gpu_common_text + gpu_linear_arrays_text + "\n" +
          gpu_row_arrays_text + "\n" + gpu_atom_arrays_text + "\n" + constant("tile_rows", gpu_tile_rows) +
          constant("tile_columns", gpu_tile_columns) + constant("atoms_of_partial", gpu_atoms_of_partial) +
-         "__device__ __forceinline__ void put(T* to, T value, bool add) { *to = add ? *to + value : value; }\n" + linear_text +
+         "__device__ __forceinline__ void put(T* to, T value, bool add) { *to = add ? *to + value : value; }\n" +
+         gpu_warp_sums_text + linear_text +
          row_text + radial_text + local_text + atom_text;
 }
 
