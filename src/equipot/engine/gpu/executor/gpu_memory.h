@@ -42,7 +42,11 @@ class GpuMemory {
   explicit GpuMemory(GpuDevice& device) : device_(device) {}
   GpuMemory(const GpuMemory&) = delete;
   ~GpuMemory() {
-    release();  // waits for the device
+    try {
+      if (waiting_) synchronize();  // copies of what is given back now
+    } catch (const std::exception&) {  // of a device that has failed, which whoever asks it next is told
+    }
+    release();
     for (const Block& block : host_) device_.free_host(block.memory);
   }
 
