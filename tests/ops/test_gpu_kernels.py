@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -528,6 +529,25 @@ def test_nvidias_compiler_accepts_them_and_they_fit_into_registers(usual_kernels
         used = re.search(r"Used (\d+) registers", log)
         spilt = re.search(r"(\d+) bytes spill stores", log)
         assert used and spilt and int(spilt[1]) <= 16, log
+
+
+@pytest.mark.parametrize("usual_kernels", [torch.float32], indirect=True)
+def test_the_same_text_compiles_for_amds_gpus(usual_kernels, tmp_path):
+    """With wavefronts of 64 threads; nothing is spilled. Only the text: there is no driver for them."""
+    clang = shutil.which("clang++")
+    targets = (
+        subprocess.run([clang, "-print-targets"], capture_output=True, text=True).stdout if clang else ""
+    )
+    if "amdgcn" not in targets:
+        pytest.skip("no clang++ that compiles for amdgcn")
+    options = ["--cuda-device-only", "-nogpuinc", "-nogpulib", "-O3", "-std=c++17", "-w", "-S"]
+    header = HERE / "cuda_as_hip.h"
+    for source in usual_kernels:
+        (text := tmp_path / "kernel.cu").write_text(source)
+        command = [clang, "-x", "hip", "--offload-arch=gfx90a", *options, "-include", header]
+        subprocess.run([*command, "-o", tmp_path / "kernel.s", text], check=True)
+        assembly = (tmp_path / "kernel.s").read_text()
+        assert re.search(r"vgpr_spill_count: *0\b", assembly), source.splitlines()[0]
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch brings NVRTC")
