@@ -12,7 +12,7 @@ from emulated import CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_sa
 from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
 from equipot.deploy import load
 from equipot.engine.library import Engine, _Results, _Structure, load_library
-from equipot.errors import DataError, DeviceError
+from equipot.errors import DataError, DeviceError, ModelFileError
 from equipot.integrations.ase import EquipotCalculator
 
 ALLEGRO = {
@@ -144,6 +144,24 @@ def test_a_deployed_file_from_ase(gpu, monkeypatch):
     assert gpu.counts().launches > before
     for name in ("energy", "forces", "stress"):
         np.testing.assert_allclose(calculator.results[name], expected.results[name], rtol=1e-5, atol=1e-5)
+
+
+def test_an_engine_that_is_wrong_on_a_gpu_is_not_taken(gpu, monkeypatch, caplog):
+    """The check of its reference structures fails; on a CPU it is not asked for."""
+    file = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"
+    content = file.read_bytes()
+    assert load._engine_of.__wrapped__(file, content, "cuda") is not None
+    right = Engine._call
+
+    def wrong(self, function, *arguments):
+        if function == "equipot_check":
+            raise ModelFileError("the model does not reproduce its reference structures here")
+        return right(self, function, *arguments)
+
+    monkeypatch.setattr(Engine, "_call", wrong)
+    assert load._engine_of.__wrapped__(file, content, "cuda") is None
+    assert load._engine_of.__wrapped__(file, content, "cpu") is not None
+    assert "wrong on this GPU, TorchScript runs" in caplog.text and "does not reproduce" in caplog.text
 
 
 def test_atoms_that_coincide_are_refused(gpu, tmp_path):

@@ -19,7 +19,7 @@ from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
 from equipot.engine.library import Engine, instructions
-from equipot.errors import ConfigError, DeviceError, ModelFileError
+from equipot.errors import ConfigError, DeviceError, EquipotError, ModelFileError
 from equipot.quantities import BASIC_ROWS, FIELD, declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
@@ -262,7 +262,18 @@ def _engine_of(path: Path, content: bytes, device: str) -> Engine | None:
             log.info("%s has no program for the engine; TorchScript runs it.", path)
             return None
     try:
-        return Engine(path, content, device)
+        found = Engine(path, content, device)
     except (DeviceError, KernelBuildError) as error:
         log.warning("The engine cannot be used, TorchScript runs %s: %s", path, error)
         return None
+    return found if device == "cpu" or _is_right(found, path) else None
+
+
+def _is_right(engine: Engine, path: Path) -> bool:
+    """Whether it reproduces the file's reference structures, by kernels that were compiled for this GPU."""
+    try:
+        engine.check()
+    except EquipotError as error:
+        log.warning("The engine is wrong on this GPU, TorchScript runs %s: %s", path, error)
+        return False
+    return True

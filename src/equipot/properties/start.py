@@ -88,11 +88,7 @@ def prepare(
     atoms = read_structure(structure, common.species_map)
     name = atoms.get_chemical_formula() if isinstance(structure, Atoms) else str(structure)
     _require_periodic(atoms, periodic, name)
-    if not atoms.pbc.all() and common.symprec != Common.symprec:
-        raise ConfigError(
-            f"--symprec {common.symprec:g} is of a crystal's symmetry; {name} is not periodic in all "
-            "directions: leave it out."
-        )
+    _require_crystal_for_symprec(atoms, common.symprec, name)
     atoms.set_momenta(None)
     if atoms.constraints and not keep_constraints:
         log.warning("%s: its constraints are taken off.", name)
@@ -148,6 +144,14 @@ def _require_periodic(atoms: Atoms, periodic: bool | None, name: str) -> None:
         )
     if periodic is False and atoms.pbc.any():
         raise DataError(f"{name}: expected a molecule, not periodic, found pbc {atoms.pbc.tolist()}.")
+
+
+def _require_crystal_for_symprec(atoms: Atoms, symprec: float, name: str) -> None:
+    if not atoms.pbc.all() and symprec != Common.symprec:
+        raise ConfigError(
+            f"--symprec {symprec:g} is of a crystal's symmetry; {name} is not periodic in all directions: "
+            "leave it out."
+        )
 
 
 def symmetry_dataset(atoms: Atoms, symprec: float) -> Any:
