@@ -64,14 +64,19 @@ def tuning(folder, kind, outputs=ADDED, freeze=("potential",), start="potential"
     return config_from_dict(raw | settings)
 
 
+@pytest.fixture(scope="module")
+def head(source):
+    """Where heads were trained on the frozen potential."""
+    return train(tuning(*source)).directory
+
+
 def of(potential, atoms, **more):
     return predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff), **more)
 
 
-def test_heads_on_a_frozen_potential(source):
-    folder, kind = source
-    result = train(tuning(folder, kind))
-    before, after = (load_checkpoint(folder / run / BEST).potential for run in ("potential", "head"))
+def test_heads_on_a_frozen_potential(source, head):
+    folder, _ = source
+    before, after = (load_checkpoint(run / BEST).potential for run in (folder / "potential", head))
     assert after.species == before.species == SPECIES  # though there is no oxygen in the new data
     for atoms in (labelled(40), labelled(41)):
         old, new = of(before, atoms), of(after, atoms)
@@ -82,19 +87,19 @@ def test_heads_on_a_frozen_potential(source):
         assert alone.energy is None
         for name, value in alone.outputs.items():
             torch.testing.assert_close(value, new.outputs[name])
-    log = (result.directory / "log.txt").read_text()
+    log = (head / "log.txt").read_text()
     assert "Added: spectrum (4 numbers per structure, unit: none), read from the last layer;" in log
     assert "Added: alpha (" in log and "read from the last layer but one" in log
     assert "Energies, forces and stress stay as they are" in log and "Warning" not in log
-    rows = (result.directory / "metrics.csv").read_text().splitlines()
+    rows = (head / "metrics.csv").read_text().splitlines()
     header, *rows = (row.split(",") for row in rows)
     loss = [float(row[header.index("train_loss")]) for row in rows]
     assert loss[-1] < 0.95 * loss[0]
 
 
-def test_their_deployed_file(source):
+def test_their_deployed_file(source, head):
     folder, _ = source
-    deploy(folder / "head" / BEST, folder / "head.pt")
+    deploy(head / BEST, folder / "head.pt")
     report = check(folder / "head.pt", "cpu")
     assert report.passed, report.error or [str(item) for item in report.items if not item.passed]
     atoms = labelled(42)
