@@ -30,6 +30,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import yaml
 from compare.environments import peer_python
 from rich.console import Console
 from rich.table import Table
@@ -56,7 +57,7 @@ def command(arguments: argparse.Namespace, name: str, folder: Path, epochs: int)
     train, validation = data / "train.xyz", data / "validation.xyz"
     if name == "equipot":
         files = [f"data.train={train}", f"data.validation={validation}", "data.test=null"]
-        changes = [*files, f"run.directory={folder}", f"training.epochs={epochs}"]
+        changes = [*files, f"run.directory={folder}", *stretched(arguments.config, epochs)]
         return [python, "-m", "equipot.cli", "train", arguments.config, *changes]
     if name == "nequip":
         symbols = sorted({symbol for atoms in ase.io.read(train, ":") for symbol in atoms.symbols})
@@ -67,6 +68,19 @@ def command(arguments: argparse.Namespace, name: str, folder: Path, epochs: int)
     files = [f"--train_file={train}", f"--valid_file={validation}", f"--work_dir={folder}", "--name=mace"]
     more = [f"--config={RECIPES / 'mace.yaml'}", f"--max_num_epochs={epochs}"]
     return [python, "-m", "mace.cli.run_train", *more, *files]
+
+
+def stretched(config: Path, epochs: int) -> list[str]:
+    """Changes of a recipe of equipot to so many epochs; what begins or ends at one does so at the same share."""
+    training = yaml.safe_load(config.read_text())["training"]
+
+    def stages(key: str, value: object) -> list[str]:
+        if isinstance(value, dict):
+            return [change for name, inner in value.items() for change in stages(f"{key}.{name}", inner)]
+        moved = key.endswith((".from_epoch", ".to_epoch"))
+        return [f"{key}={round(value * epochs / training['epochs'])}"] if moved else []
+
+    return [f"training.epochs={epochs}", *stages("training", training)]
 
 
 def progress(name: str, folder: Path) -> tuple[int, int]:

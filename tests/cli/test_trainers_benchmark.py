@@ -71,6 +71,17 @@ def test_what_cannot_be_used_is_said_before_anything_is_trained(script, capsys, 
     assert words in capsys.readouterr().err
 
 
+def test_a_recipe_of_more_epochs_begins_and_ends_its_stages_at_the_same_share(script, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "training:\n  epochs: 40\n  loss: {energy: {start: 1, end: 9, from_epoch: 10, to_epoch: 20}}\n"
+        "  swa: {from_epoch: 30}\n  schedule: {warmup_epochs: 1}\n"
+    )
+    energy = "training.loss.energy"
+    moved = [f"{energy}.from_epoch=25", f"{energy}.to_epoch=50", "training.swa.from_epoch=75"]
+    assert script.stretched(recipe, 100) == ["training.epochs=100", *moved]
+
+
 def test_a_trainer_that_is_not_installed_is_named(script, monkeypatch):
     script.require_package(Path(sys.executable), "equipot")
     monkeypatch.setitem(script.PACKAGES, "mace", "no-such-package")
