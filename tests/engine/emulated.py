@@ -23,6 +23,10 @@ HERE = Path(__file__).parents[1] / "ops" / "gpu"
 SPECIES, CUTOFF = ["H", "C", "O"], 3.0
 TOLERANCE = 1e-12  # sums of up to some thousand terms in another order
 NEQUIP = {"type": "nequip", "dtype": "float64", "cutoff": CUTOFF, "layers": 3, "radial_hidden": (8,)}
+ALLEGRO = {
+    "type": "allegro", "dtype": "float64", "cutoff": CUTOFF, "layers": 2, "scalar_channels": 8, "channels": 5,
+    "two_body_hidden": (8,), "latent_hidden": (8,), "readout_hidden": (8,),
+}  # fmt: skip
 L_MAX_3 = NequIPConfig(**NEQUIP, channels=(3, 2, 1, 2), l_max=3)
 
 

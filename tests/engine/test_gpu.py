@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
-from emulated import CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
+from emulated import ALLEGRO, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
 
 from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
 from equipot.deploy import load
@@ -15,10 +15,6 @@ from equipot.engine.library import Engine, _Results, _Structure, load_library
 from equipot.errors import DataError, DeviceError, ModelFileError
 from equipot.integrations.ase import EquipotCalculator
 
-ALLEGRO = {
-    "type": "allegro", "dtype": "float64", "cutoff": CUTOFF, "layers": 2, "scalar_channels": 8, "channels": 5,
-    "two_body_hidden": (8,), "latent_hidden": (8,), "readout_hidden": (8,),
-}  # fmt: skip
 PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 2.9, "C-H": 2.8}
 
 

@@ -7,29 +7,23 @@ import zipfile
 
 import numpy as np
 import pytest
-from emulated import CUTOFF, L_MAX_3, TOLERANCE, Crystal, crystal, model
+from domains import CALL, Exchange, evaluate_domain
+from emulated import ALLEGRO, CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, assert_same, crystal, model
 
+from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
 from equipot.engine.library import Engine, _Edges, _Results
-
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-class Exchange(ctypes.Structure):
-    """equipot_exchange"""
-
-    _fields_ = (
-        ("context", ctypes.c_void_p),
-        ("num_owned", ctypes.c_int64),
-        ("copy_to_ghosts", CALL),
-        ("add_to_owners", CALL),
-    )
+from equipot.errors import DataError
 
 
 class Ranks:
-    """Domains of a crystal, each with a thread of its own; one runs at a time, until it has to wait."""
+    """Domains of a crystal, each with a thread of its own; one runs at a time, until it has to wait.
 
-    def __init__(self, given: Crystal, number: int, dtype: str):
+    ``places``: they are given positions, otherwise edges.
+    """
+
+    def __init__(self, given: Crystal, number: int, dtype: str, places: bool = False):
+        self.given, self.places, self.moved = given, places, False
         self.number_type = ctypes.c_float if dtype == "float32" else ctypes.c_double
         self.number, self.barrier, self.turn = number, threading.Barrier(number), threading.Lock()
         self.rows: list = [None] * number
@@ -42,7 +36,8 @@ class Ranks:
         place = np.zeros(len(owner), dtype=np.int64)
         for rank in range(number):
             place[owner == rank] = np.arange((owner == rank).sum())
-        self.domains = []
+        self.domains: list = []
+        self.shifts: list = []  # of each domain's atoms, in cells
         for rank in range(number):
             own = np.flatnonzero(owner == rank)
             here = owner[index[0]] == rank
@@ -55,6 +50,7 @@ class Ranks:
             atoms = np.concatenate([own, ghosts[:, 0].astype(np.int64)]) if len(own) else own
             arrays = given.types[atoms], place[index[0][here]], neighbor, vec[here]
             self.domains.append((atoms, len(own), owner[atoms], place[atoms], arrays))
+            self.shifts.append(np.concatenate([np.zeros((len(own), 3)), ghosts[:, 1:]]))
 
     def evaluate(self, engines: list[Engine]) -> tuple[np.ndarray, np.ndarray]:
         """Energies and forces of all atoms."""
@@ -107,6 +103,13 @@ class Ranks:
                 np.add.at(rows, their_places[mine], self.rows[other][mine])
 
         exchange = Exchange(None, num_owned, in_turn(copy), in_turn(add))
+        if self.places:
+            positions = self.given.positions[atoms] + self.shifts[rank] @ self.given.cell
+            types, rows = self.given.types[atoms], np.arange(len(atoms))
+            found, _ = evaluate_domain(
+                engine, num_owned, num_owned, types, positions, rows, self.moved, exchange
+            )
+            return found.atom_energies, found.forces
         arrays = [np.ascontiguousarray(a) for a in arrays]
         types, center, neighbor, vec = (a.ctypes.data for a in arrays)
         energies, forces = np.empty(len(atoms)), np.empty((len(atoms), 3))
@@ -125,10 +128,11 @@ class Ranks:
             self.turn.acquire()
 
 
+@pytest.mark.parametrize("places", [False, True], ids=["edges", "places"])
 @pytest.mark.parametrize(
     "number, dtype", [(1, "float64"), (2, "float64"), (3, "float64"), (4, "float64"), (2, "float32")]
 )
-def test_domains_on_gpus(gpu, number, dtype, tmp_path_factory):
+def test_domains_on_gpus(gpu, number, dtype, places, tmp_path_factory):
     """Each on a GPU; of four, one has no atoms. Only rows of the border cross to the host and back."""
     config = L_MAX_3.model_copy(update={"dtype": dtype})
     path, tolerance = (
@@ -137,12 +141,16 @@ def test_domains_on_gpus(gpu, number, dtype, tmp_path_factory):
     )
     given = crystal(24)
     right = Engine(path).evaluate_edges(*given.edges(), given.types)
-    ranks, engines = Ranks(given, number, dtype), [Engine(path, device="cuda") for _ in range(number)]
+    ranks, engines = Ranks(given, number, dtype, places), [Engine(path, device="cuda") for _ in range(number)]
+    if places:  # the border is known, and the neighbor lists are made, in the first evaluation
+        ranks.evaluate(engines)
+        ranks.moved = True
     used = gpu.of(lambda: ranks.evaluate(engines))
     energies, forces = ranks.evaluate(engines)
     np.testing.assert_allclose(energies, right.atom_energies, rtol=tolerance)
     np.testing.assert_allclose(forces, right.forces, rtol=0, atol=tolerance * np.abs(right.forces).max())
-    assert ranks.calls == [2 * (2 * 2 + 1)] * number  # both ways in two layers, and once to know the border
+    # Both ways in two layers, and once to know the border.
+    assert ranks.calls == [(3 * 2 * 2 + 1) if places else 2 * (2 * 2 + 1)] * number
     # Down come rows of the border and, on the way back, gradients of ghosts; beside them the results.
     ghosts = sum(len(atoms) - num_owned for atoms, num_owned, *_ in ranks.domains)
     border = 0
@@ -153,7 +161,114 @@ def test_domains_on_gpus(gpu, number, dtype, tmp_path_factory):
         ]
         border += len(np.unique(np.concatenate(wanted)))
     results = sum(4 * 8 * len(atoms) for atoms, *_ in ranks.domains)
+    if places:  # virials, their sums with that of the energies, and what is too close
+        results += sum(9 * 8 * len(atoms) + 8 * (10 * (len(atoms) > 0) + 2) for atoms, *_ in ranks.domains)
     with zipfile.ZipFile(path) as archive:
         facts = json.loads(archive.read("model/engine/program.json"))
     most = facts["num_exchanges"] * facts["widest_exchange"]
     assert results < used.bytes_down <= results + ctypes.sizeof(ranks.number_type) * most * (ghosts + border)
+
+
+MODELS = {
+    "nequip": NequIPConfig(**NEQUIP | {"layers": 2}, channels=4, l_max=1),
+    "allegro": AllegroConfig(**ALLEGRO, l_max=1),
+}
+
+
+class Places:
+    """A crystal as one process of LAMMPS has it: images of its atoms around it, in places of their own."""
+
+    def __init__(self, given: Crystal, reach: float):
+        self.given, n = given, len(given.types)
+        index, shift = neighbor_list(given.positions, given.cell, np.ones(3, dtype=bool), reach)
+        images = np.unique(np.column_stack([index[1], shift]), axis=0)
+        images = images[images[:, 1:].any(axis=1)].astype(np.int64)
+        hidden = 3  # local places of atoms that the model does not see, in between and behind
+        self.local = np.insert(np.arange(n), [2, 5, n], -1)
+        self.num_local = n + hidden
+        self.atoms = np.concatenate([self.local, images[:, 0], [-1]])
+        self.shifts = np.concatenate([np.zeros((self.num_local, 3)), images[:, 1:], np.zeros((1, 3))])
+
+    def positions(self, given: Crystal) -> np.ndarray:
+        found = given.positions[self.atoms] + self.shifts @ given.cell
+        found[self.atoms < 0] = given.positions[0] + 0.02  # where a seen atom would be too close
+        return found
+
+    def evaluate(self, engine: Engine, given: Crystal, **more):
+        n = len(given.types)
+        return evaluate_domain(
+            engine, n, self.num_local, given.types, self.positions(given), self.atoms, **more
+        )
+
+
+def of_edges(engine: Engine, given: Crystal):
+    vec, index = given.edges()
+    return engine.evaluate_edges(vec, index, given.types)
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", MODELS)
+def test_places_give_what_their_edges_give(gpu, name, where, tmp_path):
+    """Images share their atom's row; of atoms that move little the list stays, else it is made anew."""
+    path = model(MODELS[name], tmp_path)
+    cpu, engine = Engine(path), Engine(path, device=where)
+    given, rng = crystal(24), np.random.default_rng(3)
+    places = Places(given, CUTOFF + 1.0)
+    assert_same(places.evaluate(engine, given)[0], of_edges(cpu, given))
+    near = given._replace(positions=given.positions + rng.uniform(-0.1, 0.1, given.positions.shape))
+    far = given._replace(positions=given.positions + rng.uniform(-0.28, 0.28, given.positions.shape))
+    for step, waits in ((near, 1), (far, 2), (given, 2)):
+        right = of_edges(cpu, step)
+        used = gpu.of(lambda step=step: places.evaluate(engine, step, moved=True, all_rows=False))
+        assert_same(places.evaluate(engine, step, moved=True)[0], right)
+        if where == "cuda":
+            assert used.waits == waits
+        if where == "cuda" and waits == 1:  # positions go up, forces come down, and some sums
+            assert used.bytes_up == 24 * len(places.atoms)
+            assert used.bytes_down <= 24 * len(given.types) + 200
+            assert used.allocations == 0 and (name == "allegro" or used.launches <= 60)
+    other = Places(crystal(20, seed=5), CUTOFF + 0.1)
+    assert_same(other.evaluate(engine, other.given)[0], of_edges(cpu, other.given))
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_edges_that_are_watched(gpu, where, tmp_path):
+    """Each pair of species by its own distance."""
+    engine = Engine(model(MODELS["allegro"], tmp_path), device=where)
+    given = crystal(24)
+    places = Places(given, CUTOFF)
+    vec, index = given.edges()
+    pairs = given.types[index]
+    distances = np.linalg.norm(vec, axis=1)
+    closest = np.full((3, 3), np.inf)
+    np.minimum.at(closest, tuple(pairs), distances)
+    assert not places.evaluate(engine, given)[1]
+    assert not places.evaluate(engine, given, watched=closest * (1 - 1e-9))[1]
+    for one, other in ((0, 0), (0, 2), (1, 2)):
+        watched = np.zeros((3, 3))
+        watched[one, other] = watched[other, one] = closest[one, other] * (1 + 1e-9)
+        assert places.evaluate(engine, given, watched=watched)[1]
+        assert places.evaluate(engine, given, watched=watched, moved=True)[1]
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_domains_that_are_refused(gpu, where, tmp_path):
+    engine = Engine(model(MODELS["nequip"], tmp_path), device=where)
+    given = crystal(8)
+    places = Places(given, CUTOFF)
+    ids = np.arange(100, 108)
+    broken = given.positions.copy()
+    broken[6] = broken[3] + 0.03
+    for positions, moved in ((broken, False), (given.positions, False), (broken, True)):
+        step = given._replace(positions=positions)
+        if positions is given.positions:
+            places.evaluate(engine, step)
+            continue
+        with pytest.raises(
+            DataError, match=r"toms 10[36] and 10[36] are 0\.05196 A apart; expected at least 0\.1"
+        ):
+            places.evaluate(engine, step, ids=ids, moved=moved)
+    positions, right = places.positions(given), places.atoms
+    for atoms in (right + 1, np.where(right == 3, 2, right), np.full(len(right), -1)):
+        with pytest.raises(DataError, match=r"owned ones must be at one of|is at none of"):
+            evaluate_domain(engine, 8, places.num_local, given.types, positions, atoms)

@@ -7,6 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from domains import CALL, Exchange
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
@@ -16,19 +17,6 @@ from equipot.models.build import build_potential
 
 SPECIES, CUTOFF = ["H", "O"], 3.0
 SETTINGS = {"cutoff": CUTOFF, "layers": 3, "channels": 4, "l_max": 1, "radial_hidden": (8,)}
-
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-
-
-class Exchange(ctypes.Structure):
-    """equipot_exchange"""
-
-    _fields_ = (
-        ("context", ctypes.c_void_p),
-        ("num_owned", ctypes.c_int64),
-        ("copy_to_ghosts", CALL),
-        ("add_to_owners", CALL),
-    )
 
 
 @pytest.fixture(scope="module", params=["float32", "float64"])

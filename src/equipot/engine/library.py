@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from equipot.engine.build import build
 from equipot.errors import ConfigError, DataError, DeviceError, ModelFileError, SimulationError
 
-_ABI = 4  # EQUIPOT_ABI
+_ABI = 5  # EQUIPOT_ABI
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
 
@@ -141,7 +141,7 @@ class Engine:
         name, model = str(path).encode(), ctypes.byref(self._model)
         where = device.encode()
         if device != "cpu":
-            _find_nvrtc()
+            _open_nvrtc()
         try:
             if content is None:
                 self._call("equipot_open_on", name, where, model)
@@ -310,14 +310,31 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-@functools.cache
-def _find_nvrtc() -> None:
-    """Open the NVRTC of NVIDIA's packages, where they are installed, for the library to find it."""
+def find_nvrtc() -> Path | None:
+    """The NVRTC of NVIDIA's packages, where they are installed."""
     found = importlib.util.find_spec("nvidia")
     for folder in found.submodule_search_locations or () if found else ():
         for file in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
-            ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
-            return
+            return file
+    return None
+
+
+@functools.cache
+def _open_nvrtc() -> None:
+    """For the library to find it."""
+    if file := find_nvrtc():
+        ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
+
+
+def num_gpus() -> int:
+    """The GPUs that an `Engine` can be opened on. Raises as `load_library`."""
+    _open_nvrtc()
+    return load_library().equipot_num_gpus()
+
+
+def why_no_gpu() -> str:
+    """What `num_gpus` lacks, after it has found none."""
+    return load_library().equipot_message().decode(errors="replace")
 
 
 def instructions() -> str:

@@ -2,8 +2,10 @@
 // keeps the text, and a list of what would be started; results are arbitrary. It counts what is asked of it, and is as late
 // as a GPU may be: the host gets what it copied when it waits, and must not have changed by then what it sent.
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -61,15 +63,18 @@ class Emulator : public equipot::GpuDevice {
     std::ofstream(stem + ".cu") << source;
     if (compiler.empty()) return new std::string(stem);  // kernels stay as long as the process
     void*& library = libraries_[source];
+    if (library == nullptr) library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);  // of another process
     if (library == nullptr) {
-      std::ofstream text(stem + ".cpp");
+      const std::string own = stem + "." + std::to_string(getpid());
+      std::ofstream text(own + ".cpp");
       text << "#include \"cuda_on_cpu.h\"\n" << source;
       for (const auto& [kernel, wait] : kernels_of(source))
         text << "\nextern \"C\" void run_" << kernel << "(const void* parameter, const long* grid, long threads) { run_grid("
              << kernel << ", parameter, grid, threads, " << wait << "); }\n";
       text.close();
-      const std::string command = compiler + " -o " + stem + ".so " + stem + ".cpp";
+      const std::string command = compiler + " -o " + own + ".so " + own + ".cpp";
       if (std::system(command.c_str()) != 0) throw std::runtime_error("does not compile: " + command);
+      std::rename((own + ".so").c_str(), (stem + ".so").c_str());
       library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
     }
     void* run = library == nullptr ? nullptr : dlsym(library, (std::string("run_") + name).c_str());

@@ -163,6 +163,30 @@ void require_edges(const equipot_edges& given) {
     require(given.center, "center"), require(given.neighbor, "neighbor"), require(given.edge_vec, "edge_vec");
 }
 
+void require_domain(const equipot_domain& given) {
+  if (given.num_owned < 0 || given.num_atoms < given.num_owned || given.num_local < 0 || given.num_places < given.num_local)
+    throw std::invalid_argument("there are fewer atoms than owned ones, or fewer places than local ones");
+  if (given.num_atoms > 0) require(given.types, "types");
+  if (given.num_places > 0) require(given.positions, "positions"), require(given.atoms, "atoms");
+  if (given.exchange != nullptr && given.exchange->num_owned != given.num_owned)
+    throw std::invalid_argument("the exchange has another num_owned than the domain");
+}
+
+void evaluate_on_cpu(equipot_model& model, const Domain& domain, const equipot_results& results, const int64_t* ids) {
+  const NeighborList list = find_neighbors(domain, ids, model.description.cutoff);
+  const auto num_edges = int64_t(list.center.size()), num_types = int64_t(model.description.num_species);
+  std::vector<uint8_t> owned(size_t(domain.num_atoms), 0);
+  std::fill_n(owned.begin(), domain.num_owned, uint8_t(1));
+  evaluate(model, {domain.num_atoms, num_edges, domain.types, owned.data(), list.center.data(), list.neighbor.data(),
+                   list.edge_vec.data(), domain.exchange, nullptr},
+           results, ids);
+  for (int64_t e = 0; e < num_edges && domain.watched != nullptr; ++e) {
+    const double* v = list.edge_vec.data() + 3 * e;
+    const double least = domain.watched[domain.types[list.center[size_t(e)]] * num_types + domain.types[list.neighbor[size_t(e)]]];
+    if (v[0] * v[0] + v[1] * v[1] + v[2] * v[2] < least * least) *domain.closer = true;
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -200,6 +224,13 @@ EXPORT equipot_status equipot_open_memory_on(const char* name, const void* bytes
     *model = nullptr;
     *model = open(name, Archive(name, std::string(static_cast<const char*>(bytes), size)), device).release();
   });
+}
+
+EXPORT int equipot_num_gpus(void) {
+  int count = 0;
+  const equipot_status status = guarded([&] { count = count_gpus(); });
+  if (status == EQUIPOT_OK && count == 0) message = "the driver finds no GPU";
+  return status == EQUIPOT_OK ? count : 0;
 }
 
 EXPORT void equipot_close(equipot_model* model) { delete model; }
@@ -242,6 +273,25 @@ EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_struc
     evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),
                       list.neighbor.data(), list.edge_vec.data(), nullptr, structure->field},
              *results);
+  });
+}
+
+EXPORT equipot_status equipot_evaluate_domain(equipot_model* model, const equipot_domain* domain,
+                                              const equipot_results* results, int32_t* closer) {
+  return guarded([&] {
+    require(model, "model"), require(domain, "domain"), require(results, "results");
+    require_domain(*domain);
+    std::unique_ptr<Exchange> exchange;
+    if (domain->exchange != nullptr) exchange = std::make_unique<Exchange>(*domain->exchange);
+    bool shorter = false;
+    const Domain given{domain->num_atoms, domain->num_owned, domain->types, domain->num_places, domain->num_local, domain->positions,
+                       domain->atoms, domain->moved != 0, exchange.get(), domain->watched, &shorter};
+    if (model->evaluator->finds_neighbors())
+      evaluate(*model, given.num_atoms, nullptr, *results, domain->ids,
+               [&](const Results& to) { model->evaluator->evaluate_domain(given, domain->ids, to); });
+    else
+      evaluate_on_cpu(*model, given, *results, domain->ids);
+    if (closer != nullptr) *closer = shorter;
   });
 }
 

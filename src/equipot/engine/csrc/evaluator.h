@@ -30,6 +30,19 @@ struct Structure {
   const int32_t* periodic = nullptr;  // (3)
 };
 
+// A part of space; see equipot_domain.
+struct Domain {
+  int64_t num_atoms = 0, num_owned = 0;
+  const int64_t* types = nullptr;  // (num_atoms)
+  int64_t num_places = 0, num_local = 0;
+  const double* positions = nullptr;  // (num_places, 3) Å
+  const int64_t* atoms = nullptr;  // (num_places)
+  bool moved = false;
+  GhostExchange* exchange = nullptr;
+  const double* watched = nullptr;  // (types, types) Å
+  bool* closer = nullptr;
+};
+
 // Written for all atoms; null: not wanted.
 struct Results {
   double* atom_energies = nullptr;  // (num_atoms) eV, zero where not owned
@@ -51,6 +64,7 @@ class Evaluator {
   virtual bool finds_neighbors() const { return false; }
   // Only of an evaluator that does. Throws as find_neighbors, too.
   virtual void evaluate_structure(const Structure&, const Results&) {}
+  virtual void evaluate_domain(const Domain&, const int64_t* /*ids*/, const Results&) {}
   virtual int64_t feature_width() const = 0;  // 0: the file does not say how uncertain its energies are
   virtual int64_t output_width() const = 0;  // numbers beside the energy, of an atom
   virtual int64_t derivative_width() const = 0;

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "evaluator.h"
 #include "text.h"
 
 namespace equipot {
@@ -26,6 +27,19 @@ inline std::array<double, 3> cross(const std::array<double, 3>& a, const std::ar
 
 inline double dot(const std::array<double, 3>& a, const std::array<double, 3>& b) {
   return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+inline void require_places(const Domain& domain) {
+  std::vector<uint8_t> seen(size_t(domain.num_owned), 0);
+  for (int64_t place = 0; place < domain.num_places; ++place) {
+    const int64_t atom = domain.atoms[place], end = place < domain.num_local ? domain.num_owned : domain.num_atoms;
+    if (atom < -1 || atom >= end || (place < domain.num_local && atom >= 0 && seen[size_t(atom)]++))
+      throw std::invalid_argument("place " + std::to_string(place) + " has atom " + std::to_string(atom) + "; of " +
+                                  std::to_string(domain.num_atoms) + " atoms, each of the " + std::to_string(domain.num_owned) +
+                                  " owned ones must be at one of the first " + std::to_string(domain.num_local) + " places, no other there");
+  }
+  if (std::find(seen.begin(), seen.end(), 0) != seen.end())
+    throw std::invalid_argument("an owned atom is at none of the first " + std::to_string(domain.num_local) + " places");
 }
 
 // Throws std::domain_error for an edge of this squared length between two atoms.
@@ -145,49 +159,76 @@ inline Boxes::Boxes(int64_t num_atoms, const double* positions, const double* ce
   for (int64_t i = 0; i < num_atoms; ++i) members[size_t(next[size_t(box[size_t(i)])]++)] = i;
 }
 
+// Calls work(j, vec, squared) for each atom j within `cutoff` of atom i, images included; vec leads from i to j.
+template <class F>
+void for_neighbors(const Boxes& boxes, const double* positions, const int32_t* periodic, double cutoff, int64_t i, const F& work) {
+  const Lattice& lattice = boxes.lattice;
+  const std::vector<double>& home = boxes.home;
+  const int64_t* at = boxes.along.data() + 3 * i;
+  const std::array<int64_t, 3>&reach = boxes.reach, &number = boxes.number;
+  std::array<int64_t, 3> step;
+  for (step[0] = -reach[0]; step[0] <= reach[0]; ++step[0])
+    for (step[1] = -reach[1]; step[1] <= reach[1]; ++step[1])
+      for (step[2] = -reach[2]; step[2] <= reach[2]; ++step[2]) {
+        std::array<int64_t, 3> other, image{};
+        bool inside = true;
+        for (int a = 0; a < 3; ++a) {
+          other[a] = at[a] + step[a];
+          if (periodic[a]) {
+            image[a] = other[a] >= 0 ? other[a] / number[a] : -((number[a] - 1 - other[a]) / number[a]);
+            other[a] -= image[a] * number[a];
+          } else {
+            inside = inside && other[a] >= 0 && other[a] < number[a];
+          }
+        }
+        if (!inside) continue;
+        const auto b = size_t((other[0] * number[1] + other[1]) * number[2] + other[2]);
+        for (int64_t n = boxes.start[b]; n < boxes.start[b + 1]; ++n) {
+          const int64_t j = boxes.members[size_t(n)];
+          std::array<double, 3> vec;
+          for (int k = 0; k < 3; ++k) {
+            vec[k] = positions[3 * j + k] - positions[3 * i + k];
+            for (int a = 0; a < 3; ++a)
+              vec[k] += (double(image[a]) + home[3 * i + a] - home[3 * j + a]) * (periodic[a] ? lattice[a][k] : 0.0);
+          }
+          const double squared = dot(vec, vec);
+          if (squared > cutoff * cutoff || (i == j && image == std::array<int64_t, 3>{})) continue;
+          work(j, vec, squared);
+        }
+      }
+}
+
 // Sorted by center. Throws as Boxes, and for atoms that coincide.
 inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, const double* cell,
                                    const int32_t* periodic, double cutoff) {
   const Boxes boxes(num_atoms, positions, cell, periodic, cutoff);
-  const Lattice& lattice = boxes.lattice;
-  const std::vector<double>& home = boxes.home;
   NeighborList list;
-  const double limit = cutoff * cutoff;
-  for (int64_t i = 0; i < num_atoms; ++i) {
-    const int64_t* at = boxes.along.data() + 3 * i;
-    const std::array<int64_t, 3>&reach = boxes.reach, &number = boxes.number;
-    std::array<int64_t, 3> step;
-    for (step[0] = -reach[0]; step[0] <= reach[0]; ++step[0])
-      for (step[1] = -reach[1]; step[1] <= reach[1]; ++step[1])
-        for (step[2] = -reach[2]; step[2] <= reach[2]; ++step[2]) {
-          std::array<int64_t, 3> other, image{};
-          bool inside = true;
-          for (int a = 0; a < 3; ++a) {
-            other[a] = at[a] + step[a];
-            if (periodic[a]) {
-              image[a] = other[a] >= 0 ? other[a] / number[a] : -((number[a] - 1 - other[a]) / number[a]);
-              other[a] -= image[a] * number[a];
-            } else {
-              inside = inside && other[a] >= 0 && other[a] < number[a];
-            }
-          }
-          if (!inside) continue;
-          const auto b = size_t((other[0] * number[1] + other[1]) * number[2] + other[2]);
-          for (int64_t n = boxes.start[b]; n < boxes.start[b + 1]; ++n) {
-            const int64_t j = boxes.members[size_t(n)];
-            std::array<double, 3> vec;
-            for (int k = 0; k < 3; ++k) {
-              vec[k] = positions[3 * j + k] - positions[3 * i + k];
-              for (int a = 0; a < 3; ++a)
-                vec[k] += (double(image[a]) + home[3 * i + a] - home[3 * j + a]) * (periodic[a] ? lattice[a][k] : 0.0);
-            }
-            const double squared = dot(vec, vec);
-            if (squared > limit || (i == j && image == std::array<int64_t, 3>{})) continue;
-            require_distance(i, j, squared);  // now: of many atoms in one place there would be too many edges
-            list.center.push_back(i), list.neighbor.push_back(j);
-            list.edge_vec.insert(list.edge_vec.end(), vec.begin(), vec.end());
-          }
-        }
+  for (int64_t i = 0; i < num_atoms; ++i)
+    for_neighbors(boxes, positions, periodic, cutoff, i, [&](int64_t j, const std::array<double, 3>& vec, double squared) {
+      require_distance(i, j, squared);  // now: of many atoms in one place there would be too many edges
+      list.center.push_back(i), list.neighbor.push_back(j);
+      list.edge_vec.insert(list.edge_vec.end(), vec.begin(), vec.end());
+    });
+  return list;
+}
+
+// The same of a domain: edges from owned atoms, from places to any. Throws std::invalid_argument unless each owned atom is at one of
+// the first `num_local` places, and nothing else is there.
+inline NeighborList find_neighbors(const Domain& domain, const int64_t* ids, double cutoff) {
+  constexpr int32_t open[3] = {0, 0, 0};
+  require_places(domain);
+  const Boxes boxes(domain.num_places, domain.positions, nullptr, open, cutoff);
+  NeighborList list;
+  for (int64_t place = 0; place < domain.num_local; ++place) {
+    const int64_t i = domain.atoms[place];
+    if (i < 0) continue;
+    for_neighbors(boxes, domain.positions, open, cutoff, place, [&](int64_t to, const std::array<double, 3>& vec, double squared) {
+      const int64_t j = domain.atoms[to];
+      if (j < 0) return;
+      require_distance(ids == nullptr ? i : ids[i], ids == nullptr ? j : ids[j], squared);
+      list.center.push_back(i), list.neighbor.push_back(j);
+      list.edge_vec.insert(list.edge_vec.end(), vec.begin(), vec.end());
+    });
   }
   return list;
 }

@@ -60,7 +60,7 @@ inline void put_on(equipot_model& model, const std::shared_ptr<GpuDevice>& gpu) 
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(model.path + ": " + error.what());
   }
-  model.description.feature_width = model.evaluator->feature_width();
+  model.description.feature_width = model.evaluator->feature_width(), model.description.feels_field = model.evaluator->feels_field();
 }
 
 // `device`: of equipot_open_on.

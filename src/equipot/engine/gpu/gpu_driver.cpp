@@ -69,6 +69,20 @@ Driver find_driver() {
   return d;
 }
 
+void check(const Driver& driver, int result, const char* what) {
+  if (result == cuda_success) return;
+  if (result == out_of_memory) throw std::bad_alloc();
+  const char* text = nullptr;
+  driver.message(result, &text);
+  throw std::runtime_error(std::string("equipot: ") + what + ": " + (text == nullptr ? "unknown error" : text));
+}
+
+int count_devices(const Driver& driver) {
+  int count = 0;
+  check(driver, driver.init(0), "cuInit"), check(driver, driver.count_devices(&count), "cuDeviceGetCount");
+  return count;
+}
+
 // Functions of a context, by the text they were compiled from.
 struct Modules {
   std::mutex mutex;
@@ -86,10 +100,8 @@ class DriverDevice : public GpuDevice {
  public:
   // With a runtime: of its current device and stream.
   DriverDevice(const GpuRuntime& runtime, int ordinal) : driver_(find_driver()), runtime_(runtime), ordinal_(ordinal) {
-    check(driver_.init(0), "cuInit");
+    const int count = count_devices(driver_);
     if (runtime_.device != nullptr) return;
-    int count = 0;
-    check(driver_.count_devices(&count), "cuDeviceGetCount");
     if (ordinal < 0 || ordinal >= count)
       throw std::runtime_error("equipot: the GPU " + std::to_string(ordinal) + " does not exist, the driver has " +
                                std::to_string(count) + "; " + cuda_surroundings().advice);
@@ -190,13 +202,7 @@ class DriverDevice : public GpuDevice {
     }
   };
 
-  void check(int result, const char* what) const {
-    if (result == cuda_success) return;
-    if (result == out_of_memory) throw std::bad_alloc();
-    const char* text = nullptr;
-    driver_.message(result, &text);
-    throw std::runtime_error(std::string("equipot: ") + what + ": " + (text == nullptr ? "unknown error" : text));
-  }
+  void check(int result, const char* what) const { equipot::check(driver_, result, what); }
 
   int device() const {
     int device = 0;
@@ -215,6 +221,11 @@ class DriverDevice : public GpuDevice {
 
 std::unique_ptr<GpuLauncher> driver_launcher(const GpuRuntime& runtime) {
   return std::make_unique<DriverDevice>(runtime, 0);
+}
+
+int count_driver_devices() {
+  find_compiler();
+  return count_devices(find_driver());
 }
 
 std::unique_ptr<GpuDevice> driver_device(int ordinal) { return std::make_unique<DriverDevice>(GpuRuntime{}, ordinal); }

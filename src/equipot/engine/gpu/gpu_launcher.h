@@ -49,4 +49,7 @@ struct GpuRuntime {
 std::unique_ptr<GpuLauncher> driver_launcher(const GpuRuntime& runtime);
 std::unique_ptr<GpuDevice> driver_device(int ordinal);
 
+// The devices that it has. Throws std::runtime_error that says what is missing, the compiler of kernels too.
+int count_driver_devices();
+
 }  // namespace equipot

@@ -130,6 +130,8 @@ void* find_cuda_function(const char* name) {
   return address_of(libraries, name);
 }
 
+void find_compiler() { nvrtc(); }
+
 DeviceCode compile_for_gpu(const std::string& source, int major, int minor) {
   const int device = 10 * major + minor, known = architecture(device);
   // Machine code runs on later devices of the same generation; for another one the driver translates PTX.

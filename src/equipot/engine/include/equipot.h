@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EQUIPOT_ABI 4 /* grows when a struct or a function changes */
+#define EQUIPOT_ABI 5 /* grows when a struct or a function changes */
 
 typedef enum {
   EQUIPOT_OK = 0,
@@ -49,6 +49,9 @@ equipot_status equipot_open_memory(const char* name, const void* bytes, size_t s
 equipot_status equipot_open_on(const char* path, const char* device, equipot_model** model);
 equipot_status equipot_open_memory_on(const char* name, const void* bytes, size_t size, const char* device,
                                       equipot_model** model);
+
+/* The GPUs that there are for equipot_open_on; if there is none, 0, and equipot_message() says what is missing. */
+int equipot_num_gpus(void);
 
 /* What a model predicts beside the energy (model.outputs). */
 typedef struct {
@@ -146,6 +149,26 @@ typedef struct {
 /* From positions: neighbors are searched anew at every call. */
 equipot_status equipot_evaluate(equipot_model* model, const equipot_structure* structure,
                                 const equipot_results* results);
+
+/* A domain, with the places in space that its edges are between: those of owned atoms, of atoms that other domains own, and of
+ * images of either. */
+typedef struct {
+  int64_t num_atoms, num_owned;     /* owned atoms come first */
+  const int64_t* types;             /* (num_atoms) index into the species */
+  int64_t num_places, num_local;    /* each owned atom is at one of the first num_local places, and nothing else is there */
+  const double* positions;          /* (num_places, 3) Å */
+  const int64_t* atoms;             /* (num_places) the atom at each place; -1: one that the model does not see */
+  int32_t moved;                    /* nonzero: since the model's last evaluation only positions have changed. Then a neighbor list is
+                                     * kept as long as it is complete; all domains of an exchange must say the same */
+  const equipot_exchange* exchange; /* null: none */
+  const int64_t* ids;               /* (num_atoms) what messages call the atoms; null: their index */
+  const double* watched;            /* (num_species, num_species) Å, symmetric; null: none */
+} equipot_domain;
+
+/* From places: on a GPU that is where the edges are found. *closer (null is allowed) becomes nonzero if an edge is shorter than the
+ * watched distance of its species. */
+equipot_status equipot_evaluate_domain(equipot_model* model, const equipot_domain* domain, const equipot_results* results,
+                                       int32_t* closer);
 
 /* Standard deviations sigma (num_rows) eV of energies, by last-layer prediction rigidity, from rows of `features`
  * (num_rows, feature_width) eV: that of an atom's energy from its features, that of a structure's from the sum over all

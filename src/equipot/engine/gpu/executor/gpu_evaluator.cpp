@@ -19,8 +19,9 @@ struct DeviceEdges {
   int64_t num_atoms = 0, num_computed = 0, num_edges = 0;
   const void *center = nullptr, *neighbor = nullptr, *first_edge = nullptr, *order = nullptr, *start = nullptr;
   const double* vec = nullptr;
-  const void* close = nullptr;  // (1) not zero if two atoms are too close; null: that has been looked at
+  const void* close = nullptr;  // (2) of GpuNeighbors; null: that has been looked at
   GhostExchange* exchange = nullptr;
+  bool same_border = false;  // as in the evaluation before
 };
 
 // The owned atoms that other domains have as ghosts, found by a gradient of one by each ghost, in the precision of all rows.
@@ -38,15 +39,15 @@ std::vector<long long> find_border(GhostExchange& exchange, int64_t num_atoms) {
 class GpuEvaluator : public Evaluator {
  public:
   GpuEvaluator(const Program& program, std::shared_ptr<GpuDevice> device)
-      : device_(std::move(device)), model_(*device_, program.json["dtype"].text == "float32"),
-        num_types_(int64_t(program.json["species"].items.size())),
+      : device_(std::move(device)),
+        model_(*device_, program.json["dtype"].text == "float32", int64_t(program.json["species"].items.size())),
         scale_(model_.memory().up(program.values<double>("scale"))),
         shift_(model_.memory().up(program.values<double>("shift"))), neighbors_(model_, program.json["cutoff"].number) {
     const bool has_energy = !program.json.has("energy") || program.json["energy"].number != 0;
     if (!has_energy || program.json.has("outputs"))
       throw std::runtime_error("it predicts more than energies and forces (model.outputs), which the engine does on a CPU only: use the device cpu");
     make_geometry(program);
-    GpuReader reader{{program, {}}, model_, num_types_, dim_sh_};
+    GpuReader reader{{program, {}}, model_, model_.num_types(), dim_sh_};
     for (const Json& json : program.json["steps"].items) {
       auto step = make_message_passing(reader, json);
       if (!step) step = make_strictly_local(reader, json);
@@ -93,7 +94,8 @@ class GpuEvaluator : public Evaluator {
     here.order = order.get(), here.start = start.get(), here.vec = static_cast<const double*>(vec.get());
     std::optional<Buffer> owned;
     if (given.owned != nullptr) owned = memory.up(given.owned, size_t(given.num_atoms));
-    run(here, given.types, owned ? static_cast<const unsigned char*>(owned->get()) : nullptr, results);
+    send_types(here.num_atoms, here.num_computed, given.types);
+    run(here, owned ? static_cast<const unsigned char*>(owned->get()) : nullptr, results);
   }
 
   bool finds_neighbors() const override { return true; }
@@ -102,13 +104,23 @@ class GpuEvaluator : public Evaluator {
     const std::lock_guard guard(in_use_);
     refuse(structure.num_atoms, structure.types, results);
     model_.memory().begin();
+    send_types(structure.num_atoms, structure.num_atoms, structure.types);
     neighbors_.update(structure);
-    const DeviceEdges edges{.num_atoms = structure.num_atoms, .num_computed = structure.num_atoms,
-                            .num_edges = neighbors_.num_edges(), .center = neighbors_.center(),
-                            .neighbor = neighbors_.neighbor(), .first_edge = neighbors_.first_edge(),
-                            .order = neighbors_.order(), .start = neighbors_.first_edge(), .vec = neighbors_.vec(),
-                            .close = neighbors_.close()};
-    if (!run(edges, structure.types, nullptr, results)) neighbors_.refuse(structure);
+    run(found_edges(structure.num_atoms, structure.num_atoms), nullptr, results);
+    if (too_close_) neighbors_.refuse(structure);
+  }
+
+  void evaluate_domain(const Domain& domain, const int64_t* ids, const Results& results) override {
+    const std::lock_guard guard(in_use_);
+    refuse(domain.num_atoms, domain.types, results);
+    model_.memory().begin();
+    send_types(domain.num_atoms, domain.num_owned, domain.types);
+    neighbors_.update(domain, ids, static_cast<const long long*>(type_rows_.get()));
+    DeviceEdges edges = found_edges(domain.num_atoms, domain.num_owned);
+    edges.exchange = domain.exchange, edges.same_border = domain.moved;
+    run(edges, nullptr, results);
+    if (too_close_) neighbors_.refuse(domain, ids);
+    *domain.closer = closer_;
   }
 
   int64_t feature_width() const override { return 0; }
@@ -132,7 +144,7 @@ class GpuEvaluator : public Evaluator {
     if (scaled) pair_scales_ = model_.up(program.values<double>(program.json["pair_scales"].text));
     std::optional<Zbl> zbl;
     if (program.json.has("zbl")) {
-      zbl.emplace(program.json["zbl"], num_types_);
+      zbl.emplace(program.json["zbl"], model_.num_types());
       numbers_ = model_.memory().up(zbl->numbers), radii_ = model_.memory().up(zbl->radii);
       if (!zbl->reach.empty()) reach_ = model_.memory().up(zbl->reach);
     }
@@ -160,9 +172,9 @@ class GpuEvaluator : public Evaluator {
     only_on_cpu(results.outputs != nullptr || results.derivatives != nullptr, "outputs beside energy and forces");
     only_on_cpu(results.atom_heat_virials != nullptr && message_passing_, "heat virials of a model that passes messages");
     for (int64_t i = 0; i < num_atoms; ++i)
-      if (types[i] < 0 || types[i] >= num_types_)
+      if (types[i] < 0 || types[i] >= model_.num_types())
         throw std::invalid_argument("atom " + std::to_string(i) + " has type " + std::to_string(types[i]) +
-                                    ", the model knows types 0 to " + std::to_string(num_types_ - 1));
+                                    ", the model knows types 0 to " + std::to_string(model_.num_types() - 1));
   }
 
   // The first atoms, of which energies must be known.
@@ -174,14 +186,20 @@ class GpuEvaluator : public Evaluator {
     return last;
   }
 
+  DeviceEdges found_edges(int64_t num_atoms, int64_t num_computed) const {
+    return {.num_atoms = num_atoms, .num_computed = num_computed, .num_edges = neighbors_.num_edges(),
+            .center = neighbors_.center(), .neighbor = neighbors_.neighbor(), .first_edge = neighbors_.first_edge(),
+            .order = neighbors_.order(), .start = neighbors_.start(), .vec = neighbors_.vec(), .close = neighbors_.close()};
+  }
+
   // Types, and the order of the computed atoms by them, are sent only when they are others than before.
   void send_types(int64_t num_atoms, int64_t num_computed, const int64_t* types) {
     if (num_computed == typed_ && std::equal(types_.begin(), types_.end(), types, types + num_atoms)) return;
     types_.assign(types, types + num_atoms), typed_ = num_computed;
     type_rows_ = model_.memory().up(types_);
-    const EdgeGroups groups = group_edges(types, num_computed, num_types_);
+    const EdgeGroups groups = group_edges(types, num_computed, model_.num_types());
     std::vector<long long> order;
-    for (int64_t type = 0; type < num_types_; ++type) {
+    for (int64_t type = 0; type < model_.num_types(); ++type) {
       order.insert(order.end(), groups.edges.begin() + groups.start[size_t(type)],
                    groups.edges.begin() + groups.start[size_t(type) + 1]);
       while (order.size() % gpu_tile_rows != 0) order.push_back(-1);
@@ -203,7 +221,7 @@ class GpuEvaluator : public Evaluator {
     GpuContext c{model_};
     const auto indices = [](const void* address) { return static_cast<const long long*>(address); };
     c.num_atoms = edges.num_atoms, c.num_computed = edges.num_computed, c.num_edges = edges.num_edges;
-    c.dim_sh = dim_sh_, c.num_types = num_types_, c.types = indices(type_rows_.get());
+    c.dim_sh = dim_sh_, c.num_types = model_.num_types(), c.types = indices(type_rows_.get());
     c.center = indices(edges.center), c.neighbor = indices(edges.neighbor), c.first_edge = indices(edges.first_edge);
     c.order = indices(edges.order), c.start = indices(edges.start), c.counting = indices(counting_.get());
     c.by_type = indices(by_type_.get()), c.padded = padded_;
@@ -213,16 +231,14 @@ class GpuEvaluator : public Evaluator {
     return c;
   }
 
-  // False if two atoms are too close; then nothing is written.
-  bool run(const DeviceEdges& edges, const int64_t* types, const unsigned char* owned, const Results& results) {
+  // If two atoms are too close, nothing is written.
+  void run(const DeviceEdges& edges, const unsigned char* owned, const Results& results) {
     GpuMemory& memory = model_.memory();
-    send_types(edges.num_atoms, edges.num_computed, types);
     make_room_to_count(edges.num_edges);
     GpuContext c = context(edges);
-    Buffer border;
     if (c.exchange != nullptr && message_passing_) {
-      c.border = model_.single() ? find_border<float>(*c.exchange, c.num_atoms) : find_border<double>(*c.exchange, c.num_atoms);
-      border = memory.up(c.border), c.border_rows = static_cast<const long long*>(border.get());
+      if (!edges.same_border || !knows_border_) send_border(c);
+      c.border = &border_, c.border_rows = static_cast<const long long*>(border_rows_.get());
     }
     const GpuArray length = c.make(c.num_edges, 1), sh = c.make(c.num_edges, dim_sh_);
     c.length = length.data(), c.sh = sh.data();
@@ -230,7 +246,7 @@ class GpuEvaluator : public Evaluator {
     of_edges.vec = edges.vec, of_edges.center = c.center, of_edges.neighbor = c.neighbor, of_edges.types = c.types;
     of_edges.owned = owned, of_edges.pair_scales = pair_scales_.get(), of_edges.length = length.data(), of_edges.sh = sh.data();
     of_edges.numbers = doubles(numbers_), of_edges.radii = doubles(radii_), of_edges.reach = doubles(reach_);
-    of_edges.num_edges = c.num_edges, of_edges.num_types = num_types_;
+    of_edges.num_edges = c.num_edges, of_edges.num_types = model_.num_types();
     launch_edges(edge_forward_, of_edges);
     run_forward(c);
 
@@ -260,7 +276,14 @@ class GpuEvaluator : public Evaluator {
       launch_atoms("atom_sums", of_atoms, 3 * c.num_atoms);
     }
     if (results.energy != nullptr || results.virial != nullptr) launch_atoms("add_atoms", of_atoms, 10 * int64_t(partials));
-    return fetch(n, edges.close, energies, forces, virials, sums, results);
+    fetch(n, edges.close, energies, forces, virials, sums, results);
+  }
+
+  void send_border(const GpuContext& c) {
+    knows_border_ = false;
+    border_ = model_.single() ? find_border<float>(*c.exchange, c.num_atoms) : find_border<double>(*c.exchange, c.num_atoms);
+    border_rows_ = model_.memory().up(border_);
+    knows_border_ = true;
   }
 
   static double* doubles(const Buffer& buffer) { return static_cast<double*>(buffer.get()); }
@@ -290,7 +313,7 @@ class GpuEvaluator : public Evaluator {
   }
 
   // The one time that the host waits.
-  bool fetch(size_t n, const void* close, const Buffer& energies, const Buffer& forces, const Buffer& virials,
+  void fetch(size_t n, const void* close, const Buffer& energies, const Buffer& forces, const Buffer& virials,
              const Buffer& sums, const Results& results) {
     struct Copy {
       double* to;
@@ -299,9 +322,9 @@ class GpuEvaluator : public Evaluator {
       void* staged = nullptr;
     };
     const size_t partials = (n + gpu_atoms_of_partial - 1) / gpu_atoms_of_partial;
-    double too_close = 0;
+    double found_close[2] = {};
     std::vector<double> parts(results.energy != nullptr || results.virial != nullptr ? 10 * partials : 0);
-    Copy copies[] = {{close == nullptr ? nullptr : &too_close, close, 1},
+    Copy copies[] = {{close == nullptr ? nullptr : found_close, close, 2},
                      {results.atom_energies, energies.get(), n},
                      {results.forces, forces.get(), 3 * n},
                      {results.atom_virials, virials.get(), 9 * n},
@@ -313,19 +336,20 @@ class GpuEvaluator : public Evaluator {
       model_.memory().down(copy.staged, copy.from, copy.count * sizeof(double));
     }
     model_.memory().synchronize();
-    if (copies[0].staged != nullptr && *static_cast<const double*>(copies[0].staged) != 0) return false;
+    if (copies[0].staged != nullptr) std::memcpy(found_close, copies[0].staged, sizeof found_close);
+    too_close_ = found_close[0] != 0, closer_ = found_close[1] != 0;
+    if (too_close_) return;
     for (const Copy& copy : copies)
       if (copy.staged != nullptr) std::memcpy(copy.to, copy.staged, copy.count * sizeof(double));
     double total[10] = {};
     for (size_t k = 0; k < parts.size(); ++k) total[k % 10] += parts[k];
     if (results.energy != nullptr) *results.energy = total[0];
     if (results.virial != nullptr) std::copy_n(total + 1, 9, results.virial);
-    return true;
   }
 
   std::shared_ptr<GpuDevice> device_;
+  int64_t dim_sh_ = 0;
   GpuModel model_;
-  int64_t num_types_, dim_sh_ = 0;
   Buffer scale_, shift_;
   GpuNeighbors neighbors_;
   Buffer pair_scales_, numbers_, radii_, reach_;
@@ -335,6 +359,9 @@ class GpuEvaluator : public Evaluator {
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;
   // Of the evaluation before.
+  bool too_close_ = false, closer_ = false, knows_border_ = false;
+  std::vector<long long> border_;
+  Buffer border_rows_;
   std::vector<int64_t> types_;
   int64_t typed_ = -1, padded_ = 0, counted_ = 0;
   Buffer type_rows_, by_type_, counting_;
@@ -359,6 +386,8 @@ std::shared_ptr<GpuDevice> open_gpu(const std::string& name) {
     throw std::invalid_argument("the device '" + name + "' is not known, expected cpu, cuda or cuda:NUMBER");
   return emulator ? emulator : driver_device(ordinal);
 }
+
+int count_gpus() { return emulator ? 1 : count_driver_devices(); }
 
 }  // namespace equipot
 

@@ -16,4 +16,7 @@ std::unique_ptr<Evaluator> make_gpu_evaluator(const Program& program, std::share
 // std::invalid_argument for another name.
 std::shared_ptr<GpuDevice> open_gpu(const std::string& name);
 
+// How many there are. Throws std::runtime_error that says what is missing.
+int count_gpus();
+
 }  // namespace equipot

@@ -112,8 +112,8 @@ struct GpuExchange : GpuStep {
     if (c.exchange != nullptr) {
       const std::vector<T> border = border_down(c, x);
       T* const rows = mirror(c, x.width);
-      for (size_t n = 0; n < c.border.size(); ++n)
-        std::copy_n(border.data() + n * size_t(x.width), x.width, rows + c.border[n] * x.width);
+      for (size_t n = 0; n < c.border->size(); ++n)
+        std::copy_n(border.data() + n * size_t(x.width), x.width, rows + (*c.border)[n] * x.width);
       c.exchange->copy_to_ghosts(rows, c.num_atoms, x.width);
       c.model.memory().up(ghosts(c, x), rows + c.num_computed * x.width, ghost_bytes(c, x.width));
       x.rows = c.num_atoms;
@@ -125,16 +125,16 @@ struct GpuExchange : GpuStep {
     GpuArray from = std::move(c.gradient(output));
     if (c.exchange != nullptr) {
       T* const rows = mirror(c, from.width);
-      for (const long long i : c.border) std::fill_n(rows + i * from.width, from.width, T(0));
+      for (const long long i : *c.border) std::fill_n(rows + i * from.width, from.width, T(0));
       down(c, rows + c.num_computed * from.width, ghosts(c, from), ghost_bytes(c, from.width));
       c.exchange->add_to_owners(rows, c.num_atoms, from.width);
-      std::vector<T> border(c.border.size() * size_t(from.width));
-      for (size_t n = 0; n < c.border.size(); ++n)
-        std::copy_n(rows + c.border[n] * from.width, from.width, border.data() + n * size_t(from.width));
+      std::vector<T> border(c.border->size() * size_t(from.width));
+      for (size_t n = 0; n < c.border->size(); ++n)
+        std::copy_n(rows + (*c.border)[n] * from.width, from.width, border.data() + n * size_t(from.width));
       const auto added = c.model.memory().up(border);
       GpuRowArrays<void> arrays{};
       arrays.a = added.get(), arrays.index = c.border_rows, arrays.out = from.data();
-      c.run("scatter_rows", arrays, int64_t(c.border.size()), from.width);
+      c.run("scatter_rows", arrays, int64_t(c.border->size()), from.width);
     }
     from.rows = c.values_rows[size_t(inputs[0])];
     c.gradient(inputs[0]) = std::move(from);
@@ -147,7 +147,7 @@ struct GpuExchange : GpuStep {
   }
 
   static std::vector<T> border_down(const GpuContext& c, const GpuArray& x) {
-    const GpuArray gathered = c.make(int64_t(c.border.size()), x.width);
+    const GpuArray gathered = c.make(int64_t(c.border->size()), x.width);
     GpuRowArrays<void> arrays{};
     arrays.a = x.data(), arrays.index = c.border_rows, arrays.out = gathered.data();
     c.run("gather_rows", arrays, gathered.rows, x.width);

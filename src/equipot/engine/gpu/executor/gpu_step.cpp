@@ -4,8 +4,8 @@
 
 namespace equipot {
 
-GpuModel::GpuModel(GpuDevice& device, bool single)
-    : device_(device), memory_(device), single_(single), code_(gpu_rows_code(single)) {}
+GpuModel::GpuModel(GpuDevice& device, bool single, int64_t num_types)
+    : device_(device), memory_(device), single_(single), num_types_(num_types), code_(gpu_rows_code(single)) {}
 
 void* GpuModel::rows(const char* name) {
   void*& found = kernels_[name];

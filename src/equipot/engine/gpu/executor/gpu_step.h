@@ -40,11 +40,12 @@ struct GpuCompiled {
 // What belongs to a model: memory, kernels, weights.
 class GpuModel {
  public:
-  GpuModel(GpuDevice& device, bool single);
+  GpuModel(GpuDevice& device, bool single, int64_t num_types);
 
   GpuDevice& device() { return device_; }
   GpuMemory& memory() { return memory_; }
   bool single() const { return single_; }
+  int64_t num_types() const { return num_types_; }
   size_t number_size() const { return single_ ? sizeof(float) : sizeof(double); }
 
   // One of the kernels in gpu_rows.h.
@@ -57,6 +58,7 @@ class GpuModel {
   GpuDevice& device_;
   GpuMemory memory_;
   bool single_;
+  int64_t num_types_;
   std::string code_;
   std::map<std::string, void*> kernels_;
 };
@@ -87,7 +89,7 @@ struct GpuContext {
   void *length = nullptr, *sh = nullptr;  // (num_edges), (num_edges, dim_sh)
   void* geometry = nullptr;  // (num_edges, dim_sh + 1) the gradient by harmonics and distance, which is added to
   GhostExchange* exchange = nullptr;
-  std::vector<long long> border;  // owned atoms that are ghosts elsewhere
+  const std::vector<long long>* border = nullptr;  // owned atoms that are ghosts elsewhere
   const long long* border_rows = nullptr;  // the same
   GpuMirror* mirror = nullptr;
   mutable std::map<std::pair<int64_t, double>, GpuArray> records;  // of edges (gpu_code.h), by intervals and cutoff
