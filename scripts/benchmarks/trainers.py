@@ -71,7 +71,7 @@ def command(arguments: argparse.Namespace, name: str, folder: Path, epochs: int)
 
 
 def stretched(config: Path, epochs: int) -> list[str]:
-    """Changes of a recipe of equipot to so many epochs; what begins or ends at one does so at the same share."""
+    """Changes of equipot's recipe to so many epochs; what begins or ends at one does so at the same share."""
     training = yaml.safe_load(config.read_text())["training"]
 
     def stages(key: str, value: object) -> list[str]:

@@ -1,6 +1,7 @@
 """Real LAMMPS under real MPI, and small random models."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,16 @@ import torch
 
 # Beside this file; pytest's importlib mode does not put it on the path.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
 
-from lammps_input import CUTOFF, SPECIES, Result
+from emulated import HERE, compiler
+from lammps_input import CUTOFF, SPECIES, Result, oxide, write_data
 
+from equipot.compile import find_compiler
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.torchscript import write_torchscript
+from equipot.engine.build import FOLDER
 from equipot.errors import EquipotError
 from equipot.integrations.lammps import build_plugin, find_lammps
 from equipot.models.build import build_potential
@@ -103,3 +108,29 @@ def lammps(plugin, tmp_path):
         return Result(done.returncode, output)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def emulated_lammps(plugin, tmp_path_factory) -> dict[str, str]:
+    """Variables with which LAMMPS finds an emulated GPU."""
+    if find_compiler() is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("emulator")
+    includes = [f"-I{FOLDER}/gpu", f"-I{FOLDER}/kernels"]
+    sources = [HERE / "emulator.cpp", HERE / "preload.cpp", "-ldl", "-o", folder / "preload.so"]
+    subprocess.run([*compiler(), "-std=gnu++20", *includes, *sources], check=True)
+    engine = next(file for file in plugin.parent.glob(f"{plugin.name}/libequipot.so*"))
+    return {
+        "LD_PRELOAD": str(folder / "preload.so"),
+        "EMULATOR_ENGINE": str(engine),
+        "EMULATOR_FOLDER": str(folder),
+        "EMULATOR_COMPILER": shlex.join([*compiler(), "-std=c++17", f"-I{HERE}"]),
+    }
+
+
+@pytest.fixture
+def with_gpu(emulated_lammps, tmp_path, monkeypatch):
+    """LAMMPS has the emulated GPU, and some atoms."""
+    write_data(tmp_path / "atoms.data", oxide((1, 1, 2)))
+    for name, value in emulated_lammps.items():
+        monkeypatch.setenv(name, value)

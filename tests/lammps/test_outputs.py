@@ -1,5 +1,7 @@
 """What a model predicts beside the energy: ASE's numbers, on any number of ranks."""
 
+import re
+
 import ase.io
 import numpy as np
 import pytest
@@ -236,3 +238,15 @@ def test_what_cannot_be(lammps, model, model_file, tmp_path, script, message):
     write_data(tmp_path / "atoms.data", oxide((1, 1, 1)))
     said = lammps(script.format(setup=setup(model), plain=model_file("allegro")), 2, expect=None)
     assert said.returncode != 0 and message in " ".join(said.output.split()), said.output[-2000:]
+
+
+def test_a_model_that_a_gpu_does_not_run(lammps, with_gpu, tmp_path):
+    """With `device auto` the CPU runs it, which is said."""
+    write_model(tmp_path / "model.pt", "nequip", {"charges": OUTPUTS["charges"]})
+    script = setup(tmp_path / "model.pt") + "run 0\n"
+    result = lammps(script, 2)
+    said = "it predicts more than energies and forces (model.outputs), which the engine does on a CPU only"
+    assert re.search(rf"WARNING: equipot: .*{re.escape(said)}.* 'device auto' takes the CPU", result.output)
+    assert "ranks 0-1: cpu" in result.output
+    output = lammps(script.replace("pair_style equipot", "pair_style equipot device cuda"), expect=1).output
+    assert said in output

@@ -108,7 +108,6 @@ def test_the_plugin_of_the_wheel_is_taken_for_its_lammps_only(tmp_path, monkeypa
     monkeypatch.setattr(integration, "SOURCES", tmp_path / "lammps")
     monkeypatch.setattr(integration, "ENGINE", tmp_path / "engine")
     monkeypatch.setattr(integration, "build_engine", lambda: tmp_path / "engine" / "libequipot.so.1")
-    monkeypatch.setattr(integration, "_torch_with_cuda", dict)
     monkeypatch.setenv("EQUIPOT_CACHE", str(tmp_path / "cache"))
     ours = integration.Lammps("headers", 20250722, "22 Jul 2025", "mpi", None)
     assert integration.build_plugin(ours) == tmp_path / "lammps" / integration.PLUGIN

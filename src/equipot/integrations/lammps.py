@@ -1,6 +1,6 @@
 """Builds the LAMMPS plugin (its sources: ``equipot/lammps``) for the LAMMPS and MPI installed here.
 
-It links the engine, and no torch. Where the torch installed here has CUDA, a library for GPUs comes with it.
+It links the engine, which runs models on CPUs and GPUs, and no torch.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 from equipot import __version__
@@ -24,14 +22,12 @@ from equipot.compile import cache_directory, jobs_at_once, locked, make_private
 from equipot.engine.build import FOLDER as ENGINE
 from equipot.engine.build import build as build_engine
 from equipot.engine.build import checksum
+from equipot.engine.library import find_nvrtc
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
-from equipot.machine import processor_flags
 
 SOURCES = Path(__file__).parents[1] / "lammps"
-OPERATORS = Path(__file__).parents[1] / "ops" / "csrc"
 PLUGIN = "equipotplugin.so"
-FOR_GPUS = ("libequipot_ops.so", "equipottorch.so")
 
 logger = logging.getLogger("equipot")
 
@@ -66,17 +62,14 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     Several processes may call this at once. Raises :class:`LammpsBuildError`, or
     :class:`equipot.compile.KernelBuildError`.
     """
-    torch = _torch_with_cuda()
-    folders = (SOURCES, *((OPERATORS, ENGINE / "kernels", ENGINE / "gpu") if torch else ()))
+    nvrtc = str(find_nvrtc() or "")
     facts = {
         "lammps": asdict(lammps),
-        "torch": torch,
-        "processor": processor_flags() if torch else "",
+        "nvrtc": nvrtc,
         "engine": [str(build_engine()), checksum()],
         "sources": {
-            f"{folder.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-            for folder in folders
-            for path in sorted(folder.iterdir())
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(SOURCES.iterdir())
             if path.is_file()
         },
     }
@@ -84,14 +77,14 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     directory = cache_directory() / f"lammps-{key}"
     if not force and (directory / PLUGIN).is_file():
         return directory / PLUGIN
-    if not force and not torch and _packaged_fits(lammps):
+    if not force and _packaged_fits(lammps):
         return SOURCES / PLUGIN
     make_private(directory)
     with locked(directory / "lock"):
         if force or not (directory / PLUGIN).is_file():
             start = time.monotonic()
             logger.info("compiling the LAMMPS plugin into %s (less than a minute, once)", directory)
-            _compile(lammps, torch, directory)
+            _compile(lammps, nvrtc, directory)
             logger.info("plugin compiled in %.0f s", time.monotonic() - start)
     return directory / PLUGIN
 
@@ -228,34 +221,7 @@ def _version_number(text: str) -> int:
     return int(year) * 10000 + (_MONTHS.index(month[:3]) + 1) * 100 + int(day)
 
 
-def _torch_with_cuda() -> dict[str, str]:
-    """What tells the torch that is installed from others, without importing it; empty if it has no CUDA."""
-    found = find_spec("torch")
-    if found is None:
-        return {}
-    root = Path(found.origin).parent
-    facts = runpy.run_path(str(root / "version.py"))
-    if facts["cuda"] is None:
-        return {}
-    return {"root": str(root), "version": facts["__version__"], "git": facts["git_version"]}
-
-
-def _for_gpus() -> dict[str, str]:
-    """Definitions for the part that runs on GPUs."""
-    import torch
-
-    from equipot.ops.build import build
-
-    abi = int(torch.compiled_with_cxx11_abi())
-    return {
-        "TORCH_ROOT": str(Path(torch.__file__).parent),
-        "CXX11_ABI": str(abi),
-        "EQUIPOT_OPS": str(build()),
-        "PROCESSOR_FLAGS": processor_flags(),
-    }
-
-
-def _compile(lammps: Lammps, torch: dict[str, str], directory: Path) -> None:
+def _compile(lammps: Lammps, nvrtc: str, directory: Path) -> None:
     """Configure, build and install with CMake; the plugin gets its name last."""
     engine, cmake, ninja = build_engine(), _program("cmake"), _program("ninja")
     if cmake is None:
@@ -268,7 +234,7 @@ def _compile(lammps: Lammps, torch: dict[str, str], directory: Path) -> None:
         "MPI_HEADERS": lammps.mpi_headers,
         "EQUIPOT_ENGINE": engine,
         "EQUIPOT_VERSION": __version__,
-        **(_for_gpus() if torch else {}),
+        "EQUIPOT_NVRTC": nvrtc,
     }
     defined = [f"-D{name}={value}" for name, value in definitions.items()]
     with (
@@ -280,9 +246,8 @@ def _compile(lammps: Lammps, torch: dict[str, str], directory: Path) -> None:
         _run(cmake, "-S", str(SOURCES), "-B", scratch, *generator, prefix, *defined)
         _run(cmake, "--build", scratch, "--parallel", str(jobs_at_once()))
         _run(cmake, "--install", scratch)
-        for name in (engine.name, *(FOR_GPUS if torch else ())):
-            with atomic_write(directory / name) as library:
-                shutil.copyfile(built / name, library)
+        with atomic_write(directory / engine.name) as library:
+            shutil.copyfile(built / engine.name, library)
         shutil.copyfile(built / PLUGIN, plugin)
 
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 namespace equipot {
@@ -26,6 +27,16 @@ class DistanceWatch {
   }
 
   bool is_on() const { return !limits_.empty(); }
+
+  // (species, species) Å, for a search by others.
+  std::vector<double> limits() const {
+    std::vector<double> found(limits_.size());
+    for (size_t one = 0; one < num_species_ && is_on(); ++one)
+      for (size_t other = one; other < num_species_; ++other)
+        found[one * num_species_ + other] = found[other * num_species_ + one] =
+            std::sqrt(limits_[one * num_species_ + other].squared);
+    return found;
+  }
 
   // A search: `begin`, `look` at every edge; then the closest edge below its limit, if there is one.
   void begin() { closest_ = limits_, found_ = false; }

@@ -100,26 +100,30 @@ uint64_t Ensemble::checksum() const {
 Evaluation Ensemble::evaluate(const Neighborhood& neighborhood, GhostExchange* exchange, Wanted wanted) {
   if (is_single()) return members_[0]->evaluate(neighborhood, exchange, wanted);
   const size_t num_atoms = neighborhood.num_atoms(), num_members = members_.size();
-  energies_.assign(num_atoms, 0.0), forces_.assign(3 * num_atoms, 0.0), virials_.assign(9 * num_atoms, 0.0);
-  heat_virials_.assign(wanted.heat ? 9 * num_atoms : 0, 0.0);
-  values_.assign(wanted.outputs ? output_width() * num_atoms : 0, 0.0);
-  derivatives_.assign(wanted.derivatives ? derivative_width() * num_atoms : 0, 0.0);
-  member_forces_.resize(num_members), member_virials_.assign(num_members, {});
+  member_forces_.resize(num_members), member_virials_.resize(num_members);
+  Evaluation mean;
+  // Adds a member's rows to what there is of them already, in `sums`.
+  const auto add = [&](size_t member, const double* rows, int64_t width, std::vector<double>& sums, const double*& where) {
+    if (rows == nullptr) return;
+    if (member == 0) sums.assign(width * std::max<size_t>(num_atoms, 1), 0.0);
+    for (size_t n = 0; n < width * num_atoms; ++n) sums[n] += rows[n] / static_cast<double>(num_members);
+    where = sums.data();
+  };
   for (size_t m = 0; m < num_members; ++m) {
     const Evaluation found = members_[m]->evaluate(neighborhood, exchange, wanted);
     member_forces_[m].assign(found.forces, found.forces + 3 * num_atoms);
-    for (size_t n = 0; n < num_atoms; ++n) energies_[n] += found.atom_energies[n];
-    for (size_t n = 0; n < 3 * num_atoms; ++n) forces_[n] += found.forces[n];
-    for (size_t n = 0; n < 9 * num_atoms; ++n)
-      virials_[n] += found.atom_virials[n], member_virials_[m][n % 9] += found.atom_virials[n];
-    for (size_t n = 0; n < heat_virials_.size(); ++n) heat_virials_[n] += found.atom_heat_virials[n];
-    for (size_t n = 0; n < values_.size(); ++n) values_[n] += found.outputs[n];
-    for (size_t n = 0; n < derivatives_.size(); ++n) derivatives_[n] += found.derivatives[n];
+    member_virials_[m] = found.virial;
+    mean.energy += found.energy / static_cast<double>(num_members);
+    for (size_t k = 0; k < 9; ++k) mean.virial[k] += found.virial[k] / static_cast<double>(num_members);
+    mean.closer = mean.closer || found.closer;
+    add(m, found.forces, 3, forces_, mean.forces);
+    add(m, found.atom_energies, 1, energies_, mean.atom_energies);
+    add(m, found.atom_virials, 9, virials_, mean.atom_virials);
+    add(m, found.atom_heat_virials, 9, heat_virials_, mean.atom_heat_virials);
+    add(m, found.outputs, output_width(), values_, mean.outputs);
+    add(m, found.derivatives, derivative_width(), derivatives_, mean.derivatives);
   }
-  for (auto* sums : {&energies_, &forces_, &virials_, &heat_virials_, &values_, &derivatives_})
-    for (double& sum : *sums) sum /= static_cast<double>(num_members);
-  return {energies_.data(), forces_.data(), virials_.data(), wanted.heat ? heat_virials_.data() : nullptr, nullptr,
-          values_.data(), derivatives_.data()};
+  return mean;
 }
 
 }  // namespace equipot

@@ -20,11 +20,12 @@ class Ensemble {
   const std::vector<std::string>& files() const { return files_; }
   bool is_single() const { return members_.size() == 1; }
 
-  // What the members have in common: species, masses and cutoff; the most exchanges and bytes per atom in one; the
+  // What the members have in common: species, masses, cutoff and device; the most exchanges and bytes per atom in one; the
   // shortest distances that any of them has seen; a checksum of all files.
   const std::vector<std::string>& species() const { return members_[0]->facts().species; }
   const std::vector<double>& masses() const { return members_[0]->facts().masses; }
   double cutoff() const { return members_[0]->facts().cutoff; }
+  bool takes_places() const { return members_[0]->takes_places(); }
   int num_exchanges() const;
   int64_t widest_message() const;
   std::vector<double> shortest_distances() const;

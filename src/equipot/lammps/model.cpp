@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "torch_model.h"
+#include "build_info.h"
 
 namespace equipot {
 namespace {
@@ -18,8 +18,8 @@ void require(equipot_status status) {
 
 class EngineModel : public Model {
  public:
-  explicit EngineModel(const std::string& path) {
-    require(equipot_open(path.c_str(), &model_));
+  EngineModel(const std::string& path, const std::string& device) : on_gpu_(device != "cpu") {
+    require(equipot_open_on(path.c_str(), device.c_str(), &model_));
     equipot_description about;
     require(equipot_describe(model_, &about));
     facts_.species.assign(about.species, about.species + about.num_species);
@@ -50,28 +50,48 @@ class EngineModel : public Model {
     return summary;
   }
 
+  bool takes_places() const override { return on_gpu_; }
+
   Evaluation evaluate(const Neighborhood& in, GhostExchange* exchange, Wanted wanted) override {
     const int64_t num_atoms = in.num_atoms();
-    energies_.resize(num_atoms), forces_.resize(3 * num_atoms), virials_.resize(9 * num_atoms), owned_.resize(num_atoms);
+    Evaluation found;
     // Without atoms too an address: what is wanted decides on exchanges, and all ranks take part in them.
-    if (wanted.heat) heat_virials_.resize(9 * std::max<int64_t>(num_atoms, 1));
-    if (wanted.features) features_.resize(facts_.feature_width * num_atoms);
-    if (wanted.outputs) outputs_.resize(facts_.output_width * num_atoms);
-    if (wanted.derivatives) derivatives_.resize(facts_.derivative_width * std::max<int64_t>(num_atoms, 1));
-    for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
+    const auto room = [&](bool needed, std::vector<double>& rows, int64_t width) -> double* {
+      if (!needed) return nullptr;
+      rows.resize(width * std::max<int64_t>(num_atoms, 1));
+      return rows.data();
+    };
+    double* const energies = room(wanted.atom_energies, energies_, 1);
+    double* const forces = room(true, forces_, 3);
+    double* const virials = room(wanted.atom_virials, virials_, 9);
+    double* const for_heat = room(wanted.heat, heat_virials_, 9);
+    double* const features = room(wanted.features, features_, facts_.feature_width);
+    double* const outputs = room(wanted.outputs, outputs_, facts_.output_width);
+    double* const derivatives = room(wanted.derivatives, derivatives_, facts_.derivative_width);
+    const equipot_results results{&found.energy, energies, forces,  found.virial.data(), virials,
+                                  for_heat,      features, outputs, derivatives};
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
-    const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
-                              in.neighbor.data(), in.edge_vec.data(), exchange == nullptr ? nullptr : &functions,
-                              in.ids.empty() ? nullptr : in.ids.data(), wanted.field};
-    double* const for_heat = wanted.heat ? heat_virials_.data() : nullptr;
-    double* const features = wanted.features ? features_.data() : nullptr;
-    double* const outputs = wanted.outputs ? outputs_.data() : nullptr;
-    double* const derivatives = wanted.derivatives ? derivatives_.data() : nullptr;
-    const equipot_results results{nullptr,  energies_.data(), forces_.data(), nullptr, virials_.data(),
-                                  for_heat, features,         outputs,        derivatives};
-    require(equipot_evaluate_edges(model_, &edges, &results));
-    return {energies_.data(), forces_.data(), virials_.data(), for_heat, features, outputs, derivatives};
+    const equipot_exchange* const link_or_none = exchange == nullptr ? nullptr : &functions;
+    const int64_t* const ids = in.ids.empty() ? nullptr : in.ids.data();
+    if (in.places) {
+      const Places& at = *in.places;
+      const equipot_domain domain{num_atoms, in.num_owned, in.atom_types.data(), at.number, at.num_local,
+                                  at.positions, at.atoms, at.moved, link_or_none, ids,
+                                  at.watched.empty() ? nullptr : at.watched.data()};
+      int32_t closer = 0;
+      require(equipot_evaluate_domain(model_, &domain, &results, &closer));
+      found.closer = closer != 0;
+    } else {
+      owned_.resize(num_atoms);
+      for (int64_t i = 0; i < num_atoms; ++i) owned_[i] = i < in.num_owned;
+      const equipot_edges edges{num_atoms, in.num_edges(), in.atom_types.data(), owned_.data(), in.center.data(),
+                                in.neighbor.data(), in.edge_vec.data(), link_or_none, ids, wanted.field};
+      require(equipot_evaluate_edges(model_, &edges, &results));
+    }
+    found.forces = forces, found.atom_energies = energies, found.atom_virials = virials, found.atom_heat_virials = for_heat;
+    found.features = features, found.outputs = outputs, found.derivatives = derivatives;
+    return found;
   }
 
   std::vector<double> uncertainties(const double* features, int64_t rows) override {
@@ -99,32 +119,13 @@ class EngineModel : public Model {
     }
   };
 
+  const bool on_gpu_;
   equipot_model* model_ = nullptr;
   std::vector<double> energies_, forces_, virials_, heat_virials_, features_, outputs_, derivatives_;
   std::vector<uint8_t> owned_;
 };
 
-// The functions of torch_model.cpp; null where the plugin was built without it, or it cannot be loaded.
-const TorchFunctions* torch_functions(std::string* failure = nullptr) {
-  static std::string reason;
-  static const TorchFunctions* const found = []() -> const TorchFunctions* {
-    Dl_info here;
-    dladdr(reinterpret_cast<void*>(&open_model), &here);
-    const auto library = std::filesystem::path(here.dli_fname).parent_path() / "equipottorch.so";
-    if (!std::filesystem::exists(library)) {
-      reason = "the plugin was built without a torch that has CUDA";
-      return nullptr;
-    }
-    void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
-    const auto get = handle ? reinterpret_cast<const TorchFunctions* (*)()>(dlsym(handle, "equipot_torch")) : nullptr;
-    if (get == nullptr) reason = dlerror();
-    return get ? get() : nullptr;
-  }();
-  if (failure != nullptr) *failure = reason;
-  return found;
-}
-
-// Of NVIDIA GPUs that this node has; torch need not be able to use them.
+// Of NVIDIA GPUs that this node has; there need not be a driver that works.
 bool node_has_gpu(std::string& name) {
   std::error_code none;
   for (const auto& file : std::filesystem::directory_iterator("/dev", none)) {
@@ -135,33 +136,48 @@ bool node_has_gpu(std::string& name) {
   return false;
 }
 
-// Without loading torch on a node that has no GPU.
-int num_gpus() {
-  std::string name;
-  const TorchFunctions* torch = node_has_gpu(name) ? torch_functions() : nullptr;
-  return torch == nullptr ? 0 : torch->num_gpus();
+// Opens NVIDIA's compiler for the engine, which looks for it in this process first: where `equipot lammps build` found it, or
+// beside the package that the plugin came with.
+void open_nvrtc() {
+  if (*EQUIPOT_NVRTC != 0 && dlopen(EQUIPOT_NVRTC, RTLD_LAZY | RTLD_GLOBAL) != nullptr) return;
+  Dl_info here;
+  dladdr(reinterpret_cast<void*>(&open_model), &here);
+  std::error_code none;
+  const auto packages = std::filesystem::path(here.dli_fname).parent_path() / "../../nvidia";
+  for (const auto& package : std::filesystem::directory_iterator(packages, none))
+    for (const auto& file : std::filesystem::directory_iterator(package.path() / "lib", none))
+      if (file.path().filename().string().rfind("libnvrtc.so", 0) == 0 &&
+          dlopen(file.path().c_str(), RTLD_LAZY | RTLD_GLOBAL) != nullptr)
+        return;
+}
+
+struct Gpus {
+  int count;
+  std::string missing;  // why there is none
+};
+
+const Gpus& gpus() {
+  static const Gpus found = [] {
+    open_nvrtc();
+    const int count = equipot_num_gpus();
+    std::string missing = count > 0 ? "" : equipot_message();
+    if (missing.rfind("equipot: ", 0) == 0) missing.erase(0, 9);
+    return Gpus{count, missing};
+  }();
+  return found;
 }
 
 }  // namespace
 
 std::unique_ptr<Model> open_model(const std::string& path, const std::string& device) {
-  if (device == "cpu") return std::make_unique<EngineModel>(path);
-  std::string failure;
-  const TorchFunctions* torch = torch_functions(&failure);
-  if (torch == nullptr) throw std::runtime_error("device " + device + ": " + failure);
-  return std::unique_ptr<Model>(torch->open(path, device));
+  return std::make_unique<EngineModel>(path, device);
 }
 
 std::string choose_device(const std::string& wanted, int local_rank) {
   if (wanted == "cpu") return wanted;
-  const int count = num_gpus();
+  const auto& [count, missing] = gpus();
   if (wanted == "auto" && count == 0) return "cpu";
-  if (count == 0) {
-    std::string failure, name;
-    if (node_has_gpu(name) && torch_functions(&failure) == nullptr)
-      throw std::runtime_error("device " + wanted + ": " + failure + ". Use 'device cpu' or 'device auto'.");
-    throw std::runtime_error("device " + wanted + ": there is no GPU here. Use 'device cpu' or 'device auto'.");
-  }
+  if (count == 0) throw std::runtime_error("device " + wanted + ": " + missing + ". 'device auto' takes the CPU then.");
   if (wanted.rfind("cuda:", 0) != 0) return "cuda:" + std::to_string(local_rank % count);
   if (std::stoi(wanted.substr(5)) >= count)
     throw std::runtime_error("device " + wanted + ": this node has " + std::to_string(count) + " GPUs.");
@@ -169,12 +185,10 @@ std::string choose_device(const std::string& wanted, int local_rank) {
 }
 
 std::string unused_gpu() {
-  std::string name, failure;
-  if (!node_has_gpu(name) || num_gpus() > 0) return "";
-  torch_functions(&failure);
-  return "this node has an NVIDIA GPU (/dev/" + name + "), which is not used (" +
-         (failure.empty() ? "torch finds none" : failure) +
-         "); 'device auto' takes the CPU. Build the plugin with a torch that has CUDA, or say 'device cpu'";
+  std::string name;
+  if (!node_has_gpu(name) || gpus().count > 0) return "";
+  return "this node has an NVIDIA GPU (/dev/" + name + "), which is not used: " + gpus().missing +
+         ". 'device auto' takes the CPU; say 'device cpu' if that is meant";
 }
 
 void set_num_threads(int count) { equipot_set_threads(count); }

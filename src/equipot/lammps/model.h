@@ -1,11 +1,11 @@
 // A deployed model for an MD code: opens the file, checks itself, evaluates. Knows no MD code.
-//
-// On a CPU the engine evaluates it. On a GPU torch does, by a library beside this one that is loaded only then.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,18 +34,28 @@ struct ModelFacts {
   int64_t widest_exchange = 0;  // numbers per atom
   int64_t bytes_per_number = 0;  // of a feature
   int64_t feature_width = 0;  // of the last layer; 0: the model does not say here how uncertain its energies are
-  std::vector<OutputOfModel> outputs;  // none on a GPU
+  std::vector<OutputOfModel> outputs;
   int64_t output_width = 0, derivative_width = 0;  // of all of them, of an atom
   bool has_energy = true, feels_field = false;
 };
 
-// One evaluation's input: atoms with the owned ones in front, and directed edges.
+// Places in space, between which a GPU finds the edges; see equipot_domain.
+struct Places {
+  int64_t number = 0, num_local = 0;
+  const double* positions = nullptr;  // (number, 3) Å
+  const int64_t* atoms = nullptr;  // (number)
+  bool moved = false;
+  std::vector<double> watched;  // (species, species) Å; empty: none
+};
+
+// One evaluation's input: atoms with the owned ones in front, and directed edges, or places.
 struct Neighborhood {
   int64_t num_owned = 0;
   std::vector<int64_t> atom_types;  // (N)
   std::vector<int64_t> center, neighbor;  // (E)
   std::vector<double> edge_vec;  // (E, 3) Å, from the center to the neighbor
   std::vector<int64_t> ids;  // (N) what messages call the atoms; or empty
+  std::optional<Places> places;  // in place of edges
 
   int64_t num_atoms() const { return static_cast<int64_t>(atom_types.size()); }
   int64_t num_edges() const { return static_cast<int64_t>(center.size()); }
@@ -53,19 +63,23 @@ struct Neighborhood {
 
 // Valid until the next evaluation.
 struct Evaluation {
-  const double* atom_energies;  // (N) eV, zero for atoms that are not owned
-  const double* forces;  // (N, 3) eV/Å; those of other atoms belong to their owners
-  const double* atom_virials;  // (N, 3, 3) eV
-  const double* atom_heat_virials = nullptr;  // (N, 3, 3) eV, if wanted; see equipot.h
-  const double* features = nullptr;  // (N, feature_width) eV, if wanted
-  const double* outputs = nullptr;  // (N, output_width), if wanted
-  const double* derivatives = nullptr;  // (N, derivative_width), if wanted; those of ghosts belong to their owners
+  double energy = 0;  // eV, of the owned atoms
+  std::array<double, 9> virial{};  // eV, of all edges from owned atoms
+  const double* forces = nullptr;  // (N, 3) eV/Å; those of other atoms belong to their owners
+  // If wanted:
+  const double* atom_energies = nullptr;  // (N) eV, zero for atoms that are not owned
+  const double* atom_virials = nullptr;  // (N, 3, 3) eV
+  const double* atom_heat_virials = nullptr;  // (N, 3, 3) eV; see equipot.h
+  const double* features = nullptr;  // (N, feature_width) eV
+  const double* outputs = nullptr;  // (N, output_width)
+  const double* derivatives = nullptr;  // (N, derivative_width); those of ghosts belong to their owners
+  bool closer = false;  // an edge between places is shorter than what is watched
 };
 
 // Of an evaluation, beside what it always gives.
 struct Wanted {
-  bool heat = false, features = false, outputs = false, derivatives = false;
-  const double* field = nullptr;  // (3) V/Å
+  bool atom_energies = false, atom_virials = false, heat = false, features = false, outputs = false, derivatives = false;
+  const double* field = nullptr;  // (3) V/Å; not with places
 };
 
 class Model {
@@ -73,6 +87,9 @@ class Model {
   virtual ~Model() = default;
 
   const ModelFacts& facts() const { return facts_; }
+
+  // Whether it takes places, in which it finds edges faster than who calls it.
+  virtual bool takes_places() const = 0;
 
   // Evaluates the reference structures inside the file; returns what was found, throws if it is wrong.
   virtual std::string check() = 0;

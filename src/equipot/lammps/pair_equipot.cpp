@@ -33,7 +33,7 @@ PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0),
     comm_width(0), bytes(0), exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0),
     time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), last_features(nullptr),
-    last_outputs(nullptr), last_derivatives(nullptr), has_trials(false), overlap(false)
+    last_outputs(nullptr), last_derivatives(nullptr), takes_places(false), has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -66,8 +66,6 @@ void PairEquipot::init_style()
   const std::string units = update->unit_style;
   energy_unit = units == "real" ? kcal_per_mol : 1.0;
 
-  neighbor->add_request(this, NeighConst::REQ_FULL);
-
   if (comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty() &&
       !modify->get_compute_by_style("^stress/atom").empty())
     error->warning(FLERR, "equipot: 'compute heat/flux' needs 'centroid/stress/atom'; with 'stress/atom' it is wrong");
@@ -86,6 +84,9 @@ void PairEquipot::init_style()
   has_trials = false;
   for (const char *style : {"^gcmc", "^widom", "^charge/regulation"})
     has_trials = has_trials || !modify->get_fix_by_style(style).empty();
+  // Pairs that another style takes away, and atoms in one place, are seen in the list of LAMMPS.
+  takes_places = models->takes_places() && force->pair == this && !has_trials;
+  neighbor->add_request(this, takes_places ? NeighConst::REQ_FULL | NeighConst::REQ_OCCASIONAL : NeighConst::REQ_FULL);
   wanted = {};    // computes are initialized after pair styles
 }
 
@@ -151,18 +152,27 @@ void PairEquipot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   const double start = MPI_Wtime();
-  if (neighbor->ago == 0 || !types_as_before()) assign_rows();
-  find_edges();
-  const double hopeless = energy_of_overlaps();
-  warn_of_distances();
+  // One rank holds every atom itself, and knows the images of an atom by its ID.
+  const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
+  int changed = neighbor->ago == 0 || !types_as_before();
+  if (changed) assign_rows();
+  double hopeless = 0.0;
+  if (takes_places) {
+    if (exchanges) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
+    find_places(!changed && evaluated_on >= 0);
+  } else {
+    neighborhood.places.reset();
+    find_edges();
+    hopeless = energy_of_overlaps();
+    warn_of_distances();
+  }
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
 
-  // One rank holds every atom itself, and knows the images of an atom by its ID.
   const double exchanged_before = time_in_exchange;
-  const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
   equipot::Evaluation result{};
-  wanted.heat = cvflag_atom != 0, wanted.field = field.empty() ? nullptr : field.data();
+  wanted.atom_energies = eflag_atom != 0, wanted.atom_virials = vflag_atom != 0, wanted.heat = cvflag_atom != 0;
+  wanted.field = field.empty() ? nullptr : field.data();
   const std::string failure =
       equipot::failure_of([&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, wanted); });
   // The others may be waiting in an exchange: there is no agreeing on it.
@@ -172,15 +182,21 @@ void PairEquipot::compute(int eflag, int vflag)
   evaluated_on = update->ntimestep;
   known = wanted;
   last_features = result.features, last_outputs = result.outputs, last_derivatives = result.derivatives;    // perhaps null
+  if (takes_places) {
+    if (result.closer) neighbor->build_one(list), find_edges();
+    warn_of_distances();
+  }
 
   const double unit = this->unit();
-  if (eflag_global) eng_vdwl += hopeless * energy_unit;
-  for (int64_t row = 0; row < neighborhood.num_owned; ++row) {
-    const double isolated = relative_to_isolated ? isolated_energies[neighborhood.atom_types[row]] : 0.0;
-    const double energy = (result.atom_energies[row] - isolated) * unit;
-    if (eflag_global) eng_vdwl += energy;
-    if (eflag_atom) eatom[slot_of[row]] += energy;
+  const auto energy_of = [&](double energy, int64_t row) {
+    return (energy - (relative_to_isolated ? isolated_energies[neighborhood.atom_types[row]] : 0.0)) * unit;
+  };
+  if (eflag_global) {
+    eng_vdwl += hopeless * energy_unit + result.energy * unit;
+    for (int64_t row = 0; row < neighborhood.num_owned && relative_to_isolated; ++row) eng_vdwl += energy_of(0.0, row);
   }
+  for (int64_t row = 0; row < neighborhood.num_owned && eflag_atom; ++row)
+    eatom[slot_of[row]] += energy_of(result.atom_energies[row], row);
   add_forces(result, unit);
   if (vflag_either) add_virials(result, unit);
 }
@@ -237,11 +253,21 @@ void PairEquipot::assign_rows()
   if (atom->nghost == 0) neighborhood.num_owned = neighborhood.num_atoms();
 }
 
+// Where LAMMPS has its atoms and ghosts, as they lie.
+void PairEquipot::find_places(bool moved)
+{
+  const int num_slots = atom->nlocal + atom->nghost;
+  neighborhood.places = {num_slots, atom->nlocal, num_slots > 0 ? atom->x[0] : nullptr, row_of.data(), moved, watch.limits()};
+  watch.begin(), overlap = false;
+}
+
 void PairEquipot::find_edges()
 {
   const double cutoff_squared = models->cutoff() * models->cutoff();
   double **x = atom->x;
-  auto &[num_owned, types, center, neighbors, edge_vec, ids] = neighborhood;
+  const auto &types = neighborhood.atom_types;
+  auto &center = neighborhood.center, &neighbors = neighborhood.neighbor;
+  auto &edge_vec = neighborhood.edge_vec;
   center.clear(), neighbors.clear(), edge_vec.clear();
   watch.begin(), overlap = false;
   for (int ii = 0; ii < list->inum; ++ii) {
@@ -329,10 +355,8 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
     if (!force->newton) add_rows(virials.data(), 9);
     return virials;
   };
-  for (int64_t row = 0; row < num_rows && vflag_global; ++row) {
-    const double *w = result.atom_virials + 9 * row;
-    for (int k = 0; k < 6; ++k) virial[k] += 0.5 * unit * (w[order[k]] + w[transposed[k]]);
-  }
+  for (int k = 0; k < 6 && vflag_global; ++k)
+    virial[k] += 0.5 * unit * (result.virial[order[k]] + result.virial[transposed[k]]);
   if (vflag_atom) {
     const std::vector<double> w = at_owners(result.atom_virials);
     for (int64_t row = 0; row < end; ++row)

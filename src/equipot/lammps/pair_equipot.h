@@ -74,12 +74,15 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void require_supported_settings();
   void require_all_neighbors();
   void require_same_files();
+  void require_same_kind_of_device();
+  void open_models(const std::vector<std::string> &files, int local_rank);
   void warn_of_masses() const;
   double common_scale() const;
   bool excluded(int slot) const;
   bool types_as_before() const;
   void assign_rows();
   void find_edges();
+  void find_places(bool moved);
   double energy_of_overlaps();
   void warn_of_distances();
   void add_forces(const equipot::Evaluation &, double unit);
@@ -87,7 +90,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   std::unique_ptr<equipot::Ensemble> models;
   equipot::DistanceWatch watch;
-  std::string wanted_device, device;
+  std::string wanted_device, device, not_on_gpu;  // why `device auto` has taken the CPU where there is a GPU
   bool skip_check, relative_to_isolated;
   std::vector<double> isolated_energies;  // eV, of one atom of each species alone
   double **scale;  // of energies, forces and virials, by pairs of types, all equal: for fix adapt
@@ -111,6 +114,7 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   int64_t evaluation, evaluated_on;  // counted through all runs; the step of the last one
   equipot::Wanted wanted, known;  // by computes in this run; of the last evaluation
   const double *last_features, *last_outputs, *last_derivatives;
+  bool takes_places;  // instead of edges, in this run
   bool has_trials, overlap;  // whether a fix tries insertions; whether two atoms are in one place
 };
 

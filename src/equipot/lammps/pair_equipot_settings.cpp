@@ -78,8 +78,7 @@ void PairEquipot::coeff(int narg, char **arg)
     for (int n = 1; n < num_files; ++n)
       if (std::error_code unknown; !std::filesystem::exists(files[n], unknown))
         throw std::runtime_error(fmt::format("{}, or {} files: there is no file '{}'", wrong_count, num_files, files[n]));
-    device = equipot::choose_device(wanted_device, local_rank);
-    models = std::make_unique<equipot::Ensemble>(files, device);
+    open_models(files, local_rank);
     for (const auto &member : models->members())
       if (!field.empty() && !member->facts().feels_field)
         throw std::runtime_error("pair_style equipot field: the energy of a model does not depend on an electric field "
@@ -89,15 +88,31 @@ void PairEquipot::coeff(int narg, char **arg)
     equipot::Neighborhood alone;    // an atom of each species, and no edges
     alone.num_owned = static_cast<int64_t>(models->species().size());
     for (int64_t s = 0; s < alone.num_owned; ++s) alone.atom_types.push_back(s);
-    const double *energies = models->evaluate(alone).atom_energies;
+    equipot::Wanted by_atom;
+    by_atom.atom_energies = true;
+    const double *energies = models->evaluate(alone, nullptr, by_atom).atom_energies;
     isolated_energies.assign(energies, energies + alone.num_owned);
   }));
   require_same_files();
+  require_same_kind_of_device();
   evaluated_on = -1;    // by another model
   watch = equipot::DistanceWatch(models->shortest_distances(), models->species().size(), models->cutoff());
   allocate();
   read_element_names(arg + 2 + num_files);
   print_summary(checks);
+}
+
+// What a GPU cannot run goes to the CPU with `device auto`, which is said; a file that is wrong is wrong there, too.
+void PairEquipot::open_models(const std::vector<std::string> &files, int local_rank)
+{
+  device = equipot::choose_device(wanted_device, local_rank), not_on_gpu.clear();
+  try {
+    models = std::make_unique<equipot::Ensemble>(files, device);
+  } catch (const std::exception &error) {
+    if (wanted_device != "auto" || device == "cpu") throw;
+    not_on_gpu = error.what(), device = "cpu";
+    models = std::make_unique<equipot::Ensemble>(files, device);
+  }
 }
 
 // Counts the processes of all partitions. These read inputs of their own, so they cannot agree on anything here; the
@@ -191,6 +206,7 @@ void PairEquipot::print_summary(const std::vector<std::string> &checks)
   if (universe->nworlds > 1)
     text += fmt::format("  partition {} starts with process {} of its node\n", universe->iworld + 1, rank_on_node());
   utils::logmesg(lmp, text);
+  if (!not_on_gpu.empty()) error->warning(FLERR, "equipot: {}. 'device auto' takes the CPU", not_on_gpu);
   if (const auto unused = equipot::unused_gpu(); wanted_device == "auto" && device == "cpu" && !unused.empty())
     error->warning(FLERR, "equipot: {}", unused);
   if (device == "cpu" && cores > 0 && comm->nprocs == 1 && threads > cores)
@@ -220,4 +236,16 @@ void PairEquipot::require_same_files()
   MPI_Allreduce(&mine, &most, 1, MPI_UINT64_T, MPI_MAX, world);
   if (least != most)
     error->all(FLERR, "equipot: the ranks have read different files of this name (are there copies on the nodes?)");
+}
+
+// With messages a GPU exchanges more often than a CPU.
+void PairEquipot::require_same_kind_of_device()
+{
+  const int mine = device != "cpu";
+  int least = 0, most = 0;
+  MPI_Allreduce(&mine, &least, 1, MPI_INT, MPI_MIN, world);
+  MPI_Allreduce(&mine, &most, 1, MPI_INT, MPI_MAX, world);
+  if (least != most && models->num_exchanges() > 0)
+    error->all(FLERR, "equipot: some ranks have a GPU and others have none, which a model that passes messages cannot use together; "
+               "start LAMMPS on nodes that have them, or use 'device cpu'");
 }

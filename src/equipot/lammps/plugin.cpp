@@ -1,9 +1,6 @@
 // What LAMMPS calls when it loads equipotplugin.so: refuses what would crash later, then registers the styles.
 #include <dlfcn.h>
 
-#include <fstream>
-#include <set>
-#include <sstream>
 #include <string>
 
 #include "build_info.h"
@@ -44,24 +41,6 @@ std::string other_integers(void *lmp)
   return "LAMMPS was built with other integers (LAMMPS_SIZES)";
 }
 
-// Instruction sets this processor lacks that the one the plugin was built on has.
-std::string missing_instructions()
-{
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("flags", 0) != 0 && line.rfind("Features", 0) != 0) continue;
-    std::istringstream stream(line);
-    std::set<std::string> here;
-    for (std::string word; stream >> word;) here.insert(word);
-    std::istringstream needed(EQUIPOT_PROCESSOR_FLAGS);
-    std::string missing;
-    for (std::string word; needed >> word;)
-      if (!here.count(word)) missing += " " + word;
-    return missing;
-  }
-  return {};
-}
-
 }    // namespace
 
 extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *lmp, void *handle, void *regfunc)
@@ -75,8 +54,6 @@ extern "C" __attribute__((visibility("default"))) void lammpsplugin_init(void *l
         std::to_string(version);
   else
     refusal = other_integers(lmp);
-  const std::string missing = missing_instructions();
-  if (!missing.empty()) refusal = "it was built on another kind of processor; this one lacks" + missing;
   if (!refusal.empty()) {
     fprintf(stderr, "ERROR: the equipot plugin does not fit: %s. Run 'equipot lammps build' here.\n", refusal.c_str());
     return;
