@@ -14,7 +14,7 @@ from equipot.training.devices import choose_device
 @pytest.fixture
 def gpu_without_cuda(monkeypatch):
     """A machine with a GPU, and a torch for CPUs."""
-    monkeypatch.setattr(devices, "_nvidia_driver", lambda: [Path("/dev/nvidia0")])
+    monkeypatch.setattr(devices, "nvidia_driver", lambda: [Path("/dev/nvidia0")])
     monkeypatch.setattr(torch.version, "cuda", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     devices._warn_of_unused_gpu.cache_clear()
@@ -41,7 +41,7 @@ def test_nothing_is_said_where_the_cpu_was_chosen(gpu_without_cuda, caplog):
 
 def test_the_library_of_a_driver_is_reason_to_ask_torch(monkeypatch):
     """The files of a GPU may not be there before CUDA is first used."""
-    monkeypatch.setattr(devices, "_nvidia_driver", list)
+    monkeypatch.setattr(devices, "nvidia_driver", list)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: None)
@@ -50,7 +50,7 @@ def test_the_library_of_a_driver_is_reason_to_ask_torch(monkeypatch):
 
 
 def test_nothing_is_said_where_there_is_no_gpu(gpu_without_cuda, caplog, monkeypatch):
-    monkeypatch.setattr(devices, "_nvidia_driver", list)
+    monkeypatch.setattr(devices, "nvidia_driver", list)
     with caplog.at_level(logging.WARNING, logger="equipot"):
         devices.resolve_device("auto")
     assert not caplog.records

@@ -7,12 +7,13 @@ program md
     integer(c_int64_t) :: num_atoms
     type(c_ptr) :: types, positions, cell
     integer(c_int32_t) :: periodic(3)
-    type(c_ptr) :: field = c_null_ptr
+    type(c_ptr) :: field = c_null_ptr, watched = c_null_ptr
+    integer(c_int32_t) :: anew = 0
   end type
   type, bind(c) :: equipot_results
     type(c_ptr) :: energy = c_null_ptr, atom_energies = c_null_ptr, forces = c_null_ptr, virial = c_null_ptr, &
                    atom_virials = c_null_ptr, atom_heat_virials = c_null_ptr, features = c_null_ptr, outputs = c_null_ptr, &
-                   derivatives = c_null_ptr
+                   derivatives = c_null_ptr, closer = c_null_ptr
   end type
   interface
     integer(c_int) function equipot_open(path, model) bind(c)

@@ -30,7 +30,7 @@ def resolve_device(device: "str | torch.device") -> str:
     "auto" is a GPU if torch has one. Where the machine has a GPU that torch cannot use, a warning says so.
     """
     name = str(device)
-    if name == "cpu" or (name == "auto" and not _may_have_gpu()):
+    if name == "cpu" or (name == "auto" and not may_have_gpu()):
         return "cpu"
     import torch
 
@@ -100,9 +100,9 @@ def gpus_found() -> str:
     return f"PyTorch finds {num_gpus() or 'no'} GPU{'s' * (num_gpus() > 1)} here{built}"
 
 
-def _may_have_gpu() -> bool:
-    """Whether this machine has a driver; torch may find a GPU only then."""
-    if _nvidia_driver() or Path("/dev/kfd").exists():
+def may_have_gpu() -> bool:
+    """Whether this machine has a driver; there may be a GPU only then."""
+    if nvidia_driver() or Path("/dev/kfd").exists():
         return True
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -111,7 +111,7 @@ def _may_have_gpu() -> bool:
     return True
 
 
-def _nvidia_driver() -> list[Path]:
+def nvidia_driver() -> list[Path]:
     """Files by which the driver shows that this machine has an NVIDIA GPU."""
     return [*sorted(Path("/dev").glob("nvidia[0-9]*")), *Path("/usr/lib/wsl/lib").glob("libcuda.so.1")]
 
@@ -124,7 +124,7 @@ def _warn_of_unused_gpu() -> None:
     """
     import torch
 
-    files = _nvidia_driver()
+    files = nvidia_driver()
     if files and torch.version.cuda is None:
         log.warning(
             "This machine has an NVIDIA GPU (%s), but torch %s is built without CUDA: the CPU is used. "

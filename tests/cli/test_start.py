@@ -80,7 +80,7 @@ def imported(*arguments: str) -> list[str]:
 @pytest.mark.parametrize("device", ["cpu", "auto"])
 def test_a_calculator_needs_ase_and_numpy(tmp_path, device):
     """Of a file, and of an ensemble's folder."""
-    if device == "auto" and devices._may_have_gpu():
+    if device == "auto" and devices.may_have_gpu():
         pytest.skip("torch is asked for the GPU of this machine")
     for index in range(2):
         shutil.copy(SILICON, tmp_path / f"member_{index}.pt")

@@ -51,10 +51,17 @@ def evaluate_domain(
     energies, forces, virials = np.empty(num_atoms), np.empty((num_atoms, 3)), np.empty((num_atoms, 3, 3))
     energy, virial = np.empty(1), np.empty((3, 3))
     rows = (energies.ctypes.data, virials.ctypes.data) if all_rows else (None, None)
-    results = _Results(energy.ctypes.data, rows[0], forces.ctypes.data, virial.ctypes.data, rows[1])
-    closer = ctypes.c_int32(-1)
-    engine._call("equipot_evaluate_domain", engine._model, *map(ctypes.byref, (domain, results, closer)))
+    closer = np.full(1, -1, dtype=np.int32)
+    results = _Results(
+        energy.ctypes.data,
+        rows[0],
+        forces.ctypes.data,
+        virial.ctypes.data,
+        rows[1],
+        closer=closer.ctypes.data,
+    )
+    engine._call("equipot_evaluate_domain", engine._model, *map(ctypes.byref, (domain, results)))
     if all_rows:
         np.testing.assert_allclose(energy[0], energies.sum(), rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(virial, virials.sum(axis=0), rtol=0, atol=1e-10)
-    return Evaluation(energies, forces, virials), bool(closer.value)
+    return Evaluation(energies, forces, virials), bool(closer[0])

@@ -1,6 +1,7 @@
 """The engine on an emulated GPU gives what it gives on a CPU, and asks for little; see emulated.py."""
 
 import ctypes
+import pickle
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ase.build import bulk
 from emulated import ALLEGRO, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
 
 from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
-from equipot.deploy import load
+from equipot.deploy import engines, load
 from equipot.engine.library import Engine, _Results, _Structure, load_library
 from equipot.errors import DataError, DeviceError, ModelFileError
 from equipot.integrations.ase import EquipotCalculator
@@ -123,30 +124,104 @@ def test_steps_send_positions_and_fetch_forces(gpu, tmp_path):
             assert used.bytes_up + used.bytes_down <= 60 * len(given.types)
 
 
-def test_a_deployed_file_from_ase(gpu, monkeypatch):
-    """Its reference structures, and the calculator, whose neighbor list stays on the host."""
-    file = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"
-    assert "reference structures" in Engine(file, device="cuda").check()
+SILICON = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"
+
+
+@pytest.fixture
+def here(gpu, monkeypatch):
+    """This machine seems to have a driver; torch is not asked."""
+    monkeypatch.delenv("EQUIPOT_KERNELS", raising=False)
+    monkeypatch.setattr(engines, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(load, "resolve_device", {"cpu": "cpu"}.get)
+    return gpu
+
+
+def test_a_deployed_file_from_ase(here):
+    """Its reference structures, and the calculator: positions go up, and a list stays for small steps."""
+    assert "reference structures" in Engine(SILICON, device="cuda").check()
     atoms = bulk("Si", cubic=True)
     atoms.rattle(0.1, seed=0)
-    monkeypatch.delenv("EQUIPOT_KERNELS", raising=False)
-    monkeypatch.setattr(load, "resolve_device", str)  # which asks torch
-    expected = EquipotCalculator(file, device="cpu")
-    expected.calculate(atoms)
-    calculator = EquipotCalculator(file, device="cuda")
+    expected, calculator = (EquipotCalculator(SILICON, device=device) for device in ("cpu", "auto"))
     assert calculator.model.runs_by == "cuda, engine"
-    before = gpu.counts().launches
+    waits = []
+    for step, size in enumerate((0.0, 0.02, 0.02, 0.5)):  # Å
+        atoms.rattle(size, seed=step)
+        atoms.set_cell(atoms.cell.array * 1.001, scale_atoms=True)
+        waits.append(here.of(lambda: calculator.calculate(atoms)).waits)
+        expected.calculate(atoms)
+        for name in ("energy", "energies", "forces", "stress", "stresses"):
+            found, right = calculator.results[name], expected.results[name]
+            np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5, err_msg=name)
+    assert waits == [2, 1, 1, 2] and calculator.neighbors.builds == 2
+
+
+def test_a_restored_list_is_the_one_that_was(here):
+    """Bit for bit, as a resumed molecular dynamics needs it; of a pickled calculator, too."""
+    atoms = bulk("Si", cubic=True) * (1, 1, 2)
+    atoms.rattle(0.1, seed=0)
+    first = EquipotCalculator(SILICON, device="cuda")
+    first.calculate(atoms)
+    atoms.rattle(0.05, seed=1)
+    first.calculate(atoms)
+    restored = EquipotCalculator(SILICON, device="cuda")
+    restored.neighbors.restore(first.neighbors.geometry)
+    others = [restored, pickle.loads(pickle.dumps(first))]
+    for other in others:
+        other.reset()
+        other.calculate(atoms)
+        np.testing.assert_array_equal(other.results["forces"], first.results["forces"])
+        assert other.results["energy"] == first.results["energy"]
+
+
+def test_atoms_that_are_close_are_named_from_ase(here, caplog):
+    atoms = bulk("Si", cubic=True) * (2, 1, 1)
+    calculator = EquipotCalculator(SILICON, device="cuda")
+    calculator.distances.shortest = {"Si-Si": 2.3}
+    calculator.distances._warn[:] = 2.3
     calculator.calculate(atoms)
-    assert gpu.counts().launches > before
-    for name in ("energy", "forces", "stress"):
-        np.testing.assert_allclose(calculator.results[name], expected.results[name], rtol=1e-5, atol=1e-5)
+    assert "Closer" not in caplog.text
+    atoms.positions[9] += 0.1 * (atoms.positions[8] - atoms.positions[9])
+    for _ in range(2):
+        calculator.calculate(atoms)
+    assert caplog.text.count("atoms 8 and 9 (Si-Si) are 2.116 Å apart") == 1
+    atoms.positions[9] = atoms.positions[8] + 0.03
+    with pytest.raises(DataError, match=r"Atoms [89] and [89] are 0\.0520 Å apart"):
+        calculator.calculate(atoms)
+
+
+def test_a_calculator_that_wakes_up_without_its_engine(here, monkeypatch):
+    """On another machine, or where the GPU is full."""
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    calculator = EquipotCalculator(SILICON, device="cuda")
+    calculator.calculate(atoms)
+    frozen = pickle.dumps(calculator)
+    monkeypatch.setattr(engines, "num_gpus", lambda: 0)
+    monkeypatch.setattr(load, "resolve_device", lambda device: "cpu")
+    woken = pickle.loads(frozen)
+    assert woken.model.runs_by.startswith("cpu, engine")
+    woken.reset()
+    woken.calculate(atoms)
+    forces = woken.results["forces"]
+    np.testing.assert_allclose(forces, calculator.results["forces"], rtol=1e-5, atol=1e-5)
+
+
+def test_which_gpu_the_engine_has(here, monkeypatch, caplog):
+    found = [engines.engine_gpu(name) for name in ("auto", "cuda", "cuda:0", "cpu", "mps")]
+    assert found == ["cuda", "cuda", "cuda:0", None, None]
+    with pytest.raises(DeviceError, match="'cuda:1' does not exist: there are 1 GPUs"):
+        EquipotCalculator(SILICON, device="cuda:1")
+    monkeypatch.setattr(engines, "num_gpus", lambda: 0)
+    monkeypatch.setattr(engines, "why_no_gpu", lambda: "the driver finds no GPU")
+    monkeypatch.setattr(engines, "nvidia_driver", lambda: ["/dev/nvidia0"])
+    assert engines.engine_gpu("auto") is None
+    assert "which equipot's engine cannot use: the driver finds no GPU." in caplog.text
 
 
 def test_an_engine_that_is_wrong_on_a_gpu_is_not_taken(gpu, monkeypatch, caplog):
     """The check of its reference structures fails; on a CPU it is not asked for."""
-    file = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"
-    content = file.read_bytes()
-    assert load._engine_of.__wrapped__(file, content, "cuda") is not None
+    file, content = SILICON, SILICON.read_bytes()
+    assert engines._opened(file, content, "cuda") is not None
     right = Engine._call
 
     def wrong(self, function, *arguments):
@@ -155,9 +230,9 @@ def test_an_engine_that_is_wrong_on_a_gpu_is_not_taken(gpu, monkeypatch, caplog)
         return right(self, function, *arguments)
 
     monkeypatch.setattr(Engine, "_call", wrong)
-    assert load._engine_of.__wrapped__(file, content, "cuda") is None
-    assert load._engine_of.__wrapped__(file, content, "cpu") is not None
-    assert "wrong on this GPU, TorchScript runs" in caplog.text and "does not reproduce" in caplog.text
+    assert engines._opened(file, content, "cuda") is None
+    assert engines._opened(file, content, "cpu") is not None
+    assert "wrong on this GPU and does not run" in caplog.text and "does not reproduce" in caplog.text
 
 
 def test_atoms_that_coincide_are_refused(gpu, tmp_path):

@@ -269,6 +269,18 @@ def test_domains_that_are_refused(gpu, where, tmp_path):
         ):
             places.evaluate(engine, step, ids=ids, moved=moved)
     positions, right = places.positions(given), places.atoms
+    for place, atom in ((3, 2), (int(np.flatnonzero(right == 5)[-1]), 5)):
+        broken = positions.copy()
+        broken[place] = np.nan
+        assert right[place] == atom
+        with pytest.raises(DataError, match=rf"position of atom {100 + atom} is not finite"):
+            evaluate_domain(engine, 8, places.num_local, given.types, broken, right, ids=ids)
+    hidden = np.where((right < 0)[:, None], np.nan, positions)
+    found, _ = evaluate_domain(engine, 8, places.num_local, given.types, hidden, right)
+    np.testing.assert_array_equal(found.forces, places.evaluate(engine, given)[0].forces)
+    alone = given.types[:2], positions[:2], np.arange(2)
+    with pytest.raises(DataError, match="atoms that other domains own take an exchange"):
+        evaluate_domain(engine, 1, 1, *alone)
     for atoms in (right + 1, np.where(right == 3, 2, right), np.full(len(right), -1)):
         with pytest.raises(DataError, match=r"owned ones must be at one of|is at none of"):
             evaluate_domain(engine, 8, places.num_local, given.types, positions, atoms)

@@ -1,10 +1,7 @@
 """Load a deployed model."""
 
 import functools
-import io
 import logging
-import os
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,14 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from equipot.compile import KernelBuildError
 from equipot.data.species import look_up, type_table
 from equipot.deploy.capsule import Capsule, Deviation, compare_capsule
+from equipot.deploy.engines import engine_gpu, engine_of
 from equipot.deploy.metadata import Metadata, read_metadata
 from equipot.deploy.uncertainty import compare_uncertainties
 from equipot.devices import resolve_device
-from equipot.engine.library import Engine, instructions
-from equipot.errors import ConfigError, DeviceError, EquipotError, ModelFileError
+from equipot.engine.library import Engine, Evaluation, instructions
+from equipot.errors import ConfigError, ModelFileError
 from equipot.quantities import BASIC_ROWS, FIELD, declare, output, rows_by_name, values_by_name
 
 if TYPE_CHECKING:
@@ -139,11 +136,9 @@ class DeployedModel:
         a call.
         """
         if self._engine_for(field) is not None:
-            found = self.engine.evaluate_edges(*inputs, heat=heat, field=field, derivatives=derivatives)
-            rows = {name: x for name, x in vars(found).items() if x is not None}
-            apart = {"outputs", "derivatives"} | ({*BASIC_ROWS} if not self.has_energy else set())
-            rows = {name: x for name, x in rows.items() if name not in apart}
-            return rows | values_by_name(found.values, self.output_names)
+            return self._named(
+                self.engine.evaluate_edges(*inputs, heat=heat, field=field, derivatives=derivatives)
+            )
         if heat and self.metadata.num_exchanges > 0:
             advice = (
                 "Use device='cpu', engine='auto', no EQUIPOT_KERNELS=off, and a file deployed since there is "
@@ -156,6 +151,35 @@ class DeployedModel:
         rows = rows_by_name(self(*inputs, field=field, derivatives=derivatives), self.output_names)
         # Where each energy depends on edges of its own alone, virials are the weights.
         return rows | ({"atom_heat_virials": rows["atom_virials"]} if heat else {})
+
+    @property
+    def finds_edges(self) -> bool:
+        """Whether `rows_of_structure` is the way to evaluate it: on a GPU, by the engine."""
+        return self.engine is not None and self.device != "cpu"
+
+    def rows_of_structure(
+        self,
+        positions: np.ndarray,
+        cell: np.ndarray,
+        pbc: np.ndarray,
+        atom_types: np.ndarray,
+        *,
+        watched: np.ndarray,
+        anew: bool = False,
+        heat: bool = False,
+    ) -> tuple[dict[str, np.ndarray], bool]:
+        """`rows` of a structure whose edges the engine finds; arguments as for `Engine.evaluate`.
+
+        Also whether an edge is shorter than the watched distance of its species.
+        """
+        found = self.engine.evaluate(positions, cell, pbc, atom_types, heat=heat, watched=watched, anew=anew)
+        return self._named(found), found.closer
+
+    def _named(self, found: Evaluation) -> dict[str, np.ndarray]:
+        """Arrays of the engine by the names of `CONTRACT`."""
+        apart = {"outputs", "derivatives", "closer"} | ({*BASIC_ROWS} if not self.has_energy else set())
+        rows = {name: x for name, x in vars(found).items() if x is not None and name not in apart}
+        return rows | values_by_name(found.values, self.output_names)
 
     def __deepcopy__(self, _) -> "DeployedModel":
         return self
@@ -233,9 +257,9 @@ def load_deployed(
     """
     if engine not in ("auto", "torch"):
         raise ConfigError(f"engine must be 'auto' or 'torch', found '{engine}'.")
-    path, target = Path(path), resolve_device(device)
+    path = Path(path)
     metadata = read_metadata(path)
-    model = _opened(path.read_bytes(), path, metadata, target, engine)
+    model = _opened(path.read_bytes(), path, metadata, str(device), engine)
     if model.engine is None:
         _ = model.module  # an error now, not at the first use
     log.info("Model %s runs on %s, %s.", path, model.runs_by, metadata.dtype)
@@ -247,33 +271,8 @@ def _opened(content: bytes, path: Path, metadata: Metadata, device: str, engine:
         declare(output(name, **facts))
     if metadata.field:
         declare(FIELD)
-    target = resolve_device(device)
-    found = _engine_of(path, content, target) if engine == "auto" else None
+    if engine == "auto" and (gpu := engine_gpu(device)) and (found := engine_of(path, content, gpu)):
+        return DeployedModel(path, metadata, gpu, content, found)
+    target = resolve_device(device)  # by torch, if it is a GPU
+    found = engine_of(path, content, "cpu") if engine == "auto" and target == "cpu" else None
     return DeployedModel(path, metadata, target, content, found)
-
-
-# Opened once: every task of a pool of processes brings the same content along.
-@functools.lru_cache(maxsize=16)
-def _engine_of(path: Path, content: bytes, device: str) -> Engine | None:
-    if os.environ.get("EQUIPOT_KERNELS", "").strip().lower() == "off":
-        return None
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if not any(name.endswith("/engine/program.json") for name in archive.namelist()):
-            log.info("%s has no program for the engine; TorchScript runs it.", path)
-            return None
-    try:
-        found = Engine(path, content, device)
-    except (DeviceError, KernelBuildError) as error:
-        log.warning("The engine cannot be used, TorchScript runs %s: %s", path, error)
-        return None
-    return found if device == "cpu" or _is_right(found, path) else None
-
-
-def _is_right(engine: Engine, path: Path) -> bool:
-    """Whether it reproduces the file's reference structures, by kernels that were compiled for this GPU."""
-    try:
-        engine.check()
-    except EquipotError as error:
-        log.warning("The engine is wrong on this GPU, TorchScript runs %s: %s", path, error)
-        return False
-    return True

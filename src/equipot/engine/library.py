@@ -14,6 +14,7 @@ from equipot.engine.build import build
 from equipot.errors import ConfigError, DataError, DeviceError, ModelFileError, SimulationError
 
 _ABI = 5  # EQUIPOT_ABI
+GPU_SKIN = 0.5  # Å, of the neighbor list that a GPU keeps
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
 
@@ -75,6 +76,8 @@ class _Structure(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("types", "positions", "cell")),
         ("periodic", ctypes.c_int32 * 3),
         ("field", ctypes.c_void_p),
+        ("watched", ctypes.c_void_p),
+        ("anew", ctypes.c_int32),
     )
 
 
@@ -83,7 +86,7 @@ class _Results(ctypes.Structure):
         (name, ctypes.c_void_p)
         for name in (
             *("energy", "atom_energies", "forces", "virial", "atom_virials", "atom_heat_virials", "features"),
-            *("outputs", "derivatives"),
+            *("outputs", "derivatives", "closer"),
         )
     )
 
@@ -112,6 +115,7 @@ class Evaluation:
     outputs: NDArray[np.float64] | None = None
     # (N, derivative_width), the same of outputs that are derivatives, if wanted; as forces where not owned.
     derivatives: NDArray[np.float64] | None = None
+    closer: bool = False  # an edge is shorter than the watched distance of its species
 
     @property
     def values(self) -> NDArray[np.float64] | None:
@@ -205,15 +209,27 @@ class Engine:
         heat: bool = False,
         field: ArrayLike | None = None,
         derivatives: bool = True,
+        watched: NDArray[np.float64] | None = None,
+        anew: bool = False,
     ) -> Evaluation:
-        """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. The rest as above."""
+        """From positions (N, 3) Å, cell (3, 3) Å, pbc (3,); neighbors are searched. The rest as above.
+
+        ``watched`` (T, T) Å: distances by types that edges are compared with. A GPU keeps a neighbor list
+        with a skin of GPU_SKIN as long as it is complete, or makes it ``anew``.
+        """
         types = _array("atom_types", atom_types, np.int64, (-1,))
         positions = _array("positions", positions, np.float64, (len(types), 3))
         cell = _array("cell", cell, np.float64, (3, 3))
         periodic = (ctypes.c_int32 * 3)(*_array("pbc", np.asarray(pbc) != 0, np.bool_, (3,)).tolist())
         field = _field(field)
+        if watched is not None:
+            watched = _array("watched", watched, np.float64, (len(self.species),) * 2)
         structure = _Structure(
-            len(types), *map(_address, (types, positions, cell)), periodic, _address(field)
+            len(types),
+            *map(_address, (types, positions, cell)),
+            periodic,
+            *map(_address, (field, watched)),
+            anew,
         )
         return self._evaluate("equipot_evaluate", structure, len(types), heat, derivatives)
 
@@ -252,10 +268,10 @@ class Engine:
         if derivatives and self.derivative_width:
             shapes["derivatives"] = (self.derivative_width,)
         rows = {name: np.empty((num_atoms, *shape)) for name, shape in shapes.items()}
-        results = _Results(**{name: _address(array) for name, array in rows.items()})
-        found = Evaluation(**rows)
+        closer = np.zeros(1, dtype=np.int32)
+        results = _Results(closer=_address(closer), **{name: _address(array) for name, array in rows.items()})
         self._call(function, self._model, ctypes.byref(structure), ctypes.byref(results))
-        return found
+        return Evaluation(**rows, closer=bool(closer[0]))
 
     def _call(self, function: str, *arguments) -> None:
         status = getattr(self._library, function)(*arguments)

@@ -27,7 +27,8 @@ class LoadedModel:
     path: Path
     species: list[str]
     cutoff: float  # Å
-    device: str
+    device: str  # that graphs should be on
+    runs_on: str  # whose memory bounds what is evaluated at once
     labels: LabelsConfig
     units: UnitsConfig
     predict: Callable[[AtomicGraph], Prediction]
@@ -47,18 +48,18 @@ def load_model(path: str | Path, device: str = "auto", level: str | None = None)
         DeviceError: ``device`` is not on this machine.
     """
     file = find_checkpoint(path)
-    target = resolve_device(device)
-    load = _load_deployed if is_deployed(file) else _load_checkpoint
-    return load(file, target, level)
+    return (_load_deployed if is_deployed(file) else _load_checkpoint)(file, device, level)
 
 
 def _load_checkpoint(path: Path, device: str, level: str | None) -> LoadedModel:
+    device = resolve_device(device)
     checkpoint = load_checkpoint(path).at_level(level)
     potential = checkpoint.potential.to(device).eval()
     data, run = checkpoint.config.data, partial(predict, potential)
     species = list(potential.species)
     how = data.missing, data.parsing, tuple(potential.output_names)
-    return LoadedModel(path, species, potential.cutoff, device, data.labels, data.units, run, *how)
+    where = device, device
+    return LoadedModel(path, species, potential.cutoff, *where, data.labels, data.units, run, *how)
 
 
 def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
@@ -73,8 +74,8 @@ def _load_deployed(path: Path, device: str, level: str | None) -> LoadedModel:
     missing, parsing = data.get("missing", "error"), Parsing(fixed_atoms=data.get("fixed_atoms", "use"))
     run = partial(_with_uncertainty if deployed.has_features else predict, deployed)
     return LoadedModel(
-        path, list(metadata.species), metadata.cutoff, device, labels, units, run, missing, parsing,
-        outputs=tuple(deployed.output_names),
+        path, list(metadata.species), metadata.cutoff, deployed.takes_from, deployed.device, labels, units,
+        run, missing, parsing, outputs=tuple(deployed.output_names),
     )  # fmt: skip
 
 

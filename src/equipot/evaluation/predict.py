@@ -99,7 +99,7 @@ def predict_frames(model: LoadedModel, frames: Sequence[Frame], max_edges: int |
         [FrameOrigin(frame.file, frame.index, frame.config_type) for frame in frames],
         model.species,
         model.device,
-        max_edges,
+        max_edges or most_edges(model.runs_on),
     )
 
 

@@ -17,7 +17,7 @@ from equipot.deploy.ensemble import deviation, load_members
 from equipot.deploy.load import DeployedModel
 from equipot.errors import ConfigError, DataError, SimulationError
 from equipot.integrations.distances import DistanceWatch, TooClose
-from equipot.integrations.verlet import Array, VerletList, as_array
+from equipot.integrations.verlet import Array, EngineList, VerletList, as_array
 from equipot.quantities import FIELD, QUANTITIES, of_structure
 from equipot.units import compound_unit, stress_to_voigt
 
@@ -41,7 +41,7 @@ class EquipotCalculator(Calculator):
             of these, or the folder that ``equipot deploy`` has written.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"; not used for a loaded model.
         skin: the neighbor list reaches this far (Å) beyond the cutoff and is reused until atoms have moved
-            by half of it; 0 rebuilds it at every step.
+            by half of it; 0 rebuilds it at every step. On a GPU at most 0.5.
         check: re-evaluate the reference structures in the file once, before the first use.
         engine: "auto": equipot's own on a CPU; "torch": TorchScript. Not used for a loaded model.
         energy: "total"; or "isolated": relative to what the model gives for each atom alone.
@@ -116,7 +116,7 @@ class EquipotCalculator(Calculator):
         if check:
             for member in self.members:
                 member.require_capsule()
-        self.neighbors = VerletList(self.model.metadata.cutoff, skin, self.model.takes_from)
+        self.neighbors = self._list(skin)
         self.distances = DistanceWatch([member.metadata for member in self.members])
         if energy == "isolated":
             self.model.require_energy("energy='isolated'")
@@ -133,6 +133,18 @@ class EquipotCalculator(Calculator):
                 "%s: the uncertainty of its energies is not given, which takes the engine on a CPU; it runs "
                 "on %s.", self.model.path, self.model.runs_by,
             )  # fmt: skip
+
+    def _list(self, skin: float) -> VerletList:
+        cutoff = self.model.metadata.cutoff
+        if all(member.finds_edges for member in self.members):
+            return EngineList(cutoff, skin)
+        return VerletList(cutoff, skin, self.model.takes_from)
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        here = self._list(self.neighbors.skin)  # the model may run elsewhere now
+        if (type(here), here.device) != (type(self.neighbors), self.neighbors.device):
+            self.neighbors = here
 
     def calculate(
         self, atoms: Atoms | None = None, properties=("energy",), system_changes=all_changes
@@ -247,6 +259,8 @@ class EquipotCalculator(Calculator):
     def _evaluate(self, atoms: Atoms, heat: bool, derivatives: bool) -> list[dict[str, np.ndarray]]:
         """What each member says of each atom, as `DeployedModel.rows`."""
         atom_types = self.model.atom_types(atoms.numbers)
+        if isinstance(self.neighbors, EngineList):
+            return self._evaluate_there(self.neighbors, atoms, atom_types, heat)
         edges = self.neighbors.edges(atoms.positions, atoms.cell.array, atoms.pbc)
         types = self._types_on_device(atom_types[edges.order])
         for found in self.distances.find(edges, types):
@@ -259,6 +273,35 @@ class EquipotCalculator(Calculator):
             raise PropertyNotImplementedError(str(error)) from None
         place = edges.place
         return [{name: as_array(rows).take(place, axis=0) for name, rows in found.items()} for found in each]
+
+    def _evaluate_there(
+        self, order: EngineList, atoms: Atoms, atom_types: np.ndarray, heat: bool
+    ) -> list[dict[str, np.ndarray]]:
+        """By engines that find the edges themselves; which atoms are too close is looked for on the host."""
+        if heat and any(member.metadata.num_exchanges for member in self.members):
+            raise PropertyNotImplementedError(
+                f"{self.model.path} passes messages, and its heat flux is computed on a CPU only: use "
+                "device='cpu'."
+            )
+        geometry = atoms.positions, atoms.cell.array, atoms.pbc
+        try:
+            for *structure, anew in order.structures(*geometry):
+                types = atom_types[order.order]
+                more = {"watched": self.distances.limits, "anew": anew, "heat": heat}
+                each = [member.rows_of_structure(*structure, types, **more) for member in self.members]
+        except DataError:
+            self._report_distances(geometry, atom_types)  # raises it with the indices of these atoms
+            raise
+        if any(closer for _, closer in each):
+            self._report_distances(geometry, atom_types)
+        return [
+            {name: values.take(order.place, axis=0) for name, values in found.items()} for found, _ in each
+        ]
+
+    def _report_distances(self, geometry: tuple[np.ndarray, ...], atom_types: np.ndarray) -> None:
+        edges = VerletList(self.model.metadata.cutoff, 0.0).edges(*geometry)
+        for found in self.distances.find(edges, atom_types[edges.order]):
+            self.report_distance(found)
 
     @property
     def field(self) -> np.ndarray | None:

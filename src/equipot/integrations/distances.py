@@ -65,6 +65,11 @@ class DistanceWatch:
         """Mark distances below these (Å, by pair) as reasons to stop."""
         self._stop, self._limits = self._table(limits), None
 
+    @property
+    def limits(self) -> np.ndarray:
+        """(T, T) Å, what `find` would find below."""
+        return np.maximum(self._warn, self._stop)
+
     def find(self, edges: Edges, types: Array) -> list[TooClose]:
         """What is below a limit, a pair of elements that was found before only if it is one to stop at.
 
@@ -76,7 +81,7 @@ class DistanceWatch:
         if not len(edges.squared):
             return []
         if self._limits is None:
-            limits = np.maximum(np.maximum(self._warn, self._stop), MIN_DISTANCE) ** -2.0
+            limits = np.maximum(self.limits, MIN_DISTANCE) ** -2.0
             on_cpu = isinstance(edges.squared, np.ndarray)
             self._limits = limits if on_cpu else edges.squared.new_tensor(limits)
         if len(self.pairs) == 1:
@@ -99,7 +104,7 @@ class DistanceWatch:
                 "Remove the duplicate, or correct the positions, the cell or the length unit."
             )
         one, other = (types[atoms] for atoms in (center, neighbor))
-        below = np.flatnonzero(distance < np.maximum(self._warn, self._stop)[one, other])
+        below = np.flatnonzero(distance < self.limits[one, other])
         found: dict[str, TooClose] = {}
         for edge in below[np.argsort(distance[below])]:
             a, b = one[edge], other[edge]

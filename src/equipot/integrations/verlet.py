@@ -6,6 +6,7 @@ reads of an atom's neighbors is then still in a cache, however large and however
 Edges are arrays on a CPU, and tensors on a GPU, which finds them itself and keeps them there.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, Union
 
@@ -14,6 +15,7 @@ from ase.geometry import wrap_positions
 
 from equipot.data.edges import edge_vectors, rows, squared_lengths
 from equipot.data.neighbors import check_geometry, neighbor_list, torch_neighbor_list
+from equipot.engine.library import GPU_SKIN
 
 if TYPE_CHECKING:
     import torch
@@ -43,10 +45,10 @@ class _Built:
     positions: np.ndarray
     cell: np.ndarray
     pbc: np.ndarray
-    edge_index: Array
-    edge_shift: Array  # float64, to be multiplied by the cell
     order: np.ndarray  # (N,) which atom each row of the edges is
     place: np.ndarray  # (N,) which row each atom is
+    edge_index: Array | None = None  # None: an engine has the edges
+    edge_shift: Array | None = None  # float64, to be multiplied by the cell
 
 
 class VerletList:
@@ -100,18 +102,22 @@ class VerletList:
         return torch.as_tensor(array, device=self.device)
 
     def _build(self, positions, cell, pbc) -> _Built:
+        built = self._ordered(positions, cell, pbc)
+        order = built.order
+        structure = positions[order], cell, pbc, self.cutoff + self.skin
+        if self.device == "cpu":
+            built.edge_index, edge_shift = neighbor_list(*structure)
+            built.edge_shift = edge_shift.astype(np.float64)
+        else:
+            built.edge_index, edge_shift = torch_neighbor_list(*structure, device=self.device)
+            built.edge_shift = edge_shift.double()
+        return built
+
+    def _ordered(self, positions, cell, pbc) -> _Built:
         check_geometry(positions, cell, pbc)
         self.builds += 1
         order = spatial_order(positions, cell, pbc, self.cutoff / 2)
-        structure = positions[order], cell, pbc, self.cutoff + self.skin
-        if self.device == "cpu":
-            edge_index, edge_shift = neighbor_list(*structure)
-            edge_shift = edge_shift.astype(np.float64)
-        else:
-            edge_index, edge_shift = torch_neighbor_list(*structure, device=self.device)
-            edge_shift = edge_shift.double()
-        given = positions.copy(), cell.copy(), pbc.copy()
-        return _Built(*given, edge_index, edge_shift, order, np.argsort(order))
+        return _Built(positions.copy(), cell.copy(), pbc.copy(), order, np.argsort(order))
 
     def _still_complete(self, built: _Built, positions, cell, pbc) -> bool:
         """True if no pair outside the list can have come within the cutoff.
@@ -129,10 +135,68 @@ class VerletList:
         else:
             deformation = np.linalg.solve(built.cell, cell)
             moved = positions - built.positions @ deformation
-            shrink = np.linalg.svd(deformation, compute_uv=False)[-1]
+            shrink = self._least_stretch(deformation)
         # Of two atoms each moves at most as far as the farthest mover. Rounding must not decide.
         largest = np.sqrt((moved * moved).sum(axis=1).max(initial=0.0))
         return bool(shrink * (self.cutoff + self.skin) - 2.0 * largest > self.cutoff + 1e-9)
+
+    def _least_stretch(self, deformation: np.ndarray) -> float:
+        return np.linalg.svd(deformation, compute_uv=False)[-1]
+
+
+class EngineList(VerletList):
+    """The order of atoms for an engine that finds edges itself, and when its list is to be made anew.
+
+    It is as strict as the engine and has a little less skin, so that it alone decides: a run that is resumed
+    then has the lists of one that was never stopped.
+    """
+
+    def __init__(self, cutoff: float, skin: float):
+        super().__init__(cutoff, min(skin, GPU_SKIN - 1e-3))
+        self._restored = False
+
+    def restore(self, geometry: tuple[np.ndarray, np.ndarray, np.ndarray] | None) -> None:
+        super().restore(geometry)
+        self._restored = geometry is not None
+
+    def structures(
+        self, positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
+        """positions (N, 3) Å in `order`, cell, pbc, and whether the list is to be made anew.
+
+        The last is the structure that was asked for. After `restore` one comes first for which the engine's
+        list is made again.
+        """
+        built = self._built
+        incomplete = built is None or not self._still_complete(built, positions, cell, pbc)
+        if incomplete:
+            self._built = built = self._build(positions, cell, pbc)
+        elif self._restored:
+            yield built.positions[built.order], built.cell, built.pbc, True
+        self._restored = False
+        yield positions[built.order], cell, pbc, incomplete
+
+    @property
+    def order(self) -> np.ndarray:
+        """(N,) which atom each row of the last structure is."""
+        return self._built.order
+
+    @property
+    def place(self) -> np.ndarray:
+        """(N,) its inverse."""
+        return self._built.place
+
+    def _still_complete(self, built: _Built, positions, cell, pbc) -> bool:
+        # What an engine takes for the cell of a slab turns with the slab.
+        if not pbc.all() and not np.array_equal(cell, built.cell):
+            return False
+        return super()._still_complete(built, positions, cell, pbc)
+
+    def _build(self, positions, cell, pbc) -> _Built:
+        return self._ordered(positions, cell, pbc)
+
+    def _least_stretch(self, deformation: np.ndarray) -> float:
+        return 1.0 - float(np.linalg.norm(deformation - np.eye(3)))
 
 
 def spatial_order(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, spacing: float) -> np.ndarray:

@@ -68,8 +68,9 @@ class EngineModel : public Model {
     double* const features = room(wanted.features, features_, facts_.feature_width);
     double* const outputs = room(wanted.outputs, outputs_, facts_.output_width);
     double* const derivatives = room(wanted.derivatives, derivatives_, facts_.derivative_width);
+    int32_t closer = 0;
     const equipot_results results{&found.energy, energies, forces,  found.virial.data(), virials,
-                                  for_heat,      features, outputs, derivatives};
+                                  for_heat,      features, outputs, derivatives,         &closer};
     Link link{exchange, facts_.bytes_per_number == 4};
     const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
     const equipot_exchange* const link_or_none = exchange == nullptr ? nullptr : &functions;
@@ -79,8 +80,7 @@ class EngineModel : public Model {
       const equipot_domain domain{num_atoms, in.num_owned, in.atom_types.data(), at.number, at.num_local,
                                   at.positions, at.atoms, at.moved, link_or_none, ids,
                                   at.watched.empty() ? nullptr : at.watched.data()};
-      int32_t closer = 0;
-      require(equipot_evaluate_domain(model_, &domain, &results, &closer));
+      require(equipot_evaluate_domain(model_, &domain, &results));
       found.closer = closer != 0;
     } else {
       owned_.resize(num_atoms);

@@ -160,6 +160,7 @@ void PairEquipot::compute(int eflag, int vflag)
   if (takes_places) {
     if (exchanges) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
     find_places(!changed && evaluated_on >= 0);
+    evaluated_on = -1;    // unless it works
   } else {
     neighborhood.places.reset();
     find_edges();
@@ -183,7 +184,13 @@ void PairEquipot::compute(int eflag, int vflag)
   known = wanted;
   last_features = result.features, last_outputs = result.outputs, last_derivatives = result.derivatives;    // perhaps null
   if (takes_places) {
-    if (result.closer) neighbor->build_one(list), find_edges();
+    if (result.closer) {
+      const bigint last = neighbor->lastcall;
+      neighbor->lastcall = update->ntimestep + 1;    // or a list of this step would be taken for one of these atoms
+      neighbor->build_one(list);
+      neighbor->lastcall = last;
+      find_edges();
+    }
     warn_of_distances();
   }
 

@@ -107,7 +107,7 @@ void evaluate(equipot_model& model, int64_t num_atoms, const double* field, cons
               const int64_t* ids, const F& work) {
   std::vector<double> energies, virials;
   Results to{results.atom_energies, results.forces, results.atom_virials, results.atom_heat_virials, results.features,
-             results.outputs, results.derivatives};
+             results.outputs, results.derivatives, nullptr, nullptr, results.closer};
   const int64_t width = model.evaluator->output_width(), derivatives = model.evaluator->derivative_width();
   if (to.features != nullptr) require_uncertainty(model);
   if (to.outputs != nullptr && width == 0)
@@ -172,19 +172,24 @@ void require_domain(const equipot_domain& given) {
     throw std::invalid_argument("the exchange has another num_owned than the domain");
 }
 
+void look_closer(const equipot_model& model, const NeighborList& list, const int64_t* types, const double* watched, int32_t* closer) {
+  if (closer == nullptr) return;
+  *closer = 0;
+  for (size_t e = 0; e < list.center.size() && watched != nullptr; ++e) {
+    const double* v = list.edge_vec.data() + 3 * e;
+    const double least = watched[types[list.center[e]] * model.description.num_species + types[list.neighbor[e]]];
+    if (v[0] * v[0] + v[1] * v[1] + v[2] * v[2] < least * least) *closer = 1;
+  }
+}
+
 void evaluate_on_cpu(equipot_model& model, const Domain& domain, const equipot_results& results, const int64_t* ids) {
   const NeighborList list = find_neighbors(domain, ids, model.description.cutoff);
-  const auto num_edges = int64_t(list.center.size()), num_types = int64_t(model.description.num_species);
   std::vector<uint8_t> owned(size_t(domain.num_atoms), 0);
   std::fill_n(owned.begin(), domain.num_owned, uint8_t(1));
-  evaluate(model, {domain.num_atoms, num_edges, domain.types, owned.data(), list.center.data(), list.neighbor.data(),
-                   list.edge_vec.data(), domain.exchange, nullptr},
+  evaluate(model, {domain.num_atoms, int64_t(list.center.size()), domain.types, owned.data(), list.center.data(),
+                   list.neighbor.data(), list.edge_vec.data(), domain.exchange, nullptr},
            results, ids);
-  for (int64_t e = 0; e < num_edges && domain.watched != nullptr; ++e) {
-    const double* v = list.edge_vec.data() + 3 * e;
-    const double least = domain.watched[domain.types[list.center[size_t(e)]] * num_types + domain.types[list.neighbor[size_t(e)]]];
-    if (v[0] * v[0] + v[1] * v[1] + v[2] * v[2] < least * least) *domain.closer = true;
-  }
+  look_closer(model, list, domain.types, domain.watched, results.closer);
 }
 
 }  // namespace
@@ -266,32 +271,35 @@ EXPORT equipot_status equipot_evaluate(equipot_model* model, const equipot_struc
     if (model->evaluator->finds_neighbors())
       return evaluate(*model, structure->num_atoms, structure->field, *results, nullptr, [&](const Results& to) {
         model->evaluator->evaluate_structure(
-            {structure->num_atoms, structure->types, structure->positions, structure->cell, periodic}, to);
+            {structure->num_atoms, structure->types, structure->positions, structure->cell, periodic, structure->watched,
+             structure->anew != 0},
+            to);
       });
     const NeighborList list = find_neighbors(structure->num_atoms, structure->positions, structure->cell, periodic,
                                              model->description.cutoff);
     evaluate(*model, {structure->num_atoms, int64_t(list.center.size()), structure->types, nullptr, list.center.data(),
                       list.neighbor.data(), list.edge_vec.data(), nullptr, structure->field},
              *results);
+    look_closer(*model, list, structure->types, structure->watched, results->closer);
   });
 }
 
 EXPORT equipot_status equipot_evaluate_domain(equipot_model* model, const equipot_domain* domain,
-                                              const equipot_results* results, int32_t* closer) {
+                                              const equipot_results* results) {
   return guarded([&] {
     require(model, "model"), require(domain, "domain"), require(results, "results");
     require_domain(*domain);
+    if (domain->exchange == nullptr && domain->num_atoms > domain->num_owned && model->description.num_exchanges > 0)
+      throw std::invalid_argument(model->path + ": it passes messages, so atoms that other domains own take an exchange");
     std::unique_ptr<Exchange> exchange;
     if (domain->exchange != nullptr) exchange = std::make_unique<Exchange>(*domain->exchange);
-    bool shorter = false;
     const Domain given{domain->num_atoms, domain->num_owned, domain->types, domain->num_places, domain->num_local, domain->positions,
-                       domain->atoms, domain->moved != 0, exchange.get(), domain->watched, &shorter};
+                       domain->atoms, domain->moved != 0, exchange.get(), domain->watched};
     if (model->evaluator->finds_neighbors())
       evaluate(*model, given.num_atoms, nullptr, *results, domain->ids,
                [&](const Results& to) { model->evaluator->evaluate_domain(given, domain->ids, to); });
     else
       evaluate_on_cpu(*model, given, *results, domain->ids);
-    if (closer != nullptr) *closer = shorter;
   });
 }
 

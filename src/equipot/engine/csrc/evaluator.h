@@ -28,6 +28,8 @@ struct Structure {
   const double* positions = nullptr;  // (num_atoms, 3) Å
   const double* cell = nullptr;  // (3, 3) Å, rows are lattice vectors; null where nothing is periodic
   const int32_t* periodic = nullptr;  // (3)
+  const double* watched = nullptr;  // (types, types) Å
+  bool anew = false;
 };
 
 // A part of space; see equipot_domain.
@@ -40,7 +42,6 @@ struct Domain {
   bool moved = false;
   GhostExchange* exchange = nullptr;
   const double* watched = nullptr;  // (types, types) Å
-  bool* closer = nullptr;
 };
 
 // Written for all atoms; null: not wanted.
@@ -54,6 +55,7 @@ struct Results {
   double* derivatives = nullptr;  // (num_atoms, derivative_width), those of atoms not owned are their owners'; only with a width
   double* energy = nullptr;  // (1) eV, the sum over atoms; only of an evaluator that adds up
   double* virial = nullptr;  // (3, 3) eV, the same
+  int32_t* closer = nullptr;  // (1), only of an evaluator that finds neighbors; see equipot.h
 };
 
 class Evaluator {

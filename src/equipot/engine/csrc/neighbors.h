@@ -212,17 +212,35 @@ inline NeighborList find_neighbors(int64_t num_atoms, const double* positions, c
   return list;
 }
 
-// The same of a domain: edges from owned atoms, from places to any. Throws std::invalid_argument unless each owned atom is at one of
-// the first `num_local` places, and nothing else is there.
-inline NeighborList find_neighbors(const Domain& domain, const int64_t* ids, double cutoff) {
-  constexpr int32_t open[3] = {0, 0, 0};
+constexpr int32_t open_space[3] = {0, 0, 0};  // nothing is periodic
+
+// Of the places of a domain; those that the model does not see lie where another is. Throws std::invalid_argument unless each owned
+// atom is at one of the first `num_local` places, and nothing else is there.
+inline Boxes boxes_of(const Domain& domain, const int64_t* ids, double cutoff) {
   require_places(domain);
-  const Boxes boxes(domain.num_places, domain.positions, nullptr, open, cutoff);
+  std::vector<double> positions(domain.positions, domain.positions + 3 * domain.num_places);
+  int64_t seen = -1;
+  for (int64_t place = 0; place < domain.num_places; ++place) {
+    const int64_t atom = domain.atoms[place];
+    for (int64_t k = 3 * place; k < 3 * place + 3; ++k) {
+      if (atom < 0) positions[size_t(k)] = seen < 0 ? 0 : positions[size_t(3 * seen + k % 3)];
+      else if (!(std::abs(positions[size_t(k)]) < 1e9))
+        throw std::domain_error("the position of atom " + std::to_string(ids == nullptr ? atom : ids[atom]) +
+                                " is not finite, or far outside the cell");
+    }
+    if (atom >= 0) seen = place;
+  }
+  return Boxes(domain.num_places, positions.data(), nullptr, open_space, cutoff);
+}
+
+// The same of a domain: edges from owned atoms, from places to any. Throws as boxes_of, too.
+inline NeighborList find_neighbors(const Domain& domain, const int64_t* ids, double cutoff) {
+  const Boxes boxes = boxes_of(domain, ids, cutoff);
   NeighborList list;
   for (int64_t place = 0; place < domain.num_local; ++place) {
     const int64_t i = domain.atoms[place];
     if (i < 0) continue;
-    for_neighbors(boxes, domain.positions, open, cutoff, place, [&](int64_t to, const std::array<double, 3>& vec, double squared) {
+    for_neighbors(boxes, domain.positions, open_space, cutoff, place, [&](int64_t to, const std::array<double, 3>& vec, double squared) {
       const int64_t j = domain.atoms[to];
       if (j < 0) return;
       require_distance(ids == nullptr ? i : ids[i], ids == nullptr ? j : ids[j], squared);

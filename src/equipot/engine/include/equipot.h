@@ -27,7 +27,7 @@ typedef enum {
 
 typedef struct equipot_model equipot_model;
 
-/* The EQUIPOT_ABI that the library was built with. */
+/* The EQUIPOT_ABI that the library was built with. Programs built with another one must not use it. */
 int equipot_abi(void);
 
 /* What the last call of this thread that did not return EQUIPOT_OK found wrong; valid until the next call. */
@@ -132,6 +132,7 @@ typedef struct {
   double* derivatives;   /* (num_atoms, derivative_width) the same of outputs that are derivatives: those of atoms that are not
                           * owned belong to their owners; each takes three reverse passes, and exchanges, so all domains must want
                           * them, those without atoms by any address */
+  int32_t* closer;       /* (1) nonzero: an edge is shorter than the watched distance of its species; not of evaluations from edges */
 } equipot_results;
 
 /* From edges that are known. */
@@ -144,9 +145,11 @@ typedef struct {
   const double* cell;       /* (3, 3) Å, rows are lattice vectors; null where nothing is periodic */
   int32_t periodic[3];      /* nonzero: periodic along this lattice vector */
   const double* field;      /* (3) V/Å, uniform; null: none */
+  const double* watched;    /* (num_species, num_species) Å, symmetric; null: none */
+  int32_t anew;             /* nonzero: a GPU makes its neighbor list anew, whether or not it is complete */
 } equipot_structure;
 
-/* From positions: neighbors are searched anew at every call. */
+/* From positions: neighbors are searched anew at every call, on a GPU when atoms have moved so far that they may be others. */
 equipot_status equipot_evaluate(equipot_model* model, const equipot_structure* structure,
                                 const equipot_results* results);
 
@@ -158,17 +161,15 @@ typedef struct {
   int64_t num_places, num_local;    /* each owned atom is at one of the first num_local places, and nothing else is there */
   const double* positions;          /* (num_places, 3) Å */
   const int64_t* atoms;             /* (num_places) the atom at each place; -1: one that the model does not see */
-  int32_t moved;                    /* nonzero: since the model's last evaluation only positions have changed. Then a neighbor list is
-                                     * kept as long as it is complete; all domains of an exchange must say the same */
-  const equipot_exchange* exchange; /* null: none */
+  int32_t moved;                    /* nonzero: since the model's last evaluation, which did not fail, only positions have changed. Then a
+                                     * neighbor list is kept as long as it is complete; all domains of an exchange must say the same */
+  const equipot_exchange* exchange; /* null: none, where nothing is exchanged or all atoms are owned */
   const int64_t* ids;               /* (num_atoms) what messages call the atoms; null: their index */
   const double* watched;            /* (num_species, num_species) Å, symmetric; null: none */
 } equipot_domain;
 
-/* From places: on a GPU that is where the edges are found. *closer (null is allowed) becomes nonzero if an edge is shorter than the
- * watched distance of its species. */
-equipot_status equipot_evaluate_domain(equipot_model* model, const equipot_domain* domain, const equipot_results* results,
-                                       int32_t* closer);
+/* From places: on a GPU that is where the edges are found. */
+equipot_status equipot_evaluate_domain(equipot_model* model, const equipot_domain* domain, const equipot_results* results);
 
 /* Standard deviations sigma (num_rows) eV of energies, by last-layer prediction rigidity, from rows of `features`
  * (num_rows, feature_width) eV: that of an atom's energy from its features, that of a structure's from the sum over all

@@ -105,13 +105,14 @@ class GpuEvaluator : public Evaluator {
     refuse(structure.num_atoms, structure.types, results);
     model_.memory().begin();
     send_types(structure.num_atoms, structure.num_atoms, structure.types);
-    neighbors_.update(structure);
+    neighbors_.update(structure, static_cast<const long long*>(type_rows_.get()));
     run(found_edges(structure.num_atoms, structure.num_atoms), nullptr, results);
     if (too_close_) neighbors_.refuse(structure);
   }
 
   void evaluate_domain(const Domain& domain, const int64_t* ids, const Results& results) override {
     const std::lock_guard guard(in_use_);
+    if (!domain.moved) knows_border_ = false, neighbors_.forget();  // now: what follows may fail
     refuse(domain.num_atoms, domain.types, results);
     model_.memory().begin();
     send_types(domain.num_atoms, domain.num_owned, domain.types);
@@ -120,7 +121,6 @@ class GpuEvaluator : public Evaluator {
     edges.exchange = domain.exchange, edges.same_border = domain.moved;
     run(edges, nullptr, results);
     if (too_close_) neighbors_.refuse(domain, ids);
-    *domain.closer = closer_;
   }
 
   int64_t feature_width() const override { return 0; }
@@ -195,7 +195,8 @@ class GpuEvaluator : public Evaluator {
   // Types, and the order of the computed atoms by them, are sent only when they are others than before.
   void send_types(int64_t num_atoms, int64_t num_computed, const int64_t* types) {
     if (num_computed == typed_ && std::equal(types_.begin(), types_.end(), types, types + num_atoms)) return;
-    types_.assign(types, types + num_atoms), typed_ = num_computed;
+    typed_ = -1;
+    types_.assign(types, types + num_atoms);
     type_rows_ = model_.memory().up(types_);
     const EdgeGroups groups = group_edges(types, num_computed, model_.num_types());
     std::vector<long long> order;
@@ -206,12 +207,15 @@ class GpuEvaluator : public Evaluator {
     }
     padded_ = int64_t(order.size());
     by_type_ = model_.memory().up(order);
+    typed_ = num_computed;  // last: memory may be short
   }
 
   void make_room_to_count(int64_t num_edges) {
     if (num_edges <= counted_) return;
-    counted_ = num_edges + num_edges / 16;
-    counting_ = model_.memory().take(size_t(counted_) * sizeof(long long));
+    counted_ = 0;
+    const int64_t count = num_edges + num_edges / 16;
+    counting_ = model_.memory().take(size_t(count) * sizeof(long long));
+    counted_ = count;
     GpuRowArrays<void> arrays{};
     arrays.out = counting_.get(), arrays.rows = counted_, arrays.width = 1;
     device_->launch(model_.rows("count_up"), {(counted_ + 127) / 128, 1, 1}, 128, &arrays);
@@ -337,8 +341,9 @@ class GpuEvaluator : public Evaluator {
     }
     model_.memory().synchronize();
     if (copies[0].staged != nullptr) std::memcpy(found_close, copies[0].staged, sizeof found_close);
-    too_close_ = found_close[0] != 0, closer_ = found_close[1] != 0;
+    too_close_ = found_close[0] != 0;
     if (too_close_) return;
+    if (results.closer != nullptr) *results.closer = found_close[1] != 0;
     for (const Copy& copy : copies)
       if (copy.staged != nullptr) std::memcpy(copy.to, copy.staged, copy.count * sizeof(double));
     double total[10] = {};
@@ -359,7 +364,7 @@ class GpuEvaluator : public Evaluator {
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;
   // Of the evaluation before.
-  bool too_close_ = false, closer_ = false, knows_border_ = false;
+  bool too_close_ = false, knows_border_ = false;
   std::vector<long long> border_;
   Buffer border_rows_;
   std::vector<int64_t> types_;

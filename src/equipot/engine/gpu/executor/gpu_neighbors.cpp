@@ -146,7 +146,7 @@ long long* numbers(const GpuMemory::Buffer& buffer) { return static_cast<long lo
 
 }  // namespace
 
-void GpuNeighbors::update(const Structure& structure) {
+void GpuNeighbors::update(const Structure& structure, const long long* types) {
   GpuMemory& memory = model_.memory();
   GpuNeighborArrays arrays{};
   arrays.num_centers = structure.num_atoms, arrays.least = least_distance * least_distance;
@@ -155,7 +155,7 @@ void GpuNeighbors::update(const Structure& structure) {
   if (!is_complete(structure)) build(structure, arrays);
   const Lattice lattice = completed(structure.cell, structure.periodic);
   for (int k = 0; k < 9; ++k) arrays.lattice[k] = structure.periodic[k / 3] ? lattice[size_t(k / 3)][size_t(k % 3)] : 0;
-  find_vectors(arrays);
+  find_vectors(arrays, types, structure.watched);
 }
 
 void GpuNeighbors::update(const Domain& domain, const int64_t* ids, const long long* types) {
@@ -165,17 +165,17 @@ void GpuNeighbors::update(const Domain& domain, const int64_t* ids, const long l
   const GpuMemory::Buffer positions = memory.up(domain.positions, size_t(3 * domain.num_places) * sizeof(double));
   arrays.positions = static_cast<const double*>(positions.get());
   if (!is_complete(domain)) build(domain, ids, arrays);
-  if (domain.watched != nullptr) {
-    const int64_t num_types = model_.num_types();
-    std::vector<double> squares(domain.watched, domain.watched + num_types * num_types);
-    for (double& distance : squares) distance *= distance;
-    if (squares != watched_squares_) watched_ = memory.up(squares), watched_squares_ = squares;
-    arrays.watched = static_cast<const double*>(watched_.get()), arrays.types = types, arrays.num_types = num_types;
-  }
-  find_vectors(arrays);
+  find_vectors(arrays, types, domain.watched);
 }
 
-void GpuNeighbors::find_vectors(GpuNeighborArrays& arrays) {
+void GpuNeighbors::find_vectors(GpuNeighborArrays& arrays, const long long* types, const double* watched) {
+  if (watched != nullptr) {
+    const int64_t num_types = model_.num_types();
+    std::vector<double> squares(watched, watched + num_types * num_types);
+    for (double& distance : squares) distance *= distance;
+    if (squares != watched_squares_) watched_ = model_.memory().up(squares), watched_squares_ = squares;
+    arrays.watched = static_cast<const double*>(watched_.get()), arrays.types = types, arrays.num_types = num_types;
+  }
   arrays.center = numbers(center_), arrays.neighbor = numbers(neighbor_), arrays.shift = static_cast<int*>(shift_.get());
   arrays.from = of_domain_ ? numbers(from_) : arrays.center, arrays.to = of_domain_ ? numbers(to_) : arrays.neighbor;
   arrays.vec = static_cast<double*>(vec_.get()), arrays.close = static_cast<double*>(close_.get());
@@ -187,7 +187,7 @@ void GpuNeighbors::find_vectors(GpuNeighborArrays& arrays) {
 // Whether no pair outside of the list can have come within the cutoff. Of the change of cell and positions, a deformation D
 // shortens distances by no more than |D - 1|, what is left moves two atoms by no more than twice the farthest.
 bool GpuNeighbors::is_complete(const Structure& structure) const {
-  if (!built_ || of_domain_ || structure.num_atoms == 0 || positions_.size() != size_t(3 * structure.num_atoms)) return false;
+  if (!built_ || of_domain_ || structure.anew || structure.num_atoms == 0 || positions_.size() != size_t(3 * structure.num_atoms)) return false;
   for (int a = 0; a < 3; ++a)
     if (periodic_[size_t(a)] != (structure.periodic[a] != 0)) return false;
   const Lattice now = completed(structure.cell, structure.periodic);
@@ -253,16 +253,14 @@ void GpuNeighbors::build(const Structure& structure, GpuNeighborArrays& arrays) 
 
 // Edges lead from owned atoms only, so those to an atom are not those back: they are looked for from its places.
 void GpuNeighbors::build(const Domain& domain, const int64_t* ids, GpuNeighborArrays& arrays) {
-  constexpr int32_t open[3] = {0, 0, 0};
   built_ = false;
   GpuMemory& memory = model_.memory();
-  require_places(domain);
-  const Boxes boxes(domain.num_places, domain.positions, nullptr, open, cutoff_ + skin);
+  const Boxes boxes = boxes_of(domain, ids, cutoff_ + skin);
   of_domain_ = true;
   const auto places = size_t(domain.num_places);
   const GpuMemory::Buffer atoms = memory.up(domain.atoms, places * sizeof(int64_t));
   arrays.atoms = numbers(atoms);
-  const DeviceBoxes sent = send(boxes, open, arrays);
+  const DeviceBoxes sent = send(boxes, open_space, arrays);
   const std::vector<int64_t> counts = find(domain.num_atoms, arrays, [&] { refuse(domain, ids); });
   // Where the edges to each place begin: those to an atom's places lie one behind the other.
   std::vector<int64_t> first(size_t(domain.num_atoms) + 1, 0), first_back(places);
@@ -299,7 +297,7 @@ std::vector<int64_t> GpuNeighbors::find(int64_t num_atoms, GpuNeighborArrays& ar
   const auto n = size_t(num_atoms), places = size_t(arrays.num_places);
   const GpuMemory::Buffer counts = memory.take(n * sizeof(long long)), back = memory.take(places * sizeof(long long));
   arrays.counts = numbers(counts), arrays.back_counts = numbers(back);
-  if (of_domain_) model_.device().zero(counts.get(), n * sizeof(long long));  // of atoms that are not owned
+  if (of_domain_ && n > 0) model_.device().zero(counts.get(), n * sizeof(long long));  // of atoms that are not owned
   launch(count_, arrays.num_centers, arrays), launch(count_back_, arrays.num_places, arrays);
   const auto fetch = [&](const GpuMemory::Buffer& from, size_t count) {
     auto* const to = static_cast<long long*>(memory.host(std::max<size_t>(count, 1) * sizeof(long long)));

@@ -24,9 +24,11 @@ class GpuNeighbors {
  public:
   GpuNeighbors(GpuModel& model, double cutoff);
 
-  // Finds the edges, or only their vectors. Throws as find_neighbors.
-  void update(const Structure& structure);
-  void update(const Domain& domain, const int64_t* ids, const long long* types);  // these on the device
+  // Finds the edges, or only their vectors; `types` on the device. Throws as find_neighbors.
+  void update(const Structure& structure, const long long* types);
+  void update(const Domain& domain, const int64_t* ids, const long long* types);
+
+  void forget() { built_ = false; }
 
   int64_t num_edges() const { return num_edges_; }
   // On the device, sorted by center; edges by neighbor are `order`, from `start` on.
@@ -55,7 +57,7 @@ class GpuNeighbors {
   // Edges; calls refuse() if two atoms are too close. How many edges lead to each place of a domain.
   template <class F>
   std::vector<int64_t> find(int64_t num_atoms, GpuNeighborArrays& arrays, const F& refuse);
-  void find_vectors(GpuNeighborArrays& arrays);
+  void find_vectors(GpuNeighborArrays& arrays, const long long* types, const double* watched);
   void launch(void* kernel, int64_t threads, GpuNeighborArrays& arrays) const;
 
   GpuModel& model_;
