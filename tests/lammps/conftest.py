@@ -11,7 +11,7 @@ import torch
 
 # Beside this file; pytest's importlib mode does not put it on the path.
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "engine"))
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
 
 from emulated import HERE, compiler
 from lammps_input import CUTOFF, SPECIES, Result, oxide, write_data

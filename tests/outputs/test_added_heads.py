@@ -70,6 +70,14 @@ def head(source):
     return train(tuning(*source)).directory
 
 
+@pytest.fixture(scope="module")
+def without_energy(source):
+    """Where heads were trained in place of the potential's energies."""
+    folder, kind = source
+    model = {"type": kind, "outputs": ADDED, "energy": False}
+    return train(tuning(folder, kind, freeze=(), run="alone", model=model)).directory
+
+
 def of(potential, atoms, **more):
     return predict(potential, graph_from_atoms(atoms, potential.species, potential.cutoff), **more)
 
@@ -141,18 +149,14 @@ def test_a_head_beside_a_head_and_a_resumed_training(source):
     assert load_checkpoint(resumed.directory / BEST).potential.species == SPECIES
 
 
-def test_energies_left_out(source):
+def test_energies_left_out(without_energy):
     """All weights but the readout of energies go along, and what is left goes on being trained."""
-    folder, kind = source
-    model = {"type": kind, "outputs": ADDED, "energy": False}
-    settings = {"model": model}
-    result = train(tuning(folder, kind, freeze=(), run="alone", **settings))
-    after = load_checkpoint(result.directory / BEST).potential
+    after = load_checkpoint(without_energy / BEST).potential
     assert of(after, labelled(40)[[0, 1]]).energy is None and after.species == ["H", "C"]
-    assert "Left out: energies, forces and stress" in (result.directory / "log.txt").read_text()
+    assert "Left out: energies, forces and stress" in (without_energy / "log.txt").read_text()
 
 
-def test_what_is_said_and_refused(source):
+def test_what_is_said_and_refused(source, without_energy):
     folder, kind = source
     silent = {"training": {"epochs": 1, "loss": {"energy": 0, "forces": 0}}}
     labels = {"labels": {"energy": None, "forces": None, "dipole": "mu"}, "units": {"dipole": "Debye"}}
@@ -170,7 +174,7 @@ def test_what_is_said_and_refused(source):
                 folder,
                 kind,
                 freeze=[],
-                start="alone",
+                start=without_energy.name,
                 run="refused",
                 data=data["data"] | {"labels": {"dipole": "mu"}},
             )
