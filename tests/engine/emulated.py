@@ -46,6 +46,7 @@ class Gpu:
         self.folder, self.library, self.engine = folder, ctypes.CDLL(str(library)), load_library()
         command = shlex.join([*compiler(), "-std=c++17", f"-I{library.parent}", f"-I{HERE}"]) if run else ""
         self.library.emulator.restype = ctypes.c_void_p
+        self.library.set_memory.restype = ctypes.c_int64
         self.device = ctypes.c_void_p(self.library.emulator(str(folder).encode(), command.encode()))
 
     def __enter__(self):
@@ -59,6 +60,15 @@ class Gpu:
         found = (ctypes.c_int64 * 6)()
         self.library.counts(self.device, found)
         return Counts(*found)
+
+    def most_memory(self, evaluate, room: int = 2**62) -> int:
+        """Bytes on the device during ``evaluate``, at most, of ``room``."""
+        self.library.set_memory(self.device, ctypes.c_int64(room))
+        try:
+            evaluate()
+        finally:
+            most = self.library.set_memory(self.device, ctypes.c_int64(2**62))
+        return most
 
     def of(self, evaluate) -> Counts:
         """What an evaluation asks of the device."""

@@ -12,12 +12,12 @@ from emulated import ALLEGRO, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_s
 
 from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
 from equipot.deploy import engines, load
-from equipot.engine.library import Engine, _Results, _Structure, load_library
-from equipot.errors import DataError, DeviceError, ModelFileError
+from equipot.engine.library import GPU_SKIN, Engine, _Results, _Structure, load_library
+from equipot.errors import DataError, DeviceError, ModelFileError, SimulationError
 from equipot.integrations.ase import EquipotCalculator
 
 PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 2.9, "C-H": 2.8}
-
+BENCHMARK = {"type": "nequip", "cutoff": 5.0, "l_max": 2, "parity": True, "channels": 64, "layers": 4}
 
 CONFIGS = {
     "nequip 33 channels": NequIPConfig(**NEQUIP | {"layers": 2}, channels=33, l_max=1),
@@ -122,6 +122,55 @@ def test_steps_send_positions_and_fetch_forces(gpu, tmp_path):
         if waits == 1:
             assert used.launches <= 60 and used.allocations == 0
             assert used.bytes_up + used.bytes_down <= 60 * len(given.types)
+
+
+@pytest.mark.parametrize("name", ["nequip l_max 3", "allegro"])
+def test_memory_is_planned_once_and_bounded(gpu, name, tmp_path):
+    """Where it is short at first, what is not in use goes back; afterwards one block is enough."""
+    path = model(CONFIGS[name], tmp_path)
+    given, other = crystal(30), crystal(12, seed=1)
+    engine = Engine(path, device="cuda")
+    weights = gpu.most_memory(lambda: None)
+    plenty = gpu.most_memory(lambda: totals(engine, given)) - weights
+    planned = gpu.most_memory(lambda: totals(engine, given)) - weights
+    assert planned < plenty
+    right = totals(engine, given)
+    totals(engine, other)
+    again = gpu.of(lambda: totals(engine, given))
+    assert again.allocations <= 12  # the neighbor list's arrays
+
+    tight = Engine(path, device="cuda")
+    in_use = gpu.most_memory(lambda: None)
+    for _ in range(3):
+        assert gpu.most_memory(lambda: totals(tight, given), in_use + planned) <= in_use + planned
+    for found, expected in zip(totals(tight, given), right, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    large = crystal(64)
+    with pytest.raises(SimulationError, match=r"(?i)not enough memory on emulated GPU: an array of \d+ MB"):
+        gpu.most_memory(lambda: totals(tight, large), in_use + planned)
+    totals(tight, large)
+    for found, expected in zip(totals(tight, given), right, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_million_atoms_fit_into_80_gb(emulator, tmp_path):
+    """The benchmark's NequIP on silicon, by what a thousand take; edges are those of a list with its skin."""
+    species, num_atoms = ["Si"], 1000
+    atoms = bulk("Si", cubic=True) * (5, 5, 5)
+    given = Crystal(atoms.positions, atoms.cell.array, np.zeros(num_atoms, dtype=np.int64))
+    with Gpu(emulator, tmp_path, run=False) as gpu:
+        engine = Engine(model(NequIPConfig(**BENCHMARK), tmp_path, species), device="cuda")
+        vec, index = given.edges(BENCHMARK["cutoff"] + GPU_SKIN)
+
+        def evaluate():
+            with pytest.raises(SimulationError, match="not finite"):  # as nothing is computed
+                engine.evaluate_edges(vec, index, given.types)
+
+        weights = gpu.most_memory(lambda: None)
+        for _ in range(2):
+            used = gpu.most_memory(evaluate) - weights
+        print(f"{used / num_atoms / 1e3:.1f} kB an atom, {len(vec) / num_atoms:.0f} edges each")
+        assert 20e3 < used / num_atoms < 80e3
 
 
 SILICON = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gpu_device.h"
@@ -57,6 +59,7 @@ class Emulator : public equipot::GpuDevice {
   enum Count { launches, bytes_up, bytes_down, waits, allocations, zeroed };
   std::string directory, compiler;
   int64_t counts[6] = {};
+  size_t in_use = 0, most = 0, memory = SIZE_MAX;  // bytes
 
   void* compile(const std::string& source, const char* name) override {
     const std::string stem = directory + "/" + std::to_string(std::hash<std::string>()(source));
@@ -96,10 +99,17 @@ class Emulator : public equipot::GpuDevice {
 
   // Filled with numbers that are none.
   void* allocate(size_t bytes) override {
+    if (bytes > memory_left()) return nullptr;
     ++counts[allocations];
-    return std::memset(std::malloc(bytes), 0xff, bytes);
+    in_use += bytes, most = std::max(most, in_use);
+    void* found = std::memset(std::malloc(bytes), 0xff, bytes);
+    sizes_[found] = bytes;
+    return found;
   }
-  void free(void* memory) override { std::free(memory); }
+  void free(void* memory) override {
+    in_use -= sizes_.extract(memory).mapped();
+    std::free(memory);
+  }
   void* allocate_host(size_t bytes) override {
     void* memory = std::malloc(bytes);
     host_[static_cast<char*>(memory)] = bytes;
@@ -131,7 +141,7 @@ class Emulator : public equipot::GpuDevice {
     for (const auto& [to, bytes] : coming_) std::memcpy(to, bytes.data(), bytes.size());
     sent_.clear(), coming_.clear();
   }
-  size_t memory_left() override { return 0; }
+  size_t memory_left() override { return memory - std::min(in_use, memory); }
   std::string name() override { return "emulated GPU"; }
 
  private:
@@ -143,6 +153,7 @@ class Emulator : public equipot::GpuDevice {
   }
 
   std::map<std::string, void*> libraries_;
+  std::map<void*, size_t> sizes_;
   std::map<char*, size_t> host_;
   std::vector<std::pair<const char*, std::string>> sent_;
   std::vector<std::pair<char*, std::string>> coming_;
@@ -155,6 +166,12 @@ extern "C" int64_t launches(const Emulator* emulator) { return emulator->counts[
 
 // Since it was made: launches, bytes up, bytes down, waits, allocations, arrays made zero.
 extern "C" void counts(const Emulator* emulator, int64_t* to) { std::memcpy(to, emulator->counts, sizeof emulator->counts); }
+
+// Gives the device so many bytes, and says how many have been in use at most since then.
+extern "C" int64_t set_memory(Emulator* emulator, int64_t bytes) {
+  emulator->memory = size_t(bytes);
+  return int64_t(std::exchange(emulator->most, emulator->in_use));
+}
 
 // Sources (.cu) and libraries go to `directory`.
 extern "C" equipot::GpuDevice* emulator(const char* directory, const char* compiler) {

@@ -139,7 +139,9 @@ class DriverDevice : public GpuDevice {
   void* allocate(size_t bytes) override {
     const Entered entered(*this);
     Address memory = 0;
-    check(driver_.allocate(&memory, bytes), "cuMemAlloc");
+    const int result = driver_.allocate(&memory, bytes);
+    if (result == out_of_memory) return nullptr;
+    check(result, "cuMemAlloc");
     return reinterpret_cast<void*>(memory);
   }
   void free(void* memory) override {

@@ -27,7 +27,7 @@ class GpuLauncher {
 // `synchronize`; memory of the host that is copied must be the device's own (allocate_host), and stay as it is until then.
 class GpuDevice : public GpuLauncher {
  public:
-  virtual void* allocate(size_t bytes) = 0;  // throws std::bad_alloc
+  virtual void* allocate(size_t bytes) = 0;  // null if there is not so much
   virtual void free(void* memory) = 0;
   virtual void* allocate_host(size_t bytes) = 0;
   virtual void free_host(void* memory) = 0;

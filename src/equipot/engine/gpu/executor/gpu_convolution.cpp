@@ -55,7 +55,7 @@ GpuArray GpuPerceptron::backward_to_first(const GpuContext& c, const std::vector
 }
 
 GpuBessel::GpuBessel(GpuModel& model, const Bessel<double>& basis)
-    : frequencies_(model.up(basis.frequencies)), size_(basis.size()) {
+    : frequencies_(model.keep(basis.frequencies)), size_(basis.size()) {
   facts_.factor = basis.factor, facts_.cutoff = basis.cutoff, facts_.begin = basis.start, facts_.power = basis.power;
 }
 

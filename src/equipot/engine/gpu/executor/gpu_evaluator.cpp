@@ -41,8 +41,8 @@ class GpuEvaluator : public Evaluator {
   GpuEvaluator(const Program& program, std::shared_ptr<GpuDevice> device)
       : device_(std::move(device)),
         model_(*device_, program.json["dtype"].text == "float32", int64_t(program.json["species"].items.size())),
-        scale_(model_.memory().up(program.values<double>("scale"))),
-        shift_(model_.memory().up(program.values<double>("shift"))), neighbors_(model_, program.json["cutoff"].number) {
+        scale_(model_.memory().keep(program.values<double>("scale"))),
+        shift_(model_.memory().keep(program.values<double>("shift"))), neighbors_(model_, program.json["cutoff"].number) {
     const bool has_energy = !program.json.has("energy") || program.json["energy"].number != 0;
     if (!has_energy || program.json.has("outputs"))
       throw std::runtime_error("it predicts more than energies and forces (model.outputs), which the engine does on a CPU only: use the device cpu");
@@ -69,7 +69,7 @@ class GpuEvaluator : public Evaluator {
     }
     find_uses();
     model_.rows("linear_rows");  // compiles all of its text
-    model_.memory().begin();
+    model_.memory().synchronize();  // weights are there
   }
 
   void evaluate(const Edges& given, const Results& results) override {
@@ -85,7 +85,7 @@ class GpuEvaluator : public Evaluator {
     here.num_edges = edges.first[size_t(here.num_computed)];
     const EdgeGroups by_neighbor = group_edges(edges.neighbor, here.num_edges, given.num_atoms);
     GpuMemory& memory = model_.memory();
-    memory.begin();
+    const GpuMemory::Evaluation evaluation(memory);
     const auto numbers = size_t(here.num_edges) * sizeof(int64_t);
     const Buffer center = memory.up(edges.center, numbers), neighbor = memory.up(edges.neighbor, numbers);
     const Buffer first = memory.up(edges.first), order = memory.up(by_neighbor.edges), start = memory.up(by_neighbor.start);
@@ -103,7 +103,7 @@ class GpuEvaluator : public Evaluator {
   void evaluate_structure(const Structure& structure, const Results& results) override {
     const std::lock_guard guard(in_use_);
     refuse(structure.num_atoms, structure.types, results);
-    model_.memory().begin();
+    const GpuMemory::Evaluation evaluation(model_.memory());
     send_types(structure.num_atoms, structure.num_atoms, structure.types);
     neighbors_.update(structure, static_cast<const long long*>(type_rows_.get()));
     run(found_edges(structure.num_atoms, structure.num_atoms), nullptr, results);
@@ -114,7 +114,7 @@ class GpuEvaluator : public Evaluator {
     const std::lock_guard guard(in_use_);
     if (!domain.moved) knows_border_ = false, neighbors_.forget();  // now: what follows may fail
     refuse(domain.num_atoms, domain.types, results);
-    model_.memory().begin();
+    const GpuMemory::Evaluation evaluation(model_.memory());
     send_types(domain.num_atoms, domain.num_owned, domain.types);
     neighbors_.update(domain, ids, static_cast<const long long*>(type_rows_.get()));
     DeviceEdges edges = found_edges(domain.num_atoms, domain.num_owned);
@@ -141,12 +141,12 @@ class GpuEvaluator : public Evaluator {
       kink = {json["at"].number, json["below"].number, json["above"].number};
     }
     const bool scaled = program.json.has("pair_scales");
-    if (scaled) pair_scales_ = model_.up(program.values<double>(program.json["pair_scales"].text));
+    if (scaled) pair_scales_ = model_.keep(program.values<double>(program.json["pair_scales"].text));
     std::optional<Zbl> zbl;
     if (program.json.has("zbl")) {
       zbl.emplace(program.json["zbl"], model_.num_types());
-      numbers_ = model_.memory().up(zbl->numbers), radii_ = model_.memory().up(zbl->radii);
-      if (!zbl->reach.empty()) reach_ = model_.memory().up(zbl->reach);
+      numbers_ = model_.memory().keep(zbl->numbers), radii_ = model_.memory().keep(zbl->radii);
+      if (!zbl->reach.empty()) reach_ = model_.memory().keep(zbl->reach);
     }
     zbl_ = zbl.has_value();
     const std::string text = gpu_geometry_code(model_.single(), harmonics, kink, scaled, zbl ? &*zbl : nullptr);
@@ -197,7 +197,7 @@ class GpuEvaluator : public Evaluator {
     if (num_computed == typed_ && std::equal(types_.begin(), types_.end(), types, types + num_atoms)) return;
     typed_ = -1;
     types_.assign(types, types + num_atoms);
-    type_rows_ = model_.memory().up(types_);
+    type_rows_ = model_.memory().keep(types_);
     const EdgeGroups groups = group_edges(types, num_computed, model_.num_types());
     std::vector<long long> order;
     for (int64_t type = 0; type < model_.num_types(); ++type) {
@@ -206,7 +206,7 @@ class GpuEvaluator : public Evaluator {
       while (order.size() % gpu_tile_rows != 0) order.push_back(-1);
     }
     padded_ = int64_t(order.size());
-    by_type_ = model_.memory().up(order);
+    by_type_ = model_.memory().keep(order);
     typed_ = num_computed;  // last: memory may be short
   }
 
@@ -214,7 +214,7 @@ class GpuEvaluator : public Evaluator {
     if (num_edges <= counted_) return;
     counted_ = 0;
     const int64_t count = num_edges + num_edges / 16;
-    counting_ = model_.memory().take(size_t(count) * sizeof(long long));
+    counting_ = model_.memory().keep(size_t(count) * sizeof(long long));
     counted_ = count;
     GpuRowArrays<void> arrays{};
     arrays.out = counting_.get(), arrays.rows = counted_, arrays.width = 1;
@@ -286,7 +286,7 @@ class GpuEvaluator : public Evaluator {
   void send_border(const GpuContext& c) {
     knows_border_ = false;
     border_ = model_.single() ? find_border<float>(*c.exchange, c.num_atoms) : find_border<double>(*c.exchange, c.num_atoms);
-    border_rows_ = model_.memory().up(border_);
+    border_rows_ = model_.memory().keep(border_);
     knows_border_ = true;
   }
 

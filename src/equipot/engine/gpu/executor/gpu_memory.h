@@ -1,9 +1,15 @@
 // Memory of a GPU that goes from one array to the next, and to the next evaluation: once it is enough, nothing is
 // allocated any more. All work is done in order, so what is given back may be taken at once.
+//
+// Arrays of one evaluation have places, as if there were memory without end. What lies in the first bytes of it is in one block,
+// which is made as large as all places together after the first evaluation; what lies beyond, and what stays, has blocks of
+// its own. (With nothing but those, few of which fit what comes later, half more would be taken.)
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -13,6 +19,39 @@
 #include "gpu_launcher.h"
 
 namespace equipot {
+
+// Places one after the other, the smallest free one that is large enough first.
+class GpuPlaces {
+ public:
+  size_t end() const { return end_; }  // of the last one that has been taken
+
+  size_t take(size_t bytes) {
+    auto best = free_.end();
+    for (auto place = free_.begin(); place != free_.end(); ++place)
+      if (place->second >= bytes && (best == free_.end() || place->second < best->second)) best = place;
+    if (best == free_.end()) {
+      end_ += bytes;
+      return end_ - bytes;
+    }
+    const auto [at, room] = *best;
+    free_.erase(best);
+    if (room > bytes) free_[at + bytes] = room - bytes;
+    return at;
+  }
+
+  void give(size_t at, size_t bytes) {
+    auto next = free_.upper_bound(at);
+    if (next != free_.end() && next->first == at + bytes) bytes += next->second, next = free_.erase(next);
+    if (next != free_.begin() && std::prev(next)->first + std::prev(next)->second == at)
+      std::prev(next)->second += bytes;
+    else
+      free_[at] = bytes;
+  }
+
+ private:
+  size_t end_ = 0;
+  std::map<size_t, size_t> free_;  // bytes from each place on
+};
 
 class GpuMemory {
  public:
@@ -26,17 +65,20 @@ class GpuMemory {
       return *this;
     }
     ~Buffer() {
-      if (memory_ != nullptr) owner_->give(memory_, capacity_);
+      if (memory_ != nullptr) owner_->give(*this);
     }
     void* get() const { return memory_; }
 
    private:
+    friend GpuMemory;
     void swap(Buffer& other) {
       std::swap(owner_, other.owner_), std::swap(memory_, other.memory_), std::swap(capacity_, other.capacity_);
+      std::swap(at_, other.at_), std::swap(bytes_, other.bytes_);
     }
     GpuMemory* owner_ = nullptr;
     void* memory_ = nullptr;
-    size_t capacity_ = 0;
+    size_t capacity_ = 0;         // of its own block, if it has one
+    size_t at_ = 0, bytes_ = 0;  // its place, if it has one
   };
 
   explicit GpuMemory(GpuDevice& device) : device_(device) {}
@@ -47,17 +89,43 @@ class GpuMemory {
     } catch (const std::exception&) {  // of a device that has failed, which whoever asks it next is told
     }
     release();
-    for (const Block& block : host_) device_.free_host(block.memory);
+    if (block_ != nullptr) device_.free(block_);
+    for (const HostBlock& block : host_) device_.free_host(block.memory);
   }
 
   GpuDevice& device() { return device_; }
 
-  // Sizes are rounded up, by an eighth at most, and memory is given on to one of the same rounded size only: an evaluation that
-  // asks for the same as the one before finds all of it.
+  // While it lives, a model is evaluated; what was taken is given back before.
+  class Evaluation {
+   public:
+    explicit Evaluation(GpuMemory& memory) : memory_(memory) { memory.begin(); }
+    Evaluation(const Evaluation&) = delete;
+    ~Evaluation() { memory_.end(); }
+
+   private:
+    GpuMemory& memory_;
+  };
+
+  // For an array of this evaluation.
   Buffer take(size_t bytes) {
+    bytes = rounded(bytes, 256);
+    const size_t at = places_.take(bytes);
+    Buffer found;
+    try {
+      found = at + bytes <= size_ ? Buffer(this, block_ + at, 0) : keep(bytes);
+    } catch (const std::exception&) {
+      places_.give(at, bytes);
+      throw;
+    }
+    found.at_ = at, found.bytes_ = bytes;
+    return found;
+  }
+
+  // For what stays. Sizes are rounded up, by an eighth at most, and memory is given on to one of the same rounded size only.
+  Buffer keep(size_t bytes) {
     size_t step = 256;
     while (16 * step < bytes) step *= 2;
-    const size_t capacity = std::max<size_t>((bytes + step - 1) / step * step, step);
+    const size_t capacity = rounded(bytes, step);
     std::vector<void*>& same = free_[capacity];
     if (same.empty()) return {this, allocate(capacity), capacity};
     void* const found = same.back();
@@ -85,9 +153,16 @@ class GpuMemory {
     return up(numbers.data(), numbers.size() * sizeof(Number));
   }
 
-  // Memory of the host for copies, until `begin` says that those before are done.
+  template <class Number>
+  Buffer keep(const std::vector<Number>& numbers) {
+    Buffer to = keep(numbers.size() * sizeof(Number));
+    up(to.get(), numbers.data(), numbers.size() * sizeof(Number));
+    return to;
+  }
+
+  // Memory of the host for copies, until those of this evaluation are done.
   void* host(size_t bytes) {
-    for (Block& block : host_)
+    for (HostBlock& block : host_)
       if (block.capacity - block.used >= bytes) {
         void* found = static_cast<char*>(block.memory) + block.used;
         block.used += (bytes + 63) / 64 * 64;
@@ -111,15 +186,44 @@ class GpuMemory {
     waiting_ = false;
   }
 
-  // A new evaluation. Where one block of the host's memory did not do, there will be one that does.
+ private:
+  struct HostBlock {
+    void* memory;
+    size_t capacity, used = 0;
+  };
+
+  static size_t rounded(size_t bytes, size_t step) { return std::max<size_t>((bytes + step - 1) / step * step, step); }
+
+  // Where one block of the host's memory did not do, there will be one that does.
   void begin() {
     if (waiting_) synchronize();  // for an evaluation that an error has ended
     if (host_.size() > 1) {
       size_t total = 0;
-      for (const Block& block : host_) total += block.capacity, device_.free_host(block.memory);
+      for (const HostBlock& block : host_) total += block.capacity, device_.free_host(block.memory);
       host_ = {{device_.allocate_host(total), total, 0}};
     }
-    for (Block& block : host_) block.used = 0;
+    for (HostBlock& block : host_) block.used = 0;
+    if (failed_) make_block(0);  // without it more may fit
+    failed_ = false, places_ = GpuPlaces();
+  }
+
+  void end() noexcept {
+    const size_t wanted = places_.end() + places_.end() / 16;  // the next evaluation may have a few more edges
+    if (places_.end() <= size_ || waiting_ || wanted >= refused_) return;
+    try {
+      make_block(wanted);
+      if (size_ == 0) refused_ = wanted;
+    } catch (const std::exception&) {  // of a device that has failed, which the next evaluation is told
+    }
+  }
+
+  // In place of the one that there is. There is none afterwards if memory does not suffice.
+  void make_block(size_t size) {
+    release();
+    if (block_ != nullptr) device_.free(std::exchange(block_, nullptr));
+    size_ = 0;
+    if (size > 0) block_ = static_cast<char*>(device_.allocate(size));
+    if (block_ != nullptr) size_ = size;
   }
 
   // What no array uses goes back to the driver.
@@ -129,32 +233,29 @@ class GpuMemory {
     free_.clear();
   }
 
- private:
-  struct Block {
-    void* memory;
-    size_t capacity, used = 0;
-  };
-
   void* allocate(size_t capacity) {
-    try {
-      return device_.allocate(capacity);
-    } catch (const std::bad_alloc&) {
-      release();
-    }
-    try {
-      return device_.allocate(capacity);
-    } catch (const std::bad_alloc&) {
-      throw std::runtime_error("not enough memory on " + device_.name() + ": an array of " +
-                               std::to_string(capacity >> 20) + " MB is needed, " + std::to_string(device_.memory_left() >> 20) +
-                               " MB are left; evaluate fewer atoms at a time, or spread them over more GPUs");
-    }
+    void* found = device_.allocate(capacity);
+    if (found == nullptr) release(), found = device_.allocate(capacity);
+    if (found != nullptr) return found;
+    failed_ = true;
+    throw std::runtime_error("not enough memory on " + device_.name() + ": an array of " +
+                             std::to_string(capacity >> 20) + " MB is needed, " + std::to_string(device_.memory_left() >> 20) +
+                             " MB are left; evaluate fewer atoms at a time, or spread them over more GPUs");
   }
 
-  void give(void* memory, size_t capacity) { free_[capacity].push_back(memory); }
+  void give(const Buffer& buffer) {
+    if (buffer.bytes_ > 0) places_.give(buffer.at_, buffer.bytes_);
+    if (buffer.capacity_ > 0) free_[buffer.capacity_].push_back(buffer.memory_);
+  }
 
   GpuDevice& device_;
   std::map<size_t, std::vector<void*>> free_;  // by capacity
-  std::vector<Block> host_;
+  GpuPlaces places_;  // of this evaluation
+  char* block_ = nullptr;
+  size_t size_ = 0;             // of the block
+  size_t refused_ = SIZE_MAX;  // what it cannot have
+  bool failed_ = false;  // memory was short
+  std::vector<HostBlock> host_;
   bool waiting_ = false;  // copies may be under way
 };
 

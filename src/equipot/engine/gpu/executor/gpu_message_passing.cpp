@@ -14,7 +14,7 @@ struct GpuEmbedding : GpuStep {
   GpuEmbedding(const GpuReader& reader, const Json& json) {
     const auto values = reader.values(json["weights"].text);
     width = int64_t(values.size()) / reader.num_types;
-    weights = reader.model.up(values);
+    weights = reader.model.keep(values);
   }
 
   void forward(GpuContext& c) const override {
@@ -62,7 +62,7 @@ struct GpuElementFactors : GpuStep {
   GpuMemory::Buffer factors;
 
   GpuElementFactors(const GpuReader& reader, const Json& json)
-      : factors(reader.model.up(reader.values(json["factors"].text))) {}
+      : factors(reader.model.keep(reader.values(json["factors"].text))) {}
 
   void forward(GpuContext& c) const override {
     const GpuArray& x = c.value(inputs[0]);
@@ -184,7 +184,7 @@ struct GpuRadial {
     const Radial<double> radial(reader, json);
     num_weights = radial.num_weights;
     if (radial.is_table()) {
-      table = reader.model.up(reader.values(json["table"].text));
+      table = reader.model.keep(reader.values(json["table"].text));
       intervals = radial.table.intervals, cutoff = radial.table.cutoff;
     } else {
       basis = std::make_unique<GpuBessel>(reader.model, radial.basis);

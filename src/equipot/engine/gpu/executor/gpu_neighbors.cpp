@@ -133,7 +133,7 @@ GpuNeighbors::GpuNeighbors(GpuModel& model, double cutoff) : model_(model), cuto
   count_ = device.compile(source, "count_neighbors"), find_ = device.compile(source, "find_neighbors");
   pair_up_ = device.compile(source, "pair_up"), vectors_ = device.compile(source, "edge_vectors");
   count_back_ = device.compile(source, "count_centers"), find_back_ = device.compile(source, "find_centers");
-  close_ = model_.memory().take(2 * sizeof(double));
+  close_ = model_.memory().keep(2 * sizeof(double));
 }
 
 void GpuNeighbors::launch(void* kernel, int64_t threads, GpuNeighborArrays& arrays) const {
@@ -173,7 +173,7 @@ void GpuNeighbors::find_vectors(GpuNeighborArrays& arrays, const long long* type
     const int64_t num_types = model_.num_types();
     std::vector<double> squares(watched, watched + num_types * num_types);
     for (double& distance : squares) distance *= distance;
-    if (squares != watched_squares_) watched_ = model_.memory().up(squares), watched_squares_ = squares;
+    if (squares != watched_squares_) watched_ = model_.memory().keep(squares), watched_squares_ = squares;
     arrays.watched = static_cast<const double*>(watched_.get()), arrays.types = types, arrays.num_types = num_types;
   }
   arrays.center = numbers(center_), arrays.neighbor = numbers(neighbor_), arrays.shift = static_cast<int*>(shift_.get());
@@ -267,7 +267,7 @@ void GpuNeighbors::build(const Domain& domain, const int64_t* ids, GpuNeighborAr
   for (size_t p = 0; p < places; ++p)
     if (domain.atoms[p] >= 0) first[size_t(domain.atoms[p]) + 1] += counts[p];
   for (size_t i = 1; i < first.size(); ++i) first[i] += first[i - 1];
-  first_in_ = memory.up(first);
+  first_in_ = memory.keep(first);
   for (size_t p = 0; p < places; ++p)
     if (domain.atoms[p] >= 0) first_back[p] = first[size_t(domain.atoms[p])], first[size_t(domain.atoms[p])] += counts[p];
   const GpuMemory::Buffer begin = memory.up(first_back);
@@ -312,11 +312,11 @@ std::vector<int64_t> GpuNeighbors::find(int64_t num_atoms, GpuNeighborArrays& ar
     first[i + 1] = first[i] + found[i];
   }
   num_edges_ = first.back();
-  first_edge_ = memory.up(first);
+  first_edge_ = memory.keep(first);
   const size_t size = size_t(num_edges_) * sizeof(long long);
-  center_ = memory.take(size), neighbor_ = memory.take(size), order_ = memory.take(size);
-  if (of_domain_) from_ = memory.take(size), to_ = memory.take(size);
-  shift_ = memory.take(3 * size_t(num_edges_) * sizeof(int)), vec_ = memory.take(3 * size_t(num_edges_) * sizeof(double));
+  center_ = memory.keep(size), neighbor_ = memory.keep(size), order_ = memory.keep(size);
+  if (of_domain_) from_ = memory.keep(size), to_ = memory.keep(size);
+  shift_ = memory.keep(3 * size_t(num_edges_) * sizeof(int)), vec_ = memory.keep(3 * size_t(num_edges_) * sizeof(double));
   arrays.first_edge = numbers(first_edge_), arrays.center = numbers(center_), arrays.neighbor = numbers(neighbor_);
   arrays.from = of_domain_ ? numbers(from_) : arrays.center, arrays.to = of_domain_ ? numbers(to_) : arrays.neighbor;
   arrays.order = numbers(order_), arrays.shift = static_cast<int*>(shift_.get()), arrays.num_edges = num_edges_;

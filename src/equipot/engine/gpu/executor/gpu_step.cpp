@@ -19,9 +19,9 @@ GpuCompiled GpuModel::compile(GpuCode code) {
   return compiled;
 }
 
-GpuMemory::Buffer GpuModel::up(const std::vector<double>& numbers) {
-  if (!single_) return memory_.up(numbers);
-  return memory_.up(std::vector<float>(numbers.begin(), numbers.end()));
+GpuMemory::Buffer GpuModel::keep(const std::vector<double>& numbers) {
+  if (!single_) return memory_.keep(numbers);
+  return memory_.keep(std::vector<float>(numbers.begin(), numbers.end()));
 }
 
 void GpuContext::zero(const GpuArray& array) const {
@@ -62,7 +62,7 @@ struct Irrep {
 
 GpuLinear::GpuLinear(GpuModel& model, const LinearMap& map, const std::vector<double>& weights, int64_t sets,
                      const std::vector<double>& bias)
-    : weights_(model.up(weights)), set_(map.num_weights), biased_(int64_t(bias.size())) {
+    : weights_(model.keep(weights)), set_(map.num_weights), biased_(int64_t(bias.size())) {
   if (int64_t(weights.size()) != sets * set_) throw std::runtime_error("a linear map lacks weights");
   std::map<int64_t, Irrep> irreps;  // by where they begin
   int64_t at = 0;
@@ -94,7 +94,7 @@ GpuLinear::GpuLinear(GpuModel& model, const LinearMap& map, const std::vector<do
   }
   add_items(end, 1, map.dim_out - end, int64_t(sources.size()));
   num_items_ = int64_t(items.size());
-  items_ = model.memory().up(items), sources_ = model.memory().up(sources), bias_ = model.up(bias);
+  items_ = model.memory().keep(items), sources_ = model.memory().keep(sources), bias_ = model.keep(bias);
 }
 
 void GpuLinear::apply(const GpuContext& c, int64_t rows, const GpuArray& x, const GpuArray& y, bool add, bool by_type) const {

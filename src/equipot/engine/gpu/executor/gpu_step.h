@@ -52,7 +52,7 @@ class GpuModel {
   void* rows(const char* name);
   GpuCompiled compile(GpuCode code);
   // Weights in the network's precision.
-  GpuMemory::Buffer up(const std::vector<double>& numbers);
+  GpuMemory::Buffer keep(const std::vector<double>& numbers);
 
  private:
   GpuDevice& device_;

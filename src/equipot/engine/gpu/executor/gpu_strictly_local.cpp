@@ -46,7 +46,7 @@ struct GpuEdgePerceptron : GpuStep {
 
   GpuEdgePerceptron(const GpuReader& reader, const Json& json)
       : read(reader, json["layers"]), network(reader.model, read), widths(json["widths"].numbers<int64_t>()),
-        types(json["types"].number != 0), by_pair(json.has("by_pair")), first(reader.model.up(read.layers[0].weights)) {
+        types(json["types"].number != 0), by_pair(json.has("by_pair")), first(reader.model.keep(read.layers[0].weights)) {
     const auto& layer = read.layers[0];
     auto row = layer.weights.begin() + (types ? 2 * reader.num_types * layer.out : 0);
     for (const int64_t width : widths) {
@@ -217,7 +217,7 @@ struct GpuEdgeProduct : GpuStep {
   GpuEdgeProduct(const GpuReader& reader, const Json& json)
       : rows(reader.integer(json, "rows", 1, 256)), columns(reader.integer(json, "columns", 1, 256)),
         environment_rows(reader.integer(json, "environment_rows", 1, 256)), channels(reader.integer(json, "channels", 1)),
-        coupling(reader.model.up(reader.values(json["weights"].text))) {
+        coupling(reader.model.keep(reader.values(json["weights"].text))) {
     const auto make = [&](GpuProductForm::Kind kind, int64_t of, int64_t by) {
       return reader.model.compile(generate(GpuProductForm{kind, reader.model.single(), of, by, channels}));
     };
@@ -287,7 +287,7 @@ struct GpuWeightedSum : GpuStep {
     facts.more = reader.integer(json, "channels", 1), facts.factor = json["factor"].number;
     dim = int64_t(numbers.size()) * facts.more;
     for (const int64_t block : numbers) dim_weights = std::max<int64_t>(dim_weights, (block + 1) * facts.more);
-    blocks = reader.model.memory().up(numbers);
+    blocks = reader.model.memory().keep(numbers);
   }
 
   std::vector<int> read_back() const override { return inputs; }
