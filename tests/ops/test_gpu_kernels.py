@@ -353,7 +353,7 @@ def test_evaluation_of_a_model(emulator, config):
 # They compute nothing.
 VIEWS = {
     "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand", "narrow", "new_empty",
-    "num_owned", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t",
+    "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t",
     "transpose", "unbind", "unsqueeze", "_unsafe_view", "view",
 }  # fmt: skip
 

@@ -43,7 +43,7 @@ VIEWS = {
         "narrow",
         "new_empty",
     ),
-    *("num_owned", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t"),
+    *("permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t"),
     *("transpose", "unbind", "unsqueeze", "_unsafe_view", "view"),
 }
 

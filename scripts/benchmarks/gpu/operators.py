@@ -173,9 +173,7 @@ CHECKS: dict[str, list[tuple[Callable, tuple]]] = {
 _FIRST_ONLY = {"interaction"}  # it refuses second derivatives
 # Reached as derivatives of others; copies of rows and switches, which compute nothing.
 _THROUGH_OTHERS = {"convolution_backward": "convolution", "convolution_double_backward": "convolution"}
-_COMPUTE_NOTHING = {
-    *("attach_exchange", "num_owned", "ghost_exchange", "ghost_exchange_backward", "keep_memory"),
-}
+_COMPUTE_NOTHING = {"num_owned", "ghost_exchange"}
 
 
 def registered() -> list[str]:

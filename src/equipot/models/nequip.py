@@ -97,28 +97,22 @@ class NequIPLayer(nn.Module):
         edge_length: Tensor,
         edge_index: Tensor,
         atom_types: Tensor,
-        owned: int,
         level: Tensor | None = None,
     ) -> Tensor:
-        """x (owned or N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (owned, irreps_out.dim).
-
-        Where x has rows of owned atoms only, those of the ghosts are fetched from their owners.
-        """
+        """x (N, irreps_in.dim), sh (E, sh.dim), edge_length (E, 1) Å → (N, irreps_out.dim)."""
         sent = self.mix_channels(x, level)
         factors = self.factors
         if factors is not None:
-            sent = sent * factors.index_select(0, atom_types[: sent.shape[0]]).unsqueeze(1)
-        if self.exchanges:
-            sent = torch.ops.equipot.ghost_exchange(sent, atom_types.shape[0])
+            sent = sent * factors.index_select(0, atom_types).unsqueeze(1)
         if self.by_element:
-            kept = self.self_connection(x[:owned], atom_types, level)
+            kept = self.self_connection(x, atom_types, level)
         elif not self.connected:
-            kept = x.new_zeros([owned, self.mix_paths.dim_out])
+            kept = x.new_zeros([x.shape[0], self.mix_paths.dim_out])
         else:
-            kept = self.self_connection(x[:owned], level)
+            kept = self.self_connection(x, level)
         if self.splines and not self.training:
             return self._interact(sent, kept, sh, edge_length, edge_index)
-        messages = self.convolution(sent, sh, edge_length, edge_index)[:owned]
+        messages = self.convolution(sent, sh, edge_length, edge_index)
         return self.gate(self.mix_paths(messages) + kept)
 
     @torch.jit.unused
@@ -291,8 +285,6 @@ class NequIP(Network):
                 below + (above - below) * (edge_length >= kink).to(edge_length.dtype)
             )
         x = self.embedding.index_select(0, atom_types)
-        num_atoms = atom_types.shape[0]
-        owned = torch.ops.equipot.num_owned(atom_types)
         readout = self.readout
         further = self.further
         previous = self.previous
@@ -300,14 +292,12 @@ class NequIP(Network):
         for index, layer in enumerate(self.layers):
             if previous is not None and index == self.num_exchanges:  # the last
                 rows.append(previous(x))
-            x = layer(x, sh, edge_length, edge_index, atom_types, owned, level)
-        # Nothing is computed of atoms that other processes own.
+            x = layer(x, sh, edge_length, edge_index, atom_types, level)
         if further is not None:
             rows.insert(0, further(x))
         if readout is not None:
             rows.insert(0, readout(x[:, : self.num_scalars].contiguous()))
-        joined = rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
-        return nn.functional.pad(joined, [0, 0, 0, num_atoms - owned])
+        return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
     @torch.jit.unused
     def steps(self, program: Program) -> str | None:

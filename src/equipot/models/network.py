@@ -28,7 +28,7 @@ class Network(nn.Module):
         irreps_out         of the rows
         layers             a ModuleList, whose members can be frozen one by one
         num_exchanges      how often atoms need rows of features of their neighbors before they can go on,
-                           by ``equipot::ghost_exchange``; 0: strictly local, evaluated in parts
+                           each a step "exchange" in `steps`; 0: strictly local, evaluated in parts
         widest_exchange    numbers per atom in the widest of these rows
     """
 

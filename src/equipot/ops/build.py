@@ -37,7 +37,7 @@ def kernels_available() -> bool:
     if mode == "off":
         logger.info("kernels are off (EQUIPOT_KERNELS=off): the slow reference operators run")
         return False
-    if operators_registered():  # by the LAMMPS plugin, in this process
+    if operators_registered():  # by who else loaded the library
         return True
     try:
         torch.ops.load_library(str(build()))
@@ -54,7 +54,7 @@ def kernels_available() -> bool:
 
 def operators_registered() -> bool:
     """Whether this process has the compiled operators already."""
-    return hasattr(torch.ops.equipot, "attach_exchange")
+    return hasattr(torch.ops.equipot, "convolution_backward")
 
 
 def build(force: bool = False) -> Path:

@@ -13,7 +13,6 @@ from equipot.ops.build import kernels_available, operators_registered
 # GNU's OpenMP waits for ever in a forked process for the threads that stayed behind.
 os.register_at_fork(after_in_child=functools.partial(torch.set_num_threads, 1))
 
-# In Python every atom is owned; a parallel MD code brings the compiled operators.
 PLAIN = {
     function.__name__: function
     for function in (

@@ -171,10 +171,10 @@ def segment_sum(values: Tensor, index: Tensor, row: int, num_segments: int) -> T
 
 
 def num_owned(atom_types: Tensor) -> int:
-    """``equipot::num_owned``: how many atoms are owned, which are the first."""
+    """``equipot::num_owned``, of older TorchScript files: all atoms are."""
     return atom_types.shape[0]
 
 
 def ghost_exchange(features: Tensor, num_atoms: int) -> Tensor:
-    """``equipot::ghost_exchange``: rows of owned atoms → rows of all ``num_atoms``."""
+    """``equipot::ghost_exchange``, of older TorchScript files: the identity."""
     return torch.ops.aten.alias(features)

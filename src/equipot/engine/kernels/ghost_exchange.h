@@ -2,9 +2,6 @@
 //
 // Of the atoms of a domain, the owned ones come first; the ghosts behind them are owned by other domains. Rows of
 // features are computed for owned atoms only: `copy_to_ghosts` fetches the others, `add_to_owners` is its transpose.
-// Without an exchange attached, every atom is its own, and both operators of ghost_exchange.cpp are the identity.
-//
-// This header knows nothing of torch: MD codes include it.
 #pragma once
 
 #include <cstdint>
