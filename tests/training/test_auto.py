@@ -16,8 +16,8 @@ from equipot.training.preparation import prepare
 from equipot.training.run import train
 
 
-def labelled(atoms: Atoms, seed: int, stress: bool = False, sigma: float = 2.0) -> Atoms:
-    atoms.rattle(0.1, rng=np.random.default_rng(seed))
+def labelled(atoms: Atoms, seed: int, stress: bool = False, sigma: float = 2.0, rattle: float = 0.1) -> Atoms:
+    atoms.rattle(rattle, rng=np.random.default_rng(seed))
     atoms.calc = LennardJones(sigma=sigma, epsilon=0.2, rc=2 * sigma, smooth=True)
     found = atoms.copy()
     found.info["energy"], found.arrays["forces"] = atoms.get_potential_energy(), atoms.get_forces()
@@ -115,6 +115,23 @@ def test_the_cutoff_follows_the_density(tmp_path, clock, caplog):
     ]
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.02])  # eV/Å³
+def test_stress_that_contradicts_the_energies_is_not_trained_on(tmp_path, clock, offset):
+    """Of strained crystals, whose energies say what the stress is."""
+    frames = []
+    for strain in np.random.default_rng(0).uniform(-0.03, 0.03, (40, 3)):
+        atoms = bulk("Cu", a=3.6, cubic=True)
+        atoms.rattle(0.1, seed=0)
+        atoms.set_cell(atoms.cell.array * (1 + strain), scale_atoms=True)
+        frames.append(labelled(atoms, 0, stress=True, rattle=0.0))
+        frames[-1].info["stress"][:3] += offset
+    ase.io.write(tmp_path / "strained.xyz", frames)
+    data = {"train": str(tmp_path / "strained.xyz"), "validation": 10, "checks": "warn"}
+    prepared = prepare(make(tmp_path / "strained.xyz", tmp_path, data=data))
+    assert (prepared.config.training.loss.stress == 0) == (offset > 0)
+    assert any("doubts its labels" in line for line in prepared.choices) == (offset > 0)
+
+
 def test_a_molecule_in_a_periodic_box_is_no_crystal(molecules, tmp_path, clock):
     boxed = ase.io.read(molecules, ":")
     for atoms in boxed:
@@ -133,7 +150,58 @@ def test_given_epochs_fit_into_the_given_time(molecules, tmp_path, clock):
     free, limited = found[None].config.model, found[60.0].config.model
     assert free.channels * free.layers * (free.l_max + 1) / 100 * 1200 > 3600
     assert limited.channels * limited.layers * (limited.l_max + 1) / 100 * 1200 <= 3600
-    assert any("takes more than 60 minutes" in line for line in found[60.0].choices)
+    assert any("1200 epochs of the next size would take" in line for line in found[60.0].choices)
+    assert any("1200 epochs of 25 steps" in line for line in found[None].choices)
+    assert found[None].config.training.max_minutes is None
+    message = r"1200 epochs take about 38 min 24 s, with the smallest model, .* 2: 62 epochs would fit"
+    with pytest.raises(TrainingError, match=message):
+        prepare(make(molecules, tmp_path, training={"auto": True, "epochs": 1200, "max_minutes": 2}))
+
+
+def test_a_set_without_forces(molecules, tmp_path, clock):
+    """Or with zeros only, as in cells of one atom."""
+    frames = ase.io.read(molecules, ":")
+    for atoms in frames:
+        atoms.calc.results.pop("forces")
+    ase.io.write(tmp_path / "energies.xyz", frames)
+    data = {"train": str(tmp_path / "energies.xyz"), "validation": 10, "checks": "off"}
+    data["labels"] = {"forces": None}
+    config = prepare(make(None, tmp_path, data=data)).config
+    assert config.model.scale == 1.0
+    assert (config.training.loss.forces, config.training.loss.energy) == (0, 1)
+    with pytest.raises(
+        ConfigError, match=r"training.loss.forces. is above 0, but .data.labels.forces. is null"
+    ):
+        make(None, tmp_path, data=data, training={"auto": True, "loss": {"forces": 1.0}})
+
+
+def test_large_frames_are_validated_on_in_small_batches(molecules, tmp_path, clock):
+    grid = 2.2 * np.array([[x, y, z] for x in range(4) for y in range(5) for z in range(9)], dtype=float)
+    ase.io.write(tmp_path / "large.xyz", [labelled(Atoms("C180", grid), seed) for seed in range(3)])
+    data = {"train": str(molecules), "validation": str(tmp_path / "large.xyz"), "checks": "off"}
+    config = prepare(make(None, tmp_path, data=data)).config
+    assert config.training.validation_batch_size == 3  # 540 atoms
+
+
+def test_each_size_is_timed_once(molecules, tmp_path, monkeypatch):
+    """Those that differ in what is given only are the same."""
+    timed = []
+
+    def epoch(config, datasets, device):
+        timed.append((config.model.l_max, config.model.layers))
+        return 25, 0.001
+
+    monkeypatch.setattr(auto, "_epoch", epoch)
+    model = {"type": "nequip", "auto": True, "l_max": 3, "channels": 8}
+    prepared = prepare(make(molecules, tmp_path, model=model))
+    assert timed == [(3, 3), (3, 4)]
+    assert any("400,000 steps at most, which take 16.0 s" in line for line in prepared.choices)
+
+
+def test_few_epochs_warm_up_within_the_first(molecules, tmp_path, clock):
+    training = {"auto": True, "epochs": 5}
+    config = prepare(make(molecules, tmp_path, training=training)).config
+    assert config.training.schedule.warmup_epochs == 0.5
 
 
 @pytest.mark.parametrize(
@@ -295,5 +363,5 @@ def test_time_of_an_epoch_whose_frames_differ():
 
 
 def test_refuses_too_little_time(molecules, tmp_path, clock):
-    with pytest.raises(TrainingError, match=r"An epoch takes .* minutes, and training.max_minutes is 0.001"):
+    with pytest.raises(TrainingError, match=r"An epoch takes 1.9 s, .* training.max_minutes is 0.001"):
         prepare(make(molecules, tmp_path, training={"auto": True, "max_minutes": 0.001}))

@@ -13,11 +13,12 @@ from equipot.config import LabelsConfig, UnitsConfig
 from equipot.data.convert import convert
 from equipot.data.dataset import LazyDataset
 from equipot.data.load import load_datasets
+from equipot.data.text import duration
 from equipot.errors import TrainingError
 from equipot.evaluation.report import number
 from equipot.training import stopping
 from equipot.training.history import read_sessions
-from equipot.training.html_report import duration, write_report
+from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
 from equipot.training.run import train
 

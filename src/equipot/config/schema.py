@@ -124,9 +124,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _trained_labels_are_read(self):
         made = self.training.denoise and self.training.denoise.output
-        for name in (name for name in self.training.loss.labels if name != made):
+        loss = self.training.loss
+        chosen = set(BASIC) - loss.model_fields_set if self.training.auto else set()  # later, by `auto`
+        for name in (name for name in loss.labels if name not in (made, *chosen)):
             read = any(source.labels.names(name) for source in self.data.sources("train"))
-            if self.training.loss.trains(name) and not read:
+            if loss.trains(name) and not read:
                 raise ValueError(
                     f"`training.loss.{name}` is above 0, but `data.labels.{name}` is null: name the label, "
                     "or set the weight to 0."

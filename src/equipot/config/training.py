@@ -135,7 +135,7 @@ class ScheduleConfig(Section):
         description="`cosine`: fall to `min_learning_rate` over all epochs; `plateau`: multiply by `factor` "
         "when the validation loss has not improved for `patience` epochs; `constant`.",
     )
-    warmup_epochs: int = Field(0, ge=0, description="Epochs of linear rise at the start.")
+    warmup_epochs: float = Field(0, ge=0, description="Epochs of linear rise at the start, or a part of one.")
     patience: int = Field(
         25, ge=0, description="For `plateau`: epochs without improvement before a reduction."
     )

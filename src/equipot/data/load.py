@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ase.data import atomic_numbers, chemical_symbols
 
@@ -35,6 +35,7 @@ class Datasets:
     levels: list[str]  # names of the levels of theory; none if they have no names
     statistics: Statistics  # of ``train``
     split: Split
+    findings: Sequence[Finding] = ()  # of the checks on the sets, if they were made
 
 
 def load_datasets(
@@ -86,14 +87,16 @@ def load_datasets(
     held_out = validation.take(positions_of(split.validation, place if drawn else _places(validation_ids)))
     test = test.take(positions_of(split.test, _places(test_ids)))
     _report_isolated(isolated)
+    findings: list[Finding] = []
     if checked:
         held = {"validation": held_out, "test": test}
         others = {name: held[name] for name in held if not (drawn and name == "validation")}
-        _report(check_sets(pool, others, {"training": train, **held}, trained), data.checks)
+        findings = check_sets(pool, others, {"training": train, **held}, trained)
+        _report(findings, data.checks)
     found = _prepared(data, cutoff, kept, train, held_out, test, isolated, split)
     if checked:
         _report(check_reference_energies(found.statistics.energy_residual_rms), data.checks)
-    return found
+    return replace(found, findings=findings)
 
 
 def _prepared(

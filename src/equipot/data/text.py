@@ -24,3 +24,13 @@ def counted(number: float, noun: str) -> str:
     """Such as ``1 frame``, ``2 frames`` or ``1.25 epochs``."""
     digits = f"{number:.4g}" if isinstance(number, float) else number
     return f"{digits} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    """Such as ``1 h 05 min``, ``2 min 10 s``, ``3.4 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

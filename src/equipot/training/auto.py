@@ -18,7 +18,7 @@ from equipot.config import Config, load_config
 from equipot.config.section import Section
 from equipot.data.batching import StepSampler
 from equipot.data.load import Datasets
-from equipot.data.text import counted
+from equipot.data.text import counted, duration
 from equipot.errors import ConfigError, TrainingError
 from equipot.models.build import build_potential
 from equipot.quantities import LABELS
@@ -45,9 +45,9 @@ _TIMED_STEPS, _TIMED_SECONDS = 12, 10.0
 
 
 class Size(NamedTuple):
-    """A size of model, and how many atoms a training must see until it is better than the one before.
+    """A size of model, and after how many steps (`_full_steps`) it is better than the one before.
 
-    An atom counts once for each epoch: steps may be of one molecule or of many.
+    If it takes as long; in equal time the one before makes more of them, so it needs more by the square.
     """
 
     settings: dict[str, int]
@@ -67,13 +67,14 @@ class Choice(NamedTuple):
 _SIZES = {
     "nequip": (
         Size({"l_max": 1, "channels": 32, "layers": 3}, 0),
-        Size({"l_max": 2, "channels": 32, "layers": 4}, 135_000),
-        Size({"l_max": 3, "channels": 32, "layers": 4}, 540_000),
-        Size({"l_max": 3, "channels": 64, "layers": 4}, 5_400_000),
+        Size({"l_max": 2, "channels": 32, "layers": 3}, 250),
+        Size({"l_max": 2, "channels": 32, "layers": 4}, 1_000),
+        Size({"l_max": 3, "channels": 32, "layers": 4}, 900),
+        Size({"l_max": 3, "channels": 64, "layers": 4}, 5_300),
     ),
     "allegro": (
         Size({"l_max": 1, "channels": 16, "scalar_channels": 32, "layers": 2}, 0),
-        Size({"l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}, 675_000),
+        Size({"l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}, 550),
     ),
 }
 _SIZES["allegro_dense"] = _SIZES["allegro"]
@@ -112,39 +113,66 @@ def as_before(config: Config, directory: RunDirectory) -> Config:
     return config.model_copy(update=changes)
 
 
-def choose_cutoff(config: Config, datasets: Datasets) -> tuple[Config, list[str]]:
-    """A configuration whose cutoff is no longer open, and what is said of it.
+def choose_for_labels(config: Config, datasets: Datasets) -> tuple[Config, list[str]]:
+    """A configuration whose cutoff is no longer open, nor what asks for labels that there are none of.
 
     Args:
         config: in which section ``model`` or ``training`` or both are `auto`.
         datasets: with the cutoff that ``config`` has.
+
+    Returns:
+        It, and what is said of it.
     """
+    return _settle(config, [_cutoff(config, datasets), *_without_labels(config, datasets)])
+
+
+def _cutoff(config: Config, datasets: Datasets) -> Choice:
     cutoff, neighbors = config.model.cutoff, datasets.statistics.avg_num_neighbors
     some = [datasets.train[index] for index in range(0, len(datasets.train), -(-len(datasets.train) // 20))]
     volume = sum(float(graph.cell.det().abs().sum()) for graph in some)  # Å³; means nothing of molecules
     in_full_cells = 4 / 3 * math.pi * cutoff**3 * sum(len(graph.positions) for graph in some) / (volume or 1)
-    found, (least, most) = f"{neighbors:.0f} neighbors within {cutoff:g} Å", _NEIGHBORS
-    reason = f"{found}, and {least} to {most} of an atom in bulk describe what is around it"
-    if not datasets.train.columns.periodic.all() or neighbors > 2 * in_full_cells:
-        reason = f"{found}, which in molecules and at surfaces reach over three bonds and more"
-    elif neighbors < least:
-        cutoff = min(math.ceil(2 * cutoff * (least / neighbors) ** (1 / 3)) / 2, _LONGEST)
+    found, (least, most) = f"{_neighbors(neighbors)} within {cutoff:g} Å", _NEIGHBORS
+    if datasets.train.columns.periodic.mean() < 0.5 or neighbors > 2 * in_full_cells:
+        return Choice({"model.cutoff": cutoff}, f"{found}; what does for molecules and surfaces")
+    chosen = cutoff
+    if neighbors < least:
+        chosen = min(math.ceil(2 * cutoff * (least / max(neighbors, 0.1)) ** (1 / 3)) / 2, _LONGEST)
     elif neighbors > most:
-        cutoff = math.floor(2 * cutoff * (most / neighbors) ** (1 / 3)) / 2
-    return _settle(config, [Choice({"model.cutoff": cutoff}, reason)])
+        chosen = math.floor(2 * cutoff * (most / neighbors) ** (1 / 3)) / 2
+    if chosen != cutoff:
+        found += f", about {_neighbors(neighbors * (chosen / cutoff) ** 3)} within {chosen:g} Å"
+    return Choice({"model.cutoff": chosen}, f"{found}; {least} to {most} of an atom describe a crystal")
+
+
+def _neighbors(number: float) -> str:
+    return counted(round(number), "neighbor")
+
+
+def _without_labels(config: Config, datasets: Datasets) -> Iterator[Choice]:
+    """What has a default that asks for energies and forces."""
+    if config.model.energy and not datasets.statistics.force_rms:
+        yield Choice({"model.scale": 1.0}, "eV; there are no forces to take it from")
+    labels = _label_counts(datasets)
+    for name in ("energy", "forces"):
+        if config.model.energy and not labels[name] and any(labels.values()):
+            yield Choice({f"training.loss.{name}": 0.0}, f"no training frame has {name}")
+
+
+def _label_counts(datasets: Datasets) -> dict[str, int]:
+    return dict(zip(LABELS, datasets.train.label_counts.sum(axis=0), strict=True))
 
 
 def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, list[str]]:
     """A configuration that leaves nothing open, and a line for each choice.
 
     Args:
-        config: after `choose_cutoff`.
+        config: after `choose_for_labels`.
         datasets: with its cutoff.
         device: cpu or cuda, on which steps are timed.
 
     Raises:
         ConfigError: what is given does not go with what is chosen.
-        TrainingError: the time does not suffice for two epochs of the smallest model.
+        TrainingError: the time does not suffice for two epochs of the smallest model, or for those given.
     """
     lines: list[str] = []
     for rule in (_implied, _steps, _size_and_epochs, _stages):
@@ -180,15 +208,18 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     atoms = datasets.statistics.num_atoms / frames
     molecules = device == "cpu" and not datasets.train.columns.periodic.any()
     wanted = _ATOMS_OF_MOLECULES_IN_STEP if molecules else _ATOMS_IN_STEP
-    size = max(1, min(round(wanted / atoms), frames // _STEPS_IN_EPOCH))
-    limit = f"{_STEPS_IN_EPOCH} steps in an epoch"
-    if size * atoms > wanted / 2:
-        limit = "one frame each" if size == 1 else f"about {wanted} atoms each"
-    together = max(size, round(_ATOMS_IN_VALIDATION / atoms))
-    yield Choice(
-        {"training.batch_size": size, "training.validation_batch_size": together},
-        f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: {limit}",
-    )
+    most = max(1, frames // _STEPS_IN_EPOCH)
+    size = max(1, min(round(wanted / atoms), most))
+    limit = f"about {wanted} atoms each"
+    if size == 1:
+        limit = "one frame each"
+    elif size == most and size * atoms < wanted / 2:
+        limit = f"at least {_STEPS_IN_EPOCH} in an epoch"
+    reason = f"frames have {atoms:.0f} atoms, and many small steps teach more than few large ones: {limit}"
+    yield Choice({"training.batch_size": size}, reason)
+    together = max(1, round(_ATOMS_IN_VALIDATION / datasets.validation.num_atoms.mean()))
+    reason = "one frame" if together == 1 else f"about {_ATOMS_IN_VALIDATION} atoms at once"
+    yield Choice({"training.validation_batch_size": together}, reason)
     kept = {"training.optimizer": "muon", "training.schedule.kind": "cosine"}
     yield Choice(kept, "the smallest errors for the time")
     reason = f"a rate that {config.training.optimizer} does well with"
@@ -196,32 +227,69 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
 
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
-    """The largest model that sees as many atoms as it needs, and how often it sees each."""
-    best, missed, atoms = None, "", datasets.statistics.num_atoms
+    """The largest model that makes as many steps as it needs, and how often it sees each frame."""
+    chosen, missed, given = None, "", not _is_open(config, "training.epochs")
+    available = 60 * _minutes(config) if config.training.max_minutes or not given else math.inf
+    for worth_from, settings, tried in _distinct_sizes(config):
+        steps, seconds = _epoch(tried, datasets, device)
+        epochs = config.training.epochs if given else _epochs(steps, seconds, available)
+        full_steps = _full_steps(epochs, steps, datasets)
+        if chosen is not None and not given:
+            worth_from = round(worth_from * (seconds / chosen[3]) ** 2)
+        if chosen is None:
+            _refuse_too_little_time(config, epochs, seconds, available)
+        elif epochs * seconds > available or epochs == 0:
+            some = max(epochs, 1)
+            missed = f"; {counted(some, 'epoch')} of the next size would take {duration(some * seconds)}"
+            break
+        elif full_steps < worth_from:
+            missed = f"; the next size is better from {worth_from:,} on, and gets {full_steps:,}"
+            break
+        chosen = settings, epochs, steps, seconds, full_steps
+    settings, epochs, steps, seconds, full_steps = chosen
+    reason = f"{full_steps:,} steps, counted as of {_ATOMS_IN_STEP} atoms, suffice for it{missed}"
+    taken, together = f"{counted(steps, 'step')}, in {duration(seconds)} each", duration(epochs * seconds)
+    if given:
+        yield Choice(settings, f"{reason}; {counted(epochs, 'epoch')} of {taken}, take {together}")
+        return
+    yield Choice(settings, reason)
+    yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
+    if epochs * steps > _MOST_STEPS - steps:
+        taken += f"; {_MOST_STEPS:,} steps at most, which take {together}"
+    yield Choice({"training.epochs": epochs}, f"of {taken}")
+
+
+def _distinct_sizes(config: Config) -> Iterator[tuple[int, dict[str, int], Config]]:
+    """Of those that differ in what is open: ``worth_from``, settings, and ``config`` with them."""
+    before = None
     for size in _SIZES[config.model.type] if config.model.auto else [Size({}, 0)]:
         settings = {f"model.{key}": value for key, value in size.settings.items()}
         tried = _with(config, {key: value for key, value in settings.items() if _is_open(config, key)})
-        steps, seconds = _epoch(tried, datasets, device)
-        epochs = _epochs(tried, steps, seconds)
-        if best is not None and epochs * atoms < size.worth_from:
-            missed = f"; the next size is better from {size.worth_from:,} on, and gets {epochs * atoms:,}"
-            break
-        if best is not None and config.training.max_minutes and epochs * seconds > 60 * _minutes(config):
-            missed = f"; the next size takes more than {_minutes(config):g} minutes for them"
-            break
-        if epochs < 2 and _is_open(config, "training.epochs"):
-            raise TrainingError(
-                f"An epoch takes {seconds / 60:.3g} minutes, and training.max_minutes is "
-                f"{_minutes(config):g}: `auto` needs two at least. Give it more time, fewer frames "
-                "(data.train_frames), or training.epochs."
-            )
-        best = settings, epochs, steps, seconds
-    settings, epochs, steps, seconds = best
-    yield Choice(
-        settings, f"the largest that {epochs * atoms:,} atoms, all epochs together, suffice for{missed}"
-    )
-    yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
-    yield Choice({"training.epochs": epochs}, f"of {counted(steps, 'step')}, in {seconds:.2g} s each")
+        if tried.model != before:
+            yield size.worth_from, settings, tried
+        before = tried.model
+
+
+def _full_steps(epochs: int, steps: int, datasets: Datasets) -> int:
+    """Steps of _ATOMS_IN_STEP atoms that teach as much: those of a quarter of these atoms count half."""
+    return int(epochs * math.sqrt(steps * datasets.statistics.num_atoms / _ATOMS_IN_STEP))
+
+
+def _refuse_too_little_time(config: Config, epochs: int, seconds: float, available: float) -> None:
+    """Raise TrainingError if ``epochs`` of the smallest model do not fit."""
+    which = "with the smallest model, " if config.model.auto else ""
+    limit = f"training.max_minutes is {_minutes(config):g}"
+    if not _is_open(config, "training.epochs") and epochs * seconds > available:
+        raise TrainingError(
+            f"{counted(epochs, 'epoch')} take about {duration(epochs * seconds)}, {which}and {limit}: "
+            f"{counted(int(available / seconds), 'epoch')} would fit. Leave out training.epochs, and `auto` "
+            "plans as many as fit, or training.max_minutes."
+        )
+    if epochs < 2 and _is_open(config, "training.epochs"):
+        raise TrainingError(
+            f"An epoch takes {duration(seconds)}, {which}and {limit}: `auto` needs two at least. Give it "
+            "more time, fewer frames (data.train_frames), or training.epochs."
+        )
 
 
 def _epoch(config: Config, datasets: Datasets, device: str) -> tuple[int, float]:
@@ -238,7 +306,7 @@ def _epoch(config: Config, datasets: Datasets, device: str) -> tuple[int, float]
             break
     steps, of_all = len(trial.sampler), int(datasets.train.num_edges.sum())
     seconds = _whole(edges[1:], taken[1:], steps, of_all)  # not of the first, which compiles
-    share = 1 + _VALIDATION * len(datasets.validation) / len(datasets.train)
+    share = 1 + _VALIDATION * int(datasets.validation.num_edges.sum()) / max(of_all, 1)
     return steps, seconds * share + _BETWEEN_EPOCHS
 
 
@@ -252,11 +320,9 @@ def _whole(edges: Sequence[int], seconds: Sequence[float], steps: int, of_all: i
     return float(nnls(terms, np.array(seconds))[0].sum()) * steps
 
 
-def _epochs(config: Config, steps: int, seconds: float) -> int:
-    """Those that are given, or as many as the time suffices for."""
-    if not _is_open(config, "training.epochs"):
-        return config.training.epochs
-    return min(int(_SPARE * 60 * _minutes(config) / seconds), max(2, _MOST_STEPS // steps))
+def _epochs(steps: int, seconds: float, available: float) -> int:
+    """As many as the time suffices for."""
+    return min(int(_SPARE * available / seconds), max(2, _MOST_STEPS // steps))
 
 
 def _minutes(config: Config) -> float:
@@ -267,18 +333,20 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     """What follows from the number of epochs, and the weights of the loss."""
     training = config.training
     steps = len(StepSampler(datasets.train, budget_of(training.batch_size), config.run.seed))
-    warmup = min(math.ceil(_WARMUP_STEPS / steps), training.epochs // 10)
-    yield Choice(
-        {"training.schedule.warmup_epochs": warmup},
-        f"{counted(warmup * steps, 'step')}: {_WARMUP_STEPS} or more, but a tenth of all at most",
-    )
+    warmup = float(f"{min(_WARMUP_STEPS / steps, training.epochs / 10):.2g}")
+    reason = f"{_WARMUP_STEPS} steps" if warmup < training.epochs / 10 else "a tenth of all steps"
+    yield Choice({"training.schedule.warmup_epochs": warmup}, reason)
     if config.model.energy:
-        labels = dict(zip(LABELS, datasets.train.label_counts.sum(axis=0), strict=True))
+        labels = _label_counts(datasets)
         begin, end = (int(share * training.epochs) for share in _ENERGIES_LATE)
         if labels["energy"] and labels["forces"] and end > begin:
             late = {"start": 1.0, "end": 100.0, "from_epoch": begin, "to_epoch": end}
             yield Choice({"training.loss.energy": late}, "forces teach most; energies come in at the end")
-        if labels["stress"]:
+        doubts = [f.check for f in datasets.findings if f.labels == ("stress",) and f.severity != "note"]
+        if labels["stress"] and doubts:
+            reason = f"the data check doubts its labels ({doubts[0]}); energies and forces imply it"
+            yield Choice({"training.loss.stress": 0.0}, reason)
+        elif labels["stress"]:
             yield Choice(
                 {"training.loss.stress": 100.0}, "there are labels of it; (eV/Å³)² are small numbers"
             )

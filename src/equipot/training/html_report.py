@@ -20,6 +20,7 @@ from equipot import __version__
 from equipot.config.outputs import OutputConfig
 from equipot.data.splits import Split
 from equipot.data.statistics import LevelStatistics, Statistics
+from equipot.data.text import duration
 from equipot.errors import TrainingError
 from equipot.evaluation.report import (
     ERRORS,
@@ -132,16 +133,6 @@ def describe(directory: RunDirectory) -> dict[str, Any]:
         "timing": _timing(history.rows, statistics),
         **_warnings(directory),
     }
-
-
-def duration(seconds: float) -> str:
-    """Such as ``1 h 05 min``, ``2 min 10 s``, ``3.4 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _time_text(moment: str | None) -> str:

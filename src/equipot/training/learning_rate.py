@@ -44,7 +44,7 @@ class LearningRateSchedule:
     ):
         self.settings = settings
         self.learning_rate = learning_rate
-        self.warmup_steps = settings.warmup_epochs * steps_per_epoch
+        self.warmup_steps = round(settings.warmup_epochs * steps_per_epoch)
         self.total_steps = epochs * steps_per_epoch
         self.last_rate = None if swa is None else swa.learning_rate
         self.last_rate_from = math.inf if swa is None else swa.from_epoch * steps_per_epoch

@@ -84,10 +84,11 @@ def prepare(
     datasets = load_datasets(config.data, config.model.cutoff, drawn, trained, kept)
     choices: list[str] = []
     if auto.is_open(config):
-        config, choices = auto.choose_cutoff(config, datasets)
+        config, choices = auto.choose_for_labels(config, datasets)
         if config.model.cutoff != datasets.train.cutoff:
             with quiet("equipot"):  # which has said everything about these files
-                datasets = load_datasets(config.data, config.model.cutoff, datasets.split)
+                again = load_datasets(config.data, config.model.cutoff, datasets.split)
+            datasets = dataclasses.replace(again, findings=datasets.findings)
     if config.training.denoise is not None:
         datasets = displaced(datasets, config)
     check_labels(datasets, config, replayed)

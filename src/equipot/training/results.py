@@ -78,7 +78,7 @@ def finish(
     write_json(directory.metrics, metrics)
     falls = monitor.history.rows and config.training.schedule.kind == "cosine"
     rate = float(monitor.history.rows[-1]["learning_rate"]) if falls else 0.0
-    for line in _summary(metrics, directory, datasets.levels, config.training, rate):
+    for line in _summary(metrics, directory, datasets.levels, config.training, rate, bool(prepared.choices)):
         report.line(line)
     force_rms = datasets.validation.columns.force_rms
     failure = describe_failure(
@@ -189,8 +189,14 @@ def _by_level(metrics: dict[str, float], levels: list[str]) -> list[str]:
 
 
 def _summary(
-    metrics: dict[str, Any], directory: RunDirectory, levels: list[str], training: TrainingConfig, rate: float
+    metrics: dict[str, Any],
+    directory: RunDirectory,
+    levels: list[str],
+    training: TrainingConfig,
+    rate: float,
+    planned: bool,
 ) -> list[str]:
+    """``rate``: at the end, where it should have fallen; ``planned``: by `auto`."""
     lines = [f"{_WHY[metrics['stopped']]}, after {counted(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
@@ -203,9 +209,12 @@ def _summary(
         lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
     early = metrics["stopped"] in (stopping.OUT_OF_TIME, stopping.NO_PROGRESS)
     if early and rate > 0.1 * training.learning_rate:
+        advice = "`training: {auto: true, max_minutes: ...}` does that."
+        if planned:
+            advice = "steps took longer than those that `auto` timed at the beginning."
         lines.append(
             f"The learning rate was still {rate:.2g}. With training.epochs={max(1, int(metrics['epochs']))} "
-            "it would have fallen, and errors with it: `training: {auto: true, max_minutes: ...}` does that."
+            f"it would have fallen, and errors with it: {advice}"
         )
     if metrics["stopped"] != stopping.FINISHED:
         lines.append(f"Resume with: equipot train {directory.config} --resume {directory.root}")
