@@ -73,6 +73,7 @@ def test_everything_is_chosen_from_the_data(molecules, crystals, tmp_path, clock
         assert config.training.max_minutes == 60
     assert of_molecules.training.batch_size == 2  # 50 frames: no more, or an epoch has too few steps
     assert of_molecules.model.cutoff == 5.0
+    assert of_molecules.model.parity is False
     assert of_molecules.training.loss.stress == 0
     assert of_crystals.training.loss.stress > 0
     assert 4.0 <= of_crystals.model.cutoff <= 5.0

@@ -193,7 +193,9 @@ def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str
 
 
 def _implied(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
-    """What follows from lists of channels that are given."""
+    """What follows from lists of channels that are given, and which irreps there are."""
+    if config.model.type == "nequip" and not config.model.outputs:  # which may be of any parity
+        yield Choice({"model.parity": False}, "one irrep for each l is cheaper, and was as good")
     channels, by_layer = (getattr(config.model, key, None) for key in ("channels", "layer_channels"))
     if by_layer is not None:
         sizes = {"model.layers": len(by_layer), "model.l_max": max(map(len, by_layer)) - 1}
