@@ -184,6 +184,19 @@ def test_large_frames_are_validated_on_in_small_batches(molecules, tmp_path, clo
     assert config.training.validation_batch_size == 3  # 540 atoms
 
 
+@pytest.mark.parametrize(("ratio", "layers"), [(1.2, 4), (2.5, 3)])
+def test_a_size_whose_steps_take_long_needs_more_of_them(molecules, tmp_path, monkeypatch, ratio, layers):
+    """A quarter of an hour suffices for four layers if they take little more than three."""
+
+    def epoch(config, datasets, device):
+        large = {(1, 3): 0.5, (2, 3): 1.0, (2, 4): ratio}
+        return 25, large.get((config.model.l_max, config.model.layers), 1e4)
+
+    monkeypatch.setattr(auto, "_epoch", epoch)
+    prepared = prepare(make(molecules, tmp_path, training={"auto": True, "max_minutes": 17}))
+    assert (prepared.config.model.l_max, prepared.config.model.layers) == (2, layers)
+
+
 def test_each_size_is_timed_once(molecules, tmp_path, monkeypatch):
     """Those that differ in what is given only are the same."""
     timed = []
