@@ -109,7 +109,8 @@ def as_before(config: Config, directory: RunDirectory) -> Config:
         if section is not None and section.auto:
             given = section.model_dump(exclude_unset=True)
             values = _merged(getattr(before, name).model_dump(), given | {"auto": False})
-            changes[name] = _section(type(section), values, f"was chosen for {directory.root}")
+            where = f"was chosen for {directory.root}, see its {directory.config.name},"
+            changes[name] = _section(type(section), values, where)
     return config.model_copy(update=changes)
 
 
