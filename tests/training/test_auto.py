@@ -327,7 +327,10 @@ def test_a_training_goes_on_with_what_was_chosen(molecules, tmp_path, clock, mon
     assert after.model == before.model
     assert after.training.learning_rate == before.training.learning_rate
     for changes, message in (
-        ({"model": {"type": "allegro", "auto": True}}, r"chosen for .*run, see its config.yaml, does not go with"),
+        (
+            {"model": {"type": "allegro", "auto": True}},
+            r"chosen for .*run, see its config.yaml, does not go with",
+        ),
         ({"training": {"auto": True, "epochs": 3, "swa": {"from_epoch": 7}}}, "only 3"),
     ):
         with pytest.raises(ConfigError, match=message):
