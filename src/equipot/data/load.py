@@ -19,6 +19,7 @@ from equipot.data.splits import FrameId, Split, draw_split, follow_files, positi
 from equipot.data.statistics import Statistics, compute_statistics
 from equipot.data.text import counted
 from equipot.errors import DataError
+from equipot.quantities import LABELS
 from equipot.units import energy_factor
 
 logger = logging.getLogger("equipot")
@@ -202,3 +203,8 @@ def _report(findings: Sequence[Finding], checks: str) -> None:
             + "\nMend the files or what section data says of them (`equipot data check FILE` shows more), or "
             "set data.checks: warn to train all the same."
         )
+
+
+def count_labels(dataset: GraphDataset) -> dict[str, int]:
+    """How many frames have each label."""
+    return dict(zip(LABELS, (dataset.label_counts > 0).sum(axis=0).tolist(), strict=True))

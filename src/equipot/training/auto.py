@@ -17,11 +17,10 @@ from scipy.optimize import nnls
 from equipot.config import Config, load_config
 from equipot.config.section import Section
 from equipot.data.batching import StepSampler
-from equipot.data.load import Datasets
+from equipot.data.load import Datasets, count_labels
 from equipot.data.text import counted, duration
 from equipot.errors import ConfigError, TrainingError
 from equipot.models.build import build_potential
-from equipot.quantities import LABELS
 from equipot.run_directory import RunDirectory
 from equipot.training.batches import budget_of
 from equipot.training.fine_tune import facts_of_new
@@ -132,7 +131,7 @@ def _cutoff(config: Config, datasets: Datasets) -> Choice:
     some = [datasets.train[index] for index in range(0, len(datasets.train), -(-len(datasets.train) // 20))]
     volume = sum(float(graph.cell.det().abs().sum()) for graph in some)  # Å³; means nothing of molecules
     in_full_cells = 4 / 3 * math.pi * cutoff**3 * sum(len(graph.positions) for graph in some) / (volume or 1)
-    found, (least, most) = f"{_neighbors(neighbors)} within {cutoff:g} Å", _NEIGHBORS
+    found, (least, most) = f"{counted(round(neighbors), 'neighbor')} within {cutoff:g} Å", _NEIGHBORS
     if datasets.train.columns.periodic.mean() < 0.5 or neighbors > 2 * in_full_cells:
         return Choice({"model.cutoff": cutoff}, f"{found}; what does for molecules and surfaces")
     chosen = cutoff
@@ -141,26 +140,18 @@ def _cutoff(config: Config, datasets: Datasets) -> Choice:
     elif neighbors > most:
         chosen = math.floor(2 * cutoff * (most / neighbors) ** (1 / 3)) / 2
     if chosen != cutoff:
-        found += f", about {_neighbors(neighbors * (chosen / cutoff) ** 3)} within {chosen:g} Å"
+        found += f", about {neighbors * (chosen / cutoff) ** 3:.0f} within {chosen:g} Å"
     return Choice({"model.cutoff": chosen}, f"{found}; {least} to {most} of an atom describe a crystal")
-
-
-def _neighbors(number: float) -> str:
-    return counted(round(number), "neighbor")
 
 
 def _without_labels(config: Config, datasets: Datasets) -> Iterator[Choice]:
     """What has a default that asks for energies and forces."""
     if config.model.energy and not datasets.statistics.force_rms:
         yield Choice({"model.scale": 1.0}, "eV; there are no forces to take it from")
-    labels = _label_counts(datasets)
+    labels = count_labels(datasets.train)
     for name in ("energy", "forces"):
         if config.model.energy and not labels[name] and any(labels.values()):
             yield Choice({f"training.loss.{name}": 0.0}, f"no training frame has {name}")
-
-
-def _label_counts(datasets: Datasets) -> dict[str, int]:
-    return dict(zip(LABELS, datasets.train.label_counts.sum(axis=0), strict=True))
 
 
 def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, list[str]]:
@@ -340,7 +331,7 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     reason = f"{_WARMUP_STEPS} steps" if warmup < training.epochs / 10 else "a tenth of all steps"
     yield Choice({"training.schedule.warmup_epochs": warmup}, reason)
     if config.model.energy:
-        labels = _label_counts(datasets)
+        labels = count_labels(datasets.train)
         begin, end = (int(share * training.epochs) for share in _ENERGIES_LATE)
         if labels["energy"] and labels["forces"] and end > begin:
             late = {"start": 1.0, "end": 100.0, "from_epoch": begin, "to_epoch": end}
@@ -350,9 +341,7 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
             reason = f"the data check doubts its labels ({doubts[0]}); energies and forces imply it"
             yield Choice({"training.loss.stress": 0.0}, reason)
         elif labels["stress"]:
-            yield Choice(
-                {"training.loss.stress": 100.0}, "there are labels of it; (eV/Å³)² are small numbers"
-            )
+            yield Choice({"training.loss.stress": 100.0}, "it has labels; (eV/Å³)² are small numbers")
 
 
 def _is_open(config: Config, key: str) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from equipot.config import Config, RunConfig
 from equipot.data.dataset import GraphDataset, ReplayingDataset
-from equipot.data.load import Datasets, load_datasets
+from equipot.data.load import Datasets, count_labels, load_datasets
 from equipot.data.noise import NoisyDataset
 from equipot.data.splits import Split
 from equipot.data.text import WITHOUT_ENERGIES
@@ -185,8 +185,3 @@ def displaced(datasets: Datasets, config: Config) -> Datasets:
         if (known := getattr(datasets, name)) is not None
     }
     return dataclasses.replace(datasets, **noisy)
-
-
-def count_labels(dataset: GraphDataset) -> dict[str, int]:
-    """How many frames have each label."""
-    return dict(zip(LABELS, (dataset.label_counts > 0).sum(axis=0).tolist(), strict=True))

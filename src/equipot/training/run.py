@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from equipot.config import Config
+from equipot.data.load import count_labels
 from equipot.data.text import counted
 from equipot.deploy.checkpoint import describe
 from equipot.files import write_json, write_text
@@ -34,7 +35,7 @@ from equipot.training.loggers import log_results, open_loggers
 from equipot.training.memory import describe_memory, forecast_memory, free_memory
 from equipot.training.module import PotentialModule
 from equipot.training.monitor import TrainingMonitor
-from equipot.training.preparation import Preparation, count_labels, prepare, quiet
+from equipot.training.preparation import Preparation, prepare, quiet
 from equipot.training.progress import ProgressDisplay
 from equipot.training.report import (
     WARNING,
