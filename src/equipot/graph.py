@@ -1,9 +1,11 @@
 """The one data type everyone shares: atoms with their neighbor edges, one structure or many."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,9 +20,6 @@ class Label:
     mask: Tensor  # bool, one per structure or per atom
     weight: Tensor | None = None  # float64, of each row in the loss, beside that of its structure; None: 1
 
-    def to(self, device: torch.device | str) -> "Label":
-        return Label(self.value.to(device), self.mask.to(device), _move(self.weight, device))
-
 
 @dataclass(frozen=True)
 class Labels(Named):
@@ -28,10 +27,6 @@ class Labels(Named):
 
     values: dict[str, Label] = field(default_factory=dict)  # (S, ...) or (N, ...) float64
     weight: Tensor | None = None  # (S,) float64, of each structure's terms of the loss; None: 1
-
-    def to(self, device: torch.device | str) -> "Labels":
-        moved = {name: label.to(device) for name, label in self.values.items()}
-        return Labels(moved, _move(self.weight, device))
 
 
 @dataclass(frozen=True)
@@ -67,11 +62,38 @@ class AtomicGraph:
 
     def to(self, device: torch.device | str) -> "AtomicGraph":
         """The same graph on another device."""
-        return AtomicGraph(**{f.name: _move(getattr(self, f.name), device) for f in dataclasses.fields(self)})
+        return move(self, device)
+
+    def pin_memory(self) -> "AtomicGraph":
+        """The same graph in memory that GPUs read by themselves. A ``DataLoader`` asks for it by name."""
+        return each_tensor(self, Tensor.pin_memory)
 
 
-def _move(value, device):
-    return None if value is None else value.to(device)
+def each_tensor(value: Any, function: Callable) -> Any:
+    """``value`` with ``function`` of every tensor or array in it, in dataclasses, tuples and dicts too."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        return function(value)
+    if isinstance(value, tuple):
+        return tuple(each_tensor(item, function) for item in value)
+    if isinstance(value, dict):
+        return {name: each_tensor(item, function) for name, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        names = [one.name for one in dataclasses.fields(value)]
+        return type(value)(**{name: each_tensor(getattr(value, name), function) for name in names})
+    return value
+
+
+def move(value: Any, device: torch.device | str) -> Any:
+    """``value`` with all its tensors on ``device``; to a GPU, from pinned memory, beside the host's work."""
+    # From a GPU the host has to wait: it would read numbers that have not come yet.
+    beside = torch.device(device).type == "cuda"
+    return each_tensor(value, lambda tensor: tensor.to(device, non_blocking=beside))
+
+
+def structure_sizes(graph: AtomicGraph) -> Tensor:
+    """(S,) int64: how many atoms each structure has; a GPU does not wait for them, as it does in bincount."""
+    starts = torch.arange(graph.num_structures + 1, device=graph.structure.device)
+    return torch.searchsorted(graph.structure, starts).diff()
 
 
 def edge_vectors(graph: AtomicGraph) -> Tensor:

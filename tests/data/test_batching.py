@@ -206,6 +206,42 @@ def test_worker_processes_give_the_same_steps(dataset):
         assert torch.equal(here, there)
 
 
+def test_steps_for_gpus_are_pinned_and_copied_beside_the_hosts_work(dataset, monkeypatch):
+    """Every tensor of a step, its labels' too. Without a GPU, so what torch is asked for is written down."""
+    pinned, copied = [], []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda tensor, *where, **how: copied.append((where, how)) or tensor
+    )
+    step = next(iter(step_loader(dataset, StepSampler(dataset, Budget(2), 0))))
+    tensors = list(tensors_in((step.parts, step.counts)))
+    assert len(tensors) > 10
+    for one in (step, step.parts[0]):
+        pinned.clear()
+        one.pin_memory()
+        assert {id(tensor) for tensor in pinned} == {id(tensor) for tensor in tensors_in(vars(one))}
+    step.to("cuda")
+    assert copied == [(("cuda",), {"non_blocking": True})] * len(tensors)
+    copied.clear()
+    step.to("cpu")  # what comes from a GPU is waited for
+    assert copied == [(("cpu",), {"non_blocking": False})] * len(tensors)
+
+
+def tensors_in(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (dict, tuple)) or hasattr(value, "__dataclass_fields__"):
+        parts = (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, tuple)
+            else vars(value).values()
+        )
+        for part in parts:
+            yield from tensors_in(part)
+
+
 def test_global_random_states_are_left_alone(dataset):
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
     list(step_loader(dataset, StepSampler(dataset, Budget(2), 0)))

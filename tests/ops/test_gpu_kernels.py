@@ -21,18 +21,21 @@ import test_linear
 import test_tabulated_convolution
 import torch
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from derivatives import relative_errors, value_and_gradients
 from test_edge_product import random_product
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equipot.compile import compiler_command
-from equipot.config import AllegroConfig, NequIPConfig
+from equipot.config import AllegroConfig, NequIPConfig, config_from_dict
 from equipot.data import graph_from_atoms
 from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
 from equipot.models.nequip import NequIP
 from equipot.models.predict import predict
 from equipot.ops import build
+from equipot.training.module import PotentialModule
+from equipot.training.run import train
 
 HERE = Path(__file__).parent / "gpu"
 TOLERANCE = 1e-12  # sums of up to some thousand terms in another order
@@ -381,6 +384,9 @@ WAITING = {
 }  # fmt: skip
 
 
+NOT_WAITING = {"aten::_assert_async"}  # on a GPU; it looks at the item on a CPU
+
+
 @pytest.mark.parametrize("config", [NEQUIP, ALLEGRO], ids=["nequip", "allegro"])
 def test_evaluation_does_not_wait_for_the_gpu(emulator, config):
     """After the first one, from which the order of the species is known. Inside our operators neither."""
@@ -389,13 +395,50 @@ def test_evaluation_does_not_wait_for_the_gpu(emulator, config):
         potential(*inputs)
         with torch.autograd.profiler.profile() as profiler:
             potential(*inputs)
-    # On a GPU _assert_async, which looks at the item here, does not wait.
-    events = [e for e in profiler.function_events if not _within(e, {"aten::_assert_async"})]
+    events = [e for e in profiler.function_events if not _within(e, NOT_WAITING)]
     assert any(_within(e.cpu_parent, {"equipot::linear", "equipot::atom_product"}) for e in events)
     names = {event.name.removeprefix("aten::").rstrip("_") for event in events}
     assert not names & WAITING
     # Nothing is ordered any more: neither edges nor species, whose numbers would have to be waited for.
     assert not names & {"sort", "searchsorted"} or config is ALLEGRO
+
+
+@pytest.mark.parametrize(
+    "model", [{"type": "nequip", "layers": 2}, {"type": "allegro"}], ids=["nequip", "allegro"]
+)
+def test_step_of_training_does_not_wait_for_the_gpu(emulator, tmp_path, monkeypatch, model):
+    """Forward, backward, Muon, averages, sums of errors, for edges not seen before: only to see the loss."""
+    for seed in range(6):
+        atoms = bulk("Cu", cubic=True)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_stress()
+        atoms.write(tmp_path / "train.xyz", append=True)
+    step, profiles = PotentialModule.training_step, []
+
+    def profiled(*arguments):
+        with torch.autograd.profiler.profile() as profiler:
+            step(*arguments)
+        profiles.append(profiler)
+
+    monkeypatch.setattr(PotentialModule, "training_step", profiled)
+    training = {"epochs": 1, "batch_size": 2, "ema": 0.9, "schedule": {"warmup_epochs": 0}}
+    config = {
+        "data": {"train": str(tmp_path / "train.xyz"), "validation": 2},
+        "model": {**model, "cutoff": 4.0, "l_max": 1, "channels": 4, "dtype": "float64"},
+        "training": {**training, "loss": {"stress": 1.0}},
+        "run": {"directory": str(tmp_path / "run"), "device": "cpu"},
+    }
+    with emulator:
+        train(config_from_dict(config))
+    assert len(profiles) == 2
+    passed = {*NOT_WAITING, "Optimizer.step#AdamW.step"}  # which counts steps on the host
+    events = [event for event in profiles[-1].function_events if not _within(event, passed)]
+    names = Counter(event.name.removeprefix("aten::").rstrip("_") for event in events)
+    assert names["equipot::linear"] or names["equipot::atom_product"]
+    # lift_fresh: numbers that are not pinned on their way to the device are waited for, too.
+    waits = {name: names[name] for name in WAITING | {"lift_fresh"} if names[name]}
+    assert waits == {"item": 1, "_local_scalar_dense": 1}
 
 
 def _within(event, names):

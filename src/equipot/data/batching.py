@@ -6,8 +6,7 @@ processes, sees what an uninterrupted one would have seen.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from equipot.data.dataset import GraphDataset
 from equipot.errors import DataError
-from equipot.graph import AtomicGraph, collate
+from equipot.graph import AtomicGraph, collate, each_tensor, move
 
 
 @dataclass(frozen=True)
@@ -105,38 +104,20 @@ class Step:
 
     def to(self, device: torch.device | str) -> "Step":
         """The same step on another device."""
-        return Step(tuple(part.to(device) for part in self.parts), self.counts.to(device))
+        return move(self, device)
+
+    def pin_memory(self) -> "Step":
+        """The same step in memory that GPUs read by themselves. A ``DataLoader`` asks for it by name."""
+        return each_tensor(self, torch.Tensor.pin_memory)
 
     def __reduce__(self):
         # By value: a worker process would hand over every tensor as a file of shared memory, which takes
         # longer than to copy the small ones that graphs are made of.
-        return _from_arrays, (_to_arrays((self.parts, self.counts)),)
+        return _from_arrays, each_tensor((self.parts, self.counts), torch.Tensor.numpy)
 
 
-def _to_arrays(value: Any) -> Any:
-    """Tensors as arrays, dataclasses as their type and fields, in dicts as well."""
-    if isinstance(value, torch.Tensor):
-        return value.numpy()
-    if isinstance(value, tuple):
-        return tuple(map(_to_arrays, value))
-    if isinstance(value, dict):
-        return {name: _to_arrays(item) for name, item in value.items()}
-    if is_dataclass(value):
-        return type(value), {f.name: _to_arrays(getattr(value, f.name)) for f in fields(value)}
-    return value
-
-
-def _from_arrays(content: Any) -> Step:
-    def restore(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return torch.from_numpy(value)
-        if isinstance(value, dict):
-            return {name: restore(item) for name, item in value.items()}
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], type):
-            return value[0](**{name: restore(field) for name, field in value[1].items()})
-        return tuple(map(restore, value)) if isinstance(value, tuple) else value
-
-    return Step(*restore(content))
+def _from_arrays(*content: tuple | NDArray) -> Step:
+    return Step(*each_tensor(content, torch.from_numpy))
 
 
 class StepSampler(Sampler[StepFrames]):
@@ -251,26 +232,32 @@ class _Steps(Dataset):
         return Step(parts, torch.from_numpy(step.counts).double())
 
 
-def step_loader(dataset: GraphDataset, sampler: StepSampler, workers: int = 0) -> DataLoader:
+def step_loader(
+    dataset: GraphDataset, sampler: StepSampler, workers: int = 0, pin: bool = False
+) -> DataLoader:
     """A loader of ``Step``; ``sampler`` says of which frames.
 
-    It draws nothing from torch's global random state. ``workers`` processes make graphs ahead of their use.
+    It draws nothing from torch's global random state. ``workers`` processes make graphs ahead of their use;
+    ``pin``: in memory that GPUs read by themselves.
     """
     # collate_fn: the default one would look for tensors in a Step and convert what it finds.
     return DataLoader(
-        _Steps(dataset), batch_size=None, sampler=sampler, collate_fn=_unchanged, **_loading(workers)
+        _Steps(dataset), batch_size=None, sampler=sampler, collate_fn=_unchanged, **_loading(workers, pin)
     )
 
 
-def batch_loader(dataset: GraphDataset, sampler: BatchSampler, workers: int = 0) -> DataLoader:
-    """A loader of collated graphs, for evaluation."""
-    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **_loading(workers))
+def batch_loader(
+    dataset: GraphDataset, sampler: BatchSampler, workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """A loader of collated graphs, for evaluation; ``workers`` and ``pin`` as of ``step_loader``."""
+    return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **_loading(workers, pin))
 
 
 def _unchanged(step: Step) -> Step:
     return step
 
 
-def _loading(workers: int) -> dict:
+def _loading(workers: int, pin: bool) -> dict:
     # Without a generator of its own a loader draws a seed for its workers from the global random state.
-    return {"num_workers": workers, "generator": torch.Generator(), "persistent_workers": workers > 0}
+    own = {"generator": torch.Generator(), "persistent_workers": workers > 0}
+    return {"num_workers": workers, "pin_memory": pin, **own}

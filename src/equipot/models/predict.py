@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from equipot.errors import DataError
-from equipot.graph import AtomicGraph, edge_vectors, volume
+from equipot.graph import AtomicGraph, edge_vectors, structure_sizes, volume
 from equipot.ops.operators import load_operators
 from equipot.quantities import BASIC, FIELD, QUANTITIES
 
@@ -75,7 +75,7 @@ def predict(
 def _outputs(values: Tensor, names: Sequence[str], graph: AtomicGraph) -> dict[str, Tensor]:
     """Values of atoms, or of structures: sums or means over their atoms. As `quantities.of_structure`."""
     structure, count = graph.structure.unsqueeze(0), graph.num_structures
-    sizes = torch.bincount(graph.structure, minlength=count).unsqueeze(1)
+    sizes = structure_sizes(graph).unsqueeze(1)
     quantities = [QUANTITIES[name] for name in names]
     rows = dict(zip(names, values.split([one.components for one in quantities], dim=1), strict=True))
     for quantity in (one for one in quantities if one.total):

@@ -55,11 +55,15 @@ class Batches(L.LightningDataModule):
         # which goes on is not yet its own then.
         sampler.set_epoch(max(self.trainer.current_epoch, self._interrupted[0]))
         sampler.skip(*self._interrupted)
-        return step_loader(self.train, sampler, self.workers)
+        return step_loader(self.train, sampler, self.workers, self._for_gpu)
 
     def val_dataloader(self) -> DataLoader:
         sampler = BatchSampler(self.validation, self.validation_budget, **self._process())
-        return batch_loader(self.validation, sampler, self.workers)
+        return batch_loader(self.validation, sampler, self.workers, self._for_gpu)
+
+    @property
+    def _for_gpu(self) -> bool:
+        return self.trainer.strategy.root_device.type == "cuda"
 
     def _process(self) -> dict[str, int]:
         return {"rank": self.trainer.global_rank, "num_replicas": self.trainer.world_size}

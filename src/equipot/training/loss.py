@@ -17,7 +17,7 @@ from torch.nn.functional import huber_loss
 from equipot.config import LossConfig
 from equipot.errors import TrainingError
 from equipot.evaluation.metrics import by_irrep
-from equipot.graph import AtomicGraph, nearest_branch
+from equipot.graph import AtomicGraph, nearest_branch, structure_sizes
 from equipot.models.predict import Prediction
 from equipot.nn.gaussians import GaussianBasis
 from equipot.quantities import LABELS, QUANTITIES, Quantity
@@ -38,7 +38,7 @@ def label_errors(
     prediction: Prediction, graph: AtomicGraph, chosen: Tensor | None = None
 ) -> dict[str, LabelError]:
     """Errors of what is both labelled and predicted, by name; only of the structures ``chosen`` (S,)."""
-    num_atoms = torch.bincount(graph.structure, minlength=graph.num_structures)
+    num_atoms = structure_sizes(graph)
     weight = graph.labels.weight
     weights = (None, None) if weight is None else (weight, weight[graph.structure])
     errors = {}
