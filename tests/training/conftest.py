@@ -1,5 +1,6 @@
 """A pair potential with frames labelled by it, to test parts alone; a tiny data set, to test the whole."""
 
+import sys
 from pathlib import Path
 
 import ase
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from equipot.config import Config, config_from_dict
 from equipot.graph import AtomicGraph, Label, Labels
 from equipot.models.predict import predict
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests/ is no package
 
 CUTOFF = 3.0
 

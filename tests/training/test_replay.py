@@ -11,8 +11,8 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+from clusters import MODEL, write_clusters
 
 from equipot.config import config_from_dict
 from equipot.data.batching import Budget, StepSampler
@@ -31,24 +31,6 @@ from equipot.training.preparation import prepare
 from equipot.training.run import train
 
 pytestmark = pytest.mark.usefixtures("no_plot")
-
-SMALL = {"type": "nequip", "l_max": 1, "layers": 2, "channels": 2, "num_bessel": 3, "radial_hidden": [4]}
-MODEL = {**SMALL, "cutoff": 3.6, "dtype": "float64"}
-
-
-def write_clusters(path, symbols, number, seed, level=1.0, shift=0.0):
-    """Tetrahedra with EMT labels times ``level``, and ``shift`` eV per atom: another level of theory."""
-    generator = np.random.default_rng(seed)
-    frames = []
-    for i in range(number):
-        atoms = ase.Atoms(symbols[i % len(symbols)], 2.5 * np.array([[0, 0, 0], *np.eye(3)]))
-        atoms.positions += generator.normal(scale=0.15, size=(4, 3))
-        atoms.calc = EMT()
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = SinglePointCalculator(atoms, energy=level * energy + 4 * shift, forces=level * forces)
-        frames.append(atoms)
-    ase.io.write(path, frames, columns=["symbols", "positions", "forces"])
-    return str(path)
 
 
 @pytest.fixture(scope="module")
