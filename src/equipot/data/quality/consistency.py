@@ -126,7 +126,9 @@ def check_stress_against_energies(frames: Sequence[Frame]) -> list[Finding]:
             "typical of a basis set that is too small for stress (Pulay stress). Train on energies and "
             "forces alone, or recalculate."
         )
-    return [Finding("warning", "stress and energies", message, ids, ("stress",))]
+    varying = np.std([frame.stress for frame in frames if frame.stress is not None], axis=0)
+    share = _rms(gap) / max(_rms(varying) * EV_A3_TO_GPA, 1e-6)
+    return [Finding("warning", "stress and energies", message, ids, ("stress",), share)]
 
 
 def _work(pairs: Sequence[StrainedPair], unit: str, sign: int, shear: tuple[int, ...]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ class Finding:
     message: str
     frames: tuple[tuple[str, int], ...] = ()  # file, number of the frame from 0
     labels: tuple[str, ...] = ()  # that a training must use for this to matter; none: it always does
+    share: float = 1.0  # of how much these labels vary, that they are wrong by
 
     def __str__(self) -> str:
         where = ", ".join(str(index) for _, index in self.frames[:6]) + ", ..." * (len(self.frames) > 6)
