@@ -1,8 +1,12 @@
 """The engine on an emulated GPU gives what it gives on a CPU, and asks for little; see emulated.py."""
 
 import ctypes
+import os
 import pickle
 import re
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +14,14 @@ import pytest
 from ase.build import bulk
 from emulated import ALLEGRO, L_MAX_3, NEQUIP, TOLERANCE, Crystal, Gpu, assert_same, crystal, model
 
+from equipot.compile import compiler_command
 from equipot.config import AllegroConfig, AllegroDenseConfig, NequIPConfig, config_from_dict
 from equipot.deploy import engines, load
 from equipot.engine.library import GPU_SKIN, Engine, _Results, _Structure, load_library
 from equipot.errors import DataError, DeviceError, ModelFileError, SimulationError
 from equipot.integrations.ase import EquipotCalculator
 
+HERE = Path(__file__).parent
 PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 2.9, "C-H": 2.8}
 BENCHMARK = {"type": "nequip", "cutoff": 5.0, "l_max": 2, "parity": True, "channels": 64, "layers": 4}
 
@@ -153,6 +159,22 @@ def test_memory_is_planned_once_and_bounded(gpu, name, tmp_path):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_models_on_one_gpu_take_turns_with_its_memory(gpu, tmp_path):
+    """What one keeps for its next evaluation is another's when memory is short."""
+    path, given = model(CONFIGS["nequip l_max 3"], tmp_path), crystal(30)
+    first, second = Engine(path, device="cuda"), Engine(path, device="cuda")
+    weights = gpu.most_memory(lambda: None)
+    totals(first, given)
+    right = totals(first, given)
+    of_one = gpu.most_memory(lambda: totals(first, given)) - weights
+    found, room = [], weights + int(1.5 * of_one)
+    for engine in (second, first, second, first):
+        assert gpu.most_memory(partial(lambda one: found.append(totals(one, given)), engine), room) <= room
+    for results in found:
+        for one, expected in zip(results, right, strict=True):
+            np.testing.assert_array_equal(one, expected)
+
+
 def test_a_million_atoms_fit_into_80_gb(emulator, tmp_path):
     """The benchmark's NequIP on silicon, by what a thousand take; edges are those of a list with its skin."""
     species, num_atoms = ["Si"], 1000
@@ -183,6 +205,19 @@ def here(gpu, monkeypatch):
     monkeypatch.setattr(engines, "may_have_gpu", lambda: True)
     monkeypatch.setattr(load, "resolve_device", {"cpu": "cpu"}.get)
     return gpu
+
+
+def test_a_gpu_that_fails_is_not_taken_for_a_damaged_file(here):
+    """And torch does not go on where nothing works any more."""
+    before = here.most_memory(lambda: None)
+    opened = []
+    used = here.most_memory(lambda: opened.append(Engine(SILICON, device="cuda"))) - before
+    in_use = here.most_memory(lambda: None)
+    with pytest.raises(SimulationError, match=r"(?i)not enough memory"):
+        here.most_memory(opened[0].check, in_use + 10_000)
+    with pytest.raises(DeviceError, match=r"(?i)cannot evaluate .*silicon\.pt on .* cuda: not enough memory"):
+        here.most_memory(lambda: EquipotCalculator(SILICON, device="auto"), in_use + used + 10_000)
+    assert "reference structures" in opened[0].check()
 
 
 def test_a_deployed_file_from_ase(here):
@@ -321,11 +356,78 @@ def test_what_is_refused_says_what_to_do(gpu, tmp_path):
         on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types, heat=True)
     with pytest.raises(DataError, match=r"type [345], the model knows types 0 to 2"):
         on_gpu.evaluate(given.positions, given.cell, (1, 1, 1), given.types + 3)
+    vec, index = given.edges()
+    for row in (0, 1):
+        beyond = index.copy()
+        beyond[row, -1] = 10**9
+        with pytest.raises(DataError, match="1000000000"):
+            on_gpu.evaluate_edges(vec, beyond, given.types)
     dipole = {"dipole": {"per": "structure", "tensor": "vector", "unit": "e*Ang"}}
     network = {**NEQUIP, "radial_hidden": [8], "channels": 4, "l_max": 1, "outputs": dipole}
     config = config_from_dict({"data": {"train": "x.xyz"}, "model": network}).model
     with pytest.raises(DeviceError, match=r"model\.outputs.*use the device cpu"):
         Engine(model(config, tmp_path), device="cuda")
+
+
+COMPILERS = {"libnvrtc.so.13": (13, 1, "75,80,87,90,100,110"), "libnvrtc.so.12": (12, 8, "70,80,87,90")}
+
+
+def stubs(folder, names=tuple(COMPILERS)):
+    """The driver, which is of the version in the environment, and NVIDIA's compilers, in ``folder``."""
+    command = [*compiler_command(), "-x", "c", "-shared", "-fPIC", "-w", str(HERE / "cuda_stubs.c")]
+    subprocess.run([*command, "-DDRIVER", "-o", folder / "libcuda.so.1"], check=True)
+    for name in names:
+        major, minor, known = COMPILERS[name]
+        facts = [f"-DMAJOR={major}", f"-DMINOR={minor}", f"-DKNOWN={known}"]
+        subprocess.run([*command, *facts, "-o", folder / name], check=True)
+
+
+def with_stubs(code, folder, driver):
+    """What ``code`` prints in a process that finds only those libraries of CUDA."""
+    loading = "import ctypes, os\nfrom equipot.engine.library import load_library\nlibrary = load_library()\n"
+    environment = os.environ | {"LD_LIBRARY_PATH": str(folder), "DRIVER_VERSION": str(driver)}
+    command = [sys.executable, "-c", loading + code]
+    return subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+
+
+@pytest.mark.parametrize(
+    "driver, capability, expected",
+    [
+        (13000, (9, 0), "5 13.1 --gpu-architecture=sm_90"),
+        (12040, (9, 0), "5 12.8 --gpu-architecture=sm_90"),  # a driver does not load what newer majors make
+        (13000, (7, 0), "5 12.8 --gpu-architecture=sm_70"),  # the newest knows it no more
+        (13000, (8, 9), "5 13.1 --gpu-architecture=sm_80"),  # not that of an embedded processor, 8.7
+        (13010, (12, 0), "3 13.1 --gpu-architecture=compute_100"),
+        (13000, (12, 0), "3 12.8 --gpu-architecture=compute_90"),  # nor does it translate newer minors' PTX
+        (12040, (3, 5), "-1 equipot: NVRTC 13.1, 12.8 does not compile for GPUs of compute capability 3.5"),
+    ],
+)
+def test_the_compiler_suits_driver_and_device(tmp_path, driver, capability, expected):
+    stubs(tmp_path)
+    code = f"""
+library.equipot_compile_for_gpu.restype = ctypes.c_int64
+log = ctypes.create_string_buffer(10000)
+size = library.equipot_compile_for_gpu(b"text", *{capability}, log, ctypes.c_size_t(10000))
+print(size, log.value.decode())"""
+    assert with_stubs(code, tmp_path, driver).startswith(expected)
+
+
+COUNT = "print(library.equipot_num_gpus(), library.equipot_message().decode(), flush=True)"
+
+
+def test_a_compiler_newer_than_the_driver_is_said(tmp_path):
+    stubs(tmp_path, ["libnvrtc.so.13"])
+    said = with_stubs(COUNT, tmp_path, 12040)
+    assert said.startswith("0 equipot: NVRTC 13.1 is newer than the driver, which is of CUDA 12.4")
+    assert "nvidia-cuda-nvrtc-cu12" in said
+
+
+def test_a_forked_process_is_told_why_it_has_no_gpu(tmp_path):
+    stubs(tmp_path)
+    code = f"{COUNT}\nif os.fork() == 0:\n    {COUNT}\n    os._exit(0)\nos.wait()"
+    parent, child = with_stubs(code, tmp_path, 13010).splitlines()
+    assert parent.startswith("1 ")
+    assert child.startswith("0 equipot: this process was forked") and "by spawn" in child
 
 
 def test_a_missing_driver_is_said(tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from equipot.compile import KernelBuildError
 from equipot.devices import may_have_gpu, nvidia_driver
 from equipot.engine.library import Engine, num_gpus, why_no_gpu
-from equipot.errors import ConfigError, DeviceError, EquipotError
+from equipot.errors import ConfigError, DeviceError, ModelFileError, SimulationError
 
 if TYPE_CHECKING:
     import torch
@@ -78,10 +78,19 @@ def _opened(path: Path, content: bytes, device: str) -> Engine | None:
 
 
 def _is_right(engine: Engine, path: Path) -> bool:
-    """Whether it reproduces the file's reference structures, by kernels that were compiled for this GPU."""
+    """Whether it reproduces the file's reference structures, by kernels that were compiled for this GPU.
+
+    Raises DeviceError if it cannot evaluate them.
+    """
     try:
         engine.check()
-    except EquipotError as error:
+    except ModelFileError as error:
         log.warning("The engine is wrong on this GPU and does not run %s: %s", path, error)
         return False
+    except SimulationError as error:
+        # Not on to torch: after a kernel that has failed nothing works on this GPU in this process.
+        raise DeviceError(
+            f"The engine cannot evaluate {path} on the device {engine.device}: {error} Use the device "
+            "cpu, or engine='torch' in a new process."
+        ) from error
     return True

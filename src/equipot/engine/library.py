@@ -17,6 +17,7 @@ _ABI = 5  # EQUIPOT_ABI
 GPU_SKIN = 0.5  # Å, of the neighbor list that a GPU keeps
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status
+_FAILED = 5
 
 
 class _Output(ctypes.Structure):
@@ -145,7 +146,7 @@ class Engine:
         name, model = str(path).encode(), ctypes.byref(self._model)
         where = device.encode()
         if device != "cpu":
-            _open_nvrtc()
+            _open_compilers()
         try:
             if content is None:
                 self._call("equipot_open_on", name, where, model)
@@ -253,6 +254,7 @@ class Engine:
 
         Raises:
             ModelFileError: the model does not reproduce them here.
+            SimulationError: they could not be evaluated: too little memory, a GPU that fails.
         """
         summary = ctypes.create_string_buffer(1000)
         self._call("equipot_check", self._model, summary, ctypes.c_size_t(len(summary)))
@@ -277,7 +279,9 @@ class Engine:
         status = getattr(self._library, function)(*arguments)
         if status:
             message = self._library.equipot_message().decode(errors="replace")
-            kind = ModelFileError if function == "equipot_check" else _ERRORS.get(status, SimulationError)
+            kind = _ERRORS.get(status, SimulationError)
+            if function == "equipot_check" and status != _FAILED:
+                kind = ModelFileError
             if not message.startswith(str(self.path)):
                 message = message[:1].upper() + message[1:]
             raise kind(message.removesuffix(".") + ".")
@@ -326,25 +330,23 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def find_nvrtc() -> Path | None:
-    """The NVRTC of NVIDIA's packages, where they are installed."""
+def find_compilers() -> list[Path]:
+    """Each NVRTC of NVIDIA's packages: there may be those of several versions of CUDA."""
     found = importlib.util.find_spec("nvidia")
-    for folder in found.submodule_search_locations or () if found else ():
-        for file in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
-            return file
-    return None
+    folders = found.submodule_search_locations or () if found else ()
+    return sorted(file for folder in folders for file in Path(folder).glob("*/lib/libnvrtc.so.*"))
 
 
 @functools.cache
-def _open_nvrtc() -> None:
-    """For the library to find it."""
-    if file := find_nvrtc():
-        ctypes.CDLL(str(file), ctypes.RTLD_GLOBAL)
+def _open_compilers() -> None:
+    """For the library, which takes what suits the driver of those that the process has opened."""
+    for file in find_compilers():
+        ctypes.CDLL(str(file))
 
 
 def num_gpus() -> int:
     """The GPUs that an `Engine` can be opened on. Raises as `load_library`."""
-    _open_nvrtc()
+    _open_compilers()
     return load_library().equipot_num_gpus()
 
 

@@ -22,7 +22,7 @@ from equipot.compile import cache_directory, jobs_at_once, locked, make_private
 from equipot.engine.build import FOLDER as ENGINE
 from equipot.engine.build import build as build_engine
 from equipot.engine.build import checksum
-from equipot.engine.library import find_nvrtc
+from equipot.engine.library import find_compilers
 from equipot.errors import EquipotError
 from equipot.files import atomic_write
 
@@ -62,7 +62,7 @@ def build_plugin(lammps: Lammps, force: bool = False) -> Path:
     Several processes may call this at once. Raises :class:`LammpsBuildError`, or
     :class:`equipot.compile.KernelBuildError`.
     """
-    nvrtc = str(find_nvrtc() or "")
+    nvrtc = ":".join(map(str, find_compilers()))
     facts = {
         "lammps": asdict(lammps),
         "nvrtc": nvrtc,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <sstream>
 #include <stdexcept>
 
 #include "build_info.h"
@@ -136,19 +137,18 @@ bool node_has_gpu(std::string& name) {
   return false;
 }
 
-// Opens NVIDIA's compiler for the engine, which looks for it in this process first: where `equipot lammps build` found it, or
-// beside the package that the plugin came with.
+// Opens NVIDIA's compilers for the engine, which takes what suits the driver of those that this process has opened: where
+// `equipot lammps build` found them, and beside the package that the plugin came with.
 void open_nvrtc() {
-  if (*EQUIPOT_NVRTC != 0 && dlopen(EQUIPOT_NVRTC, RTLD_LAZY | RTLD_GLOBAL) != nullptr) return;
+  std::istringstream files(EQUIPOT_NVRTC);
+  for (std::string file; std::getline(files, file, ':');) dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
   Dl_info here;
   dladdr(reinterpret_cast<void*>(&open_model), &here);
   std::error_code none;
   const auto packages = std::filesystem::path(here.dli_fname).parent_path() / "../../nvidia";
   for (const auto& package : std::filesystem::directory_iterator(packages, none))
     for (const auto& file : std::filesystem::directory_iterator(package.path() / "lib", none))
-      if (file.path().filename().string().rfind("libnvrtc.so", 0) == 0 &&
-          dlopen(file.path().c_str(), RTLD_LAZY | RTLD_GLOBAL) != nullptr)
-        return;
+      if (file.path().filename().string().rfind("libnvrtc.so", 0) == 0) dlopen(file.path().c_str(), RTLD_LAZY | RTLD_LOCAL);
 }
 
 struct Gpus {

@@ -106,7 +106,7 @@ class Emulator : public equipot::GpuDevice {
     sizes_[found] = bytes;
     return found;
   }
-  void free(void* memory) override {
+  void free(void* memory) noexcept override {
     in_use -= sizes_.extract(memory).mapped();
     std::free(memory);
   }
@@ -115,7 +115,7 @@ class Emulator : public equipot::GpuDevice {
     host_[static_cast<char*>(memory)] = bytes;
     return memory;
   }
-  void free_host(void* memory) override {
+  void free_host(void* memory) noexcept override {
     host_.erase(static_cast<char*>(memory));
     std::free(memory);
   }

@@ -318,6 +318,9 @@ EXPORT equipot_status equipot_energy_uncertainty(const equipot_model* model, int
 }
 
 EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t size) {
+  struct Failed {
+    std::exception_ptr why;  // of the evaluation: memory, a device
+  };
   return guarded([&] {
     require(model, "model");
     bool right = false;
@@ -337,15 +340,23 @@ EXPORT equipot_status equipot_check(equipot_model* model, char* summary, size_t 
             if (width > 0) results.features = features.data();
             if (!outputs.empty()) results.outputs = outputs.data();
             if (!derivatives.empty()) results.derivatives = derivatives.data();
-            model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
-                                        s.neighbor.data(), s.edge_vec.data(), nullptr},
-                                       results);
+            try {
+              model->evaluator->evaluate({n, int64_t(s.center.size()), s.types.data(), nullptr, s.center.data(),
+                                          s.neighbor.data(), s.edge_vec.data(), nullptr},
+                                         results);
+            } catch (const std::logic_error&) {  // what the capsule says makes no sense
+              throw;
+            } catch (...) {
+              throw Failed{std::current_exception()};
+            }
             const size_t begin = sums.size();
             sums.resize(begin + size_t(width), 0.0);
             for (int64_t k = 0; k < width * n; ++k) sums[begin + size_t(k % width)] += features[size_t(k)];
           },
           right);
       if (width > 0) found += check_uncertainties(*model, sums, right);
+    } catch (const Failed& failed) {
+      std::rethrow_exception(failed.why);
     } catch (const std::exception& error) {
       throw BadFile(model->path + ": the self-check capsule is damaged (" + error.what() + "). Run 'equipot deploy' again.");
     }

@@ -1,4 +1,6 @@
 // GpuLauncher and GpuDevice by NVIDIA's driver. Its functions are found when they are first needed (gpu_nvrtc.h).
+#include <unistd.h>
+
 #include <map>
 #include <mutex>
 #include <new>
@@ -34,6 +36,7 @@ struct Driver {
   int (*message)(int error, const char** text);
   // Only of the engine.
   int (*make_stream)(Stream*, unsigned flags);
+  int (*end_stream)(Stream);
   int (*wait_for)(Stream);
   int (*allocate)(Address*, size_t);
   int (*free)(Address);
@@ -61,7 +64,7 @@ Driver find_driver() {
   find(d.retain_context, "cuDevicePrimaryCtxRetain");
   find(d.load_module, "cuModuleLoadDataEx"), find(d.get_function, "cuModuleGetFunction");
   find(d.launch, "cuLaunchKernel"), find(d.message, "cuGetErrorString");
-  find(d.make_stream, "cuStreamCreate"), find(d.wait_for, "cuStreamSynchronize");
+  find(d.make_stream, "cuStreamCreate"), find(d.end_stream, "cuStreamDestroy_v2"), find(d.wait_for, "cuStreamSynchronize");
   find(d.allocate, "cuMemAlloc_v2"), find(d.free, "cuMemFree_v2");
   find(d.allocate_host, "cuMemAllocHost_v2"), find(d.free_host, "cuMemFreeHost");
   find(d.set_bytes, "cuMemsetD8Async"), find(d.memory, "cuMemGetInfo_v2");
@@ -78,6 +81,10 @@ void check(const Driver& driver, int result, const char* what) {
 }
 
 int count_devices(const Driver& driver) {
+  static const pid_t first = getpid();
+  if (getpid() != first)
+    throw std::runtime_error("equipot: this process was forked from one that had asked for GPUs, and CUDA does not work in it; start "
+                             "processes by spawn (multiprocessing.set_start_method), or " + cuda_surroundings().advice);
   int count = 0;
   check(driver, driver.init(0), "cuInit"), check(driver, driver.count_devices(&count), "cuDeviceGetCount");
   return count;
@@ -108,6 +115,11 @@ class DriverDevice : public GpuDevice {
     check(driver_.retain_context(&own_, device()), "cuDevicePrimaryCtxRetain");
     const Entered entered(*this);
     check(driver_.make_stream(&own_stream_, 1), "cuStreamCreate");  // 1: it does not wait for other streams
+  }
+
+  // The context stays: modules() has what was compiled in it.
+  ~DriverDevice() override {
+    if (own_stream_ != nullptr) quietly([&] { driver_.end_stream(own_stream_); });
   }
 
   void* compile(const std::string& source, const char* name) override {
@@ -144,9 +156,8 @@ class DriverDevice : public GpuDevice {
     check(result, "cuMemAlloc");
     return reinterpret_cast<void*>(memory);
   }
-  void free(void* memory) override {
-    const Entered entered(*this);
-    driver_.free(address(memory));
+  void free(void* memory) noexcept override {
+    quietly([&] { driver_.free(address(memory)); });
   }
   void* allocate_host(size_t bytes) override {
     const Entered entered(*this);
@@ -154,9 +165,8 @@ class DriverDevice : public GpuDevice {
     check(driver_.allocate_host(&memory, bytes), "cuMemAllocHost");
     return memory;
   }
-  void free_host(void* memory) override {
-    const Entered entered(*this);
-    driver_.free_host(memory);
+  void free_host(void* memory) noexcept override {
+    quietly([&] { driver_.free_host(memory); });
   }
   void zero(void* memory, size_t bytes) override {
     const Entered entered(*this);
@@ -187,7 +197,18 @@ class DriverDevice : public GpuDevice {
   }
 
  private:
-  // Has the device's context be the thread's while it lives; another library's comes back afterwards.
+  // Gives back what may be gone with the context: in a forked process, when the process ends, after a kernel has failed.
+  template <class F>
+  void quietly(const F& give_back) const noexcept {
+    try {
+      const Entered entered(*this);
+      give_back();
+    } catch (const std::exception&) {
+    }
+  }
+
+  // Has the device's context be the thread's while it lives. What was there comes back afterwards, also if it was none: torch
+  // takes the thread's context for its current device. Of a runtime, a context that it would choose itself stays.
   struct Entered {
     const DriverDevice& of;
     Context before = nullptr, context = nullptr;
@@ -200,7 +221,7 @@ class DriverDevice : public GpuDevice {
       if (context != before) of.check(of.driver_.set_context(context), "cuCtxSetCurrent");
     }
     ~Entered() {
-      if (context != before && before != nullptr) of.driver_.set_context(before);
+      if (context != before && (before != nullptr || of.own_ != nullptr)) of.driver_.set_context(before);
     }
   };
 
@@ -230,6 +251,13 @@ int count_driver_devices() {
   return count_devices(find_driver());
 }
 
-std::unique_ptr<GpuDevice> driver_device(int ordinal) { return std::make_unique<DriverDevice>(GpuRuntime{}, ordinal); }
+std::shared_ptr<GpuDevice> driver_device(int ordinal) {
+  static std::mutex mutex;
+  static auto* open = new std::map<int, std::weak_ptr<GpuDevice>>;  // as modules
+  const std::lock_guard<std::mutex> guard(mutex);
+  std::shared_ptr<GpuDevice> found = (*open)[ordinal].lock();
+  if (found == nullptr) (*open)[ordinal] = found = std::make_shared<DriverDevice>(GpuRuntime{}, ordinal);
+  return found;
+}
 
 }  // namespace equipot

@@ -28,9 +28,9 @@ class GpuLauncher {
 class GpuDevice : public GpuLauncher {
  public:
   virtual void* allocate(size_t bytes) = 0;  // null if there is not so much
-  virtual void free(void* memory) = 0;
+  virtual void free(void* memory) noexcept = 0;
   virtual void* allocate_host(size_t bytes) = 0;
-  virtual void free_host(void* memory) = 0;
+  virtual void free_host(void* memory) noexcept = 0;
   virtual void zero(void* memory, size_t bytes) = 0;
   virtual void copy_up(void* to, const void* from, size_t bytes) = 0;  // from the host
   virtual void copy_down(void* to, const void* from, size_t bytes) = 0;  // to the host
@@ -47,7 +47,7 @@ struct GpuRuntime {
 
 // By NVIDIA's driver, whose functions are found now. Throws std::runtime_error that says what is missing.
 std::unique_ptr<GpuLauncher> driver_launcher(const GpuRuntime& runtime);
-std::unique_ptr<GpuDevice> driver_device(int ordinal);
+std::shared_ptr<GpuDevice> driver_device(int ordinal);  // one for all models
 
 // The devices that it has. Throws std::runtime_error that says what is missing, the compiler of kernels too.
 int count_driver_devices();

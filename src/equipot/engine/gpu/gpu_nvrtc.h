@@ -21,10 +21,11 @@ struct DeviceCode {
 // An address in CUDA's shared libraries. Null if there is none.
 void* find_cuda_function(const char* name);
 
-// Throws std::runtime_error if the compiler is not there.
+// Throws std::runtime_error if there is no compiler that the driver goes with.
 void find_compiler();
 
-// For compute capability `major`.`minor`. Throws std::runtime_error with the compiler's messages.
-DeviceCode compile_for_gpu(const std::string& source, int major, int minor);
+// For compute capability `major`.`minor`; `verbose`: with registers and spills in the log. Throws std::runtime_error with the
+// compiler's messages.
+DeviceCode compile_for_gpu(const std::string& source, int major, int minor, bool verbose = false);
 
 }  // namespace equipot

@@ -78,8 +78,9 @@ class GpuEvaluator : public Evaluator {
     if (given.field != nullptr) throw std::invalid_argument("energies in a field are computed on a CPU only: use the device cpu");
     if (given.exchange != nullptr && given.exchange->num_owned() > given.num_atoms)
       throw std::invalid_argument("more atoms are owned than there are");
-    const SortedEdges edges(given);
     check_range(given.center, given.num_edges, given.num_atoms);
+    check_range(given.neighbor, given.num_edges, given.num_atoms);
+    const SortedEdges edges(given);
     DeviceEdges here;
     here.num_atoms = given.num_atoms, here.num_computed = num_computed(given), here.exchange = given.exchange;
     here.num_edges = edges.first[size_t(here.num_computed)];

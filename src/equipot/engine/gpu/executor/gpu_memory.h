@@ -11,6 +11,7 @@
 #include <cstring>
 #include <iterator>
 #include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -81,15 +82,21 @@ class GpuMemory {
     size_t at_ = 0, bytes_ = 0;  // its place, if it has one
   };
 
-  explicit GpuMemory(GpuDevice& device) : device_(device) {}
+  explicit GpuMemory(GpuDevice& device) : device_(device) {
+    const std::lock_guard guard(others().mutex);
+    others().all.push_back(this);
+  }
   GpuMemory(const GpuMemory&) = delete;
   ~GpuMemory() {
+    {
+      const std::lock_guard guard(others().mutex);
+      std::erase(others().all, this);
+    }
     try {
       if (waiting_) synchronize();  // copies of what is given back now
+      make_block(0);
     } catch (const std::exception&) {  // of a device that has failed, which whoever asks it next is told
     }
-    release();
-    if (block_ != nullptr) device_.free(block_);
     for (const HostBlock& block : host_) device_.free_host(block.memory);
   }
 
@@ -98,11 +105,12 @@ class GpuMemory {
   // While it lives, a model is evaluated; what was taken is given back before.
   class Evaluation {
    public:
-    explicit Evaluation(GpuMemory& memory) : memory_(memory) { memory.begin(); }
+    explicit Evaluation(GpuMemory& memory) : lock_(memory.in_use_), memory_(memory) { memory.begin(); }
     Evaluation(const Evaluation&) = delete;
     ~Evaluation() { memory_.end(); }
 
    private:
+    const std::lock_guard<std::mutex> lock_;
     GpuMemory& memory_;
   };
 
@@ -199,7 +207,7 @@ class GpuMemory {
     if (waiting_) synchronize();  // for an evaluation that an error has ended
     if (host_.size() > 1) {
       size_t total = 0;
-      for (const HostBlock& block : host_) total += block.capacity, device_.free_host(block.memory);
+      for (const HostBlock& block : std::exchange(host_, {})) total += block.capacity, device_.free_host(block.memory);
       host_ = {{device_.allocate_host(total), total, 0}};
     }
     for (HostBlock& block : host_) block.used = 0;
@@ -226,8 +234,9 @@ class GpuMemory {
     if (block_ != nullptr) size_ = size;
   }
 
-  // What no array uses goes back to the driver.
+  // What no array uses goes back to the driver, when nothing that was asked for can work on it any more.
   void release() {
+    if (!free_.empty() || block_ != nullptr) device_.synchronize();
     for (const auto& [capacity, blocks] : free_)
       for (void* memory : blocks) device_.free(memory);
     free_.clear();
@@ -236,11 +245,29 @@ class GpuMemory {
   void* allocate(size_t capacity) {
     void* found = device_.allocate(capacity);
     if (found == nullptr) release(), found = device_.allocate(capacity);
+    if (found == nullptr) ask_others(), found = device_.allocate(capacity);
     if (found != nullptr) return found;
     failed_ = true;
     throw std::runtime_error("not enough memory on " + device_.name() + ": an array of " +
                              std::to_string(capacity >> 20) + " MB is needed, " + std::to_string(device_.memory_left() >> 20) +
                              " MB are left; evaluate fewer atoms at a time, or spread them over more GPUs");
+  }
+
+  // Models of which none is evaluated just now give back what they keep for their next evaluation.
+  void ask_others() {
+    const std::lock_guard guard(others().mutex);
+    for (GpuMemory* other : others().all)
+      if (other != this && &other->device_ == &device_)
+        if (const std::unique_lock idle(other->in_use_, std::try_to_lock); idle) other->make_block(0);
+  }
+
+  struct Others {
+    std::mutex mutex;
+    std::vector<GpuMemory*> all;
+  };
+  static Others& others() {
+    static auto* known = new Others;  // never destroyed: models may be closed when the process ends
+    return *known;
   }
 
   void give(const Buffer& buffer) {
@@ -257,6 +284,7 @@ class GpuMemory {
   bool failed_ = false;  // memory was short
   std::vector<HostBlock> host_;
   bool waiting_ = false;  // copies may be under way
+  std::mutex in_use_;  // while a model is evaluated
 };
 
 }  // namespace equipot
