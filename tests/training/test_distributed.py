@@ -99,6 +99,18 @@ def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_p
     assert "at most 18 edges" in said[0]
 
 
+def test_when_memory_runs_out_in_validation_it_is_done_in_parts(make_config, alone, no_plot, monkeypatch, caplog):
+    def with_little_memory(potential, graph, **options):
+        if not potential.training and graph.num_edges > 40:  # four frames have 48
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")
+        return predict(potential, graph, **options)
+
+    monkeypatch.setattr("equipot.training.module.predict", with_little_memory)
+    config = make_config(training={**TRAINING, "validation_batch_size": 4})
+    assert_equal_trainings(train(config).directory, alone)
+    assert "Memory ran out on 4 frames with 48 edges" in caplog.text
+
+
 def test_a_frame_that_does_not_fit_alone_is_an_error(make_config, no_plot, monkeypatch):
     def without_memory(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -515,6 +515,17 @@ def test_statistics_may_differ_by_rounding_only(uninterrupted):
         check(1 + 1e-4)
 
 
+def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(make_config, monkeypatch):
+    """On a GPU some steps go by until the loss is looked at; a checkpoint may be due before."""
+    first = train(make_config(training={"epochs": 1}))
+    kept = first.last_checkpoint.read_bytes()
+    monkeypatch.setattr(PotentialModule, "training_step", lambda self, *_: self.train_errors.sums.fill_(np.nan))
+    often = make_config(training={"epochs": 2}, run={"checkpoint_minutes": 1e-9})
+    with pytest.raises(TrainingError, match="The loss is nan in epoch 2, batch 1"):
+        train(often, resume=first.directory)
+    assert first.last_checkpoint.read_bytes() == kept
+
+
 def test_memory_that_has_run_out_once_is_not_tried_again(make_config, monkeypatch, caplog):
     def with_little_memory(potential, graph, **options):
         if potential.training and graph.num_edges > 20:  # a frame has 12 edges, a step of three 36

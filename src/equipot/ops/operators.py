@@ -45,6 +45,15 @@ def load_operators() -> bool:
     return False
 
 
+def know_types(moved: torch.Tensor, on_host: torch.Tensor, num_species: int) -> None:
+    """Says of types (N,) that were ``moved`` to a GPU what they are.
+
+    Maps of each species then need not wait for the GPU to count its atoms.
+    """
+    if load_operators():
+        torch.ops.equipot.know_types(moved, on_host, num_species)
+
+
 @contextlib.contextmanager
 def plain_operators() -> Iterator[None]:
     """Inside, modules (not scripted ones) compute by plain torch: to compare the kernels with."""

@@ -1,5 +1,6 @@
 """A forecast of the memory that a training step takes, from two small ones."""
 
+import copy
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,7 @@ def forecast_memory(
     there in proportion to the edges: activations are nearly all, and belong to edges and their atoms.
     Without ``energy`` outputs alone are trained.
     """
+    potential = copy.deepcopy(potential).cpu()  # a pretrained one may be on a GPU already
     edges = _largest_part(dataset, budget, num_parts)
     order = dataset.num_edges.argsort()[::-1]
     few = [dataset[int(i)] for i in order[:_PROBE_FRAMES]]

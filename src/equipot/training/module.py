@@ -16,6 +16,7 @@ from equipot.devices import by_halves
 from equipot.errors import TrainingError
 from equipot.graph import AtomicGraph
 from equipot.models.predict import Prediction, predict
+from equipot.ops.operators import know_types
 from equipot.training.devices import sum_over_processes
 from equipot.training.ema import make_average
 from equipot.training.learning_rate import LearningRateSchedule
@@ -79,6 +80,14 @@ class PotentialModule(L.LightningModule):
         if self.average is not None:
             self.average.to(self.device)
 
+    def transfer_batch_to_device(self, batch: Step | AtomicGraph, device: torch.device, _: int) -> Any:
+        """Lightning's hook."""
+        moved = batch.to(device)
+        graphs = ((one.parts if isinstance(one, Step) else (one,)) for one in (batch, moved))
+        for on_host, graph in zip(*graphs, strict=True):
+            know_types(graph.atom_types, on_host.atom_types, len(getattr(self.potential, "species", ())))
+        return moved
+
     def on_train_batch_start(self, batch: Step, batch_idx: int) -> None:
         # In steps of the first epoch; others have a few more or less where the batch size is a budget.
         length = self.trainer.datamodule.steps_per_epoch
@@ -124,6 +133,9 @@ class PotentialModule(L.LightningModule):
         # Not backward(): when memory runs out in the middle, that would leave some gradients added.
         return loss.detach(), torch.autograd.grad(loss, self._weights, allow_unused=True), errors, sums
 
+    def _predicted(self, graph: AtomicGraph) -> tuple[AtomicGraph, tuple]:
+        return graph, self._predict(graph)
+
     def _fits(self, graph: AtomicGraph) -> bool:
         return graph.num_edges <= self.most_edges or graph.num_structures == 1
 
@@ -150,9 +162,10 @@ class PotentialModule(L.LightningModule):
     def validation_step(self, batch: AtomicGraph, batch_idx: int) -> None:
         # Lightning switches gradients off here, but forces are one. In eval mode no graph is kept.
         with torch.enable_grad():
-            prediction, errors, sums = self._predict(batch)
-        self.validation_errors.update(errors, sums)
-        self.level_errors.update(prediction, batch, self.loss)
+            for graph, found in by_halves(self._predicted, batch, self._compute_less_at_once, self._fits):
+                prediction, errors, sums = found
+                self.validation_errors.update(errors, sums)
+                self.level_errors.update(prediction, graph, self.loss)
 
     def on_validation_epoch_end(self) -> None:
         if self.average is not None:

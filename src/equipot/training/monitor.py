@@ -249,5 +249,8 @@ class TrainingMonitor(L.Callback):
         self.epochs_done = trainer.current_epoch + batches_done / trainer.num_training_batches
         self._batches_done = batches_done
         self._train_sums = module.train_errors.compute().clone()
+        # On a GPU not every step's loss has been looked at.
+        loss = summarize(self._train_sums, module.loss.weights)["loss"]
+        module.refuse_non_finite(loss, batches_done - 1)
         trainer.save_checkpoint(self.directory.last)
         self._last_save = time.monotonic()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,6 +123,9 @@ def _set_up_device(run: RunConfig) -> str:
     device = choose_device(run)
     if run.threads is not None:
         torch.set_num_threads(run.threads)
+    if device == "cuda":  # of several processes each works on its own from the start
+        rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     torch.set_float32_matmul_precision(run.matmul_precision)
     return device
 

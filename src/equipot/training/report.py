@@ -182,7 +182,7 @@ def describe_device(config: Config, kind: str) -> str:
 def describe_products() -> str:
     """Which code computes the tensor products: the slow path is never taken without a word."""
     if load_operators():
-        return "fused tensor products (on a CPU)"
+        return "fused tensor products"
     return "tensor products by plain torch operations, several times slower than a fused kernel"
 
 

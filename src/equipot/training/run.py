@@ -1,5 +1,6 @@
 """From a configuration to a run directory with a trained potential."""
 
+import atexit
 import sys
 import warnings
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import lightning.fabric.utilities.distributed as lightning_distributed
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
@@ -225,6 +227,10 @@ def _fit(
         return stopping.INTERRUPTED
     except SystemExit:  # what Lightning makes of a second Ctrl-C
         raise KeyboardInterrupt from None
+    except Exception:
+        # At its exit this process would wait for the others (NCCL), which wait for it.
+        atexit.unregister(getattr(lightning_distributed, "_destroy_dist_connection", None))
+        raise
     finally:
         monitor.close()
     return monitor.stop_reason

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "gpu_cache.h"
+#include "gpu_passes.h"
 
 namespace equipot {
 namespace {
@@ -60,14 +61,18 @@ struct SpeciesOrder {
   std::vector<int64_t> start;
 };
 
-std::shared_ptr<const SpeciesOrder> order_species(const Tensor& types, int64_t num_atoms, int64_t num_species) {
+// By the types, or by the same `types_on_host`, for which nothing has to be waited for.
+std::shared_ptr<const SpeciesOrder> order_species(const Tensor& types, int64_t num_atoms, int64_t num_species,
+                                                  const Tensor& types_on_host = {}) {
   // Never destroyed: when the process ends, the GPU's memory may be gone before.
-  static auto* known = new TensorCache<SpeciesOrder>(4, false);
+  static auto* known = new TensorCache<SpeciesOrder>(64, false);
   return known->get({types}, {num_atoms, num_species}, [&] {
-    auto [sorted, order] = at::sort(types.narrow(0, 0, num_atoms), std::optional<bool>(true), 0, false);
-    const Tensor bounds = at::searchsorted(sorted, at::arange(num_species + 1, types.options())).cpu();
-    SpeciesOrder result{order, at::empty_like(order), {}};
-    result.place.index_copy_(0, order, at::arange(num_atoms, types.options()));
+    const Tensor given = types_on_host.defined() ? types_on_host : types;
+    auto [sorted, order] = at::sort(given.narrow(0, 0, num_atoms), std::optional<bool>(true), 0, false);
+    const Tensor bounds = at::searchsorted(sorted, at::arange(num_species + 1, given.options())).cpu();
+    const Tensor place = at::empty_like(order);
+    place.index_copy_(0, order, at::arange(num_atoms, given.options()));
+    SpeciesOrder result{order.to(types.device(), true), place.to(types.device(), true), {}};
     result.start.assign(bounds.const_data_ptr<int64_t>(), bounds.const_data_ptr<int64_t>() + num_species + 1);
     TORCH_CHECK_INDEX(result.start.front() == 0 && result.start.back() == num_atoms,
                       "equipot::linear: types must be from 0 to ", num_species - 1);
@@ -88,6 +93,12 @@ LinearMap linear_map_of(const Tensor& blocks, int64_t dim_in, int64_t dim_out, i
   if (blocks.is_cpu()) return map_of(blocks);
   static TensorCache<LinearMap> known(4096, true);
   return *known.get({blocks}, {dim_in, dim_out, num_weights}, [&] { return map_of(blocks.cpu()); });
+}
+
+void know_types(const Tensor& types, const Tensor& types_on_host, int64_t num_species) {
+  TORCH_CHECK(types_on_host.is_cpu() && types_on_host.sizes() == types.sizes(), "equipot::know_types: not the same types");
+  const c10::OptionalDeviceGuard guard(types.device());
+  if (num_species > 1 && on_gpu(types)) order_species(types, types.size(0), num_species, types_on_host);
 }
 
 void add_linear_gpu(const LinearMap& map, const Tensor& weights, const Tensor& x, const Tensor& y, bool fresh) {

@@ -71,6 +71,16 @@ struct Kernel {
   void* function;
 };
 
+// Memory that the driver lacks for code is torch's lack of memory: what is computed at once is halved then.
+template <class F>
+auto torchs_memory(const F& work) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory: the driver has none left for kernels");
+  }
+}
+
 // Compiled once per process for each device and text.
 Kernel compile(GpuCode code, c10::Device device) {
   static std::mutex mutex;
@@ -78,7 +88,7 @@ Kernel compile(GpuCode code, c10::Device device) {
   const std::lock_guard<std::mutex> guard(mutex);
   GpuLauncher& launcher = gpu_launcher();
   const auto [at, is_new] = known.try_emplace({&launcher, int(device.index()), code.source}, nullptr);
-  if (at->second == nullptr) at->second = launcher.compile(code.source, gpu_kernel_name);
+  if (at->second == nullptr) at->second = torchs_memory([&] { return launcher.compile(code.source, gpu_kernel_name); });
   code.source.clear();
   return {std::move(code), at->second};
 }
@@ -110,7 +120,9 @@ T* pointer(const Tensor& tensor) {
 template <class Arrays>
 void launch(const Kernel& kernel, int64_t blocks, Arrays& arrays, int64_t parts = 1) {
   const GpuCode& code = kernel.code;
-  gpu_launcher().launch(kernel.function, {blocks, code.blocks_y, code.blocks_z * parts}, code.threads, &arrays);
+  torchs_memory([&] {
+    gpu_launcher().launch(kernel.function, {blocks, code.blocks_y, code.blocks_z * parts}, code.threads, &arrays);
+  });
 }
 
 // Kernels load up to 16 bytes at a time; a view may begin in between.

@@ -209,6 +209,7 @@ TORCH_LIBRARY_FRAGMENT(equipot, library) {
   library.def("linear(Tensor x, Tensor weights, Tensor blocks, Tensor types, int dim, bool transpose=False) -> Tensor");
   library.def(
       "linear_outer_sum(Tensor x, Tensor g, Tensor blocks, Tensor types, int num_species, int num_weights) -> Tensor");
+  library.def("know_types(Tensor types, Tensor types_on_host, int num_species) -> ()", know_types);
 }
 
 TORCH_LIBRARY_IMPL(equipot, CPU, library) {
