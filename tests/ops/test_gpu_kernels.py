@@ -23,6 +23,7 @@ import torch
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from derivatives import relative_errors, value_and_gradients
+from e3nn import o3
 from test_edge_product import random_product
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -33,7 +34,9 @@ from equipot.graph import edge_vectors
 from equipot.models.build import build_potential
 from equipot.models.nequip import NequIP
 from equipot.models.predict import predict
+from equipot.nn.linear import SpeciesLinear
 from equipot.ops import build
+from equipot.ops.operators import know_types
 from equipot.training.module import PotentialModule
 from equipot.training.run import train
 
@@ -382,6 +385,28 @@ WAITING = {
     "item", "_local_scalar_dense", "nonzero", "bincount", "masked_select", "unique", "_unique2", "equal",
     "is_nonzero",
 }  # fmt: skip
+
+
+def test_types_that_the_host_has_told(emulator):
+    """Maps of each species, and their gradients, as by types that are read on the GPU, which are not here."""
+    layer = SpeciesLinear(o3.Irreps("5x0e + 3x1o"), o3.Irreps("4x0e + 6x1o"), 3).double()
+    x, told = torch.randn(40, 14, dtype=torch.float64), torch.randint(0, 3, (40,))
+
+    def evaluate(types):
+        given = x.clone().requires_grad_()
+        out = torch.ops.equipot.linear(given, layer.packed(), layer.table, types, layer.dim_out)
+        return [out.detach(), *torch.autograd.grad(out.square().sum(), [given, *layer.parameters()])]
+
+    expected = evaluate(told)
+    with emulator:
+        unreadable = torch.full_like(told, -1)
+        with pytest.raises(IndexError, match="types must be from 0 to 2"):
+            evaluate(unreadable)
+        know_types(unreadable, told, 3)
+        found = evaluate(unreadable)
+        with pytest.raises(RuntimeError, match="not the same types"):
+            know_types(unreadable, told[1:], 3)
+    assert max(relative_errors(found, expected)) < TOLERANCE
 
 
 LINEAR = {"equipot::linear", "equipot::linear_outer_sum"}

@@ -99,7 +99,9 @@ def test_when_memory_runs_out_the_step_is_done_in_parts(make_config, alone, no_p
     assert "at most 18 edges" in said[0]
 
 
-def test_when_memory_runs_out_in_validation_it_is_done_in_parts(make_config, alone, no_plot, monkeypatch, caplog):
+def test_when_memory_runs_out_in_validation_it_is_done_in_parts(
+    make_config, alone, no_plot, monkeypatch, caplog
+):
     def with_little_memory(potential, graph, **options):
         if not potential.training and graph.num_edges > 40:  # four frames have 48
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.")

@@ -519,7 +519,9 @@ def test_weights_that_are_no_numbers_do_not_replace_a_checkpoint(make_config, mo
     """On a GPU some steps go by until the loss is looked at; a checkpoint may be due before."""
     first = train(make_config(training={"epochs": 1}))
     kept = first.last_checkpoint.read_bytes()
-    monkeypatch.setattr(PotentialModule, "training_step", lambda self, *_: self.train_errors.sums.fill_(np.nan))
+    monkeypatch.setattr(
+        PotentialModule, "training_step", lambda self, *_: self.train_errors.sums.fill_(np.nan)
+    )
     often = make_config(training={"epochs": 2}, run={"checkpoint_minutes": 1e-9})
     with pytest.raises(TrainingError, match="The loss is nan in epoch 2, batch 1"):
         train(often, resume=first.directory)

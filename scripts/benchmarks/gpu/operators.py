@@ -171,9 +171,9 @@ CHECKS: dict[str, list[tuple[Callable, tuple]]] = {
     "segment_rows": [(segment_rows, (3, 1))],
 }
 _FIRST_ONLY = {"interaction"}  # it refuses second derivatives
-# Reached as derivatives of others; copies of rows and switches, which compute nothing.
+# Reached as derivatives of others; copies of rows, switches and what is told, which compute nothing.
 _THROUGH_OTHERS = {"convolution_backward": "convolution", "convolution_double_backward": "convolution"}
-_COMPUTE_NOTHING = {"num_owned", "ghost_exchange"}
+_COMPUTE_NOTHING = {"num_owned", "ghost_exchange", "know_types"}
 
 
 def registered() -> list[str]:

@@ -29,15 +29,9 @@ def choose_device(run: RunConfig) -> str:
     if kind == "cuda" and num_gpus() == 0:
         raise DeviceError(f"run.device is cuda, but {gpus_found()}. Use cpu or auto.")
     if kind == "cuda" and run.devices > num_gpus():
-        launcher = find_launcher()
-        hint = (
-            ""
-            if launcher is None
-            else (
-                f" Each task of {launcher.name} must see all GPUs of its node (srun: --gpus-per-node=N "
-                "--gpu-bind=none)."
-            )
-        )
+        hint = ""
+        if find_launcher() is not None:
+            hint = " Each task must see all GPUs of its node (srun: --gpus-per-node=N --gpu-bind=none)."
         raise DeviceError(f"run.devices is {run.devices}, but {gpus_found()}.{hint}")
     return kind
 

@@ -81,7 +81,7 @@ class PotentialModule(L.LightningModule):
             self.average.to(self.device)
 
     def transfer_batch_to_device(self, batch: Step | AtomicGraph, device: torch.device, _: int) -> Any:
-        """Lightning's hook."""
+        """Lightning's hook. A GPU need not count the atoms of each species."""
         moved = batch.to(device)
         graphs = ((one.parts if isinstance(one, Step) else (one,)) for one in (batch, moved))
         for on_host, graph in zip(*graphs, strict=True):
