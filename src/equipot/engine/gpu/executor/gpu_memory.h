@@ -110,7 +110,7 @@ class GpuMemory {
     ~Evaluation() { memory_.end(); }
 
    private:
-    const std::lock_guard<std::mutex> lock_;
+    const std::lock_guard<std::recursive_mutex> lock_;
     GpuMemory& memory_;
   };
 
@@ -131,6 +131,7 @@ class GpuMemory {
 
   // For what stays. Sizes are rounded up, by an eighth at most, and memory is given on to one of the same rounded size only.
   Buffer keep(size_t bytes) {
+    const std::lock_guard guard(in_use_);
     size_t step = 256;
     while (16 * step < bytes) step *= 2;
     const size_t capacity = rounded(bytes, step);
@@ -271,6 +272,7 @@ class GpuMemory {
   }
 
   void give(const Buffer& buffer) {
+    const std::lock_guard guard(in_use_);
     if (buffer.bytes_ > 0) places_.give(buffer.at_, buffer.bytes_);
     if (buffer.capacity_ > 0) free_[buffer.capacity_].push_back(buffer.memory_);
   }
@@ -284,7 +286,7 @@ class GpuMemory {
   bool failed_ = false;  // memory was short
   std::vector<HostBlock> host_;
   bool waiting_ = false;  // copies may be under way
-  std::mutex in_use_;  // while a model is evaluated
+  std::recursive_mutex in_use_;  // while a model is evaluated, opened or closed: others may want what is idle
 };
 
 }  // namespace equipot
