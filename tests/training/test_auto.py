@@ -71,6 +71,7 @@ def test_everything_is_chosen_from_the_data(molecules, crystals, tmp_path, clock
         assert not config.model.auto
         assert not config.training.auto
         assert config.training.max_minutes == 60
+        assert config.training.schedule.in_time
     assert of_molecules.training.batch_size == 2  # 50 frames: no more, or an epoch has too few steps
     assert of_molecules.model.cutoff == 5.0
     assert of_molecules.model.parity is False
@@ -157,6 +158,7 @@ def test_given_epochs_fit_into_the_given_time(molecules, tmp_path, clock):
     assert any("1200 epochs of the next size would take" in line for line in found[60.0].choices)
     assert any("1200 epochs of 25 steps" in line for line in found[None].choices)
     assert found[None].config.training.max_minutes is None
+    assert not found[None].config.training.schedule.in_time
     message = r"1200 epochs take about 38 min 24 s, with the smallest model, .* 2: 62 epochs would fit"
     with pytest.raises(TrainingError, match=message):
         prepare(make(molecules, tmp_path, training={"auto": True, "epochs": 1200, "max_minutes": 2}))

@@ -133,6 +133,27 @@ def test_budgets_of_edges_train_and_resume(make_config, no_plot):
         assert torch.equal(one["state_dict"][name], weight)
 
 
+def test_processes_agree_on_the_time(tmp_path):
+    """Rates that follow the clock of each would let the copies of the model drift apart."""
+    script = tmp_path / "agree.py"
+    script.write_text(
+        """
+import torch
+from pathlib import Path
+from equipot.training.stopping import latest
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+found = [latest(0.25 + 0.5 * rank, 0.125, step, torch.device("cpu")) for step in (10, 13)]
+Path(__file__).with_name(f"{rank}.txt").write_text(str(found))
+torch.distributed.destroy_process_group()
+"""
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    subprocess.run(command, timeout=240, check=True)
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["[0.75, 0.125]"] * 2
+
+
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 SRUN = {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "train"}
 

@@ -222,6 +222,65 @@ def test_each_start_has_the_whole_time_budget(make_config, clock):
     assert [row["epoch"] for row in rows_of(second.directory)] == ["1", "2", "3"]  # 12 steps
 
 
+# A cosine from the second step on; a weight that is settled after three quarters of all epochs.
+IN_TIME = {
+    "epochs": 8,
+    "max_minutes": 16 / 60,  # four epochs of four steps
+    "loss": {"energy": {"start": 1.0, "end": 100.0, "from_epoch": 2, "to_epoch": 6}},
+    "schedule": {"in_time": True, "min_learning_rate": 1e-5},
+}
+
+
+def test_a_schedule_that_goes_by_the_time_ends_with_it(make_config, monkeypatch, clock, caplog):
+    rates, weights = [], []
+    original = PotentialModule.training_step
+
+    def watched(module, step, batch_idx):
+        rates.append(module.optimizers().param_groups[0]["lr"])
+        weights.append(module.loss.weights_at(module._epoch)["energy"])
+        original(module, step, batch_idx)
+
+    monkeypatch.setattr(PotentialModule, "training_step", watched)
+    result = train(make_config(training=IN_TIME))
+    assert result.stopped == stopping.OUT_OF_TIME
+    assert rates == [0.5 * (0.02 - 1e-5) * (1 + np.cos(np.pi * n / 16)) + 1e-5 for n in range(16)]
+    assert weights[:5] == [1.0] * 5
+    assert weights[8] == pytest.approx(10.0)  # half of the time
+    assert weights[12:] == [100.0] * 4
+    assert caplog.text.count("of 8 there is time for about 4. The learning rate and the weights") == 1
+    said = (result.directory / "log.txt").read_text()
+    assert "training.max_minutes used up, after 4 epochs." in said
+    assert "Resume with" not in said
+    assert "learning rate was still" not in said
+
+    again = train(make_config(training=IN_TIME), resume=AUTO)
+    assert again.stopped == stopping.FINISHED
+    with pytest.raises(TrainingError, match=r"has used its time .* To go on, raise training.max_minutes\."):
+        train(make_config(training=IN_TIME), resume=result.directory)
+    more = train(make_config(training=IN_TIME | {"max_minutes": 1}), resume=result.directory)
+    assert more.stopped == stopping.FINISHED
+    assert len(rates) == 8 * 4
+    assert rates[16] == pytest.approx(0.01, rel=1e-2)  # four of eight epochs
+
+
+def test_time_to_go_by_counts_over_an_interruption(make_config, monkeypatch, clock):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10)
+        broken = train(make_config(training=IN_TIME))
+    clock.now += 5000
+    resumed = train(make_config(training=IN_TIME), resume=broken.directory)
+    assert resumed.stopped == stopping.OUT_OF_TIME
+    assert content(resumed.last_checkpoint)["global_step"] == 16
+
+
+def test_time_that_suffices_changes_no_bit(make_config, clock):
+    found = [
+        train(make_config(name, training=IN_TIME | {"max_minutes": 1, "schedule": schedule}))
+        for name, schedule in (("by_time", IN_TIME["schedule"]), ("by_epochs", {"min_learning_rate": 1e-5}))
+    ]
+    assert_same(*(result.last_checkpoint for result in found))
+
+
 def test_best_weights_of_before_the_interruption_stay(make_config, monkeypatch):
     """The third epoch and the fourth have so high a rate that they are worse."""
     settings = {"ema": None, "swa": {"from_epoch": 2, "learning_rate": 10.0}}

@@ -141,6 +141,12 @@ class ScheduleConfig(Section):
     )
     factor: float = Field(0.5, gt=0, lt=1, description="For `plateau`: factor of a reduction.")
     min_learning_rate: float = Field(1e-6, ge=0, description="The learning rate never falls below this.")
+    in_time: bool = Field(
+        False,
+        description="Go by the time where `max_minutes` will be up before all epochs are done: the cosine, "
+        "the weights of `loss` and `swa` then arrive at their ends with it. The time is that of all starts "
+        "together, without interruptions. `auto` sets it.",
+    )
 
 
 class SWAConfig(Section):
@@ -303,6 +309,8 @@ class TrainingConfig(Section):
                 f"`schedule.min_learning_rate` ({self.schedule.min_learning_rate}) must not exceed "
                 f"`learning_rate` ({self.learning_rate})."
             )
+        if self.schedule.in_time and self.max_minutes is None:
+            raise ValueError("`schedule.in_time` needs `max_minutes`, the time to go by.")
         stages = [("the weights of `loss` change until", self.loss.settled_epoch)]
         if self.swa is not None:
             stages.append(("`swa` begins after", self.swa.from_epoch))

@@ -334,6 +334,9 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     warmup = float(f"{min(_WARMUP_STEPS / steps, training.epochs / 10):.2g}")
     reason = f"{_WARMUP_STEPS} steps" if warmup < training.epochs / 10 else "a tenth of all steps"
     yield Choice({"training.schedule.warmup_epochs": warmup}, reason)
+    if training.max_minutes is not None:
+        reason = "should steps take longer than these, it goes by the time"
+        yield Choice({"training.schedule.in_time": True}, reason)
     if config.model.energy:
         labels = count_labels(datasets.train)
         begin, end = (int(share * training.epochs) for share in _ENERGIES_LATE)

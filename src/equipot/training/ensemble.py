@@ -76,7 +76,7 @@ def _train_members(config: Config, directories: list[RunDirectory], resume: bool
         changes = {"directory": directory.root, "seed": seed}
         member = config.model_copy(update={"run": config.run.model_copy(update=changes)})
         _say(f"{directory.root.name} of {len(directories)} members, seed {seed}")
-        if resume and is_finished(directory, config.training.epochs):
+        if resume and is_finished(directory, config.training):
             # That it is a member of this ensemble: the mean of different models' errors says nothing.
             before = check_same_training(directory.best, member).config
             _say("Finished before.")

@@ -59,7 +59,8 @@ class PotentialModule(L.LightningModule):
         self.schedule: LearningRateSchedule | None = None
         self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
-        self._epoch = 0.0  # epochs done before the present step
+        self.time_done = 0.0  # of training.max_minutes, as a part of 1, where the schedule goes by it
+        self._epoch = 0.0  # epochs done before the present step; more of them where the time is ahead
         self._factors = factors or {}
         self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
@@ -92,9 +93,11 @@ class PotentialModule(L.LightningModule):
         # In steps of the first epoch; others have a few more or less where the batch size is a budget.
         length = self.trainer.datamodule.steps_per_epoch
         position = self.current_epoch * length + batch_idx * (length / self.trainer.num_training_batches)
+        position = max(position, self.time_done * self.schedule.total_steps)
         for group in self.optimizers().param_groups:
             group["lr"] = self.schedule.at(position) * group.get("factor", 1.0)
-        self._epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
+        epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
+        self._epoch = max(epoch, self.time_done * self.training_config.epochs)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step; its gradient is that of all its frames, on whichever process they are."""

@@ -21,6 +21,8 @@ from equipot.training.progress import ProgressDisplay
 
 logger = logging.getLogger("equipot")
 
+_LATE = 0.03  # of the whole training, which is said
+
 
 class TrainingMonitor(L.Callback):
     """One callback instead of many, because the order matters: measure, decide, write, stop.
@@ -53,6 +55,7 @@ class TrainingMonitor(L.Callback):
         self._seconds_before = 0.0
         self._cut_epoch_short = False
         self._validation_seconds = 0.0
+        self._said_to_be_late = False
         self._start = self._validation_start = self._epoch_start = self._last_save = time.monotonic()
         # Of an epoch that is interrupted: what a checkpoint must know to go on within it.
         self._batches_done = 0
@@ -70,6 +73,7 @@ class TrainingMonitor(L.Callback):
         if self._restored is not None:
             self._go_on(module, self._restored, trainer.is_global_zero)
             self._restored = None
+        module.time_done = self._time_done()
         self.display.start(self.epochs_done)
 
     def on_train_batch_end(
@@ -77,6 +81,8 @@ class TrainingMonitor(L.Callback):
     ) -> None:
         if self.display.due:
             self._show_batch("train", module, batch_idx + 1, trainer.num_training_batches)
+        if self.training.schedule.in_time:
+            module.time_done = stopping.latest(self._time_done(), module.time_done, batch_idx, module.device)
         reason = stopping.agree(self._reason_to_stop(), batch_idx, module.device)
         if reason is None or batch_idx + 1 == trainer.num_training_batches:
             return  # at the last batch the end of the epoch sees to it
@@ -126,6 +132,8 @@ class TrainingMonitor(L.Callback):
                 logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
         self._save(trainer, improved)
         self.display.epoch(row, improved)
+        if trainer.is_global_zero:
+            self._say_if_late(module)
         reason = stopping.agree(self._reason_to_stop(), 0, module.device)
         if reason == stopping.INTERRUPTED:
             raise stopping.TrainingInterrupted
@@ -152,6 +160,7 @@ class TrainingMonitor(L.Callback):
             "best_epoch": self.best_epoch,
             "early_stopping": self._early_stopping.state_dict(),
             "seconds": self._seconds(),
+            "validation_seconds": self._validation_seconds,
             "epoch_seconds": time.monotonic() - self._epoch_start,
             "batches_done": self._batches_done,
             "budget": str(self.batches.budget),
@@ -169,6 +178,8 @@ class TrainingMonitor(L.Callback):
         self._restored = state
         self._early_stopping.load_state_dict(state["early_stopping"])
         self._seconds_before = state["seconds"]
+        if self.training.schedule.in_time:
+            self._validation_seconds = state.get("validation_seconds", 0.0)
         # Lightning asks for the loaders later, so they still learn where to start.
         self.batches.resume_within(math.floor(state["epochs_done"]), state["batches_done"])
 
@@ -196,10 +207,27 @@ class TrainingMonitor(L.Callback):
     def _reason_to_stop(self) -> str | None:
         if self._signals.received:
             return stopping.INTERRUPTED
-        used = time.monotonic() - self._start + self._validation_seconds
-        if self.training.max_minutes is not None and used >= 60 * self.training.max_minutes:
+        if self.training.max_minutes is not None and self._time_done() >= 1:
             return stopping.OUT_OF_TIME
         return stopping.SAVE if time.monotonic() - self._last_save > self.checkpoint_seconds else None
+
+    def _time_done(self) -> float:
+        """Of ``max_minutes``, as a part of 1, with a validation to come; 0 where there is no such limit."""
+        if self.training.max_minutes is None:
+            return 0.0
+        before = self._seconds_before if self.training.schedule.in_time else 0.0
+        used = before + time.monotonic() - self._start + self._validation_seconds
+        return used / (60 * self.training.max_minutes)
+
+    def _say_if_late(self, module: PotentialModule) -> None:
+        if self._said_to_be_late or module.time_done < self.epochs_done / self.training.epochs + _LATE:
+            return
+        self._said_to_be_late = True
+        logger.warning(
+            "Epochs take longer than planned: of %d there is time for about %d. The learning rate and the "
+            "weights of the loss go by the time from here on, and are at their ends when it is up.",
+            self.training.epochs, self.epochs_done / module.time_done,
+        )  # fmt: skip
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:
         self.stop_reason = reason

@@ -26,6 +26,7 @@ from equipot.models.potential import Potential
 from equipot.models.predict import predict
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
+from equipot.training.checkpoints import progress_in, why_at_end
 from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
@@ -47,11 +48,15 @@ def read_metrics(directory: RunDirectory) -> dict[str, Any]:
     return read_json(directory.metrics) if directory.metrics.is_file() else {}
 
 
-def is_finished(directory: RunDirectory, epochs: int) -> bool:
-    """Whether a training has done all ``epochs``, or stopped early, and has been evaluated."""
+def is_finished(directory: RunDirectory, training: TrainingConfig) -> bool:
+    """Whether a training has come to the end of its schedule, or stopped early, and has been evaluated."""
     metrics = read_metrics(directory)
     stopped = metrics.get("stopped")  # None if it was killed before its evaluation was done
-    return stopped == stopping.NO_PROGRESS or (stopped is not None and metrics["epochs"] >= epochs)
+    if stopped in (None, stopping.NO_PROGRESS):
+        return stopped is not None
+    if stopped == stopping.OUT_OF_TIME and training.schedule.in_time and directory.last.is_file():
+        return why_at_end(progress_in(directory.last), training) is not None
+    return metrics["epochs"] >= training.epochs
 
 
 def finish(
@@ -78,7 +83,7 @@ def finish(
     write_json(directory.metrics, metrics)
     falls = monitor.history.rows and config.training.schedule.kind == "cosine"
     rate = float(monitor.history.rows[-1]["learning_rate"]) if falls else 0.0
-    for line in _summary(metrics, directory, datasets.levels, config.training, rate, bool(prepared.choices)):
+    for line in _summary(metrics, directory, datasets.levels, config.training, rate):
         report.line(line)
     force_rms = datasets.validation.columns.force_rms
     failure = describe_failure(
@@ -194,9 +199,8 @@ def _summary(
     levels: list[str],
     training: TrainingConfig,
     rate: float,
-    planned: bool,
 ) -> list[str]:
-    """``rate``: at the end, where it should have fallen; ``planned``: by `auto`."""
+    """``rate``: at the end, where it should have fallen."""
     lines = [f"{_WHY[metrics['stopped']]}, after {counted(metrics['epochs'], 'epoch')}."]
     if "validation" in metrics:
         errors = describe_metrics(metrics["validation"])
@@ -209,13 +213,11 @@ def _summary(
         lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
     early = metrics["stopped"] in (stopping.OUT_OF_TIME, stopping.NO_PROGRESS)
     if early and rate > 0.1 * training.learning_rate:
-        advice = "`training: {auto: true, max_minutes: ...}` does that."
-        if planned:
-            advice = "steps took longer than those that `auto` timed at the beginning."
         lines.append(
             f"The learning rate was still {rate:.2g}. With training.epochs={max(1, int(metrics['epochs']))} "
-            f"it would have fallen, and errors with it: {advice}"
+            "it would have fallen, and errors with it; or with training.schedule.in_time=true."
         )
-    if metrics["stopped"] != stopping.FINISHED:
+    done = metrics["stopped"] == stopping.OUT_OF_TIME and is_finished(directory, training)
+    if metrics["stopped"] != stopping.FINISHED and not done:
         lines.append(f"Resume with: equipot train {directory.config} --resume {directory.root}")
     return lines

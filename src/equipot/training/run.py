@@ -90,7 +90,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
         config = auto.as_before(
             config, directory if resume == AUTO else RunDirectory.of_checkpoint(find_last(resume))
         )
-    if resume == AUTO and is_finished(directory, config.training.epochs):
+    if resume == AUTO and is_finished(directory, config.training):
         if first_process:
             print(f"The training in {directory.root} is done. Its report: {directory.report}")
         return _result(directory, read_metrics(directory), stopping.FINISHED)
@@ -135,7 +135,7 @@ def _train(
         try:
             check_progress(progress_in(checkpoint), config.training)
         except stopping.AllEpochsDone:
-            if is_finished(directory, config.training.epochs):
+            if is_finished(directory, config.training):
                 raise
     if first_process:
         _open_directory(directory, prepared, overwrite)
@@ -172,7 +172,7 @@ def _train(
                 config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
             )
         except stopping.AllEpochsDone:
-            report.line("All epochs are done; what was missing is the evaluation.")
+            report.line("The training is done; what was missing is the evaluation.")
             monitor.history.read()
             stopped = stopping.FINISHED
         if first_process:

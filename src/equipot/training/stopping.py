@@ -92,3 +92,14 @@ def agree(reason: str | None, step: int, device: torch.device) -> str | None:
     strongest = torch.tensor(order.index(reason), device=device)
     torch.distributed.all_reduce(strongest, torch.distributed.ReduceOp.MAX)
     return order[int(strongest)]
+
+
+def latest(value: float, before: float, step: int, device: torch.device) -> float:
+    """The largest ``value`` of all processes; of several, found every few steps: ``before`` in between."""
+    if not torch.distributed.is_initialized():
+        return value
+    if step % _STEPS_BETWEEN_AGREEMENTS:
+        return before
+    largest = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return float(largest)
