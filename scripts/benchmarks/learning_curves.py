@@ -6,7 +6,7 @@ TRAIN is shuffled once. Its first frames are held out for the test, the next one
 and training sets are taken from the rest, each one containing the smaller ones. All trainings have the same
 validation frames, the same recipe (molecules.yaml or, where frames are periodic and have stresses,
 crystals.yaml, in scripts/benchmarks/accuracy; KEY=VALUE changes it, as in `equipot train`:
-model.channels=64) and the same number of optimizer steps or, with --minutes, epochs for the same processor
+model.channels=64) and the same number of optimizer steps or, with --minutes, the same processor
 time. Frames of small sets are repeated, so that epochs are equally long. --seeds N repeats everything with
 other training frames and other initial weights. Each training has a folder of its own in OUTPUT/runs. Run
 again, the script skips what is finished and goes on with what was interrupted. OUTPUT/results.json and
@@ -29,8 +29,8 @@ from trainings import (
     NAMES,
     check_arguments,
     configure,
-    epochs_in,
     error_axis,
+    for_minutes,
     is_done,
     known_everywhere,
     named_tests,
@@ -76,12 +76,13 @@ def _set(size: int, seed: int) -> str:
     return f"train_{size}" + (f"_seed{seed}" if seed else "")
 
 
-def epochs_of_steps(steps: int, size: int, config: Config) -> int:
+def for_steps(steps: int, size: int, config: Config) -> list[str]:
     """Epochs, two at least, of about ``steps`` steps."""
     batch = config.training.batch_size
     if not isinstance(batch, int):
         raise ConfigError("--steps needs a training.batch_size in frames. Give --minutes, or a number.")
-    return max(2, round(steps / math.ceil(size * max(1, round(EPOCH_FRAMES / size)) / batch)))
+    epochs = max(2, round(steps / math.ceil(size * max(1, round(EPOCH_FRAMES / size)) / batch)))
+    return [f"training.epochs={epochs}"]
 
 
 def configurations(arguments: argparse.Namespace, sizes: list[int]) -> list[tuple[dict, Config]]:
@@ -92,9 +93,9 @@ def configurations(arguments: argparse.Namespace, sizes: list[int]) -> list[tupl
             for kind in arguments.models:
                 for l_max in arguments.l_max:
                     name = f"{kind}_l{l_max}_n{size}" + (f"_seed{seed}" if seed else "")
-                    budget = partial(epochs_of_steps, arguments.steps, size)
+                    budget = partial(for_steps, arguments.steps, size)
                     if arguments.minutes is not None:
-                        budget = partial(epochs_in, arguments.minutes, arguments.output / "budgets.json")
+                        budget = partial(for_minutes, arguments.minutes, arguments.output / "budgets.json")
                     changes = [f"model.type={kind}", f"model.l_max={l_max}", f"run.seed={seed}"]
                     what = {"model": kind, "l_max": l_max, "frames": size, "seed": seed}
                     found.append((what, configure(arguments, name, _set(size, seed), changes, budget)))

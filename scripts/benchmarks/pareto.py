@@ -34,8 +34,8 @@ from trainings import (
     NAMES,
     check_arguments,
     configure,
-    epochs_in,
     error_axis,
+    for_minutes,
     is_done,
     known_everywhere,
     named_tests,
@@ -101,7 +101,7 @@ def configurations(arguments: argparse.Namespace) -> list[tuple[dict, Config]]:
     for model in arguments.model:
         changes = changes_of(model)
         name = re.sub(r"[^\w.]+", "_", model.replace("type=", ""))
-        budget = partial(epochs_in, arguments.minutes, arguments.output / "budgets.json")
+        budget = partial(for_minutes, arguments.minutes, arguments.output / "budgets.json")
         config = configure(arguments, name, "train", changes, budget)
         what = {"label": label_of(config, changes), "model": config.model.type, "l_max": config.model.l_max}
         found.append((what, config))

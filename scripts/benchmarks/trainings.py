@@ -24,6 +24,7 @@ from equipot.files import atomic_write, read_json, write_json
 from equipot.models.predict import predict
 from equipot.quantities import QUANTITIES
 from equipot.run_directory import RunDirectory
+from equipot.training import monitor
 from equipot.training.batches import budget_of
 from equipot.training.preparation import prepare
 from equipot.training.results import read_metrics
@@ -35,9 +36,11 @@ RECIPES = Path(__file__).parent / "accuracy"
 # What the recipes, which are NequIP's, change for another model.
 OF_TYPE = {"nequip": (), "allegro": ("model.layers=2", "model.channels=16")}
 NAMES = {"nequip": "NequIP", "allegro": "Allegro"}
-FIXED = ("data.train", "data.validation", "training.epochs", "run.directory")  # set for each training
+# Set for each training.
+FIXED = ("data.train", "data.validation", "training.epochs", "training.max_minutes", "run.directory")
 COLORS = ("#000000", "#E69F00", "#0072B2", "#D55E00", "#009E73")  # of l_max; Okabe and Ito's
 _TIMED_STEPS = 20
+_MORE_EPOCHS = 1.5  # times those that there should be time for
 # Part of an epoch is neither steps nor validation (docs/architecture.md, Lightning).
 _OVERHEAD = 1.1
 
@@ -164,19 +167,20 @@ def configure(
     name: str,
     frames: str,
     changes: Sequence[str],
-    budget: Callable[[Config], int],
+    budget: Callable[[Config], Sequence[str]],
 ) -> Config:
-    """That of the training ``name`` on the set ``frames``; ``budget`` gives the epochs."""
+    """That of the training ``name`` on the set ``frames``; ``budget`` gives what says how long it is."""
     data, run = arguments.output.absolute() / "data", arguments.output / "runs" / name
     paths = (f"data.train={data / f'{frames}.xyz'}", f"data.validation={data / 'validation.xyz'}")
     kind = next((c.split("=")[1] for c in changes if c.startswith("model.type=")), "nequip")
     changes = (*OF_TYPE.get(kind, ()), *arguments.overrides, *changes, *paths, f"run.directory={run}")
-    epochs = budget(load_config(arguments.recipe, changes))
-    return load_config(arguments.recipe, [*changes, f"training.epochs={epochs}"])
+    return load_config(arguments.recipe, [*changes, *budget(load_config(arguments.recipe, changes))])
 
 
-def epochs_in(minutes: float, kept: Path, config: Config) -> int:
-    """Epochs that take ``minutes`` of processor time; what was measured stays in ``kept``, and so do they.
+def for_minutes(minutes: float, kept: Path, config: Config) -> list[str]:
+    """So much processor time, by which the schedule goes, and more epochs than it should suffice for.
+
+    What these were measured by stays in ``kept``, and so do they.
 
     Raises:
         ConfigError: not even two.
@@ -186,13 +190,14 @@ def epochs_in(minutes: float, kept: Path, config: Config) -> int:
     if key not in known:
         known[key] = epoch_seconds(config)
         write_json(kept, known)
-    epochs = int(minutes * 60 / known[key])
+    epochs = minutes * 60 / known[key]
     if epochs < 2:
         raise ConfigError(
             f"{name}: two epochs take {known[key] / 30:.3g} minutes. Raise --minutes ({minutes:g}), or take "
             "fewer frames or a smaller model."
         )
-    return epochs
+    time = f"training.max_minutes={minutes:g}", "training.schedule.in_time=true"
+    return [f"training.epochs={math.ceil(_MORE_EPOCHS * epochs)}", *time]
 
 
 def epoch_seconds(config: Config) -> float:
@@ -239,6 +244,7 @@ def run_one(config: Config, tests: dict[str, Path]) -> dict:
     kept = directory.root / "measured.json"
     known = read_json(kept) if kept.exists() else {"processor_seconds": 0.0, "errors": {}}
     if not is_done(config):
+        monitor.clock = time.process_time
         start, resume = time.process_time(), directory.root if directory.last.exists() else None
         stopped = train(config, resume=resume, overwrite=True).stopped
         known["processor_seconds"] += time.process_time() - start

@@ -55,7 +55,9 @@ def test_every_model_is_trained_deployed_and_timed(done):
     assert results["models"] == rows and results["atoms"] == 256  # 4 atoms, repeated
     assert [row["label"].split(", ")[0] for row in rows] == ["NequIP", "Allegro"]
     for row in rows:
-        assert row["epochs"] == 3 and row["microseconds"] > 0
+        written = (output / "runs" / row["run"] / "config.yaml").read_text()
+        assert "epochs: 5" in written and "max_minutes: 0.05" in written and "in_time: true" in written
+        assert row["steps"] > 0 and row["microseconds"] > 0
         assert set(row["errors"]) == {"test"} and row["quantities"] == ["energy", "forces", "stress"]
         assert Engine(output / "runs" / row["run"] / "model.pt").species == ("Cu",)
     assert (output / "pareto.png").read_bytes().startswith(b"\x89PNG")

@@ -195,7 +195,7 @@ def clock(monkeypatch):
         original(*arguments)
 
     monkeypatch.setattr(TrainingMonitor, "on_train_batch_end", tick)
-    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(monitor, "clock", lambda: clock.now)
     return clock
 
 
@@ -247,7 +247,7 @@ def test_a_schedule_that_goes_by_the_time_ends_with_it(make_config, monkeypatch,
     assert weights[:5] == [1.0] * 5
     assert weights[8] == pytest.approx(10.0)  # half of the time
     assert weights[12:] == [100.0] * 4
-    assert caplog.text.count("of 8 there is time for about 4. The learning rate and the weights") == 1
+    assert caplog.text.count("Of the 8 epochs there is time for about 4: the learning rate") == 1
     said = (result.directory / "log.txt").read_text()
     assert "training.max_minutes used up, after 4 epochs." in said
     assert "Resume with" not in said

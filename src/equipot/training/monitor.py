@@ -21,6 +21,7 @@ from equipot.training.progress import ProgressDisplay
 
 logger = logging.getLogger("equipot")
 
+clock = time.monotonic  # by which trainings go; benchmarks take processor time
 _LATE = 0.03  # of the whole training, which is said
 
 
@@ -56,7 +57,7 @@ class TrainingMonitor(L.Callback):
         self._cut_epoch_short = False
         self._validation_seconds = 0.0
         self._said_to_be_late = False
-        self._start = self._validation_start = self._epoch_start = self._last_save = time.monotonic()
+        self._start = self._validation_start = self._epoch_start = self._last_save = clock()
         # Of an epoch that is interrupted: what a checkpoint must know to go on within it.
         self._batches_done = 0
         self._train_sums: Tensor | None = None
@@ -67,7 +68,7 @@ class TrainingMonitor(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
         self._signals.install()
-        self._start = self._epoch_start = self._last_save = time.monotonic()
+        self._start = self._epoch_start = self._last_save = clock()
         if trainer.is_global_zero:
             self.history.start(math.floor(self.epochs_done))
         if self._restored is not None:
@@ -96,7 +97,7 @@ class TrainingMonitor(L.Callback):
         self._stop(trainer, reason)
 
     def on_validation_start(self, trainer: L.Trainer, module: PotentialModule) -> None:
-        self._validation_start = time.monotonic()
+        self._validation_start = clock()
 
     def on_validation_batch_end(
         self,
@@ -111,7 +112,7 @@ class TrainingMonitor(L.Callback):
             self._show_batch("validation", module, batch_idx + 1, trainer.num_val_batches[0])
 
     def on_validation_end(self, trainer: L.Trainer, module: PotentialModule) -> None:
-        self._validation_seconds = time.monotonic() - self._validation_start
+        self._validation_seconds = clock() - self._validation_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: PotentialModule) -> None:
         if not self._cut_epoch_short:
@@ -123,7 +124,7 @@ class TrainingMonitor(L.Callback):
             if trainer.current_epoch >= self.training.last_stage_epoch:
                 no_progress = self._early_stopping.observe(row["validation_loss"])
         module.train_errors.reset()
-        self._epoch_start = time.monotonic()
+        self._epoch_start = clock()
         self._batches_done, self._train_sums = 0, None
         # The row first: a resume drops rows beyond its checkpoint, but could not restore a missing one.
         if trainer.is_global_zero:
@@ -161,7 +162,7 @@ class TrainingMonitor(L.Callback):
             "early_stopping": self._early_stopping.state_dict(),
             "seconds": self._seconds(),
             "validation_seconds": self._validation_seconds,
-            "epoch_seconds": time.monotonic() - self._epoch_start,
+            "epoch_seconds": clock() - self._epoch_start,
             "batches_done": self._batches_done,
             "budget": str(self.batches.budget),
             "train_sums": self._train_sums,
@@ -202,21 +203,21 @@ class TrainingMonitor(L.Callback):
 
     def _seconds(self) -> float:
         """Of training so far, without interruptions."""
-        return self._seconds_before + time.monotonic() - self._start
+        return self._seconds_before + clock() - self._start
 
     def _reason_to_stop(self) -> str | None:
         if self._signals.received:
             return stopping.INTERRUPTED
         if self.training.max_minutes is not None and self._time_done() >= 1:
             return stopping.OUT_OF_TIME
-        return stopping.SAVE if time.monotonic() - self._last_save > self.checkpoint_seconds else None
+        return stopping.SAVE if clock() - self._last_save > self.checkpoint_seconds else None
 
     def _time_done(self) -> float:
         """Of ``max_minutes``, as a part of 1, with a validation to come; 0 where there is no such limit."""
         if self.training.max_minutes is None:
             return 0.0
         before = self._seconds_before if self.training.schedule.in_time else 0.0
-        used = before + time.monotonic() - self._start + self._validation_seconds
+        used = before + clock() - self._start + self._validation_seconds
         return used / (60 * self.training.max_minutes)
 
     def _say_if_late(self, module: PotentialModule) -> None:
@@ -224,8 +225,8 @@ class TrainingMonitor(L.Callback):
             return
         self._said_to_be_late = True
         logger.warning(
-            "Epochs take longer than planned: of %d there is time for about %d. The learning rate and the "
-            "weights of the loss go by the time from here on, and are at their ends when it is up.",
+            "Of the %d epochs there is time for about %d: the learning rate and the weights of the loss go "
+            "by the time, and are at their ends when it is up (training.schedule.in_time).",
             self.training.epochs, self.epochs_done / module.time_done,
         )  # fmt: skip
 
@@ -254,7 +255,7 @@ class TrainingMonitor(L.Callback):
             "epoch": self.epochs_done,
             "step": trainer.global_step,
             "time_s": self._seconds(),
-            "epoch_s": time.monotonic() - self._epoch_start,
+            "epoch_s": clock() - self._epoch_start,
             "learning_rate": group["lr"] / group.get("factor", 1.0),
             **{f"train_{name}": value for name, value in train.items()},
             **{f"validation_{name}": value for name, value in validation.items()},
@@ -263,7 +264,7 @@ class TrainingMonitor(L.Callback):
 
     def _save(self, trainer: L.Trainer, improved: bool) -> None:
         """Write best, then last: after a kill in between, resuming from last repeats the best epoch."""
-        self._last_save = time.monotonic()
+        self._last_save = clock()
         if improved:
             trainer.save_checkpoint(self.directory.best)
         if self._cut_epoch_short:
@@ -281,4 +282,4 @@ class TrainingMonitor(L.Callback):
         loss = summarize(self._train_sums, module.loss.weights)["loss"]
         module.refuse_non_finite(loss, batches_done - 1)
         trainer.save_checkpoint(self.directory.last)
-        self._last_save = time.monotonic()
+        self._last_save = clock()
