@@ -29,7 +29,7 @@ from equipot.training.trial import Trial
 MINUTES = 60.0  # unless training.max_minutes says otherwise
 # Of one frame if it has more. More of crystals, whose frames differ and have energies and stresses to learn,
 # and on a GPU, where nothing was measured.
-_ATOMS_IN_STEP, _ATOMS_OF_MOLECULES_IN_STEP = 135, 40
+_ATOMS_IN_STEP, _ATOMS_OF_MOLECULES_IN_STEP = 135, 27
 _ATOMS_IN_VALIDATION = 540  # together
 _STEPS_IN_EPOCH = 20  # at least, where there are few frames
 _NEIGHBORS = (24, 80)  # of an atom in bulk: fewer do not describe a crystal, more are paid for without gain
