@@ -160,7 +160,7 @@ def table(rows: list[dict], error: str) -> Table:
         for errors in (row["validation"], *(row["errors"][test] for test in tests)):
             keys = [f"{name}_{error}" for name in quantities]
             cells.append(" / ".join(f"{errors[key]:.3g}" if key in errors else "–" for key in keys))
-        facts = (row["label"], str(row["epochs"]), f"{row['processor_seconds']:.0f}")
+        facts = (row["label"], f"{row['epochs']:.4g}", f"{row['processor_seconds']:.0f}")
         found.add_row("•" if row in best else "", *facts, *cells)
     return found
 
