@@ -79,7 +79,10 @@ def changes_of(model: str) -> list[str]:
     Raises:
         ConfigError: something is not KEY=VALUE.
     """
-    items = shlex.split(model)
+    try:
+        items = shlex.split(model)
+    except ValueError as error:
+        raise ConfigError(f"--model {model!r}: {error}.") from None
     wrong = [item for item in items if not re.fullmatch(r"\w+(\.\w+)*=.+", item)]
     if wrong or not items:
         raise ConfigError(f"--model {model!r}: expected keys of section model, as in '{GRID[0]}'.")
@@ -103,6 +106,8 @@ def configurations(arguments: argparse.Namespace) -> list[tuple[dict, Config]]:
         name = re.sub(r"[^\w.]+", "_", model.replace("type=", ""))
         budget = partial(for_minutes, arguments.minutes, arguments.output / "budgets.json")
         config = configure(arguments, name, "train", changes, budget)
+        if not config.training.loss.final_weight("forces"):
+            raise ConfigError("The front is chosen by the error of forces: training.loss.forces is 0.")
         what = {"label": label_of(config, changes), "model": config.model.type, "l_max": config.model.l_max}
         found.append((what, config))
     return found

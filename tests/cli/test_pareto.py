@@ -126,6 +126,17 @@ def test_contradicting_options_are_usage_errors(script, workspace, wrong):
         script.parse([str(workspace.data), *wrong])
 
 
-def test_a_model_that_is_no_model_is_refused(script, workspace):
-    with pytest.raises(ConfigError, match="expected keys of section model"):
-        script.parse([str(workspace.data), "--model", "nequip"])
+@pytest.mark.parametrize(
+    "model, message",
+    [("nequip", "expected keys of section model"), ("cutoff=5'", "No closing quotation")],
+)
+def test_a_model_that_is_no_model_is_refused(script, workspace, model, message):
+    with pytest.raises(ConfigError, match=message):
+        script.parse([str(workspace.data), "--model", model])
+
+
+def test_trainings_without_forces_are_refused(script, trainings, workspace, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainings, "epoch_seconds", lambda config: 1.0)
+    command = [str(workspace.data), "--output", str(tmp_path), "training.loss.forces=0", "--model", MODELS[0]]
+    with pytest.raises(ConfigError, match=r"chosen by the error of forces"):
+        script.main(script.parse(command))

@@ -91,7 +91,7 @@ def test_a_step_has_fewer_atoms_of_molecules_than_of_crystals(tmp_path, clock):
         path = tmp_path / f"{periodic}.xyz"
         ase.io.write(path, frames)
         found[periodic] = prepare(make(path, tmp_path)).config.training
-    assert [found[periodic].batch_size for periodic in (False, True)] == [1, 7]  # 27 and 135 atoms
+    assert [found[periodic].batch_size for periodic in (False, True)] == [2, 7]  # 40 and 135 atoms
     assert found[True].validation_batch_size == 27
 
 

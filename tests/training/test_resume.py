@@ -20,7 +20,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from equipot import cli
 from equipot.deploy.checkpoint import load_checkpoint
 from equipot.errors import DataError, TrainingError
+from equipot.files import write_json
 from equipot.models.predict import predict
+from equipot.run_directory import RunDirectory
 from equipot.training import monitor, stopping
 from equipot.training.checkpoints import check_same_statistics
 from equipot.training.module import PotentialModule
@@ -237,16 +239,15 @@ def test_a_schedule_that_goes_by_the_time_ends_with_it(make_config, monkeypatch,
 
     def watched(module, step, batch_idx):
         rates.append(module.optimizers().param_groups[0]["lr"])
-        weights.append(module.loss.weights_at(module._epoch)["energy"])
+        weights.append(module.loss.weights_at(module.epoch)["energy"])
         original(module, step, batch_idx)
 
     monkeypatch.setattr(PotentialModule, "training_step", watched)
     result = train(make_config(training=IN_TIME))
     assert result.stopped == stopping.OUT_OF_TIME
-    assert rates == [0.5 * (0.02 - 1e-5) * (1 + np.cos(np.pi * n / 16)) + 1e-5 for n in range(16)]
-    assert weights[:5] == [1.0] * 5
-    assert weights[8] == pytest.approx(10.0)  # half of the time
-    assert weights[12:] == [100.0] * 4
+    done = np.array([max(n / 32, (n / 16 - 0.05) / 0.95) for n in range(16)])  # by epochs or by the time
+    assert rates == pytest.approx(0.5 * (0.02 - 1e-5) * (1 + np.cos(np.pi * done)) + 1e-5)
+    assert weights == pytest.approx(100 ** np.clip((8 * done - 2) / 4, 0, 1))
     assert caplog.text.count("Of the 8 epochs there is time for about 4: the learning rate") == 1
     said = (result.directory / "log.txt").read_text()
     assert "training.max_minutes used up, after 4 epochs." in said
@@ -271,6 +272,48 @@ def test_time_to_go_by_counts_over_an_interruption(make_config, monkeypatch, clo
     resumed = train(make_config(training=IN_TIME), resume=broken.directory)
     assert resumed.stopped == stopping.OUT_OF_TIME
     assert content(resumed.last_checkpoint)["global_step"] == 16
+
+
+def test_a_training_that_was_killed_after_its_time_is_validated(make_config, monkeypatch, clock):
+    settings = IN_TIME | {"max_minutes": 3 / 60}  # within the first epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingMonitor, "on_validation_start", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(make_config(training=settings))
+    resumed = train(make_config(training=settings), resume=AUTO)
+    assert resumed.stopped == stopping.OUT_OF_TIME
+    assert resumed.metrics["best_epoch"] == 1.0  # one step more, the fourth
+    assert load_checkpoint(resumed.best_checkpoint).validation
+    assert train(make_config(training=settings), resume=AUTO).metrics == resumed.metrics
+
+
+def test_a_training_that_was_killed_while_evaluated_is_out_of_time(make_config, clock):
+    result = train(make_config(training=IN_TIME))
+    metrics = RunDirectory(result.directory).metrics
+    write_json(metrics, {key: value for key, value in result.metrics.items() if key != "stopped"})
+    assert train(make_config(training=IN_TIME), resume=AUTO).stopped == stopping.OUT_OF_TIME
+    assert train(make_config(training=IN_TIME), resume=AUTO).metrics == result.metrics
+
+
+def test_best_weights_of_an_epoch_that_was_cut_short_stay(make_config, monkeypatch, clock):
+    settings = IN_TIME | {"max_minutes": 14 / 60}
+    result = train(make_config(training=settings))
+    assert result.metrics["best_epoch"] == 3.5
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 15)
+        resumed = train(make_config(training=settings | {"max_minutes": 1}), resume=result.directory)
+    assert resumed.metrics["best_epoch"] == 3.5
+
+
+def test_early_stopping_counts_from_when_the_time_has_reached_the_last_stage(make_config, clock):
+    settings = IN_TIME | {
+        "epochs": 16,
+        "max_minutes": 40 / 60,
+    }  # ten, the stage at 7.5
+    settings |= {"early_stopping": {"patience": 1, "min_delta": 1e9}}
+    settings["loss"] = {"energy": {"start": 1.0, "end": 100.0, "from_epoch": 2, "to_epoch": 12}}
+    result = train(make_config(training=settings))
+    assert (result.stopped, result.metrics["epochs"]) == (stopping.NO_PROGRESS, 9)  # the eighth is the first
 
 
 def test_time_that_suffices_changes_no_bit(make_config, clock):

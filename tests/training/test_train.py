@@ -148,7 +148,7 @@ def test_time_that_ends_before_the_learning_rate_has_fallen(make_config, monkeyp
             patch.setattr(TrainingMonitor, "_reason_to_stop", when_an_epoch_is_done)
             result = train(make_config(training=training), overwrite=True)
         assert result.stopped == stopping.OUT_OF_TIME
-        assert ("With training.epochs=1 it would have fallen" in capsys.readouterr().out) == expected
+        assert ("training with training.schedule.in_time=true" in capsys.readouterr().out) == expected
 
 
 def test_settings_of_plateaus_on_a_cosine_are_said(make_config, no_plot, capsys):

@@ -29,7 +29,7 @@ from equipot.training.trial import Trial
 MINUTES = 60.0  # unless training.max_minutes says otherwise
 # Of one frame if it has more. More of crystals, whose frames differ and have energies and stresses to learn,
 # and on a GPU, where nothing was measured.
-_ATOMS_IN_STEP, _ATOMS_OF_MOLECULES_IN_STEP = 135, 27
+_ATOMS_IN_STEP, _ATOMS_OF_MOLECULES_IN_STEP = 135, 40
 _ATOMS_IN_VALIDATION = 540  # together
 _STEPS_IN_EPOCH = 20  # at least, where there are few frames
 _NEIGHBORS = (24, 80)  # of an atom in bulk: fewer do not describe a crystal, more are paid for without gain
@@ -205,8 +205,8 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     molecules = device == "cpu" and not datasets.train.columns.periodic.any()
     wanted = _ATOMS_OF_MOLECULES_IN_STEP if molecules else _ATOMS_IN_STEP
     most = max(1, frames // _STEPS_IN_EPOCH)
-    size = max(1, min(round(wanted / atoms), most))
-    limit = f"about {wanted} atoms each"
+    size = max(1, min(int(wanted / atoms) if molecules else round(wanted / atoms), most))
+    limit = f"{'at most' if molecules else 'about'} {wanted} atoms each"
     if size == 1:
         limit = "one frame each"
     elif size == most and size * atoms < wanted / 2:

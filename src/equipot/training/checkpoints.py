@@ -120,31 +120,25 @@ def progress_in(checkpoint: Path) -> dict[str, Any]:
     return torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]["TrainingMonitor"]
 
 
-def why_at_end(state: Mapping[str, Any], training: TrainingConfig) -> str | None:
-    """What a training with this state of its `TrainingMonitor` has done, if it is all, and how to go on."""
-    done, minutes = state["epochs_done"], training.max_minutes
-    seconds = state["seconds"] + state.get("validation_seconds", 0.0)
-    if done >= training.epochs:
-        return (
-            f"already done {done:g} of {counted(training.epochs, 'epoch')}. To go on, raise training.epochs"
-        )
-    if training.schedule.in_time and seconds >= 60 * minutes:
-        return (
-            f"used its time (training.max_minutes: {minutes:g}), by which its schedule goes "
-            "(training.schedule.in_time). To go on, raise training.max_minutes"
-        )
-    return None
-
-
 def check_progress(state: Mapping[str, Any], training: TrainingConfig) -> None:
     """Refuse to go on from this state of a `TrainingMonitor`.
 
     Raises:
-        AllEpochsDone: as `why_at_end` says.
+        AllEpochsDone: no epoch is left to do.
+        TimeUsedUp: no time by which the schedule could go.
         TrainingError: the steps of the epoch that was begun would be others.
     """
-    if done := why_at_end(state, training):
-        raise stopping.AllEpochsDone(f"This training has {done}.")
+    if state["epochs_done"] >= training.epochs:
+        raise stopping.AllEpochsDone(
+            f"This training has already done {state['epochs_done']:g} of "
+            f"{counted(training.epochs, 'epoch')}. To go on, raise training.epochs."
+        )
+    seconds = state["seconds"] + state.get("validation_seconds", 0.0)
+    if training.schedule.in_time and seconds >= 60 * training.max_minutes:
+        raise stopping.TimeUsedUp(
+            f"This training has used its time (training.max_minutes: {training.max_minutes:g}), by which its "
+            "schedule goes (training.schedule.in_time). To go on, raise training.max_minutes."
+        )
     before, now = state.get("budget"), str(budget_of(training.batch_size))
     if state["batches_done"] and before not in (None, now):
         raise TrainingError(

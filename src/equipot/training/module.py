@@ -60,7 +60,7 @@ class PotentialModule(L.LightningModule):
         self.most_edges: float = math.inf  # computed together; falls when memory runs out
         self._record = record
         self.time_done = 0.0  # of training.max_minutes, as a part of 1, where the schedule goes by it
-        self._epoch = 0.0  # epochs done before the present step; more of them where the time is ahead
+        self.epoch = 0.0  # epochs done before the present step; more of them where the time is ahead
         self._factors = factors or {}
         self._weights = [weight for weight in potential.parameters() if weight.requires_grad]
 
@@ -97,7 +97,7 @@ class PotentialModule(L.LightningModule):
         for group in self.optimizers().param_groups:
             group["lr"] = self.schedule.at(position) * group.get("factor", 1.0)
         epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
-        self._epoch = max(epoch, self.time_done * self.training_config.epochs)
+        self.epoch = max(epoch, self.time_done * self.training_config.epochs)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """One optimizer step; its gradient is that of all its frames, on whichever process they are."""
@@ -116,7 +116,7 @@ class PotentialModule(L.LightningModule):
         self.clip_gradients(optimizer, self.training_config.gradient_clip, "norm")
         optimizer.step()
         if self.average is not None:
-            self.average.update(self._epoch)
+            self.average.update(self.epoch)
 
     def _add_gradient(self, graph: AtomicGraph, counts: Tensor, total: Tensor) -> None:
         """Add to the weights' gradients, and to the loss ``total``, what the frames of ``graph`` give."""
@@ -132,7 +132,7 @@ class PotentialModule(L.LightningModule):
     def _gradients(self, counts: Tensor, graph: AtomicGraph) -> tuple:
         """The frames' share of the loss, its gradients, their errors and the sums of these."""
         prediction, errors, sums = self._predict(graph)
-        loss = self.loss.total(sums, counts, prediction, self.loss.weights_at(self._epoch))
+        loss = self.loss.total(sums, counts, prediction, self.loss.weights_at(self.epoch))
         # Not backward(): when memory runs out in the middle, that would leave some gradients added.
         return loss.detach(), torch.autograd.grad(loss, self._weights, allow_unused=True), errors, sums
 

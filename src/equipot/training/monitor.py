@@ -13,7 +13,7 @@ from equipot.graph import AtomicGraph
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
 from equipot.training.batches import Batches
-from equipot.training.checkpoints import check_progress, copy_checkpoint
+from equipot.training.checkpoints import check_progress, copy_checkpoint, progress_in
 from equipot.training.history import History
 from equipot.training.metrics import summarize
 from equipot.training.module import PotentialModule
@@ -22,7 +22,7 @@ from equipot.training.progress import ProgressDisplay
 logger = logging.getLogger("equipot")
 
 clock = time.monotonic  # by which trainings go; benchmarks take processor time
-_LATE = 0.03  # of the whole training, which is said
+_LATE = 0.05  # of the time, by which a training may be late before its schedule goes by the time
 
 
 class TrainingMonitor(L.Callback):
@@ -74,7 +74,8 @@ class TrainingMonitor(L.Callback):
         if self._restored is not None:
             self._go_on(module, self._restored, trainer.is_global_zero)
             self._restored = None
-        module.time_done = self._time_done()
+        if self.training.schedule.in_time:
+            module.time_done = self._schedule_done()
         self.display.start(self.epochs_done)
 
     def on_train_batch_end(
@@ -83,7 +84,8 @@ class TrainingMonitor(L.Callback):
         if self.display.due:
             self._show_batch("train", module, batch_idx + 1, trainer.num_training_batches)
         if self.training.schedule.in_time:
-            module.time_done = stopping.latest(self._time_done(), module.time_done, batch_idx, module.device)
+            done = self._schedule_done()
+            module.time_done = stopping.latest(done, module.time_done, batch_idx, module.device)
         reason = stopping.agree(self._reason_to_stop(), batch_idx, module.device)
         if reason is None or batch_idx + 1 == trainer.num_training_batches:
             return  # at the last batch the end of the epoch sees to it
@@ -121,7 +123,7 @@ class TrainingMonitor(L.Callback):
         no_progress = False
         if not self._cut_epoch_short:
             module.schedule.observe(row["validation_loss"], trainer.current_epoch)
-            if trainer.current_epoch >= self.training.last_stage_epoch:
+            if module.epoch >= self.training.last_stage_epoch:
                 no_progress = self._early_stopping.observe(row["validation_loss"])
         module.train_errors.reset()
         self._epoch_start = clock()
@@ -131,11 +133,11 @@ class TrainingMonitor(L.Callback):
             self.history.append(row)
             for logger in trainer.loggers:
                 logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=int(row["step"]))
-        self._save(trainer, improved)
+        reason = stopping.agree(self._reason_to_stop(), 0, module.device)
+        self._save(trainer, improved)  # after the look at the time: what is saved knows that it is up
         self.display.epoch(row, improved)
         if trainer.is_global_zero:
             self._say_if_late(module)
-        reason = stopping.agree(self._reason_to_stop(), 0, module.device)
         if reason == stopping.INTERRUPTED:
             raise stopping.TrainingInterrupted
         all_done = trainer.current_epoch + 1 >= self.training.epochs  # Lightning counts from 0
@@ -175,7 +177,12 @@ class TrainingMonitor(L.Callback):
         """
         self.epochs_done = state["epochs_done"]
         self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
-        check_progress(state, self.training)
+        try:
+            check_progress(state, self.training)
+        except stopping.TimeUsedUp:
+            if not state["batches_done"]:
+                raise
+            # No validation has seen the last steps: after one more it does.
         self._restored = state
         self._early_stopping.load_state_dict(state["early_stopping"])
         self._seconds_before = state["seconds"]
@@ -185,6 +192,10 @@ class TrainingMonitor(L.Callback):
         self.batches.resume_within(math.floor(state["epochs_done"]), state["batches_done"])
 
     def _go_on(self, module: PotentialModule, state: dict[str, Any], first_process: bool) -> None:
+        if self.directory.best.is_file():  # perhaps of an epoch that was cut short, later than the last state
+            best = progress_in(self.directory.best)
+            if best["best_loss"] < self.best_loss:
+                self.best_loss, self.best_epoch = best["best_loss"], best["best_epoch"]
         if self._forget_best:
             # best_epoch stays until there is a new one: best.ckpt is still that of then.
             self.best_loss = math.inf
@@ -220,14 +231,20 @@ class TrainingMonitor(L.Callback):
         used = before + clock() - self._start + self._validation_seconds
         return used / (60 * self.training.max_minutes)
 
+    def _schedule_done(self) -> float:
+        """As ``_time_done``, but at its end with it and begun late: a slow start changes nothing."""
+        return max(0.0, (self._time_done() - _LATE) / (1 - _LATE))
+
     def _say_if_late(self, module: PotentialModule) -> None:
-        if self._said_to_be_late or module.time_done < self.epochs_done / self.training.epochs + _LATE:
+        changes = self.training.schedule.kind == "cosine" or self.training.last_stage_epoch > 0
+        late = module.time_done > self.epochs_done / self.training.epochs
+        if self._said_to_be_late or not (changes and late):
             return
         self._said_to_be_late = True
         logger.warning(
             "Of the %d epochs there is time for about %d: the learning rate and the weights of the loss go "
             "by the time, and are at their ends when it is up (training.schedule.in_time).",
-            self.training.epochs, self.epochs_done / module.time_done,
+            self.training.epochs, self.epochs_done / self._time_done(),
         )  # fmt: skip
 
     def _stop(self, trainer: L.Trainer, reason: str) -> None:

@@ -26,7 +26,7 @@ from equipot.models.potential import Potential
 from equipot.models.predict import predict
 from equipot.run_directory import RunDirectory
 from equipot.training import stopping
-from equipot.training.checkpoints import progress_in, why_at_end
+from equipot.training.checkpoints import check_progress, progress_in
 from equipot.training.history import plot_learning_curve
 from equipot.training.html_report import write_report
 from equipot.training.monitor import TrainingMonitor
@@ -55,7 +55,10 @@ def is_finished(directory: RunDirectory, training: TrainingConfig) -> bool:
     if stopped in (None, stopping.NO_PROGRESS):
         return stopped is not None
     if stopped == stopping.OUT_OF_TIME and training.schedule.in_time and directory.last.is_file():
-        return why_at_end(progress_in(directory.last), training) is not None
+        try:
+            check_progress(progress_in(directory.last), training)
+        except stopping.AllEpochsDone:
+            return True
     return metrics["epochs"] >= training.epochs
 
 
@@ -211,11 +214,10 @@ def _summary(
         lines += _by_level(metrics["test"], levels)
     if directory.best.exists():
         lines += [f"Best model: {directory.best}", f"Learning curve: {directory.learning_curve}"]
-    early = metrics["stopped"] in (stopping.OUT_OF_TIME, stopping.NO_PROGRESS)
-    if early and rate > 0.1 * training.learning_rate:
+    if metrics["stopped"] == stopping.OUT_OF_TIME and rate > 0.1 * training.learning_rate:
         lines.append(
-            f"The learning rate was still {rate:.2g}. With training.epochs={max(1, int(metrics['epochs']))} "
-            "it would have fallen, and errors with it; or with training.schedule.in_time=true."
+            f"The learning rate was still {rate:.2g}. In a new training with training.schedule.in_time=true "
+            "it would fall in the time there is, and errors with it."
         )
     done = metrics["stopped"] == stopping.OUT_OF_TIME and is_finished(directory, training)
     if metrics["stopped"] != stopping.FINISHED and not done:

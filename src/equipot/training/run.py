@@ -93,6 +93,7 @@ def train(config: Config, resume: Path | None = None, overwrite: bool = False) -
     if resume == AUTO and is_finished(directory, config.training):
         if first_process:
             print(f"The training in {directory.root} is done. Its report: {directory.report}")
+            print("To go on: a larger training.epochs, or max_minutes where that has stopped it.")
         return _result(directory, read_metrics(directory), stopping.FINISHED)
     if resume == AUTO:
         resume = directory.root if directory.last.is_file() else None
@@ -171,10 +172,10 @@ def _train(
             stopped = _fit(
                 config, prepared.device, directory, module, batches, monitor, session, loggers, checkpoint
             )
-        except stopping.AllEpochsDone:
+        except stopping.AllEpochsDone as done:
             report.line("The training is done; what was missing is the evaluation.")
             monitor.history.read()
-            stopped = stopping.FINISHED
+            stopped = done.stopped
         if first_process:
             session.end(stopped, epochs=monitor.epochs_done)
             metrics = finish(prepared, directory, monitor, stopped, report)

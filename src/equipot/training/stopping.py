@@ -24,6 +24,14 @@ class TrainingInterrupted(Exception):
 class AllEpochsDone(TrainingError):
     """There is nothing left to resume but, perhaps, the evaluation at the end."""
 
+    stopped = FINISHED
+
+
+class TimeUsedUp(AllEpochsDone):
+    """The same, of a training whose schedule goes by the time."""
+
+    stopped = OUT_OF_TIME
+
 
 class StopSignals:
     """Ctrl-C, SIGTERM and SIGUSR1 become a flag that is looked at between batches.
