@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import os
 import random
 import shutil
@@ -316,12 +317,19 @@ def test_early_stopping_counts_from_when_the_time_has_reached_the_last_stage(mak
     assert (result.stopped, result.metrics["epochs"]) == (stopping.NO_PROGRESS, 9)  # the eighth is the first
 
 
-def test_time_that_suffices_changes_no_bit(make_config, clock):
-    found = [
-        train(make_config(name, training=IN_TIME | {"max_minutes": 1, "schedule": schedule}))
-        for name, schedule in (("by_time", IN_TIME["schedule"]), ("by_epochs", {"min_learning_rate": 1e-5}))
+def test_time_that_suffices_changes_no_bit(make_config, monkeypatch):
+    monkeypatch.setattr(monitor, "clock", itertools.count(0.0, 0.01).__next__)  # between any two looks
+    by_epochs = {"schedule": {"min_learning_rate": 1e-5}}
+    checkpoints = [
+        train(make_config(name, training=IN_TIME | settings)).last_checkpoint
+        for name, settings in (
+            ("by_time", {"max_minutes": 1}),
+            ("limited", {"max_minutes": 1} | by_epochs),
+            ("unlimited", {"max_minutes": None} | by_epochs),
+        )
     ]
-    assert_same(*(result.last_checkpoint for result in found))
+    assert_same(checkpoints[0], checkpoints[1])
+    assert_same(checkpoints[0], checkpoints[2])
 
 
 def test_best_weights_of_before_the_interruption_stay(make_config, monkeypatch):
