@@ -221,6 +221,15 @@ def test_few_epochs_warm_up_within_the_first(molecules, tmp_path, clock):
     training = {"auto": True, "epochs": 5}
     config = prepare(make(molecules, tmp_path, training=training)).config
     assert config.training.schedule.warmup_epochs == 0.5
+    assert config.training.loss.energy.from_epoch == 3
+
+
+def test_too_few_epochs_for_late_energies_are_said(molecules, tmp_path, clock):
+    prepared = prepare(make(molecules, tmp_path, training={"auto": True, "epochs": 3}))
+    assert prepared.config.training.loss.energy == 1.0
+    assert any(
+        "training.loss.energy 1.0: forces teach most; so few epochs" in said for said in prepared.choices
+    )
 
 
 @pytest.mark.parametrize(

@@ -340,9 +340,12 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     if config.model.energy:
         labels = count_labels(datasets.train)
         begin, end = (int(share * training.epochs) for share in _ENERGIES_LATE)
-        if labels["energy"] and labels["forces"] and end > begin:
+        if labels["energy"] and labels["forces"]:
             late = {"start": 1.0, "end": 100.0, "from_epoch": begin, "to_epoch": end}
-            yield Choice({"training.loss.energy": late}, "forces teach most; energies come in at the end")
+            reason = "forces teach most; energies come in at the end"
+            if begin == end:
+                late, reason = 1.0, "forces teach most; so few epochs leave energies no end to come in at"
+            yield Choice({"training.loss.energy": late}, reason)
         doubts = [f for f in datasets.findings if f.labels == ("stress",) and f.severity != "note"]
         if labels["stress"] and any(doubt.share > _STRESS_DOUBTED for doubt in doubts):
             check = doubts[0].check
