@@ -67,7 +67,8 @@ def parser_of(words: str, name: str) -> argparse.ArgumentParser:
 
 
 def run_script(main: Callable[[argparse.Namespace], object], parse: Callable[[], argparse.Namespace]) -> None:
-    """What a script does; errors that a user can mend are said without a traceback."""
+    """What a script does, by processor time; errors that a user can mend are said without a traceback."""
+    monitor.clock = time.process_time
     try:
         main(parse())
     except (EquipotError, OSError) as error:
@@ -244,7 +245,6 @@ def run_one(config: Config, tests: dict[str, Path]) -> dict:
     kept = directory.root / "measured.json"
     known = read_json(kept) if kept.exists() else {"processor_seconds": 0.0, "errors": {}}
     if not is_done(config):
-        monitor.clock = time.process_time
         start, resume = time.process_time(), directory.root if directory.last.exists() else None
         stopped = train(config, resume=resume, overwrite=True).stopped
         known["processor_seconds"] += time.process_time() - start
