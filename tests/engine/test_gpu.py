@@ -24,6 +24,7 @@ from equipot.integrations.ase import EquipotCalculator
 HERE = Path(__file__).parent
 PAIR_CUTOFFS = {"H-H": 2.1, "H-O": 2.6, "O-H": 2.9, "C-H": 2.8}
 BENCHMARK = {"type": "nequip", "cutoff": 5.0, "l_max": 2, "parity": True, "channels": 64, "layers": 4}
+LOCAL = {"type": "allegro", "cutoff": 5.0, "l_max": 2, "channels": 32, "scalar_channels": 64, "layers": 2}
 
 CONFIGS = {
     "nequip 33 channels": NequIPConfig(**NEQUIP | {"layers": 2}, channels=33, l_max=1),
@@ -70,6 +71,33 @@ def test_a_gpu_gives_what_a_cpu_gives(gpu, config, tmp_path):
     order = np.random.default_rng(0).permutation(len(vec))
     right = cpu.evaluate_edges(vec, index, given.types, owned)
     assert_same(on_gpu.evaluate_edges(vec[order], index[:, order], given.types, owned), right)
+
+
+@pytest.fixture
+def edges_at_once():
+    """Of a strictly local model on a GPU."""
+    yield load_library().equipot_set_gpu_edges_at_once
+    load_library().equipot_set_gpu_edges_at_once(0)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("allegro")])
+def test_parts_of_the_atoms_give_what_all_give(gpu, name, edges_at_once, tmp_path):
+    """The same bits: also where one atom has more edges, and where the last atoms are not owned."""
+    engine, given = Engine(model(CONFIGS[name], tmp_path), device="cuda"), crystal()
+    vec, index = given.edges()
+    for owned in (None, np.arange(30) < 17):
+        evaluate = partial(engine.evaluate_edges, vec, index, given.types, owned)
+        edges_at_once(0)
+        whole, launches = evaluate(), gpu.of(evaluate).launches
+        for edges in (100, 1):
+            edges_at_once(edges)
+            assert_same(evaluate(), whole, 0)
+            assert gpu.of(evaluate).launches > 2 * launches
+    edges_at_once(100)
+    right = Engine(model(CONFIGS[name], tmp_path)).evaluate(
+        given.positions, given.cell, (1, 1, 1), given.types
+    )
+    assert_same(engine.evaluate(given.positions, given.cell, (1, 1, 1), given.types), right)
 
 
 def totals(engine: Engine, given: Crystal, pbc=(1, 1, 1)):
@@ -175,14 +203,20 @@ def test_models_on_one_gpu_take_turns_with_its_memory(gpu, tmp_path):
             np.testing.assert_array_equal(one, expected)
 
 
-def test_a_million_atoms_fit_into_80_gb(emulator, tmp_path):
-    """The benchmark's NequIP on silicon, by what a thousand take; edges are those of a list with its skin."""
+@pytest.mark.parametrize(
+    ("config", "edges"),
+    [(NequIPConfig(**BENCHMARK), 0), (AllegroConfig(**LOCAL), 2000)],
+    ids=["nequip", "allegro"],
+)
+def test_a_million_atoms_fit_into_80_gb(emulator, config, edges, edges_at_once, tmp_path):
+    """The benchmarks' models on silicon, by what a thousand take; edges are those of a list with its skin."""
     species, num_atoms = ["Si"], 1000
     atoms = bulk("Si", cubic=True) * (5, 5, 5)
     given = Crystal(atoms.positions, atoms.cell.array, np.zeros(num_atoms, dtype=np.int64))
     with Gpu(emulator, tmp_path, run=False) as gpu:
-        engine = Engine(model(NequIPConfig(**BENCHMARK), tmp_path, species), device="cuda")
-        vec, index = given.edges(BENCHMARK["cutoff"] + GPU_SKIN)
+        engine = Engine(model(config, tmp_path, species), device="cuda")
+        vec, index = given.edges(config.cutoff + GPU_SKIN)
+        edges_at_once(edges)
 
         def evaluate():
             with pytest.raises(SimulationError, match="not finite"):  # as nothing is computed
@@ -192,7 +226,9 @@ def test_a_million_atoms_fit_into_80_gb(emulator, tmp_path):
         for _ in range(2):
             used = gpu.most_memory(evaluate) - weights
         print(f"{used / num_atoms / 1e3:.1f} kB an atom, {len(vec) / num_atoms:.0f} edges each")
-        assert 20e3 < used / num_atoms < 80e3
+        edges_at_once(0)
+        assert gpu.of(evaluate).launches <= 58  # from positions, with their energy, it is two more
+        assert 10e3 < used / num_atoms < 80e3
 
 
 SILICON = Path(__file__).parents[2] / "examples" / "04_engine" / "silicon.pt"

@@ -32,7 +32,7 @@ struct GpuRecordArrays {
   double cutoff;
 };)
 
-// As atom_product.h. `matrix_rows` is the distance between rows of a matrix, `matrix_columns` between columns.
+// As atom_product.h. Without `center` all edges have one matrix. `add`: a product is added to what is in `out`.
 EQUIPOT_DECLARE_AND_QUOTE(gpu_product_arrays_text,
 template <class T>
 struct GpuProductArrays {
@@ -40,6 +40,7 @@ struct GpuProductArrays {
   const long long *center, *order, *start;
   T* out;
   long long num_edges, num_atoms, parts;
+  bool add;
 };)
 
 // Rows of `values` (columns wide) are grouped by segment; `out` (parts, segments, columns).

@@ -10,6 +10,15 @@
 namespace equipot {
 namespace {
 
+constexpr const char* common_text = R"(
+__device__ __forceinline__ Index matrix_of(const GpuProductArrays<T>& a, Index edge) {
+  return a.center == nullptr ? 0 : load(a.center + edge);
+}
+__device__ __forceinline__ void put(const GpuProductArrays<T>& a, Index at, T value) {
+  a.out[at] = a.add ? a.out[at] + value : value;
+}
+)";
+
 // Edges come sorted by center, as a rule, so the rows are seldom loaded anew.
 constexpr const char* product_text = R"(
 extern "C" __global__ void equipot_kernel(const GpuProductArrays<T> a) {
@@ -21,7 +30,7 @@ extern "C" __global__ void equipot_kernel(const GpuProductArrays<T> a) {
   T matrix[tile][columns];
   Index loaded = -1;
   for (Index edge = begin; edge < end; ++edge) {
-    const Index atom = load(a.center + edge);
+    const Index atom = matrix_of(a, edge);
     if (atom != loaded) {
 #pragma unroll
       for (int r = 0; r < tile; ++r)
@@ -41,7 +50,7 @@ extern "C" __global__ void equipot_kernel(const GpuProductArrays<T> a) {
     }
 #pragma unroll
     for (int r = 0; r < tile; ++r)
-      if (row + r < rows) a.out[(edge * rows + row + r) * channels + c] = sum[r];
+      if (row + r < rows) put(a, (edge * rows + row + r) * channels + c, sum[r]);
   }
 }
 )";
@@ -55,7 +64,7 @@ extern "C" __global__ void equipot_kernel(const GpuProductArrays<T> a) {
   const Index begin = Index(blockIdx.x) * edges_per_block;
   const Index end = begin + edges_per_block < a.num_edges ? begin + edges_per_block : a.num_edges;
   for (Index edge = begin; edge < end; ++edge) {
-    const T* const matrix = a.matrices + (load(a.center + edge) * rows * columns) * channels + row * row_stride + c;
+    const T* const matrix = a.matrices + (matrix_of(a, edge) * rows * columns) * channels + row * row_stride + c;
     T sum[tile] = {};
     for (int i = 0; i < columns; ++i) {
       const T feature = load(a.left + (edge * columns + i) * channels + c);
@@ -65,7 +74,7 @@ extern "C" __global__ void equipot_kernel(const GpuProductArrays<T> a) {
     }
 #pragma unroll
     for (int r = 0; r < tile; ++r)
-      if (row + r < rows) a.out[(edge * rows + row + r) * channels + c] = sum[r];
+      if (row + r < rows) put(a, (edge * rows + row + r) * channels + c, sum[r]);
   }
 }
 )";
@@ -117,7 +126,7 @@ GpuCode generate(const GpuProductForm& form) {
        << ", tile = " << tile << ", edges_per_block = " << gpu_edges_per_block << ",\n  row_stride = "
        << (transposed ? form.channels : columns * form.channels) << ", column_stride = "
        << (transposed ? rows * form.channels : form.channels) << ";\n"
-       << (form.kind == GpuProductForm::outer_sum ? outer_sum_text : kernel);
+       << common_text << (form.kind == GpuProductForm::outer_sum ? outer_sum_text : kernel);
   const int64_t threads = std::clamp<int64_t>((form.channels + 31) / 32 * 32, 32, 128);
   return {text.str(), (rows + tile - 1) / tile, (form.channels + threads - 1) / threads, threads, 0, 0};
 }

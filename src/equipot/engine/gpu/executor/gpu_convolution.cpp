@@ -15,18 +15,14 @@ GpuPerceptron::GpuPerceptron(GpuModel& model, const Perceptron<double>& network)
 
 GpuArray GpuPerceptron::first(const GpuContext& c, const GpuArray& x) const {
   GpuArray to = c.make(x.rows, widths_[0]);
-  layers_[0].forth.apply(c, x.rows, x, to, false, false);
+  layers_[0].forth.apply(c, x.rows, x, to, {});
   return to;
 }
 
 GpuArray GpuPerceptron::forward_from_first(const GpuContext& c, std::vector<GpuArray>& hidden) const {
   for (size_t k = 1; k < layers_.size(); ++k) {
-    const GpuArray& before = hidden.back();
-    GpuArray activated = c.make(before.rows, before.width), to = c.make(before.rows, widths_[k]);
-    GpuRowArrays<void> arrays{};
-    arrays.a = before.data(), arrays.out = activated.data();
-    c.run("silu", arrays, before.rows, before.width);
-    layers_[k].forth.apply(c, before.rows, activated, to, false, false);
+    GpuArray to = c.make(hidden.back().rows, widths_[k]);
+    layers_[k].forth.apply(c, to.rows, hidden.back(), to, {.activate = true});
     hidden.push_back(std::move(to));
   }
   GpuArray result = std::move(hidden.back());
@@ -35,23 +31,13 @@ GpuArray GpuPerceptron::forward_from_first(const GpuContext& c, std::vector<GpuA
 }
 
 GpuArray GpuPerceptron::backward_to_first(const GpuContext& c, const std::vector<GpuArray>& hidden,
-                                          const GpuArray& gradient) const {
-  GpuArray found;
-  const GpuArray* from = &gradient;
+                                          GpuArray gradient) const {
   for (size_t k = layers_.size() - 1; k > 0; --k) {
-    GpuArray to = c.make(from->rows, widths_[k - 1]);
-    layers_[k].back.apply(c, from->rows, *from, to, false, false);
-    GpuRowArrays<void> arrays{};
-    arrays.a = hidden[k - 1].data(), arrays.b = to.data(), arrays.out = to.data();
-    c.run("silu_gradient", arrays, to.rows, to.width);
-    found = std::move(to), from = &found;
+    GpuArray to = c.make(gradient.rows, widths_[k - 1]);
+    layers_[k].back.apply(c, to.rows, gradient, to, {.slope_at = hidden[k - 1].data()});
+    gradient = std::move(to);
   }
-  if (found.exists()) return found;
-  found = c.make(gradient.rows, gradient.width);  // of one layer alone
-  GpuRowArrays<void> arrays{};
-  arrays.a = gradient.data(), arrays.out = found.data(), arrays.factor = 1;
-  c.run("add_rows", arrays, found.rows, found.width);
-  return found;
+  return gradient;
 }
 
 GpuBessel::GpuBessel(GpuModel& model, const Bessel<double>& basis)
@@ -130,7 +116,7 @@ GpuArrays<void> GpuConvolution::arrays_of(const GpuContext& c, const Given& give
   GpuArrays<void> arrays{};
   arrays.x = given.x, arrays.w = given.w, arrays.sh = c.sh, arrays.length = c.length;
   arrays.table = given.table, arrays.intervals = given.intervals, arrays.cutoff = given.cutoff;
-  arrays.center = c.center, arrays.neighbor = given.local ? c.center : c.neighbor;
+  arrays.center = c.center, arrays.neighbor = c.neighbor;
   arrays.order = c.counting, arrays.start = c.first_edge;
   arrays.num_edges = c.num_edges, arrays.records = records(c, given);
   return arrays;
@@ -158,7 +144,7 @@ void GpuConvolution::receive(const GpuContext& c, const Given& given, const GpuA
                              void* by_w) const {
   const GpuArray shares = c.make(neighbor_.code.warps * c.num_edges, neighbor_.code.values);
   GpuArrays<void> arrays = arrays_of(c, given);
-  if (!given.local) arrays.order = c.order, arrays.start = c.start;
+  arrays.order = c.order, arrays.start = c.start;
   arrays.g = gradient.data(), arrays.grad_w = by_w, arrays.shares = shares.data();
   run(c, neighbor_, arrays, &GpuArrays<void>::grad_x, by_x, fills_x_);
   add_shares(c, shares, neighbor_.code.warps, c.num_edges, c.geometry, c.dim_sh + 1, true);

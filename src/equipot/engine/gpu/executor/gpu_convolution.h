@@ -18,7 +18,7 @@ class GpuPerceptron {
   // From what the first layer gives, before SiLU, on; `hidden` takes what each layer but the last gives, first there first.
   GpuArray forward_from_first(const GpuContext& c, std::vector<GpuArray>& hidden) const;
   // From the gradient by the result to that by what the first layer gives.
-  GpuArray backward_to_first(const GpuContext& c, const std::vector<GpuArray>& hidden, const GpuArray& gradient) const;
+  GpuArray backward_to_first(const GpuContext& c, const std::vector<GpuArray>& hidden, GpuArray gradient) const;
 
  private:
   std::vector<GpuLinearBothWays> layers_;
@@ -45,7 +45,6 @@ class GpuConvolution {
  public:
   GpuConvolution(GpuModel& model, const Plan<double>& plan, bool tabulated);
 
-  int64_t dim_in() const { return plan_.dim_in; }
   int64_t dim_out() const { return plan_.dim_out; }
 
   struct Given {
@@ -53,7 +52,6 @@ class GpuConvolution {
     const void* table = nullptr;
     int64_t intervals = 0;
     double cutoff = 0;
-    bool local = false;  // each center sends to itself
   };
   GpuArray send(const GpuContext& c, const Given& given) const;
   // From the gradient by the messages to those by x, which is overwritten, by w, and by the geometry, which are added.

@@ -20,9 +20,22 @@ struct DeviceEdges {
   const void *center = nullptr, *neighbor = nullptr, *first_edge = nullptr, *order = nullptr, *start = nullptr;
   const double* vec = nullptr;
   const void* close = nullptr;  // (2) of GpuNeighbors; null: that has been looked at
+  const std::vector<int64_t>* first_on_host = nullptr;
   GhostExchange* exchange = nullptr;
   bool same_border = false;  // as in the evaluation before
 };
+
+// Atoms with their edges, which are evaluated together.
+struct Part {
+  int64_t first_atom, last_atom, first_edge, last_edge;
+
+  int64_t num_atoms() const { return last_atom - first_atom; }
+  int64_t num_edges() const { return last_edge - first_edge; }
+};
+
+// Of a strictly local model, whose arrays have rows for edges: 3.7 GB with 7 kB each (Allegro, l_max 2, 32 channels). More would
+// make no GPU busier.
+int64_t most_edges_at_once = 1 << 19;
 
 // The owned atoms that other domains have as ghosts, found by a gradient of one by each ghost, in the precision of all rows.
 template <class T>
@@ -50,7 +63,8 @@ class GpuEvaluator : public Evaluator {
     GpuReader reader{{program, {}}, model_, model_.num_types(), dim_sh_};
     for (const Json& json : program.json["steps"].items) {
       auto step = make_message_passing(reader, json);
-      if (!step) step = make_strictly_local(reader, json);
+      if (step) by_parts_ = false;
+      else step = make_strictly_local(reader, json);
       if (!step)
         throw std::runtime_error("its step '" + json["do"].text + "' runs on a CPU only: use the device cpu");
       const std::string& kind = json["do"].text;
@@ -93,6 +107,7 @@ class GpuEvaluator : public Evaluator {
     const Buffer vec = memory.up(edges.vec, size_t(here.num_edges) * 3 * sizeof(double));
     here.center = center.get(), here.neighbor = neighbor.get(), here.first_edge = first.get();
     here.order = order.get(), here.start = start.get(), here.vec = static_cast<const double*>(vec.get());
+    here.first_on_host = &edges.first;
     std::optional<Buffer> owned;
     if (given.owned != nullptr) owned = memory.up(given.owned, size_t(given.num_atoms));
     send_types(here.num_atoms, here.num_computed, given.types);
@@ -190,7 +205,8 @@ class GpuEvaluator : public Evaluator {
   DeviceEdges found_edges(int64_t num_atoms, int64_t num_computed) const {
     return {.num_atoms = num_atoms, .num_computed = num_computed, .num_edges = neighbors_.num_edges(),
             .center = neighbors_.center(), .neighbor = neighbors_.neighbor(), .first_edge = neighbors_.first_edge(),
-            .order = neighbors_.order(), .start = neighbors_.start(), .vec = neighbors_.vec(), .close = neighbors_.close()};
+            .order = neighbors_.order(), .start = neighbors_.start(), .vec = neighbors_.vec(), .close = neighbors_.close(),
+            .first_on_host = &neighbors_.first_edge_on_host()};
   }
 
   // Types, and the order of the computed atoms by them, are sent only when they are others than before.
@@ -226,7 +242,7 @@ class GpuEvaluator : public Evaluator {
     GpuContext c{model_};
     const auto indices = [](const void* address) { return static_cast<const long long*>(address); };
     c.num_atoms = edges.num_atoms, c.num_computed = edges.num_computed, c.num_edges = edges.num_edges;
-    c.dim_sh = dim_sh_, c.num_types = model_.num_types(), c.types = indices(type_rows_.get());
+    c.dim_sh = dim_sh_, c.num_types = model_.num_types(), c.types = c.neighbor_types = indices(type_rows_.get());
     c.center = indices(edges.center), c.neighbor = indices(edges.neighbor), c.first_edge = indices(edges.first_edge);
     c.order = indices(edges.order), c.start = indices(edges.start), c.counting = indices(counting_.get());
     c.by_type = indices(by_type_.get()), c.padded = padded_;
@@ -236,49 +252,97 @@ class GpuEvaluator : public Evaluator {
     return c;
   }
 
+  std::vector<Part> parts_of(const DeviceEdges& edges) const {
+    const Part all{0, edges.num_computed, 0, edges.num_edges};
+    if (!by_parts_ || edges.num_edges <= most_edges_at_once) return {all};
+    const std::vector<int64_t>& first = *edges.first_on_host;
+    std::vector<Part> parts;
+    for (int64_t begin = 0, i = 0; i < edges.num_computed; ++i)
+      if (i + 1 == edges.num_computed || first[size_t(i) + 2] - first[size_t(begin)] > most_edges_at_once) {
+        parts.push_back({begin, i + 1, first[size_t(begin)], first[size_t(i) + 1]});
+        begin = i + 1;
+      }
+    return parts;
+  }
+
+  // Where rows of `width` numbers of edges begin in the part.
+  void* rows_of(const Part& part, const GpuArray& array) const {
+    return static_cast<char*>(array.data()) + size_t(part.first_edge * array.width) * model_.number_size();
+  }
+
+  // The part as if there were nothing else: its atoms and edges are counted from 0.
+  void narrow(GpuContext& c, const Part& part) const {
+    const auto shifted = [&](const long long* from, int64_t count, int64_t by) {
+      Buffer to = c.model.memory().take(size_t(count) * sizeof(long long));
+      GpuRowArrays<void> arrays{};
+      arrays.index = from, arrays.out = to.get(), arrays.more = by;
+      c.run("shift_down", arrays, count, 1);
+      return to;
+    };
+    c.own_center = shifted(c.center + part.first_edge, part.num_edges(), part.first_atom);
+    c.own_first_edge = shifted(c.first_edge + part.first_atom, part.num_atoms() + 1, part.first_edge);
+    c.center = static_cast<const long long*>(c.own_center.get());
+    c.first_edge = static_cast<const long long*>(c.own_first_edge.get());
+    c.neighbor += part.first_edge, c.types += part.first_atom;
+    c.num_atoms = c.num_computed = part.num_atoms(), c.num_edges = part.num_edges();
+  }
+
   // If two atoms are too close, nothing is written.
   void run(const DeviceEdges& edges, const unsigned char* owned, const Results& results) {
     GpuMemory& memory = model_.memory();
     make_room_to_count(edges.num_edges);
-    GpuContext c = context(edges);
-    if (c.exchange != nullptr && message_passing_) {
-      if (!edges.same_border || !knows_border_) send_border(c);
-      c.border = &border_, c.border_rows = static_cast<const long long*>(border_rows_.get());
-    }
-    const GpuArray length = c.make(c.num_edges, 1), sh = c.make(c.num_edges, dim_sh_);
-    c.length = length.data(), c.sh = sh.data();
+    const GpuContext all = context(edges);
+    const GpuArray length = all.make(all.num_edges, 1), sh = all.make(all.num_edges, dim_sh_);
     GpuEdgeArrays<void> of_edges{};
-    of_edges.vec = edges.vec, of_edges.center = c.center, of_edges.neighbor = c.neighbor, of_edges.types = c.types;
+    of_edges.vec = edges.vec, of_edges.center = all.center, of_edges.neighbor = all.neighbor, of_edges.types = all.types;
     of_edges.owned = owned, of_edges.pair_scales = pair_scales_.get(), of_edges.length = length.data(), of_edges.sh = sh.data();
     of_edges.numbers = doubles(numbers_), of_edges.radii = doubles(radii_), of_edges.reach = doubles(reach_);
-    of_edges.num_edges = c.num_edges, of_edges.num_types = model_.num_types();
+    of_edges.num_edges = all.num_edges, of_edges.num_types = model_.num_types();
     launch_edges(edge_forward_, of_edges);
-    run_forward(c);
 
-    const auto n = size_t(c.num_atoms);
+    const auto n = size_t(all.num_atoms);
     const size_t partials = (n + gpu_atoms_of_partial - 1) / gpu_atoms_of_partial;
     const Buffer energies = memory.take(n * sizeof(double)), forces = memory.take(3 * n * sizeof(double));
     const Buffer virials = memory.take(9 * n * sizeof(double)), sums = memory.take(10 * partials * sizeof(double));
-    GpuAtomArrays<void> of_atoms{};
-    const int last = int(steps_.size()) - 1;
-    of_atoms.rows = c.value(last).data(), of_atoms.slopes = c.target(last, c.num_computed).array.data();
-    of_atoms.types = c.types, of_atoms.owned = owned, of_atoms.scale = doubles(scale_), of_atoms.shift = doubles(shift_);
-    of_atoms.energies = doubles(energies), of_atoms.forces = doubles(forces), of_atoms.virials = doubles(virials);
-    of_atoms.partials = doubles(sums), of_atoms.num_atoms = c.num_atoms, of_atoms.num_computed = c.num_computed;
-    launch_atoms("readout", of_atoms, c.num_atoms);
-    {
-      const GpuArray geometry = c.make(c.num_edges, dim_sh_ + 1);
-      c.zero(geometry);
-      c.geometry = geometry.data();
+    GpuArray geometry;
+    for (const Part& part : parts_of(edges)) {
+      GpuContext c = context(edges);
+      c.length = rows_of(part, length), c.sh = rows_of(part, sh);
+      if (part.num_atoms() < all.num_computed) narrow(c, part);
+      if (c.exchange != nullptr && message_passing_) {
+        if (!edges.same_border || !knows_border_) send_border(c);
+        c.border = &border_, c.border_rows = static_cast<const long long*>(border_rows_.get());
+      }
+      run_forward(c);
+      GpuAtomArrays<void> of_part{};
+      const int last = int(steps_.size()) - 1;
+      of_part.rows = c.value(last).data(), of_part.slopes = c.target(last, c.num_computed).array.data();
+      of_part.types = c.types, of_part.owned = owned == nullptr ? nullptr : owned + part.first_atom;
+      of_part.scale = doubles(scale_), of_part.shift = doubles(shift_), of_part.energies = doubles(energies) + part.first_atom;
+      // The last part has the atoms that are not computed, too.
+      of_part.num_atoms = (part.last_atom == all.num_computed ? all.num_atoms : part.last_atom) - part.first_atom;
+      of_part.num_computed = c.num_computed;
+      launch_atoms("readout", of_part, of_part.num_atoms);
+      if (!geometry.exists()) {
+        geometry = all.make(all.num_edges, dim_sh_ + 1);
+        all.zero(geometry);
+      }
+      c.geometry = rows_of(part, geometry);
       run_backward(c);
-      const Buffer gradient = memory.take(size_t(c.num_edges) * 3 * sizeof(double));
+    }
+    GpuAtomArrays<void> of_atoms{};
+    of_atoms.types = all.types, of_atoms.energies = doubles(energies), of_atoms.forces = doubles(forces);
+    of_atoms.virials = doubles(virials), of_atoms.partials = doubles(sums);
+    of_atoms.num_atoms = all.num_atoms, of_atoms.num_computed = all.num_computed;
+    {
+      const Buffer gradient = memory.take(size_t(all.num_edges) * 3 * sizeof(double));
       Buffer pairs;
-      if (zbl_) pairs = memory.take(size_t(c.num_edges) * sizeof(double));
+      if (zbl_) pairs = memory.take(size_t(all.num_edges) * sizeof(double));
       of_edges.geometry = geometry.data(), of_edges.gradient = doubles(gradient), of_edges.pair_energy = doubles(pairs);
       launch_edges(edge_backward_, of_edges);
-      of_atoms.first_edge = c.first_edge, of_atoms.order = c.order, of_atoms.start = c.start, of_atoms.vec = edges.vec;
+      of_atoms.first_edge = all.first_edge, of_atoms.order = all.order, of_atoms.start = all.start, of_atoms.vec = edges.vec;
       of_atoms.gradient = doubles(gradient), of_atoms.pair_energy = doubles(pairs);
-      launch_atoms("atom_sums", of_atoms, 3 * c.num_atoms);
+      launch_atoms("atom_sums", of_atoms, 3 * all.num_atoms);
     }
     if (results.energy != nullptr || results.virial != nullptr) launch_atoms("add_atoms", of_atoms, 10 * int64_t(partials));
     fetch(n, edges.close, energies, forces, virials, sums, results);
@@ -360,7 +424,7 @@ class GpuEvaluator : public Evaluator {
   GpuNeighbors neighbors_;
   Buffer pair_scales_, numbers_, radii_, reach_;
   void *edge_forward_ = nullptr, *edge_backward_ = nullptr;
-  bool message_passing_ = false, zbl_ = false;
+  bool message_passing_ = false, by_parts_ = true, zbl_ = false;
   std::vector<std::unique_ptr<GpuStep>> steps_;
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;
@@ -396,6 +460,11 @@ std::shared_ptr<GpuDevice> open_gpu(const std::string& name) {
 int count_gpus() { return emulator ? 1 : count_driver_devices(); }
 
 }  // namespace equipot
+
+// For tests; 0: as many as there were.
+extern "C" __attribute__((visibility("default"))) void equipot_set_gpu_edges_at_once(int64_t edges) {
+  equipot::most_edges_at_once = edges > 0 ? edges : 1 << 19;
+}
 
 // For tests: null is NVIDIA's driver again. The device must outlive the models that are opened on it.
 extern "C" __attribute__((visibility("default"))) void equipot_set_gpu_device(equipot::GpuDevice* device) {

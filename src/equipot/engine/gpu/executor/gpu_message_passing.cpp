@@ -47,14 +47,14 @@ struct GpuLinearStep : GpuStep {
     const GpuArray& x = c.value(inputs[0]);
     const int64_t rows = by_type ? c.num_computed : x.rows;
     GpuArray y = c.make(rows, dim_out, c.num_atoms);  // with room for ghosts
-    map.forth.apply(c, rows, x, y, false, sets > 1);
+    map.forth.apply(c, rows, x, y, {.by_type = sets > 1});
     c.put(output, std::move(y));
   }
 
   void backward(GpuContext& c) const override {
     const GpuArray& from = c.gradient(output);
     const auto [to, add] = c.target(inputs[0], from.rows);
-    map.back.apply(c, from.rows, from, to, add, sets > 1);
+    map.back.apply(c, from.rows, from, to, {.add = add, .by_type = sets > 1});
   }
 };
 
@@ -199,10 +199,10 @@ struct GpuRadial {
     return network->forward_from_first(c, hidden);
   }
 
-  void backward(const GpuContext& c, const std::vector<GpuArray>& hidden, const GpuArray& by_weights) const {
-    const GpuArray by_first = network->backward_to_first(c, hidden, by_weights);
+  void backward(const GpuContext& c, const std::vector<GpuArray>& hidden, GpuArray by_weights) const {
+    const GpuArray by_first = network->backward_to_first(c, hidden, std::move(by_weights));
     const GpuArray by_basis = c.make(c.num_edges, basis->size());
-    network->layers()[0].back.apply(c, c.num_edges, by_first, by_basis, false, false);
+    network->layers()[0].back.apply(c, c.num_edges, by_first, by_basis, {});
     basis->backward(c, by_basis);
   }
 };
@@ -248,7 +248,7 @@ struct GpuInteraction : GpuStep {
       std::vector<GpuArray> hidden;
       const GpuArray weights = radial.forward(c, hidden);
       const GpuArray messages = convolution.send(c, given(c.value(inputs[0]), weights));
-      mixing.forth.apply(c, c.num_computed, messages, update, true, false);
+      mixing.forth.apply(c, c.num_computed, messages, update, {.add = true});
     }
     GpuArray out = c.make(c.num_computed, gate.dim_out, c.num_atoms);
     GpuGateArrays<void> arrays{};
@@ -265,14 +265,14 @@ struct GpuInteraction : GpuStep {
     c.launch(gate_back, c.num_computed, arrays);
     c.kept[size_t(number)].clear(), c.gradient(output) = {};
     GpuArray by_messages = c.make(c.num_computed, convolution.dim_out());
-    mixing.back.apply(c, c.num_computed, by_update, by_messages, false, false);
+    mixing.back.apply(c, c.num_computed, by_update, by_messages, {});
     c.gradient(inputs[1]) = std::move(by_update);
     std::vector<GpuArray> hidden;
     const GpuArray weights = radial.forward(c, hidden);
     GpuArray by_weights;
     if (weights.exists()) by_weights = c.make(c.num_edges, radial.num_weights);
     receive(c, given(c.value(inputs[0]), weights), by_messages, by_weights);
-    if (weights.exists()) radial.backward(c, hidden, by_weights);
+    if (weights.exists()) radial.backward(c, hidden, std::move(by_weights));
   }
 
   void receive(GpuContext& c, const GpuConvolution::Given& given, const GpuArray& by_messages, const GpuArray& by_weights) const {

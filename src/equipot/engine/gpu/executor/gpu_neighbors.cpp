@@ -306,13 +306,13 @@ std::vector<int64_t> GpuNeighbors::find(int64_t num_atoms, GpuNeighborArrays& ar
   };
   const long long *found = fetch(counts, n), *found_back = fetch(back, places);
   memory.synchronize();
-  std::vector<int64_t> first(n + 1, 0);
+  first_.assign(n + 1, 0);
   for (size_t i = 0; i < n; ++i) {
     if (found[i] < 0) refuse();
-    first[i + 1] = first[i] + found[i];
+    first_[i + 1] = first_[i] + found[i];
   }
-  num_edges_ = first.back();
-  first_edge_ = memory.keep(first);
+  num_edges_ = first_.back();
+  first_edge_ = memory.keep(first_);
   const size_t size = size_t(num_edges_) * sizeof(long long);
   center_ = memory.keep(size), neighbor_ = memory.keep(size), order_ = memory.keep(size);
   if (of_domain_) from_ = memory.keep(size), to_ = memory.keep(size);

@@ -35,6 +35,7 @@ class GpuNeighbors {
   const void* center() const { return center_.get(); }
   const void* neighbor() const { return neighbor_.get(); }
   const void* first_edge() const { return first_edge_.get(); }
+  const std::vector<int64_t>& first_edge_on_host() const { return first_; }
   const void* order() const { return order_.get(); }
   const void* start() const { return of_domain_ ? first_in_.get() : first_edge_.get(); }
   const double* vec() const { return static_cast<const double*>(vec_.get()); }
@@ -66,6 +67,7 @@ class GpuNeighbors {
   GpuMemory::Buffer center_, neighbor_, first_edge_, order_, shift_, vec_, close_;
   GpuMemory::Buffer from_, to_, first_in_, watched_;  // of a domain: the places of edges, the first one to each atom
   std::vector<double> watched_squares_;
+  std::vector<int64_t> first_;  // edge of each atom
   int64_t num_edges_ = 0;
   // What the list was built for.
   bool built_ = false, of_domain_ = false;

@@ -9,38 +9,41 @@ namespace equipot {
 
 // y (rows, y_row) = map(x) (rows, x_row), or added to it; with `order`, of the rows order[n] >= 0, whose types are the same
 // for each gpu_tile_rows of them. An item is a component of an irrep, up to gpu_tile_columns of its channels; it takes the
-// sources first_source ... last_source - 1.
+// sources first_source ... last_source - 1. `activate`: of SiLU(x); `slope_at`: times the slope of SiLU at these (rows, y_row);
+// `type_rows` (2 num_types, y_row): rows are edges, and to each are added that of its center's type and, behind those, that of
+// its neighbor's. Rows of x and of y may lie in two arrays: sources and items that are `second` are columns of the second.
 EQUIPOT_DECLARE_AND_QUOTE(gpu_linear_arrays_text,
 struct GpuLinearItem {
-  long long out_offset, columns, weight_column, weight_row, component, first_source, last_source;
+  long long out_offset, columns, weight_column, weight_row, component, first_source, last_source, second;
 };
 struct GpuLinearSource {
-  long long in_offset, channels, weight_offset;
+  long long in_offset, channels, weight_offset, second;
 };
 template <class T>
 struct GpuLinearArrays {
-  const T *x, *weights, *bias;
-  T* y;
+  const T *x, *second_x, *weights, *bias, *slope_at, *type_rows;
+  T *y, *second_y;
   const GpuLinearItem* items;
   const GpuLinearSource* sources;
-  const long long *order, *types;
-  long long rows, x_row, y_row, set, biased;
-  bool add;
+  const long long *order, *types, *neighbor_types, *center, *neighbor;
+  long long rows, x_row, second_x_row, y_row, second_y_row, set, biased, num_types;
+  bool add, add_second, activate;
 };)
 
 constexpr long long gpu_tile_rows = 32, gpu_tile_columns = 64, gpu_tile_threads = 128;
 
-// Of all other kernels; each says in the text what it takes. `add`: to what is in `out`, otherwise it is overwritten.
+// Of all other kernels; each says in the text what it takes. `add`, `add_third`: to what is in `out`, `third`,
+// otherwise it is overwritten.
 EQUIPOT_DECLARE_AND_QUOTE(gpu_row_arrays_text,
 template <class T>
 struct GpuRowArrays {
   const T *a, *b, *c;
-  T *out, *other;
-  const long long *types, *index, *start, *sender;
+  T *out, *other, *third;
+  const long long *types, *neighbor_types, *index, *start, *sender;
   long long rows, width, stride, more;
   double factor, cutoff, begin;
   int power;
-  bool add;
+  bool add, add_third;
 };)
 
 // Scale and shift, and sums of what belongs to edges; in float64.

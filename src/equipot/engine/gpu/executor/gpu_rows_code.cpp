@@ -5,6 +5,11 @@
 namespace equipot {
 namespace {
 
+constexpr const char* silu_text = R"(
+__device__ __forceinline__ T sigmoid(T x) { return T(1) / (T(1) + exp(-x)); }
+__device__ __forceinline__ T silu_slope(T x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+)";
+
 // Products of matrices by tiles in shared memory; a thread has four rows and every 16th column.
 constexpr const char* linear_text = R"(
 extern "C" __global__ void __launch_bounds__(128) linear_rows(const GpuLinearArrays<T> a) {
@@ -18,13 +23,15 @@ extern "C" __global__ void __launch_bounds__(128) linear_rows(const GpuLinearArr
   T sum[4][4] = {};
   for (Index s = item.first_source; s < item.last_source; ++s) {
     const GpuLinearSource source = a.sources[s];
-    const T* const x = a.x + source.in_offset + item.component * source.channels;
+    const Index x_row = source.second ? a.second_x_row : a.x_row;
+    const T* const x = (source.second ? a.second_x : a.x) + source.in_offset + item.component * source.channels;
     const T* const w = weights + source.weight_offset;
     for (Index begin = 0; begin < source.channels; begin += depth) {
       for (int n = threadIdx.x; n < depth * tile_rows; n += 128) {
         const Index k = begin + n % depth, place = first + n / depth;
         const Index from = a.order != nullptr ? load(a.order + place) : place < a.rows ? place : -1;
-        left[n % depth][n / depth] = k < source.channels && from >= 0 ? load(x + from * a.x_row + k) : T(0);
+        const T found = k < source.channels && from >= 0 ? load(x + from * x_row + k) : T(0);
+        left[n % depth][n / depth] = a.activate ? found * sigmoid(found) : found;
       }
       for (int n = threadIdx.x; n < depth * tile_columns; n += 128) {
         const Index k = begin + n / tile_columns;
@@ -51,7 +58,14 @@ extern "C" __global__ void __launch_bounds__(128) linear_rows(const GpuLinearArr
       if (column + 16 * c >= item.columns) continue;
       T value = sum[r][c];
       if (at < a.biased) value += load(a.bias + at);
-      put(a.y + to * a.y_row + at, value, a.add);
+      if (a.type_rows != nullptr)
+        value += load(a.type_rows + load(a.types + load(a.center + to)) * a.y_row + at) +
+                 load(a.type_rows + (a.num_types + load(a.neighbor_types + load(a.neighbor + to))) * a.y_row + at);
+      if (a.slope_at != nullptr) value *= silu_slope(load(a.slope_at + to * a.y_row + at));
+      if (item.second)
+        put(a.second_y + to * a.second_y_row + at, value, a.add_second);
+      else
+        put(a.y + to * a.y_row + at, value, a.add);
     }
   }
 }
@@ -59,8 +73,6 @@ extern "C" __global__ void __launch_bounds__(128) linear_rows(const GpuLinearArr
 
 // A thread for each number of a row; `i` is the row, `k` the column.
 constexpr const char* row_text = R"(
-__device__ __forceinline__ T sigmoid(T x) { return T(1) / (T(1) + exp(-x)); }
-
 #define EQUIPOT_FOR_NUMBERS(name)                                                    \
   extern "C" __global__ void __launch_bounds__(128) name(const GpuRowArrays<T> a) { \
     const Index n = Index(blockIdx.x) * 128 + threadIdx.x, i = n / a.width, k = n % a.width; \
@@ -74,8 +86,8 @@ EQUIPOT_FOR_NUMBERS(count_up)  // index 0, 1, 2, ... in place of numbers
   ((Index*)a.out)[n] = n;
 }
 
-EQUIPOT_FOR_NUMBERS(fill)
-  a.out[n] = T(a.factor);
+EQUIPOT_FOR_NUMBERS(shift_down)  // of indices
+  ((Index*)a.out)[n] = load(a.index + n) - a.more;
 }
 
 EQUIPOT_FOR_NUMBERS(add_rows)
@@ -90,9 +102,8 @@ EQUIPOT_FOR_NUMBERS(silu)
   a.out[n] = load(a.a + n) * sigmoid(load(a.a + n));
 }
 
-EQUIPOT_FOR_NUMBERS(silu_gradient)  // a: what silu was given, b: the gradient by what it gave; b may be `out`
-  const T x = load(a.a + n), s = sigmoid(x);
-  put(a.out + n, a.b[n] * s * (1 + x * (1 - s)), a.add);
+EQUIPOT_FOR_NUMBERS(silu_gradient)  // a: what silu was given, b: the gradient by what it gave
+  put(a.out + n, load(a.b + n) * silu_slope(load(a.a + n)), a.add);
 }
 
 EQUIPOT_FOR_NUMBERS(gather_rows)
@@ -163,28 +174,12 @@ EQUIPOT_FOR_NUMBERS(bessel_gradient)
   a.out[i * a.stride + a.stride - 1] += sum / T(a.cutoff);
 }
 
-EQUIPOT_FOR_NUMBERS(envelope)
-  T u, slope;
-  cutoff_function(a.power, 0, load(a.a + i) / T(a.cutoff), u, slope);
-  a.out[n] = u;
-}
-
-EQUIPOT_FOR_NUMBERS(envelope_gradient)
-  T u, slope;
-  cutoff_function(a.power, 0, load(a.a + i) / T(a.cutoff), u, slope);
-  a.out[i * a.stride + a.stride - 1] += load(a.c + i) * slope / T(a.cutoff);
-}
 )";
 
 // Of strictly local models; see strictly_local.h.
 constexpr const char* local_text = R"(
-EQUIPOT_FOR_NUMBERS(rows_of_types)  // a: a row for the type of the center, and behind those for that of the neighbor
-  a.out[n] = load(a.a + load(a.types + load(a.index + i)) * a.width + k) +
-             load(a.a + (a.more + load(a.types + load(a.sender + i))) * a.width + k);
-}
-
 __device__ __forceinline__ const T* matrix_of_pair(const GpuRowArrays<T>& a, Index edge, Index size) {
-  const Index pair = load(a.types + load(a.index + edge)) * a.power + load(a.types + load(a.sender + edge));
+  const Index pair = load(a.types + load(a.index + edge)) * a.power + load(a.neighbor_types + load(a.sender + edge));
   return a.b + pair * size;
 }
 
@@ -195,16 +190,18 @@ EQUIPOT_FOR_NUMBERS(multiply_by_pair)  // a: (rows, stride), of which the first 
   put(a.out + n, sum, a.add);
 }
 
-EQUIPOT_FOR_NUMBERS(multiply_by_pair_back)  // a: (rows, more), out: (rows, stride), of which the first `width` are added to
+EQUIPOT_FOR_NUMBERS(multiply_by_pair_back)  // a: (rows, more), out: the first `width` of (rows, stride)
   const T* const w = matrix_of_pair(a, i, a.more * a.width) + k * a.more;
   T sum = 0;
   for (Index m = 0; m < a.more; ++m) sum += load(a.a + i * a.more + m) * load(w + m);
-  a.out[i * a.stride + k] += sum;
+  put(a.out + i * a.stride + k, sum, a.add);
 }
 
-EQUIPOT_FOR_NUMBERS(blend)  // factor (c + a b): a (rows, 1)
+EQUIPOT_FOR_NUMBERS(blend)  // factor (c + u b): u the envelope at distances a
+  T u, slope;
+  cutoff_function(a.power, 0, load(a.a + i) / T(a.cutoff), u, slope);
   const T x = a.c == nullptr ? T(0) : T(a.factor) * load(a.c + n);
-  a.out[n] = T(a.factor) * load(a.a + i) * load(a.b + n) + x;
+  a.out[n] = T(a.factor) * u * load(a.b + n) + x;
 }
 
 // A warp for each row.
@@ -214,15 +211,20 @@ EQUIPOT_FOR_NUMBERS(blend)  // factor (c + a b): a (rows, 1)
     const int lane = threadIdx.x % 32;                                               \
     const bool is_row = i < a.rows;
 
-EQUIPOT_FOR_ROWS(blend_gradient)  // c: the gradient by what blend gave; out: by b, other: by a
-  T sum[1] = {0};
+// c: the gradient by what blend gave; out: by b, third: by what c was there; by distances it is added to column `stride - 1` of
+// other (rows, stride).
+EQUIPOT_FOR_ROWS(blend_gradient)
+  T sum[1] = {0}, u = 0, slope = 0;
+  if (is_row) cutoff_function(a.power, 0, load(a.a + i) / T(a.cutoff), u, slope);
   for (Index k = lane; is_row && k < a.width; k += 32) {
     const Index n = i * a.width + k;
     sum[0] += load(a.c + n) * load(a.b + n);
-    a.out[n] += T(a.factor) * load(a.a + i) * load(a.c + n);
+    const T gradient = T(a.factor) * load(a.c + n);
+    put(a.out + n, u * gradient, a.add);
+    if (a.third != nullptr) put(a.third + n, gradient, a.add_third);
   }
   const T total = warp_sums<1>(sum, lane);
-  if (is_row && lane == 0) a.other[i] += T(a.factor) * total;
+  if (is_row && lane == 0) a.other[i * a.stride + a.stride - 1] += T(a.factor) * total * slope / T(a.cutoff);
 }
 
 __device__ __forceinline__ int degree_of(Index j) {
@@ -236,20 +238,31 @@ EQUIPOT_FOR_NUMBERS(weighted_harmonics)  // a: (rows, degrees, more), b: harmoni
   a.out[n] = load(a.a + (i * a.power + degree_of(j)) * a.more + channel) * load(a.b + i * a.stride + j);
 }
 
-// c: the gradient; out: by a, other: (rows, begin), whose first columns take that by the harmonics.
+EQUIPOT_FOR_NUMBERS(environment)  // the same, summed over the edges of each atom
+  const Index j = k / a.more, channel = k % a.more;
+  const int l = degree_of(j);
+  T sum = 0;
+  for (Index e = load(a.start + i); e < load(a.start + i + 1); ++e)
+    sum += load(a.a + (e * a.power + l) * a.more + channel) * load(a.b + e * a.stride + j);
+  a.out[n] = sum;
+}
+
+// c: the gradient, of each edge or, with `index`, of its center; out: by a; first columns of other (rows, begin): what is added
+// to that by the harmonics.
 EQUIPOT_FOR_ROWS(weighted_harmonics_gradient)
+  const T* const gradient = a.c + (a.index != nullptr && is_row ? load(a.index + i) : i) * a.width;
   for (int l = 0; l < a.power; ++l) {
     const Index row = (i * a.power + l) * a.more;
     for (Index k = lane; is_row && k < a.more; k += 32) {
       T by_weight = 0;
       for (Index j = l * l; j < (l + 1) * (l + 1); ++j)
-        by_weight += load(a.c + i * a.width + j * a.more + k) * load(a.b + i * a.stride + j);
-      a.out[row + k] += by_weight;
+        by_weight += load(gradient + j * a.more + k) * load(a.b + i * a.stride + j);
+      put(a.out + row + k, by_weight, a.add);
     }
     for (Index j = l * l; j < (l + 1) * (l + 1); ++j) {
       T sum[1] = {0};
       for (Index k = lane; is_row && k < a.more; k += 32)
-        sum[0] += load(a.c + i * a.width + j * a.more + k) * load(a.a + row + k);
+        sum[0] += load(gradient + j * a.more + k) * load(a.a + row + k);
       const T total = warp_sums<1>(sum, lane);
       if (is_row && lane == 0) a.other[i * Index(a.begin) + j] += total;
     }
@@ -267,7 +280,7 @@ EQUIPOT_FOR_NUMBERS(weighted_sum)  // a: weights, b: tensors of edges, by center
 
 EQUIPOT_FOR_NUMBERS(weighted_sum_by_tensors)  // a: weights, c: the gradient, of atoms; sender: centers
   const Index channel = load(a.index + k / a.more) * a.more + k % a.more;
-  a.out[n] += T(a.factor) * load(a.c + load(a.sender + i) * a.width + k) * load(a.a + i * a.stride + channel);
+  put(a.out + n, T(a.factor) * load(a.c + load(a.sender + i) * a.width + k) * load(a.a + i * a.stride + channel), a.add);
 }
 
 EQUIPOT_FOR_NUMBERS(weighted_sum_by_weights)  // b: tensors, c: the gradient; width that of weights, stride of tensors
@@ -275,7 +288,7 @@ EQUIPOT_FOR_NUMBERS(weighted_sum_by_weights)  // b: tensors, c: the gradient; wi
   T sum = 0;
   for (Index j = 0; j < a.stride / a.more; ++j)
     if (load(a.index + j) == k / a.more) sum += load(gradient + j * a.more + k % a.more) * load(a.b + i * a.stride + j * a.more + k % a.more);
-  a.out[n] += T(a.factor) * sum;
+  put(a.out + n, T(a.factor) * sum, a.add);
 }
 )";
 
@@ -335,7 +348,7 @@ std::string gpu_rows_code(bool single) {
          gpu_row_arrays_text + "\n" + gpu_atom_arrays_text + "\n" + constant("tile_rows", gpu_tile_rows) +
          constant("tile_columns", gpu_tile_columns) + constant("atoms_of_partial", gpu_atoms_of_partial) +
          "__device__ __forceinline__ void put(T* to, T value, bool add) { *to = add ? *to + value : value; }\n" +
-         gpu_warp_sums_text + linear_text +
+         gpu_warp_sums_text + silu_text + linear_text +
          row_text + radial_text + local_text + atom_text;
 }
 

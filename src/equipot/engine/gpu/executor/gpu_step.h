@@ -81,8 +81,10 @@ struct GpuContext {
   GpuModel& model;
   int64_t num_atoms = 0, num_computed = 0, num_edges = 0, dim_sh = 0, num_types = 0;
   const long long *types = nullptr, *center = nullptr, *neighbor = nullptr;  // of atoms, of edges
+  const long long* neighbor_types = nullptr;  // what `neighbor` counts in: the same, or, in a part of the atoms, those of all
   const long long *first_edge = nullptr;  // (num_atoms + 1) of each center
   const long long *order = nullptr, *start = nullptr;  // edges by neighbor
+  GpuMemory::Buffer own_center, own_first_edge;  // of a part
   const long long* counting = nullptr;  // 0, 1, 2, ...: edges by center
   const long long* by_type = nullptr;  // computed atoms by type, each type's padded with -1 to whole tiles
   int64_t padded = 0;  // their number
@@ -111,8 +113,6 @@ struct GpuContext {
 
   // The gradient by an array, of which the first `rows` rows are going to be written, all of them.
   GpuTarget target(int array, int64_t rows);
-  // The same, to be added to by what does not write all of it.
-  GpuArray& zeroed(int array);
   void zero(const GpuArray& array) const;
 
   // A kernel with a thread for each number of `rows` rows of `width`.
@@ -147,14 +147,26 @@ struct GpuReader : Reader {
   std::vector<double> values(const std::string& name) const { return program.values<double>(name); }
 };
 
+// With which column the second array begins, if there is one.
+struct GpuSplit {
+  int64_t x = INT64_MAX, y = INT64_MAX;
+};
+
 // A linear map of rows as they lie, with weights on the device, and its transpose.
 class GpuLinear {
  public:
   GpuLinear(GpuModel& model, const LinearMap& map, const std::vector<double>& weights, int64_t sets = 1,
-            const std::vector<double>& bias = {});
+            const std::vector<double>& bias = {}, GpuSplit split = {});
 
-  // y (rows) = map(x), or added to it. Rows of x and y may be longer than the map's. `by_type`: of the computed atoms.
-  void apply(const GpuContext& c, int64_t rows, const GpuArray& x, const GpuArray& y, bool add, bool by_type) const;
+  // `by_type`: of the computed atoms; the others as in GpuLinearArrays.
+  struct How {
+    bool add = false, by_type = false, activate = false;
+    const void *slope_at = nullptr, *type_rows = nullptr;
+    const GpuArray* second_x = nullptr;
+    const GpuTarget* second_y = nullptr;
+  };
+  // y (rows) = map(x), or added to it. Rows of x and y may be longer than the map's.
+  void apply(const GpuContext& c, int64_t rows, const GpuArray& x, const GpuArray& y, const How& how) const;
 
  private:
   GpuMemory::Buffer items_, sources_, weights_, bias_;
@@ -165,9 +177,9 @@ struct GpuLinearBothWays {
   GpuLinear forth, back;
 
   GpuLinearBothWays(GpuModel& model, const LinearMap& map, const std::vector<double>& weights, int64_t sets = 1,
-                    const std::vector<double>& bias = {})
-      : forth(model, map, weights, sets, bias),
-        back(model, transposed(map), transposed_weights(map, weights.data(), sets), sets) {}
+                    const std::vector<double>& bias = {}, int64_t second_x = INT64_MAX)
+      : forth(model, map, weights, sets, bias, {.x = second_x}),
+        back(model, transposed(map), transposed_weights(map, weights.data(), sets), sets, {}, {.y = second_x}) {}
 };
 
 // Null for a step that only others know.

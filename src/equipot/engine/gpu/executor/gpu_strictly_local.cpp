@@ -1,6 +1,8 @@
 // The steps of strictly_local.h on a GPU, where all edges are at hand at once.
 #include "strictly_local.h"
 
+#include <optional>
+
 #include "gpu_arrays.h"
 #include "gpu_convolution.h"
 
@@ -16,24 +18,10 @@ struct GpuBesselStep : GpuStep {
   void backward(GpuContext& c) const override { basis.backward(c, c.gradient(output)); }
 };
 
+// What it gives is computed by the steps that read it.
 struct GpuEnvelope : GpuStep {
-  GpuRowArrays<void> facts{};
-
-  GpuEnvelope(const GpuReader& reader, const Json& json) {
-    facts.cutoff = json["cutoff"].number, facts.power = int(reader.integer(json, "power", 2, 64));
-  }
-
-  void forward(GpuContext& c) const override {
-    GpuRowArrays<void> arrays = facts;
-    arrays.a = c.length, arrays.out = c.put(output, c.make(c.num_edges, 1)).data();
-    c.run("envelope", arrays, c.num_edges, 1);
-  }
-
-  void backward(GpuContext& c) const override {
-    GpuRowArrays<void> arrays = facts;
-    arrays.a = c.length, arrays.c = c.gradient(output).data(), arrays.out = c.geometry, arrays.stride = c.dim_sh + 1;
-    c.run("envelope_gradient", arrays, c.num_edges, 1);
-  }
+  void forward(GpuContext&) const override {}
+  void backward(GpuContext&) const override {}
 };
 
 struct GpuEdgePerceptron : GpuStep {
@@ -41,77 +29,89 @@ struct GpuEdgePerceptron : GpuStep {
   GpuPerceptron network;
   std::vector<int64_t> widths;  // taken of each input
   bool types, by_pair;
-  std::vector<GpuLinearBothWays> parts;  // of the first layer, for each input
+  std::vector<GpuLinearBothWays> parts;  // of the first layer, for two inputs each
   GpuMemory::Buffer first;  // all of it
 
   GpuEdgePerceptron(const GpuReader& reader, const Json& json)
       : read(reader, json["layers"]), network(reader.model, read), widths(json["widths"].numbers<int64_t>()),
         types(json["types"].number != 0), by_pair(json.has("by_pair")), first(reader.model.keep(read.layers[0].weights)) {
+    if (widths.empty()) throw std::runtime_error("a perceptron of types alone is evaluated on a CPU only: use the device cpu");
     const auto& layer = read.layers[0];
     auto row = layer.weights.begin() + (types ? 2 * reader.num_types * layer.out : 0);
-    for (const int64_t width : widths) {
-      if (by_pair) break;
-      const LinearBlock block{1, width, layer.out, 0, 0};
-      const std::vector<double> weights(row, row + width * layer.out);
-      parts.emplace_back(reader.model, make_linear_map(&block, 1, width, layer.out, width * layer.out), weights);
-      row += width * layer.out;
+    for (size_t n = 0; n < widths.size() && !by_pair; n += 2) {
+      const int64_t one = widths[n], other = n + 1 < widths.size() ? widths[n + 1] : 0, size = (one + other) * layer.out;
+      const LinearBlock blocks[] = {{1, one, layer.out, 0, 0}, {1, other, layer.out, one, 0}};
+      const std::vector<double> weights(row, row + size), no_bias;
+      parts.emplace_back(reader.model, make_linear_map(blocks, other > 0 ? 2 : 1, one + other, layer.out, size), weights, 1, no_bias,
+                         one);
+      row += size;
     }
   }
 
   GpuRowArrays<void> arrays_of(const GpuContext& c) const {
     GpuRowArrays<void> arrays{};
-    arrays.types = c.types, arrays.index = c.center, arrays.sender = c.neighbor;
+    arrays.types = c.types, arrays.neighbor_types = c.neighbor_types;
+    arrays.index = c.center, arrays.sender = c.neighbor;
     return arrays;
   }
 
   void forward(GpuContext& c) const override {
     GpuArray hidden = c.make(c.num_edges, read.layers[0].out);
-    GpuRowArrays<void> arrays = arrays_of(c);
-    arrays.out = hidden.data();
-    if (types) {
-      arrays.a = first.get(), arrays.more = c.num_types;
-      c.run("rows_of_types", arrays, hidden.rows, hidden.width);
-    }
     if (by_pair) {
       const GpuArray& x = c.value(inputs[0]);
-      arrays.a = x.data(), arrays.b = first.get(), arrays.stride = x.width, arrays.more = widths[0];
+      GpuRowArrays<void> arrays = arrays_of(c);
+      arrays.out = hidden.data(), arrays.a = x.data(), arrays.b = first.get(), arrays.stride = x.width, arrays.more = widths[0];
       arrays.power = int(c.num_types);
       c.run("multiply_by_pair", arrays, hidden.rows, hidden.width);
     }
     for (size_t n = 0; n < parts.size(); ++n)
-      parts[n].forth.apply(c, c.num_edges, c.value(inputs[n]), hidden, types || n > 0, false);
+      parts[n].forth.apply(c, c.num_edges, c.value(inputs[2 * n]), hidden,
+                           {.add = n > 0, .type_rows = types && n == 0 ? first.get() : nullptr,
+                            .second_x = 2 * n + 1 < inputs.size() ? &c.value(inputs[2 * n + 1]) : nullptr});
     std::vector<GpuArray>& kept = c.kept[size_t(number)];
     kept.push_back(std::move(hidden));
     c.put(output, network.forward_from_first(c, kept));
   }
 
   void backward(GpuContext& c) const override {
-    const GpuArray by_first = network.backward_to_first(c, c.kept[size_t(number)], c.gradient(output));
+    const GpuArray by_first = network.backward_to_first(c, c.kept[size_t(number)], std::move(c.gradient(output)));
     if (by_pair) {
-      const GpuArray& to = c.zeroed(inputs[0]);
+      const auto [to, add] = target(c, 0);
       GpuRowArrays<void> arrays = arrays_of(c);
-      arrays.a = by_first.data(), arrays.b = first.get(), arrays.out = to.data(), arrays.stride = to.width;
+      arrays.a = by_first.data(), arrays.b = first.get(), arrays.out = to.data(), arrays.stride = to.width, arrays.add = add;
       arrays.more = by_first.width, arrays.power = int(c.num_types);
       c.run("multiply_by_pair_back", arrays, c.num_edges, widths[0]);
     }
     for (size_t n = 0; n < parts.size(); ++n) {
-      const bool whole = c.values_width[size_t(inputs[n])] == widths[n];
-      const auto [to, add] = c.target(inputs[n], whole ? c.num_edges : 0);
-      parts[n].back.apply(c, c.num_edges, by_first, to, add, false);
+      const auto [to, add] = target(c, 2 * n);
+      std::optional<GpuTarget> second;
+      if (2 * n + 1 < inputs.size()) second.emplace(target(c, 2 * n + 1));
+      parts[n].back.apply(c, c.num_edges, by_first, to, {.add = add, .second_y = second ? &*second : nullptr});
     }
+  }
+
+  GpuTarget target(GpuContext& c, size_t n) const {
+    const bool whole = c.values_width[size_t(inputs[n])] == widths[n];
+    return c.target(inputs[n], whole ? c.num_edges : 0);
   }
 };
 
 struct GpuBlend : GpuStep {
-  double factor;
+  GpuRowArrays<void> facts{};
 
-  explicit GpuBlend(const Json& json) : factor(json["factor"].number) {}
+  GpuBlend(const GpuReader& reader, const Json& json) {
+    facts.factor = json["factor"].number;
+    for (const Json& step : reader.program.json["steps"].items)
+      if (step["out"].text == json["inputs"].items[0].text && step["do"].text == "envelope")
+        facts.cutoff = step["cutoff"].number, facts.power = int(step["power"].number);
+    if (facts.power == 0) throw std::runtime_error("its step 'blend' has no envelope, which runs on a CPU only: use the device cpu");
+  }
 
-  std::vector<int> read_back() const override { return {inputs[0], inputs[1]}; }
+  std::vector<int> read_back() const override { return {inputs[1]}; }
 
   GpuRowArrays<void> arrays_of(GpuContext& c) const {
-    GpuRowArrays<void> arrays{};
-    arrays.a = c.value(inputs[0]).data(), arrays.b = c.value(inputs[1]).data(), arrays.factor = factor;
+    GpuRowArrays<void> arrays = facts;
+    arrays.a = c.length, arrays.b = c.value(inputs[1]).data();
     return arrays;
   }
 
@@ -126,21 +126,44 @@ struct GpuBlend : GpuStep {
   void backward(GpuContext& c) const override {
     const GpuArray& from = c.gradient(output);
     GpuRowArrays<void> arrays = arrays_of(c);
-    arrays.c = from.data(), arrays.out = c.zeroed(inputs[1]).data(), arrays.other = c.zeroed(inputs[0]).data();
+    const auto [by_z, add_by_z] = c.target(inputs[1], from.rows);
+    arrays.c = from.data(), arrays.out = by_z.data(), arrays.add = add_by_z;
+    arrays.other = c.geometry, arrays.stride = c.dim_sh + 1;
+    if (inputs.size() == 3) {
+      const auto [by_x, add_by_x] = c.target(inputs[2], from.rows);
+      arrays.third = by_x.data(), arrays.add_third = add_by_x;
+    }
     c.run_warps("blend_gradient", arrays, from.rows, from.width);
-    if (inputs.size() < 3) return;
-    const auto [to, add] = c.target(inputs[2], from.rows);
-    GpuRowArrays<void> by_x{};
-    by_x.a = from.data(), by_x.out = to.data(), by_x.factor = factor, by_x.add = add;
-    c.run("add_rows", by_x, from.rows, from.width);
   }
 };
 
+// V[e, j, :] = w[e, l(j), :] Y_j, or, of atoms, the sum of that over their edges.
 struct GpuWeightedHarmonics : GpuStep {
   int64_t channels, degrees;
+  bool of_atoms;
 
-  GpuWeightedHarmonics(const GpuReader& reader, const Json& json)
-      : channels(reader.integer(json, "channels", 1)), degrees(reader.integer(json, "degrees", 1, 16)) {}
+  GpuWeightedHarmonics(const GpuReader& reader, const Json& json, bool sum)
+      : channels(reader.integer(json, "channels", 1)),
+        degrees(sum ? read_environment(reader, json, channels) : reader.integer(json, "degrees", 1, 16)), of_atoms(sum) {}
+
+  // An environment is told by its paths, which are one for each degree: ones times a harmonic.
+  static int64_t read_environment(const GpuReader& reader, const Json& json, int64_t channels) {
+    const auto rows = json["paths"].numbers<int64_t>();
+    const auto coefficients = reader.values(json["coefficients"].text);
+    const auto* paths = reinterpret_cast<const PathRow*>(rows.data());
+    const auto count = int64_t(rows.size() / 9);
+    bool fits = reader.integer(json, "dim_out", 1) == count * count * channels &&
+                reader.integer(json, "num_weights", 1) == count * channels;
+    for (int64_t l = 0; l < count && fits; ++l) {
+      const PathRow& path = paths[l];
+      fits = path.l_in == 0 && path.l_sh == l && path.l_out == l && path.channels == channels && path.in_offset == 0 &&
+             path.weight_offset == l * channels && path.out_offset == l * l * channels && path.out_stride == channels;
+      for (int64_t n = 0; n < (2 * l + 1) * (2 * l + 1) && fits; ++n)
+        fits = std::abs(coefficients[size_t(path.coefficient_offset + n)] - (n % (2 * l + 2) == 0)) < 1e-6;
+    }
+    if (!fits) throw std::runtime_error("its step 'environment' has paths that are added on a CPU only: use the device cpu");
+    return count;
+  }
 
   std::vector<int> read_back() const override { return inputs; }
 
@@ -152,60 +175,20 @@ struct GpuWeightedHarmonics : GpuStep {
   }
 
   void forward(GpuContext& c) const override {
-    const int64_t width = degrees * degrees * channels;
+    const int64_t rows = of_atoms ? c.num_computed : c.num_edges, width = degrees * degrees * channels;
     GpuRowArrays<void> arrays = arrays_of(c);
-    arrays.out = c.put(output, c.make(c.num_edges, width)).data();
-    c.run("weighted_harmonics", arrays, c.num_edges, width);
+    arrays.start = c.first_edge, arrays.out = c.put(output, c.make(rows, width)).data();
+    c.run(of_atoms ? "environment" : "weighted_harmonics", arrays, rows, width);
   }
 
   void backward(GpuContext& c) const override {
     const GpuArray& from = c.gradient(output);
+    const auto [to, add] = c.target(inputs[0], c.num_edges);
     GpuRowArrays<void> arrays = arrays_of(c);
-    arrays.c = from.data(), arrays.out = c.zeroed(inputs[0]).data(), arrays.other = c.geometry;
+    if (of_atoms) arrays.index = c.center;
+    arrays.c = from.data(), arrays.out = to.data(), arrays.add = add, arrays.other = c.geometry;
     arrays.begin = double(c.dim_sh + 1);
-    c.run_warps("weighted_harmonics_gradient", arrays, from.rows, from.width);
-  }
-};
-
-// Every center receives of itself, which sends ones.
-struct GpuEnvironment : GpuStep {
-  GpuConvolution convolution;
-
-  GpuEnvironment(const GpuReader& reader, const Json& json) : convolution(reader.model, read_plan(reader, json), false) {}
-
-  static Plan<double> read_plan(const GpuReader& reader, const Json& json) {
-    const auto rows = json["paths"].numbers<int64_t>();
-    const auto coefficients = reader.values(json["coefficients"].text);
-    return make_plan<double>(reinterpret_cast<const PathRow*>(rows.data()), int64_t(rows.size() / 9), coefficients.data(),
-                             int64_t(coefficients.size()), 1e-6, reader.integer(json, "channels", 1), reader.dim_sh,
-                             reader.integer(json, "dim_out", 1), reader.integer(json, "num_weights", 1));
-  }
-
-  std::vector<int> read_back() const override { return inputs; }
-
-  GpuArray ones(const GpuContext& c) const {
-    GpuArray made = c.make(c.num_computed, convolution.dim_in());
-    GpuRowArrays<void> arrays{};
-    arrays.out = made.data(), arrays.factor = 1;
-    c.run("fill", arrays, made.rows, made.width);
-    return made;
-  }
-
-  void forward(GpuContext& c) const override {
-    const GpuArray x = ones(c);
-    c.put(output, convolution.send(c, {.x = x.data(), .w = c.value(inputs[0]).data(), .local = true}));
-  }
-
-  void backward(GpuContext& c) const override {
-    const GpuArray x = ones(c), by_x = c.make(x.rows, x.width);
-    const auto [by_w, add] = c.target(inputs[0], c.num_edges);
-    const GpuArray own = c.make(by_w.rows, by_w.width);
-    const GpuConvolution::Given given{.x = x.data(), .w = c.value(inputs[0]).data(), .local = true};
-    convolution.receive(c, given, c.gradient(output), by_x, add ? own.data() : by_w.data());
-    if (!add) return;
-    GpuRowArrays<void> arrays{};
-    arrays.a = own.data(), arrays.out = by_w.data(), arrays.factor = 1, arrays.add = true;
-    c.run("add_rows", arrays, own.rows, own.width);
+    c.run_warps("weighted_harmonics_gradient", arrays, c.num_edges, from.width);
   }
 };
 
@@ -230,50 +213,34 @@ struct GpuEdgeProduct : GpuStep {
 
   std::vector<int> read_back() const override { return {inputs[0]}; }
 
-  // out = matrices of the centers times the rows.
+  // out (+)= matrices of the centers, or one for all, times the rows.
   static void product(const GpuContext& c, const GpuCompiled& kernel, const void* matrices, const long long* center,
-                      const GpuArray& left, const GpuArray& out) {
+                      const GpuArray& left, const GpuTarget& out) {
     GpuProductArrays<void> arrays{};
-    arrays.matrices = matrices, arrays.left = left.data(), arrays.center = center, arrays.out = out.data();
-    arrays.num_edges = left.rows;
+    arrays.matrices = matrices, arrays.left = left.data(), arrays.center = center;
+    arrays.out = out.array.data(), arrays.add = out.add, arrays.num_edges = left.rows;
     c.launch(kernel, (left.rows + gpu_edges_per_block - 1) / gpu_edges_per_block, arrays);
-  }
-
-  // One matrix for all atoms.
-  static GpuMemory::Buffer zeros(const GpuContext& c) {
-    const size_t bytes = size_t(c.num_computed) * sizeof(long long);
-    GpuMemory::Buffer found = c.model.memory().take(bytes);
-    if (bytes > 0) c.model.device().zero(found.get(), bytes);
-    return found;
   }
 
   void forward(GpuContext& c) const override {
     GpuArray matrices = c.make(c.num_computed, rows * columns * channels);
-    const GpuMemory::Buffer first = zeros(c);
-    product(c, couple, coupling.get(), static_cast<const long long*>(first.get()), c.value(inputs[1]), matrices);
+    product(c, couple, coupling.get(), nullptr, c.value(inputs[1]), {matrices, false});
     GpuArray to = c.make(c.num_edges, rows * channels);
-    product(c, multiply, matrices.data(), c.center, c.value(inputs[0]), to);
+    product(c, multiply, matrices.data(), c.center, c.value(inputs[0]), {to, false});
     c.put(output, std::move(to));
     c.kept[size_t(number)].push_back(std::move(matrices));
   }
 
   void backward(GpuContext& c) const override {
     const GpuArray &tensors = c.value(inputs[0]), &from = c.gradient(output);
-    const GpuArray own = c.make(c.num_edges, columns * channels);
-    product(c, multiply_back, c.kept[size_t(number)][0].data(), c.center, from, own);
+    product(c, multiply_back, c.kept[size_t(number)][0].data(), c.center, from, c.target(inputs[0], c.num_edges));
     GpuArray by_matrices = c.make(c.num_computed, rows * columns * channels);
     GpuProductArrays<void> arrays{};
     arrays.left = from.data(), arrays.right = tensors.data(), arrays.out = by_matrices.data();
     arrays.order = c.counting, arrays.start = c.first_edge;
     arrays.num_edges = c.num_edges, arrays.num_atoms = c.num_computed, arrays.parts = 1;
     c.launch(outer, c.num_computed, arrays);
-    const auto [by_tensors, add] = c.target(inputs[0], c.num_edges);
-    GpuRowArrays<void> sum{};
-    sum.a = own.data(), sum.out = by_tensors.data(), sum.factor = 1, sum.add = add;
-    c.run("add_rows", sum, own.rows, own.width);
-    const GpuMemory::Buffer first = zeros(c);
-    const GpuArray& by_environment = c.target(inputs[1], c.num_computed).array;  // which has no other use
-    product(c, couple_back, coupling.get(), static_cast<const long long*>(first.get()), by_matrices, by_environment);
+    product(c, couple_back, coupling.get(), nullptr, by_matrices, c.target(inputs[1], c.num_computed));
   }
 };
 
@@ -309,9 +276,11 @@ struct GpuWeightedSum : GpuStep {
   void backward(GpuContext& c) const override {
     GpuRowArrays<void> arrays = arrays_of(c);
     arrays.c = c.gradient(output).data();
-    arrays.out = c.zeroed(inputs[1]).data();
+    const auto [by_tensors, add_by_tensors] = c.target(inputs[1], c.num_edges);
+    arrays.out = by_tensors.data(), arrays.add = add_by_tensors;
     c.run("weighted_sum_by_tensors", arrays, c.num_edges, dim);
-    arrays.out = c.zeroed(inputs[0]).data(), arrays.stride = dim;
+    const auto [by_weights, add_by_weights] = c.target(inputs[0], c.num_edges);
+    arrays.out = by_weights.data(), arrays.add = add_by_weights, arrays.stride = dim;
     c.run("weighted_sum_by_weights", arrays, c.num_edges, dim_weights);
   }
 };
@@ -343,11 +312,11 @@ struct GpuSumOverEdges : GpuStep {
 std::unique_ptr<GpuStep> make_strictly_local(const GpuReader& reader, const Json& json) {
   const std::string& kind = json["do"].text;
   if (kind == "bessel") return std::make_unique<GpuBesselStep>(reader, json);
-  if (kind == "envelope") return std::make_unique<GpuEnvelope>(reader, json);
+  if (kind == "envelope") return std::make_unique<GpuEnvelope>();
   if (kind == "edge_perceptron") return std::make_unique<GpuEdgePerceptron>(reader, json);
-  if (kind == "blend") return std::make_unique<GpuBlend>(json);
-  if (kind == "weighted_harmonics") return std::make_unique<GpuWeightedHarmonics>(reader, json);
-  if (kind == "environment") return std::make_unique<GpuEnvironment>(reader, json);
+  if (kind == "blend") return std::make_unique<GpuBlend>(reader, json);
+  if (kind == "weighted_harmonics") return std::make_unique<GpuWeightedHarmonics>(reader, json, false);
+  if (kind == "environment") return std::make_unique<GpuWeightedHarmonics>(reader, json, true);
   if (kind == "edge_product") return std::make_unique<GpuEdgeProduct>(reader, json);
   if (kind == "weighted_sum") return std::make_unique<GpuWeightedSum>(reader, json);
   if (kind == "sum_over_edges") return std::make_unique<GpuSumOverEdges>(json);
