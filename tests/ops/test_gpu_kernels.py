@@ -426,7 +426,9 @@ def test_evaluation_does_not_wait_for_the_gpu(emulator, config):
     names = {event.name.removeprefix("aten::").rstrip("_") for event in events}
     assert not names & WAITING
     # Nothing is ordered any more: neither edges nor species, whose numbers would have to be waited for.
-    assert not names & {"sort", "searchsorted"} or config is ALLEGRO
+    # Allegro's layers share their edges' centers, which are a new tensor in each evaluation.
+    sorts = sum(event.name == "aten::sort" for event in events)
+    assert sorts == (1 if config is ALLEGRO else 0)
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,15 @@ class AllegroLayer(nn.Module):
         sh: Tensor,
         envelope: Tensor,
         edge_index: Tensor,
+        center: Tensor,
         num_atoms: int,
     ) -> tuple[Tensor, Tensor]:
-        """scalars (E, S), tensors (E, I, C), envelope (E, 1) → scalars (E, S), tensors (E, K, C)."""
+        """scalars (E, S), tensors (E, I, C), envelope (E, 1) → scalars (E, S), tensors (E, K, C).
+
+        ``center`` is edge_index[0], one tensor for all layers: on a GPU edges are ordered once for each.
+        """
         environment = self.environment(scalars, sh, edge_index, num_atoms)
-        tensors = self.product(tensors, environment, edge_index[0])
+        tensors = self.product(tensors, environment, center)
         # The even scalars are the first row.
         latent = self.latent(torch.cat([scalars, tensors[:, 0]], dim=1))
         return (scalars + envelope * latent) * 0.5**0.5, tensors
@@ -235,7 +239,7 @@ class Allegro(Network):
         for index, layer in enumerate(self.layers):
             if previous is not None and index == len(self.layers) - 1:
                 rows.append(previous(scalars, tensors))
-            scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, num_atoms)
+            scalars, tensors = layer(scalars, tensors, sh, envelope, edge_index, center, num_atoms)
         if further is not None:
             rows.insert(0, further(scalars, tensors))
         if readout is not None:
