@@ -232,6 +232,20 @@ def test_too_few_epochs_for_late_energies_are_said(molecules, tmp_path, clock):
     )
 
 
+@pytest.mark.parametrize(("moved", "late"), [(28, True), (12, False)])
+def test_energies_count_throughout_where_forces_vanish(moved, late, tmp_path, clock):
+    """In most frames: of 40 strained crystals, whose symmetry leaves none, some have displaced atoms."""
+    frames = []
+    for seed in range(40):
+        crystal = bulk("Cu", a=3.4 + 0.01 * seed, cubic=True)
+        frames.append(labelled(crystal, seed, stress=True, rattle=0.1 if seed < moved else 0.0))
+    ase.io.write(tmp_path / "strained.xyz", frames)
+    prepared = prepare(make(tmp_path / "strained.xyz", tmp_path))
+    energy = prepared.config.training.loss.energy
+    assert (energy.end == 100.0) if late else (energy == 30.0)
+    assert late or any("forces vanish in " in line for line in prepared.choices)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

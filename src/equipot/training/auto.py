@@ -17,6 +17,7 @@ from scipy.optimize import nnls
 from equipot.config import Config, load_config
 from equipot.config.section import Section
 from equipot.data.batching import StepSampler
+from equipot.data.columns import Columns
 from equipot.data.load import Datasets, count_labels
 from equipot.data.text import counted, duration
 from equipot.errors import ConfigError, TrainingError
@@ -37,6 +38,8 @@ _LONGEST = 7.0  # Å
 _WARMUP_STEPS = 100
 _MOST_STEPS = 400_000
 _ENERGIES_LATE = (0.7, 0.9)  # of the epochs: their weight rises between
+_ENERGIES_THROUGHOUT = 30.0  # their weight where most frames have no forces to teach by
+_VANISHING = 0.01  # of the RMS of all forces
 _STRESS_DOUBTED = 0.2  # of how much the labels vary: with less they teach more than they mislead
 _SPARE = 0.95  # of the time is planned for; the rest is for checkpoints and the evaluation
 _VALIDATION = 0.35  # of a training step's time, for the same frames
@@ -345,6 +348,10 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
             reason = "forces teach most; energies come in at the end"
             if begin == end:
                 late, reason = 1.0, "forces teach most; so few epochs leave energies no end to come in at"
+            silent = _share_with_vanishing_forces(datasets.train.columns)
+            if silent > 0.5:
+                late = _ENERGIES_THROUGHOUT
+                reason = f"forces vanish in {silent:.0%} of the frames: energies teach those"
             yield Choice({"training.loss.energy": late}, reason)
         doubts = [f for f in datasets.findings if f.labels == ("stress",) and f.severity != "note"]
         if labels["stress"] and any(doubt.share > _STRESS_DOUBTED for doubt in doubts):
@@ -353,6 +360,13 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
             yield Choice({"training.loss.stress": 0.0}, reason)
         elif labels["stress"]:
             yield Choice({"training.loss.stress": 100.0}, "it has labels; (eV/Å³)² are small numbers")
+
+
+def _share_with_vanishing_forces(columns: Columns) -> float:
+    """Of the frames that have forces: crystals at rest, or whose symmetry leaves none."""
+    components = 3 * columns.free_atoms[columns.known("forces")]
+    squares = columns.force_squares[columns.known("forces")]
+    return float(np.mean(squares <= components * (_VANISHING * columns.force_rms) ** 2))
 
 
 def _is_open(config: Config, key: str) -> bool:
