@@ -109,7 +109,8 @@ def read_pool(arguments: argparse.Namespace) -> list[Atoms]:
     """Shuffle TRAIN, write the held-out and the validation frames, choose the recipe; the other frames.
 
     Raises:
-        DataError: too few frames, a test file that is missing; or the folder holds another split.
+        DataError: too few frames; a test file that is missing, or has other elements; or the folder holds
+            another split.
     """
     for file in arguments.test:
         if not file.is_file():
@@ -117,6 +118,14 @@ def read_pool(arguments: argparse.Namespace) -> list[Atoms]:
     if len({file.stem for file in arguments.test}) < len(arguments.test):
         raise DataError("--test: two files have the same name; rename one, the results are listed by name.")
     frames = ase.io.read(arguments.train, ":")
+    known = {element for atoms in frames for element in atoms.symbols}
+    for file in arguments.test:
+        unknown = {element for atoms in ase.io.iread(file, ":") for element in atoms.symbols} - known
+        if unknown:
+            raise DataError(
+                f"--test: {file} has {', '.join(sorted(unknown))}, which {arguments.train} does not have: no "
+                "model knows an element that it was not trained on. Leave these frames out."
+            )
     share = min(50, max(1, len(frames) // 10))
     for name in ("held_out", "validation"):
         if getattr(arguments, name) is None:

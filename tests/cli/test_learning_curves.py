@@ -135,6 +135,16 @@ def test_bad_data_are_refused(done, script, option, message):
         script.main(script.parse([*done[1], *option]))
 
 
+def test_tests_with_other_elements_are_refused_before_the_first_training(done, script, workspace, tmp_path):
+    other = ase.io.read(workspace.test, 0)
+    other.symbols[0] = "U"
+    ase.io.write(tmp_path / "other.xyz", other)
+    command = [str(workspace.data), "--test", str(tmp_path / "other.xyz"), "--output", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=r"other\.xyz has U, which .* does not have"):
+        script.main(script.parse([*command, "--steps", "8", *TINY]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_seeds_draw_other_frames_and_their_spread_is_shown(script, workspace, tmp_path):
     options = ["--sizes", "3", "--models", "nequip", "--l-max", "0", "--seeds", "3", "--validation", "3"]
     arguments = script.parse([str(workspace.data), *options, "--output", str(tmp_path), *TINY])
