@@ -4,18 +4,15 @@ How the rules were found: docs/accuracy.md. What a configuration gives stays as 
 with its reason, and config.yaml in the run directory has all of them, written out.
 """
 
-import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 from scipy.optimize import nnls
 
 from equipot.config import Config, load_config
-from equipot.config.section import Section
 from equipot.data.batching import StepSampler
 from equipot.data.columns import Columns
 from equipot.data.load import Datasets, count_labels
@@ -25,6 +22,7 @@ from equipot.models.build import build_potential
 from equipot.run_directory import RunDirectory
 from equipot.training.batches import budget_of
 from equipot.training.fine_tune import facts_of_new
+from equipot.training.open_settings import Choice, is_key_open, merged, section_of, settle, with_values
 from equipot.training.trial import Trial
 
 MINUTES = 60.0  # unless training.max_minutes says otherwise
@@ -56,16 +54,6 @@ class Size(NamedTuple):
 
     settings: dict[str, int]
     worth_from: int
-
-
-class Choice(NamedTuple):
-    """Values for keys of the configuration, and the reason."""
-
-    values: dict[str, Any]
-    reason: str
-
-    def __str__(self) -> str:
-        return f"Auto: {_in_words(self.values)}: {self.reason}"
 
 
 _SIZES = {
@@ -112,9 +100,9 @@ def as_before(config: Config, directory: RunDirectory) -> Config:
         section = getattr(config, name)
         if section is not None and section.auto:
             given = section.model_dump(exclude_unset=True)
-            values = _merged(getattr(before, name).model_dump(), given | {"auto": False})
+            values = merged(getattr(before, name).model_dump(), given | {"auto": False})
             where = f"was chosen for {directory.root}, see its {directory.config.name},"
-            changes[name] = _section(type(section), values, where)
+            changes[name] = section_of(type(section), values, where)
     return config.model_copy(update=changes)
 
 
@@ -128,7 +116,7 @@ def choose_for_labels(config: Config, datasets: Datasets) -> tuple[Config, list[
     Returns:
         It, and what is said of it.
     """
-    return _settle(config, [_cutoff(config, datasets), *_without_labels(config, datasets)])
+    return settle(config, [_cutoff(config, datasets), *_without_labels(config, datasets)])
 
 
 def _cutoff(config: Config, datasets: Datasets) -> Choice:
@@ -173,20 +161,9 @@ def choose(config: Config, datasets: Datasets, device: str) -> tuple[Config, lis
     """
     lines: list[str] = []
     for rule in (_implied, _steps, _size_and_epochs, _stages):
-        config, said = _settle(config, rule(config, datasets, device))
+        config, said = settle(config, rule(config, datasets, device))
         lines += said
-    return _with(config, {"model.auto": False, "training.auto": False}), lines
-
-
-def _settle(config: Config, choices: Iterable[Choice]) -> tuple[Config, list[str]]:
-    """``config`` with ``choices`` where it is open, and those in words."""
-    lines = []
-    for values, reason in choices:
-        values = {key: value for key, value in values.items() if _is_open(config, key)}
-        if values:
-            config = _with(config, values)
-            lines.append(str(Choice(values, reason)))
-    return config, lines
+    return with_values(config, {"model.auto": False, "training.auto": False}), lines
 
 
 def _implied(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
@@ -227,7 +204,7 @@ def _steps(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
 
 def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]:
     """The largest model that makes as many steps as it needs, and how often it sees each frame."""
-    chosen, missed, given = None, "", not _is_open(config, "training.epochs")
+    chosen, missed, given = None, "", not is_key_open(config, "training.epochs")
     available = 60 * _minutes(config) if config.training.max_minutes or not given else math.inf
     for worth_from, settings, tried in _distinct_sizes(config):
         steps, seconds = _epoch(tried, datasets, device)
@@ -263,7 +240,9 @@ def _distinct_sizes(config: Config) -> Iterator[tuple[int, dict[str, int], Confi
     before = None
     for size in _SIZES[config.model.type] if config.model.auto else [Size({}, 0)]:
         settings = {f"model.{key}": value for key, value in size.settings.items()}
-        tried = _with(config, {key: value for key, value in settings.items() if _is_open(config, key)})
+        tried = with_values(
+            config, {key: value for key, value in settings.items() if is_key_open(config, key)}
+        )
         if tried.model != before:
             yield size.worth_from, settings, tried
         before = tried.model
@@ -278,13 +257,13 @@ def _refuse_too_little_time(config: Config, epochs: int, seconds: float, availab
     """Raise TrainingError if ``epochs`` of the smallest model do not fit."""
     which = "with the smallest model, " if config.model.auto else ""
     limit = f"training.max_minutes is {_minutes(config):g}"
-    if not _is_open(config, "training.epochs") and epochs * seconds > available:
+    if not is_key_open(config, "training.epochs") and epochs * seconds > available:
         raise TrainingError(
             f"{counted(epochs, 'epoch')} take about {duration(epochs * seconds)}, {which}and {limit}: "
             f"{counted(int(available / seconds), 'epoch')} would fit. Leave out training.epochs, and `auto` "
             "plans as many as fit, or training.max_minutes."
         )
-    if epochs < 2 and _is_open(config, "training.epochs"):
+    if epochs < 2 and is_key_open(config, "training.epochs"):
         raise TrainingError(
             f"An epoch takes {duration(seconds)}, {which}and {limit}: `auto` needs two at least. Give it "
             "more time, fewer frames (data.train_frames), or training.epochs."
@@ -367,60 +346,3 @@ def _share_with_vanishing_forces(columns: Columns) -> float:
     components = 3 * columns.free_atoms[columns.known("forces")]
     squares = columns.force_squares[columns.known("forces")]
     return float(np.mean(squares <= components * (_VANISHING * columns.force_rms) ** 2))
-
-
-def _is_open(config: Config, key: str) -> bool:
-    """Whether the section of ``key`` is `auto` and does not give a value for it."""
-    name, *place = key.split(".")
-    section = getattr(config, name)
-    is_open = section.auto
-    for part in place:
-        if part not in section.model_fields_set:
-            return is_open
-        section = getattr(section, part)
-    return False
-
-
-def _with(config: Config, values: Mapping[str, Any]) -> Config:
-    """``config`` with ``values`` by their keys."""
-    raw = {name: getattr(config, name).model_dump(exclude_unset=True) for name in ("model", "training")}
-    for key, value in values.items():
-        *place, last = key.split(".")
-        section = raw
-        for part in place:
-            section = section.setdefault(part, {})
-        section[last] = value
-    chosen = f"`auto` chose, {_in_words(values)},"
-    return config.model_copy(
-        update={name: _section(type(getattr(config, name)), raw[name], chosen) for name in raw}
-    )
-
-
-def _section(kind: type[Section], values: Mapping[str, Any], chosen: str) -> Section:
-    """A section of the configuration. Raises ConfigError if given and ``chosen`` values do not agree."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        reason = " ".join(part for part in (place, first["msg"].removeprefix("Value error, ")) if part)
-        raise ConfigError(f"What {chosen} does not go with what is given: {reason}") from None
-
-
-def _in_words(values: Mapping[str, Any]) -> str:
-    """As in YAML, on one line."""
-    texts = {
-        key: json.dumps(value).replace('"', "") if isinstance(value, dict) else str(value).lower()
-        for key, value in values.items()
-    }
-    return ", ".join(f"{key} {text}" for key, text in texts.items())
-
-
-def _merged(before: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """``before`` with all that is ``given``, in inner sections, too."""
-    return before | {
-        key: _merged(before[key], value)
-        if isinstance(value, Mapping) and isinstance(before.get(key), Mapping) and key in ("loss", "schedule")
-        else value
-        for key, value in given.items()
-    }
