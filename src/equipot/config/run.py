@@ -49,7 +49,8 @@ class RunConfig(Section):
     matmul_precision: Literal["highest", "high"] = Field(
         "highest",
         description="Of the products of float32 matrices in training: `highest`: float32; `high`: TF32 where "
-        "a GPU has it, which is faster and loses three digits. Not measured for equipot yet.",
+        "a GPU has it, whose factors have three digits less: what that does to errors is on the page on "
+        "[performance](performance.md).",
     )
     workers: int = Field(
         0,
