@@ -251,18 +251,27 @@ class NequIP(Network):
         self.layers = nn.ModuleList(blocks)
         self.widest_exchange = max((block.irreps_in.dim for block in blocks[1:]), default=0)
         self.num_scalars: int = irreps[0].mul
+        self._read_out(num_outputs, readout_hidden, further_outputs, previous_outputs)
+
+    def _read_out(
+        self,
+        num_outputs: int,
+        readout_hidden: Sequence[int],
+        further_outputs: o3.Irreps,
+        previous_outputs: o3.Irreps,
+    ) -> None:
+        """Make what turns features of the last layer, and of the one before it, into outputs."""
+        irreps = self.layers[-1].irreps_out
         self.readout: nn.Module | None = None
-        if num_outputs == 0:
-            pass
-        elif readout_hidden:
+        if readout_hidden and num_outputs:
             self.readout = MLP([self.num_scalars, *readout_hidden, num_outputs])
-        else:
+        elif num_outputs:
             self.readout = EquivariantLinear(irreps[:1], o3.Irreps([(num_outputs, (0, 1))]))
         require_irreps(further_outputs, irreps)
         self.further = EquivariantLinear(irreps, further_outputs) if len(further_outputs) else None
         self.previous: nn.Module | None = None
         if len(previous_outputs):
-            irreps = blocks[-2].irreps_out if layers > 1 else NO_OUTPUTS
+            irreps = self.layers[-2].irreps_out if len(self.layers) > 1 else NO_OUTPUTS
             require_irreps(previous_outputs, irreps)
             self.previous = EquivariantLinear(irreps, previous_outputs)
         self.irreps_out = o3.Irreps([(num_outputs, (0, 1)), *further_outputs, *previous_outputs])
