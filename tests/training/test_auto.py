@@ -217,6 +217,19 @@ def test_each_size_is_timed_once(molecules, tmp_path, monkeypatch):
     assert any("400,000 steps at most, which take 16.0 s" in line for line in prepared.choices)
 
 
+def test_more_epochs_than_are_timed_where_the_schedule_ends_with_the_time(molecules, tmp_path, clock):
+    """Steps may be faster than what was timed; without such a schedule the last epochs must be done."""
+    found = {}
+    for in_time in (True, False):
+        training = {"auto": True, "schedule": {"in_time": in_time}, "max_minutes": 1}
+        prepared = prepare(make(molecules, tmp_path, training=training))
+        found[in_time] = prepared.config.training.epochs
+        line = next(line for line in prepared.choices if "training.epochs" in line)
+        assert ("there is time for 29, and for more" in line) == in_time
+    assert found == {True: 37, False: 29}  # of 1.92 s, in 57
+    assert prepare(make(molecules, tmp_path)).config.training.epochs > 37
+
+
 def test_few_epochs_warm_up_within_the_first(molecules, tmp_path, clock):
     training = {"auto": True, "epochs": 5}
     config = prepare(make(molecules, tmp_path, training=training)).config

@@ -244,6 +244,7 @@ def test_a_schedule_that_goes_by_the_time_ends_with_it(make_config, monkeypatch,
         original(module, step, batch_idx)
 
     monkeypatch.setattr(PotentialModule, "training_step", watched)
+    caplog.set_level("INFO", "equipot")
     result = train(make_config(training=IN_TIME))
     assert result.stopped == stopping.OUT_OF_TIME
     done = np.array([max(n / 32, (n / 16 - 0.05) / 0.95) for n in range(16)])  # by epochs or by the time

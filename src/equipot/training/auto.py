@@ -39,7 +39,8 @@ _ENERGIES_LATE = (0.7, 0.9)  # of the epochs: their weight rises between
 _ENERGIES_THROUGHOUT = 30.0  # their weight where most frames have no forces to teach by
 _VANISHING = 0.01  # of the RMS of all forces
 _STRESS_DOUBTED = 0.2  # of how much the labels vary: with less they teach more than they mislead
-_SPARE = 0.95  # of the time is planned for; the rest is for checkpoints and the evaluation
+_SPARE = 0.95  # of the time is what a size must do with
+_MORE_EPOCHS = 1.25  # than are timed: steps may be faster than that, and the schedule ends with the time
 _VALIDATION = 0.35  # of a training step's time, for the same frames
 _BETWEEN_EPOCHS = 0.1  # s, for checkpoints and metrics
 _TIMED_STEPS, _TIMED_SECONDS = 12, 10.0
@@ -230,9 +231,17 @@ def _size_and_epochs(config: Config, datasets: Datasets, device: str) -> Iterato
         return
     yield Choice(settings, reason)
     yield Choice({"training.max_minutes": _minutes(config)}, "give it to have a shorter or longer training")
-    if epochs * steps > _MOST_STEPS - steps:
+    most = max(2, _MOST_STEPS // steps)
+    if epochs == most:
         taken += f"; {_MOST_STEPS:,} steps at most, which take {together}"
+    elif _goes_by_time(config):
+        taken += f": there is time for {epochs}, and for more if they are faster than that"
+        epochs = min(math.ceil(_MORE_EPOCHS * epochs), most)
     yield Choice({"training.epochs": epochs}, f"of {taken}")
+
+
+def _goes_by_time(config: Config) -> bool:
+    return is_key_open(config, "training.schedule.in_time") or config.training.schedule.in_time
 
 
 def _distinct_sizes(config: Config) -> Iterator[tuple[int, dict[str, int], Config]]:
@@ -317,7 +326,7 @@ def _stages(config: Config, datasets: Datasets, device: str) -> Iterator[Choice]
     reason = f"{_WARMUP_STEPS} steps" if warmup < training.epochs / 10 else "a tenth of all steps"
     yield Choice({"training.schedule.warmup_epochs": warmup}, reason)
     if training.max_minutes is not None:
-        reason = "should steps take longer than these, it goes by the time"
+        reason = "it is at its end when the time is up, however fast steps are"
         yield Choice({"training.schedule.in_time": True}, reason)
     if config.model.energy:
         labels = count_labels(datasets.train)

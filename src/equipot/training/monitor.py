@@ -241,7 +241,7 @@ class TrainingMonitor(L.Callback):
         if self._said_to_be_late or not (changes and late):
             return
         self._said_to_be_late = True
-        logger.warning(
+        logger.info(
             "Of the %d epochs there is time for about %d: the learning rate and the weights of the loss go "
             "by the time, and are at their ends when it is up (training.schedule.in_time).",
             self.training.epochs, self.epochs_done / self._time_done(),
