@@ -33,7 +33,7 @@ struct Part {
   int64_t num_edges() const { return last_edge - first_edge; }
 };
 
-// Of a strictly local model, whose arrays have rows for edges: 3.7 GB with 7 kB each (Allegro, l_max 2, 32 channels). More would
+// Of a strictly local model, whose arrays have rows for edges: 4.7 GB with 9 kB each (Allegro, l_max 2, 32 channels). More would
 // make no GPU busier.
 int64_t most_edges_at_once = 1 << 19;
 
