@@ -11,7 +11,8 @@ int cuDeviceGetCount(int* count) { return *count = 1, 0; }
 NOTHING(cuInit) NOTHING(cuDeviceGet) NOTHING(cuDeviceGetName) NOTHING(cuDeviceGetAttribute) NOTHING(cuCtxGetCurrent)
 NOTHING(cuCtxSetCurrent) NOTHING(cuDevicePrimaryCtxRetain) NOTHING(cuModuleLoadDataEx) NOTHING(cuModuleGetFunction)
 NOTHING(cuLaunchKernel) NOTHING(cuGetErrorString) NOTHING(cuStreamCreate) NOTHING(cuStreamDestroy_v2)
-NOTHING(cuStreamSynchronize) NOTHING(cuMemAlloc_v2) NOTHING(cuMemFree_v2) NOTHING(cuMemAllocHost_v2) NOTHING(cuMemFreeHost)
+NOTHING(cuStreamSynchronize) NOTHING(cuStreamWaitEvent) NOTHING(cuEventCreate) NOTHING(cuEventDestroy_v2) NOTHING(cuEventRecord)
+NOTHING(cuMemAlloc_v2) NOTHING(cuMemFree_v2) NOTHING(cuMemAllocHost_v2) NOTHING(cuMemFreeHost)
 NOTHING(cuMemsetD8Async) NOTHING(cuMemGetInfo_v2) NOTHING(cuMemcpyHtoDAsync_v2) NOTHING(cuMemcpyDtoHAsync_v2)
 #else
 static const int known[] = {KNOWN};

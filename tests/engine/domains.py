@@ -6,16 +6,39 @@ import numpy as np
 
 from equipot.engine.library import Engine, Evaluation, _Results
 
-CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+MOVE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
 class Exchange(ctypes.Structure):
     _fields_ = (
         ("context", ctypes.c_void_p),
         ("num_owned", ctypes.c_int64),
-        ("copy_to_ghosts", CALL),
-        ("add_to_owners", CALL),
+        ("num_sent", ctypes.c_int64),
+        ("sent", ctypes.c_void_p),
+        ("gpu_aware", ctypes.c_int32),
+        ("to_ghosts", MOVE),
+        ("to_owners", MOVE),
     )
+
+
+def exchange(num_owned: int, sent, num_ghosts: int, to_ghosts, to_owners, gpu_aware: bool = False):
+    """``to_ghosts(rows, ghosts)``, ``to_owners(ghosts, rows)``: (rows, row_bytes), which fill the second."""
+    sent = np.ascontiguousarray(sent, dtype=np.int64)
+
+    def bytes_at(address, rows, row_bytes):
+        if rows == 0:
+            return np.empty((0, row_bytes), dtype=np.uint8)
+        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8)), (rows, row_bytes))
+
+    def forth(_, rows, ghosts, row_bytes):
+        to_ghosts(bytes_at(rows, len(sent), row_bytes), bytes_at(ghosts, num_ghosts, row_bytes))
+
+    def back(_, ghosts, rows, row_bytes):
+        to_owners(bytes_at(ghosts, num_ghosts, row_bytes), bytes_at(rows, len(sent), row_bytes))
+
+    found = Exchange(None, num_owned, len(sent), sent.ctypes.data, gpu_aware, MOVE(forth), MOVE(back))
+    found.keeps = sent
+    return found
 
 
 class Domain(ctypes.Structure):

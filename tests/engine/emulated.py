@@ -37,6 +37,7 @@ class Counts(NamedTuple):
     waits: int
     allocations: int
     zeroed: int
+    beside: int  # launches while there were copies aside
 
 
 class Gpu:
@@ -57,7 +58,7 @@ class Gpu:
         self.engine.equipot_set_gpu_device(None)
 
     def counts(self) -> Counts:
-        found = (ctypes.c_int64 * 6)()
+        found = (ctypes.c_int64 * 7)()
         self.library.counts(self.device, found)
         return Counts(*found)
 

@@ -7,13 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from domains import CALL, Exchange, evaluate_domain
+from domains import evaluate_domain, exchange
 from emulated import ALLEGRO, CUTOFF, L_MAX_3, NEQUIP, TOLERANCE, Crystal, assert_same, crystal, model
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
 from equipot.engine.library import Engine, _Edges, _Results
-from equipot.errors import DataError
+from equipot.errors import DataError, SimulationError
 
 
 class Ranks:
@@ -22,11 +22,11 @@ class Ranks:
     ``places``: they are given positions, otherwise edges.
     """
 
-    def __init__(self, given: Crystal, number: int, dtype: str, places: bool = False):
-        self.given, self.places, self.moved = given, places, False
-        self.number_type = ctypes.c_float if dtype == "float32" else ctypes.c_double
+    def __init__(self, given: Crystal, number: int, places: bool = False, gpu_aware: bool = False):
+        self.given, self.places, self.gpu_aware, self.moved = given, places, gpu_aware, False
         self.number, self.barrier, self.turn = number, threading.Barrier(number), threading.Lock()
         self.rows: list = [None] * number
+        self.places_sent: list = [None] * number
         self.calls = [0] * number
         index, shift = neighbor_list(given.positions, given.cell, np.ones(3, dtype=bool), CUTOFF)
         vec = given.positions[index[1]] - given.positions[index[0]] + shift @ given.cell
@@ -79,46 +79,53 @@ class Ranks:
         return energies, forces
 
     def _of_rank(self, engine: Engine, rank: int) -> tuple[np.ndarray, np.ndarray]:
-        atoms, num_owned, ranks, places, arrays = self.domains[rank]
+        atoms, num_owned, _, _, arrays = self.domains[rank]
 
-        def in_turn(work) -> CALL:
-            def call(_, address, count, width):
-                self.calls[rank] += 1
-                pointer = ctypes.cast(address, ctypes.POINTER(self.number_type))
-                rows = np.ctypeslib.as_array(pointer, (count, width)) if count else np.empty((0, width))
-                self.rows[rank] = rows
-                self._together()
-                work(rows)
-                self._together()
+        # Which of our atoms are whose ghosts, and where their rows lie among those that we send.
+        others = [self._ghosts_of(other, rank) for other in range(self.number)]
+        ends = np.cumsum([len(ghosts) for ghosts in others])
+        self.places_sent[rank] = [slice(end - len(g), end) for end, g in zip(ends, others, strict=True)]
+        sent = np.concatenate([self.domains[other][3][g] for other, g in enumerate(others)])
 
-            return CALL(call)
+        def together(rows, fetch) -> None:
+            self.calls[rank] += 1
+            self.rows[rank] = rows
+            self._together()
+            fetch()
+            self._together()
 
-        def copy(rows):
-            for n in range(num_owned, len(atoms)):
-                rows[n] = self.rows[ranks[n]][places[n]]
+        def to_ghosts(rows, ghosts):
+            def fetch():
+                for other in range(self.number):
+                    mine = self._ghosts_of(rank, other) - num_owned
+                    ghosts[mine] = self.rows[other][self.places_sent[other][rank]]
 
-        def add(rows):
-            for other, (_, owned, their_ranks, their_places, _) in enumerate(self.domains):
-                mine = np.flatnonzero((their_ranks == rank) & (np.arange(len(their_ranks)) >= owned))
-                np.add.at(rows, their_places[mine], self.rows[other][mine])
+            together(rows, fetch)
 
-        exchange = Exchange(None, num_owned, in_turn(copy), in_turn(add))
+        def to_owners(ghosts, rows):
+            def fetch():
+                for other, theirs in enumerate(others):
+                    rows[self.places_sent[rank][other]] = self.rows[other][theirs - self.domains[other][1]]
+
+            together(ghosts, fetch)
+
+        link = exchange(num_owned, sent, len(atoms) - num_owned, to_ghosts, to_owners, self.gpu_aware)
         if self.places:
             positions = self.given.positions[atoms] + self.shifts[rank] @ self.given.cell
             types, rows = self.given.types[atoms], np.arange(len(atoms))
-            found, _ = evaluate_domain(
-                engine, num_owned, num_owned, types, positions, rows, self.moved, exchange
-            )
+            found, _ = evaluate_domain(engine, num_owned, num_owned, types, positions, rows, self.moved, link)
             return found.atom_energies, found.forces
         arrays = [np.ascontiguousarray(a) for a in arrays]
         types, center, neighbor, vec = (a.ctypes.data for a in arrays)
         energies, forces = np.empty(len(atoms)), np.empty((len(atoms), 3))
-        edges = _Edges(
-            len(atoms), len(arrays[3]), types, None, center, neighbor, vec, ctypes.addressof(exchange)
-        )
+        edges = _Edges(len(atoms), len(arrays[3]), types, None, center, neighbor, vec, ctypes.addressof(link))
         results = _Results(None, energies.ctypes.data, forces.ctypes.data)
         engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
         return energies, forces
+
+    def _ghosts_of(self, rank: int, owner: int) -> np.ndarray:
+        _, num_owned, owners, _, _ = self.domains[rank]
+        return num_owned + np.flatnonzero(owners[num_owned:] == owner)
 
     def _together(self) -> None:
         self.turn.release()
@@ -129,10 +136,11 @@ class Ranks:
 
 
 @pytest.mark.parametrize("places", [False, True], ids=["edges", "places"])
+@pytest.mark.parametrize("gpu_aware", [False, True], ids=["host", "aware"])
 @pytest.mark.parametrize(
     "number, dtype", [(1, "float64"), (2, "float64"), (3, "float64"), (4, "float64"), (2, "float32")]
 )
-def test_domains_on_gpus(gpu, number, dtype, places, tmp_path_factory):
+def test_domains_on_gpus(gpu, number, dtype, gpu_aware, places, tmp_path_factory):
     """Each on a GPU; of four, one has no atoms. Only rows of the border cross to the host and back."""
     config = L_MAX_3.model_copy(update={"dtype": dtype})
     path, tolerance = (
@@ -141,7 +149,10 @@ def test_domains_on_gpus(gpu, number, dtype, places, tmp_path_factory):
     )
     given = crystal(24)
     right = Engine(path).evaluate_edges(*given.edges(), given.types)
-    ranks, engines = Ranks(given, number, dtype, places), [Engine(path, device="cuda") for _ in range(number)]
+    ranks, engines = (
+        Ranks(given, number, places, gpu_aware),
+        [Engine(path, device="cuda") for _ in range(number)],
+    )
     if places:  # the border is known, and the neighbor lists are made, in the first evaluation
         ranks.evaluate(engines)
         ranks.moved = True
@@ -149,24 +160,73 @@ def test_domains_on_gpus(gpu, number, dtype, places, tmp_path_factory):
     energies, forces = ranks.evaluate(engines)
     np.testing.assert_allclose(energies, right.atom_energies, rtol=tolerance)
     np.testing.assert_allclose(forces, right.forces, rtol=0, atol=tolerance * np.abs(right.forces).max())
-    # Both ways in two layers, and once to know the border.
-    assert ranks.calls == [(3 * 2 * 2 + 1) if places else 2 * (2 * 2 + 1)] * number
-    # Down come rows of the border and, on the way back, gradients of ghosts; beside them the results.
+    assert ranks.calls == [(3 if places else 2) * 2 * 2] * number  # both ways in two layers
+    # Down come rows that are ghosts elsewhere, on the way back gradients of ghosts, and the results.
     ghosts = sum(len(atoms) - num_owned for atoms, num_owned, *_ in ranks.domains)
-    border = 0
-    for rank in range(number):
-        wanted = [
-            places[num_owned:][owners[num_owned:] == rank]
-            for _, num_owned, owners, places, _ in ranks.domains
-        ]
-        border += len(np.unique(np.concatenate(wanted)))
     results = sum(4 * 8 * len(atoms) for atoms, *_ in ranks.domains)
     if places:  # virials, their sums with that of the energies, and what is too close
         results += sum(9 * 8 * len(atoms) + 8 * (10 * (len(atoms) > 0) + 2) for atoms, *_ in ranks.domains)
     with zipfile.ZipFile(path) as archive:
         facts = json.loads(archive.read("model/engine/program.json"))
-    most = facts["num_exchanges"] * facts["widest_exchange"]
-    assert results < used.bytes_down <= results + ctypes.sizeof(ranks.number_type) * most * (ghosts + border)
+    most = facts["num_exchanges"] * facts["widest_exchange"] * (4 if dtype == "float32" else 8)
+    if gpu_aware:
+        assert used.bytes_down == results
+    else:
+        assert results < used.bytes_down <= results + most * 2 * ghosts
+
+
+def spread_out(num_atoms: int) -> Crystal:
+    """Of so few edges to an atom that warps do not share them."""
+    given = crystal(num_atoms)
+    return given._replace(positions=1.6 * given.positions, cell=1.6 * given.cell)
+
+
+@pytest.mark.parametrize("places", [False, True], ids=["edges", "places"])
+@pytest.mark.parametrize("gpu_aware", [False, True], ids=["host", "aware"])
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_the_device_works_while_rows_are_exchanged(gpu, number, gpu_aware, places, tmp_path):
+    """On atoms that need no ghosts (in one domain some, else none), and then on gradients of owned atoms."""
+    path, given = model(L_MAX_3, tmp_path), spread_out(64)
+    vec, index = given.edges()
+    assert 3 * len(given.types) < len(vec)
+    right = Engine(path).evaluate_edges(vec, index, given.types)
+    ranks = Ranks(given, number, places, gpu_aware)
+    engines = [Engine(path, device="cuda") for _ in range(number)]
+    for ranks.moved in (False, places):
+        energies, forces = ranks.evaluate(engines)
+        np.testing.assert_allclose(energies, right.atom_energies, rtol=TOLERANCE)
+        np.testing.assert_allclose(forces, right.forces, rtol=0, atol=TOLERANCE * np.abs(right.forces).max())
+    if number == 1:
+        # In each of two layers messages of some atoms; gradients of owned atoms, sums, two linear maps.
+        assert gpu.of(lambda: ranks.evaluate(engines)).beside == 2 * (1 + 4)
+
+
+@pytest.mark.parametrize("places", [False, True], ids=["edges", "places"])
+def test_memory_that_is_short_while_rows_are_exchanged(gpu, places, tmp_path):
+    """Wherever an evaluation ends, the next one is right."""
+    path, given = model(L_MAX_3, tmp_path), spread_out(24)
+    right = Engine(path).evaluate_edges(*given.edges(), given.types)
+    engine = Engine(path, device="cuda")
+
+    def evaluate() -> None:
+        ranks = Ranks(given, 1, places)
+        try:
+            energies, forces = ranks.evaluate([engine])
+        finally:
+            calls.append(ranks.calls[0])
+        np.testing.assert_allclose(energies, right.atom_energies, rtol=TOLERANCE)
+        np.testing.assert_allclose(forces, right.forces, rtol=0, atol=TOLERANCE * np.abs(right.forces).max())
+
+    calls: list[int] = []
+    for room in range(150_000, 2_000_000, 10_000):
+        try:
+            gpu.most_memory(evaluate, room)
+        except SimulationError as error:
+            assert "Not enough memory" in str(error)
+        else:
+            break
+    assert {1, 2, 3} & set(calls)  # some have ended after the first exchange
+    evaluate()
 
 
 MODELS = {

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from domains import CALL, Exchange
+from domains import MOVE, exchange
 
 from equipot.config import AllegroConfig, NequIPConfig
 from equipot.data.neighbors import neighbor_list
@@ -90,30 +90,23 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
     )
     calls = []
 
-    def rows_at(address, atoms, width):
-        kind = ctypes.c_float if dtype == np.float32 else ctypes.c_double
-        return np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(kind)), (atoms, width))
+    def to_ghosts(rows, ghosts):
+        ghosts[:] = rows
+        calls.append("forth")
 
-    @CALL
-    def copy_to_ghosts(_, address, atoms, width):
-        rows = rows_at(address, atoms, width)
-        rows[len(types) :] = rows[owner[len(types) :]]
-        calls.append("copy")
+    def to_owners(ghosts, rows):
+        rows[:] = ghosts
+        calls.append("back")
 
-    @CALL
-    def add_to_owners(_, address, atoms, width):
-        rows = rows_at(address, atoms, width)
-        np.add.at(rows, owner[len(types) :], rows[len(types) :])
-        calls.append("add")
-
-    exchange = Exchange(None, len(types), copy_to_ghosts, add_to_owners)
+    ghosts = owner[len(types) :]
+    link = exchange(len(types), ghosts, len(ghosts), to_ghosts, to_owners)
     energies, forces, heat = (np.empty((len(owner), *shape)) for shape in ((), (3,), (3, 3)))
     owned = (np.arange(len(owner)) < len(types)).astype(np.uint8)
     center, neighbor = (np.ascontiguousarray(a, dtype=np.int64) for a in (edge_index[0], neighbor))
     all_types = np.ascontiguousarray(all_types, dtype=np.int64)
     arrays = [a.ctypes.data for a in (all_types, owned, center, neighbor, vec)]
     engine = Engine(file)
-    edges = _Edges(len(owner), len(vec), *arrays, ctypes.addressof(exchange))
+    edges = _Edges(len(owner), len(vec), *arrays, ctypes.addressof(link))
     results = _Results(None, energies.ctypes.data, forces.ctypes.data, None, None, heat.ctypes.data)
     engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
     total, total_heat = forces[: len(types)].copy(), heat[: len(types)].copy()
@@ -123,7 +116,7 @@ def test_domain_with_ghosts_gives_what_periodic_images_give(file):
     np.testing.assert_allclose(energies[: len(types)], right.atom_energies, rtol=tolerance)
     np.testing.assert_allclose(total, right.forces, atol=tolerance)
     np.testing.assert_allclose(total_heat, right.atom_heat_virials, atol=tolerance)
-    assert calls == 2 * ["copy"] + 2 * 4 * ["add"] and not energies[len(types) :].any()
+    assert calls == 2 * ["forth"] + 2 * 4 * ["back"] and not energies[len(types) :].any()
 
 
 @pytest.mark.parametrize(
@@ -139,9 +132,8 @@ def test_an_exchange_says_which_atoms_are_owned(settings, tmp_path):
     potential = build_potential(settings, SPECIES, 10.0, [-1.0, -2.0], 1.0).eval()
     write(tmp_path / "model.pt", potential.program().files())
     engine = Engine(tmp_path / "model.pt")
-    # The ghost's row of float32 numbers comes from somewhere: nobody else writes it.
-    zeros = CALL(lambda _, rows, atoms, width: ctypes.memset(rows + 4 * width, 0, 4 * width) and None)
-    exchange = Exchange(None, 1, zeros, CALL(lambda *_: None))
+    # The ghost's row comes from somewhere: nobody else writes it.
+    link = exchange(1, [], 1, lambda _, ghosts: ghosts.fill(0), lambda *_: None)
     types, center, neighbor = (np.array(a, dtype=np.int64) for a in ([0, 1], [0, 1], [1, 0]))
     vec, energies = np.array([[1.0, 0, 0], [-1.0, 0, 0]]), np.ones(2)
     edges = _Edges(
@@ -150,11 +142,36 @@ def test_an_exchange_says_which_atoms_are_owned(settings, tmp_path):
         types.ctypes.data,
         None,
         *(a.ctypes.data for a in (center, neighbor, vec)),
-        ctypes.addressof(exchange),
+        ctypes.addressof(link),
     )
     results = _Results(None, energies.ctypes.data, None, None, None)
     engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
     assert energies[0] != 0 and energies[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_owned": -1}, "num_owned or num_sent is negative"),
+        ({"num_sent": -1}, "num_owned or num_sent is negative"),
+        ({"to_ghosts": MOVE()}, "lacks a function"),
+        ({"to_owners": MOVE()}, "lacks a function"),
+        ({"sent": None}, "the exchange's sent is null"),
+        ({"num_owned": 0}, "the exchange sends atom 0, of 0 that are owned"),
+        ({"num_owned": 3}, "more atoms are owned than there are"),
+    ],
+)
+def test_bad_exchanges_are_refused(file, changes, message):
+    link = exchange(1, [0], 1, lambda *_: None, lambda *_: None)
+    for name, value in changes.items():
+        setattr(link, name, value)
+    types, center, neighbor = (np.array(a, dtype=np.int64) for a in ([0, 1], [0], [1]))
+    vec, engine = np.array([[1.0, 0, 0]]), Engine(file)
+    arrays = (a.ctypes.data for a in (center, neighbor, vec))
+    edges = _Edges(2, 1, types.ctypes.data, None, *arrays, ctypes.addressof(link))
+    results = _Results(None, None, np.empty((2, 3)).ctypes.data)
+    with pytest.raises(DataError, match="(?i)" + message):
+        engine._call("equipot_evaluate_edges", engine._model, ctypes.byref(edges), ctypes.byref(results))
 
 
 def test_many_atoms_in_one_place_are_refused_at_once(file):

@@ -126,10 +126,27 @@ def test_what_a_gpu_does_not_do_is_refused(lammps, with_gpu, model_file):
     assert "device cuda:1: this node has 1 GPUs" in output
 
 
-def test_ranks_with_and_without_a_gpu(lammps, with_gpu, model_file, monkeypatch):
-    """Would wait for each other for ever, if they exchanged messages."""
+@pytest.mark.parametrize("name", ["nequip", "allegro"])
+def test_ranks_with_and_without_a_gpu(lammps, with_gpu, model_file, monkeypatch, name):
+    """Exchange the same rows."""
+    text = setup(model_file(name))
+    right = lammps(text.replace("pair_style equipot", "pair_style equipot device cpu") + "run 2\n", 2)
     monkeypatch.setenv("EMULATOR_RANK", "0")
-    output = lammps(setup(model_file("nequip")) + "run 0\n", 2, expect=1).output
-    assert "some ranks have a GPU and others have none" in output
-    output = lammps(setup(model_file("allegro")) + "run 0\n", 2).output
-    assert "rank 0: cuda:0" in output and "rank 1: cpu" in output
+    found = lammps(text + "run 2\n", 2)
+    assert "rank 0: cuda:0" in found.output and "rank 1: cpu" in found.output
+    assert_same_thermo(right, found)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "host", "gpu"])
+def test_where_rows_are_exchanged(lammps, with_gpu, model_file, wanted):
+    """The MPI at hand knows no GPU and says so; addresses of the emulated one it can take."""
+    text = setup(model_file("nequip"))
+    right = lammps(text.replace("pair_style equipot", "pair_style equipot device cpu") + "run 2\n", 3)
+    found = lammps(text.replace("pair_style equipot", f"pair_style equipot exchange {wanted}") + "run 2\n", 3)
+    said = {
+        "auto": "by way of the host's memory, since MPI does not say that it takes a GPU's",
+        "host": "by way of the host's memory ('exchange host')",
+        "gpu": "from GPU to GPU by MPI",
+    }
+    assert f"  exchange: {said[wanted]}\n" in found.output and "exchange:" not in right.output
+    assert_same_thermo(right, found)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from equipot.engine.build import build
 from equipot.errors import ConfigError, DataError, DeviceError, ModelFileError, SimulationError
 
-_ABI = 5  # EQUIPOT_ABI
+_ABI = 6  # EQUIPOT_ABI
 GPU_SKIN = 0.5  # Å, of the neighbor list that a GPU keeps
 
 _ERRORS = {1: DataError, 2: ModelFileError, 3: DataError, 4: SimulationError}  # by equipot_status

@@ -72,13 +72,6 @@ int Ensemble::num_exchanges() const {
   return most;
 }
 
-int64_t Ensemble::widest_message() const {
-  int64_t bytes = 0;
-  for (const auto& member : members_)
-    bytes = std::max(bytes, member->facts().widest_exchange * member->facts().bytes_per_number);
-  return bytes;
-}
-
 std::vector<double> Ensemble::shortest_distances() const {
   std::vector<double> shortest;
   for (const auto& member : members_) {

@@ -27,7 +27,6 @@ class Ensemble {
   double cutoff() const { return members_[0]->facts().cutoff; }
   bool takes_places() const { return members_[0]->takes_places(); }
   int num_exchanges() const;
-  int64_t widest_message() const;
   std::vector<double> shortest_distances() const;
   uint64_t checksum() const;
 

@@ -72,8 +72,10 @@ class EngineModel : public Model {
     int32_t closer = 0;
     const equipot_results results{&found.energy, energies, forces,  found.virial.data(), virials,
                                   for_heat,      features, outputs, derivatives,         &closer};
-    Link link{exchange, facts_.bytes_per_number == 4};
-    const equipot_exchange functions{&link, in.num_owned, Link::copy_to_ghosts, Link::add_to_owners};
+    equipot_exchange functions{};
+    if (exchange != nullptr)
+      functions = {exchange, in.num_owned, static_cast<int64_t>(exchange->sent().size()), exchange->sent().data(),
+                   exchange->is_gpu_aware(), to_ghosts, to_owners};
     const equipot_exchange* const link_or_none = exchange == nullptr ? nullptr : &functions;
     const int64_t* const ids = in.ids.empty() ? nullptr : in.ids.data();
     if (in.places) {
@@ -102,23 +104,13 @@ class EngineModel : public Model {
   }
 
  private:
-  // An exchange as the engine calls it.
-  struct Link {
-    GhostExchange* exchange;
-    bool is_float;
+  static void to_ghosts(void* exchange, const void* rows, void* ghosts, int64_t row_bytes) {
+    static_cast<GhostExchange*>(exchange)->to_ghosts(rows, ghosts, row_bytes);
+  }
 
-    static void copy_to_ghosts(void* context, void* rows, int64_t num_atoms, int64_t width) {
-      const Link& link = *static_cast<Link*>(context);
-      if (link.is_float) link.exchange->copy_to_ghosts(static_cast<float*>(rows), num_atoms, width);
-      else link.exchange->copy_to_ghosts(static_cast<double*>(rows), num_atoms, width);
-    }
-
-    static void add_to_owners(void* context, void* rows, int64_t num_atoms, int64_t width) {
-      const Link& link = *static_cast<Link*>(context);
-      if (link.is_float) link.exchange->add_to_owners(static_cast<float*>(rows), num_atoms, width);
-      else link.exchange->add_to_owners(static_cast<double*>(rows), num_atoms, width);
-    }
-  };
+  static void to_owners(void* exchange, const void* ghosts, void* rows, int64_t row_bytes) {
+    static_cast<GhostExchange*>(exchange)->to_owners(ghosts, rows, row_bytes);
+  }
 
   const bool on_gpu_;
   equipot_model* model_ = nullptr;

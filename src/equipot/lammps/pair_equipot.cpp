@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <unordered_map>
 
 #include "atom.h"
 #include "comm.h"
@@ -21,6 +20,7 @@ using namespace LAMMPS_NS;
 namespace {
 
 constexpr double kcal_per_mol = 23.060547830619;  // per eV (CODATA 2018)
+constexpr int numbers_of_home = 2;    // in a message
 
 // LAMMPS keeps this to itself: the group that `comm_modify group` restricts ghosts to.
 struct CommGroup : Comm {
@@ -31,9 +31,8 @@ struct CommGroup : Comm {
 
 PairEquipot::PairEquipot(LAMMPS *lmp) :
     Pair(lmp), wanted_device("auto"), skip_check(false), relative_to_isolated(false), scale(nullptr), energy_unit(1.0),
-    comm_width(0), bytes(0), exchanged_rows(nullptr), single_precision(true), time_in_model(0), time_in_exchange(0),
-    time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1), last_features(nullptr),
-    last_outputs(nullptr), last_derivatives(nullptr), takes_places(false), has_trials(false), overlap(false)
+    exchange(world), time_in_model(0), time_in_edges(0), num_evaluations(0), evaluation(0), evaluated_on(-1),
+    last_features(nullptr), last_outputs(nullptr), last_derivatives(nullptr), takes_places(false), has_trials(false), overlap(false)
 {
   restartinfo = 0;
   one_coeff = 1;
@@ -69,17 +68,9 @@ void PairEquipot::init_style()
   if (comm->me == 0 && !modify->get_compute_by_style("heat/flux").empty() &&
       !modify->get_compute_by_style("^stress/atom").empty())
     error->warning(FLERR, "equipot: 'compute heat/flux' needs 'centroid/stress/atom'; with 'stress/atom' it is wrong");
-  comm_width = static_cast<int>((models->widest_message() + sizeof(double) - 1) / sizeof(double));
-  if (!models->is_single()) comm_width = std::max(comm_width, 3);    // forces of ghosts by member
-  comm_width = std::max(comm_width, static_cast<int>(models->derivative_width()));
-  if (!force->newton) comm_width = std::max(comm_width, 9);    // forces and virials of ghosts
-  // LAMMPS sizes its buffers by these; a hybrid style has taken them over before now.
-  for (Pair *pair : {static_cast<Pair *>(this), force->pair}) {
-    pair->comm_forward = std::max(pair->comm_forward, comm_width);
-    pair->comm_reverse = std::max(pair->comm_reverse, comm_width);
-    pair->comm_reverse_off = std::max(pair->comm_reverse_off, comm_width);
-  }
-  time_in_model = time_in_exchange = time_in_edges = 0;
+  comm_forward = numbers_of_home;
+  force->pair->comm_forward = std::max(force->pair->comm_forward, comm_forward);    // a hybrid style has taken it over before now
+  exchange.seconds = time_in_model = time_in_edges = 0;
   num_evaluations = 0;
   has_trials = false;
   for (const char *style : {"^gcmc", "^widom", "^charge/regulation"})
@@ -152,13 +143,12 @@ void PairEquipot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
   const double start = MPI_Wtime();
-  // One rank holds every atom itself, and knows the images of an atom by its ID.
-  const bool exchanges = models->num_exchanges() > 0 && (comm->nprocs > 1 || !atom->tag_enable);
+  const bool exchanges = models->num_exchanges() > 0 && comm->nprocs > 1;
   int changed = neighbor->ago == 0 || !types_as_before();
+  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
   if (changed) assign_rows();
   double hopeless = 0.0;
   if (takes_places) {
-    if (exchanges) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
     find_places(!changed && evaluated_on >= 0);
     evaluated_on = -1;    // unless it works
   } else {
@@ -170,15 +160,15 @@ void PairEquipot::compute(int eflag, int vflag)
   const double evaluated = MPI_Wtime();
   time_in_edges += evaluated - start;
 
-  const double exchanged_before = time_in_exchange;
+  const double exchanged_before = exchange.seconds;
   equipot::Evaluation result{};
   wanted.atom_energies = eflag_atom != 0, wanted.atom_virials = vflag_atom != 0, wanted.heat = cvflag_atom != 0;
   wanted.field = field.empty() ? nullptr : field.data();
   const std::string failure =
-      equipot::failure_of([&] { result = models->evaluate(neighborhood, exchanges ? this : nullptr, wanted); });
+      equipot::failure_of([&] { result = models->evaluate(neighborhood, exchanges ? &exchange : nullptr, wanted); });
   // The others may be waiting in an exchange: there is no agreeing on it.
   if (!failure.empty()) error->one(FLERR, "equipot: {}", failure);
-  time_in_model += MPI_Wtime() - evaluated - (time_in_exchange - exchanged_before);
+  time_in_model += MPI_Wtime() - evaluated - (exchange.seconds - exchanged_before);
   ++num_evaluations, ++evaluation;
   evaluated_on = update->ntimestep;
   known = wanted;
@@ -234,6 +224,7 @@ bool PairEquipot::types_as_before() const
   return std::equal(types_of_slots.begin(), types_of_slots.end(), atom->type, atom->type + atom->nlocal + atom->nghost);
 }
 
+// By all ranks together.
 void PairEquipot::assign_rows()
 {
   require_all_neighbors();
@@ -242,22 +233,51 @@ void PairEquipot::assign_rows()
   row_of.assign(num_slots, -1);
   slot_of.clear();
   neighborhood.atom_types.clear(), neighborhood.ids.clear();
-  std::unordered_map<tagint, int64_t> row_of_tag;
-  row_of_tag.reserve(atom->tag_enable ? num_slots : 0);
-  for (int slot = 0; slot < num_slots; ++slot) {
-    if (slot == atom->nlocal) neighborhood.num_owned = neighborhood.num_atoms();
-    const int species = species_of_type[atom->type[slot]];
-    if (species < 0 || excluded(slot)) continue;
-    const int64_t next = neighborhood.num_atoms();
-    int64_t row = next;
-    if (atom->tag_enable) row = row_of_tag.emplace(atom->tag[slot], next).first->second;
-    row_of[slot] = row;
-    if (row != next) continue;
+  const auto add_row = [&](int slot) {
     slot_of.push_back(slot);
-    neighborhood.atom_types.push_back(species);
+    neighborhood.atom_types.push_back(species_of_type[atom->type[slot]]);
     if (atom->tag_enable) neighborhood.ids.push_back(atom->tag[slot]);
+    return neighborhood.num_atoms() - 1;
+  };
+  for (int slot = 0; slot < atom->nlocal; ++slot)
+    if (species_of_type[atom->type[slot]] >= 0 && !excluded(slot)) row_of[slot] = add_row(slot);
+  neighborhood.num_owned = neighborhood.num_atoms();
+
+  find_homes();
+  std::vector<int> from_elsewhere;    // slots
+  for (int slot = atom->nlocal; slot < num_slots; ++slot)
+    if (homes[slot].rank == comm->me) row_of[slot] = homes[slot].row;
+    else if (homes[slot].row >= 0 && species_of_type[atom->type[slot]] >= 0) from_elsewhere.push_back(slot);
+  std::stable_sort(from_elsewhere.begin(), from_elsewhere.end(), [&](int a, int b) { return homes[a] < homes[b]; });
+  std::vector<equipot::Home> ghosts;
+  for (const int slot : from_elsewhere) {
+    if (ghosts.empty() || ghosts.back() != homes[slot]) ghosts.push_back(homes[slot]), add_row(slot);
+    row_of[slot] = neighborhood.num_atoms() - 1;
   }
-  if (atom->nghost == 0) neighborhood.num_owned = neighborhood.num_atoms();
+  if (comm->nprocs > 1) exchange.connect(neighborhood.num_owned, ghosts);
+}
+
+// Where each slot's atom is owned, told by its owner.
+void PairEquipot::find_homes()
+{
+  homes.assign(row_of.size(), {});
+  for (int slot = 0; slot < atom->nlocal; ++slot) homes[slot] = {comm->me, row_of[slot]};
+  comm->forward_comm(this);
+}
+
+int PairEquipot::pack_forward_comm(int n, int *slots, double *buffer, int, int *)
+{
+  for (int i = 0; i < n; ++i) {
+    *buffer++ = homes[slots[i]].rank;
+    *buffer++ = static_cast<double>(homes[slots[i]].row);
+  }
+  return n * numbers_of_home;
+}
+
+void PairEquipot::unpack_forward_comm(int n, int first, double *buffer)
+{
+  for (int i = 0; i < n; ++i, buffer += numbers_of_home)
+    homes[first + i] = {static_cast<int>(buffer[0]), static_cast<int64_t>(buffer[1])};
 }
 
 // Where LAMMPS has its atoms and ghosts, as they lie.
@@ -346,7 +366,7 @@ void PairEquipot::add_forces(const equipot::Evaluation &result, double unit)
 {
   const int64_t num_rows = neighborhood.num_atoms();
   std::vector<double> forces(result.forces, result.forces + 3 * num_rows);
-  if (!force->newton) add_rows(forces.data(), 3);
+  if (!force->newton) exchange.add_to_owners(forces.data(), 3);
   const int64_t end = force->newton ? num_rows : neighborhood.num_owned;
   for (int64_t row = 0; row < end; ++row)
     for (int a = 0; a < 3; ++a) atom->f[slot_of[row]][a] += unit * forces[3 * row + a];
@@ -359,7 +379,7 @@ void PairEquipot::add_virials(const equipot::Evaluation &result, double unit)
   const int64_t num_rows = neighborhood.num_atoms(), end = force->newton ? num_rows : neighborhood.num_owned;
   const auto at_owners = [&](const double *rows) {
     std::vector<double> virials(rows, rows + 9 * num_rows);
-    if (!force->newton) add_rows(virials.data(), 9);
+    if (!force->newton) exchange.add_to_owners(virials.data(), 9);
     return virials;
   };
   for (int k = 0; k < 6 && vflag_global; ++k)
@@ -405,14 +425,14 @@ std::vector<double> PairEquipot::uncertainties(const double *features, int64_t r
   return sigma;
 }
 
-void PairEquipot::take_home(std::vector<double> &rows, int64_t width) { add_rows(rows.data(), width); }
+void PairEquipot::take_home(std::vector<double> &rows, int64_t width) { exchange.add_to_owners(rows.data(), width); }
 
 /* ---------------------------------------------------------------------- afterwards ---- */
 
 void PairEquipot::finish()
 {
   if (num_evaluations == 0) return;
-  double mine[3] = {time_in_model, time_in_exchange, time_in_edges}, sum[3];
+  double mine[3] = {time_in_model, exchange.seconds, time_in_edges}, sum[3];
   MPI_Reduce(mine, sum, 3, MPI_DOUBLE, MPI_SUM, 0, world);
   if (comm->me != 0) return;
   const double total = std::accumulate(sum, sum + 3, 0.0), evaluations = 1.0 * num_evaluations * comm->nprocs;
@@ -430,5 +450,5 @@ double PairEquipot::memory_usage()
 {
   const auto &n = neighborhood;
   return Pair::memory_usage() + 8.0 * (n.center.capacity() + n.neighbor.capacity() + n.edge_vec.capacity()) +
-      8.0 * (n.atom_types.capacity() + row_of.capacity()) + 4.0 * slot_of.capacity() + slots.capacity();
+      8.0 * (n.atom_types.capacity() + row_of.capacity()) + 4.0 * slot_of.capacity() + 16.0 * homes.capacity();
 }

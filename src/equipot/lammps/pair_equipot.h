@@ -8,18 +8,18 @@
 
 #include "distance_watch.h"
 #include "ensemble.h"
-#include "ghost_exchange.h"
 #include "pair.h"
+#include "row_exchange.h"
 
 namespace LAMMPS_NS {
 
 // LAMMPS's atoms and ghosts are slots; the model's atoms are rows. Ghosts that are images of one atom share its row,
 // so that only atoms of other ranks add to what the model has to look at:
 //
-//   rows     0 ... num_owned - 1: owned atoms of a type that has an element; then atoms of other ranks
+//   rows     0 ... num_owned - 1: owned atoms of a type that has an element; then atoms of other ranks, in the order of their homes
 //   row_of   (slots) a slot's row, or -1
 //   slot_of  (rows)  the first slot with that row
-class PairEquipot : public Pair, private equipot::GhostExchange {
+class PairEquipot : public Pair {
  public:
   explicit PairEquipot(class LAMMPS *);
   ~PairEquipot() override;
@@ -35,8 +35,6 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
 
   int pack_forward_comm(int, int *, double *, int, int *) override;
   void unpack_forward_comm(int, int, double *) override;
-  int pack_reverse_comm(int, int, double *) override;
-  void unpack_reverse_comm(int, int *, double *) override;
 
   // For computes, of the last evaluation.
   const equipot::Ensemble *ensemble() const { return models.get(); }
@@ -55,17 +53,6 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void take_home(std::vector<double> &rows, int64_t width);  // what ghosts have is added to their owners, on all ranks
 
  private:
-  // equipot::GhostExchange, by way of LAMMPS's communication
-  int64_t num_owned() const override { return neighborhood.num_owned; }
-  void copy_to_ghosts(float *rows, int64_t, int64_t width) override { copy_rows(rows, width); }
-  void copy_to_ghosts(double *rows, int64_t, int64_t width) override { copy_rows(rows, width); }
-  void add_to_owners(float *rows, int64_t, int64_t width) override { add_rows(rows, width); }
-  void add_to_owners(double *rows, int64_t, int64_t width) override { add_rows(rows, width); }
-  template <class T> void copy_rows(T *, int64_t);
-  template <class T> void add_rows(T *, int64_t);
-  template <class T> void add_row(T *, const double *) const;
-  void set_message_size(int64_t bytes_per_row);
-
   int rank_on_node() const;
   void allocate();
   void read_element_names(char **);
@@ -74,13 +61,13 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   void require_supported_settings();
   void require_all_neighbors();
   void require_same_files();
-  void require_same_kind_of_device();
   void open_models(const std::vector<std::string> &files, int local_rank);
   void warn_of_masses() const;
   double common_scale() const;
   bool excluded(int slot) const;
   bool types_as_before() const;
   void assign_rows();
+  void find_homes();
   void find_edges();
   void find_places(bool moved);
   double energy_of_overlaps();
@@ -97,19 +84,16 @@ class PairEquipot : public Pair, private equipot::GhostExchange {
   double energy_unit;  // of LAMMPS, per eV
   std::vector<double> field;  // V/Å; empty: none
   std::vector<int> species_of_type;  // by LAMMPS's atom type, counted from 1; -1: none
-  int comm_width;  // doubles per atom, of the widest message
 
   equipot::Neighborhood neighborhood;
   std::vector<int64_t> row_of;
   std::vector<int> slot_of, types_of_slots;
 
-  // During an exchange: bytes per row, and where they are.
-  int64_t bytes;
-  char *exchanged_rows;
-  std::vector<char> slots;  // what ghost slots have received and still have to pass on
-  bool single_precision;
+  std::vector<equipot::Home> homes;  // of slots, while rows are assigned
+  equipot::RowExchange exchange;  // between ranks
+  std::string wanted_exchange;
 
-  double time_in_model, time_in_exchange, time_in_edges;  // seconds since the run began
+  double time_in_model, time_in_edges;  // seconds since the run began
   int64_t num_evaluations;
   int64_t evaluation, evaluated_on;  // counted through all runs; the step of the last one
   equipot::Wanted wanted, known;  // by computes in this run; of the last evaluation

@@ -34,7 +34,7 @@ std::string joined(const std::vector<std::string> &names)
 
 void PairEquipot::settings(int narg, char **arg)
 {
-  wanted_device = "auto";
+  wanted_device = wanted_exchange = "auto";
   skip_check = relative_to_isolated = false;
   field.clear();
   for (int i = 0; i < narg; ++i) {
@@ -51,12 +51,16 @@ void PairEquipot::settings(int narg, char **arg)
       if (!names_device(wanted_device))
         error->all(FLERR, "pair_style equipot: expected 'device auto', 'cpu', 'cuda' or 'cuda:N', found 'device {}'",
                    wanted_device);
+    } else if (word == "exchange" && i + 1 < narg) {
+      wanted_exchange = arg[++i];
+      if (wanted_exchange != "auto" && wanted_exchange != "host" && wanted_exchange != "gpu")
+        error->all(FLERR, "pair_style equipot: expected 'exchange auto', 'host' or 'gpu', found 'exchange {}'", wanted_exchange);
     } else if (word == "field" && i + 3 < narg) {
       field.clear();
       for (int a = 0; a < 3; ++a) field.push_back(utils::numeric(FLERR, arg[++i], false, lmp));
     } else {
-      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'energy total|isolated', 'field FX FY FZ' "
-                 "and 'skip_check', found '{}'", word);
+      error->all(FLERR, "pair_style equipot: expected 'device auto|cpu|cuda|cuda:N', 'exchange auto|host|gpu', "
+                 "'energy total|isolated', 'field FX FY FZ' and 'skip_check', found '{}'", word);
     }
   }
 }
@@ -94,7 +98,7 @@ void PairEquipot::coeff(int narg, char **arg)
     isolated_energies.assign(energies, energies + alone.num_owned);
   }));
   require_same_files();
-  require_same_kind_of_device();
+  exchange.let_gpu(device != "cpu" && (wanted_exchange == "gpu" || (wanted_exchange == "auto" && equipot::mpi_takes_gpu_memory())));
   evaluated_on = -1;    // by another model
   watch = equipot::DistanceWatch(models->shortest_distances(), models->species().size(), models->cutoff());
   allocate();
@@ -203,6 +207,10 @@ void PairEquipot::print_summary(const std::vector<std::string> &checks)
                         threads == 1 ? "" : "s");
     rank = last + 1;
   }
+  if (models->num_exchanges() > 0 && comm->nprocs > 1 && device != "cpu")
+    text += exchange.is_gpu_aware() ? "  exchange: from GPU to GPU by MPI\n"
+        : wanted_exchange == "host" ? "  exchange: by way of the host's memory ('exchange host')\n"
+                                    : "  exchange: by way of the host's memory, since MPI does not say that it takes a GPU's\n";
   if (universe->nworlds > 1)
     text += fmt::format("  partition {} starts with process {} of its node\n", universe->iworld + 1, rank_on_node());
   utils::logmesg(lmp, text);
@@ -236,16 +244,4 @@ void PairEquipot::require_same_files()
   MPI_Allreduce(&mine, &most, 1, MPI_UINT64_T, MPI_MAX, world);
   if (least != most)
     error->all(FLERR, "equipot: the ranks have read different files of this name (are there copies on the nodes?)");
-}
-
-// With messages a GPU exchanges more often than a CPU.
-void PairEquipot::require_same_kind_of_device()
-{
-  const int mine = device != "cpu";
-  int least = 0, most = 0;
-  MPI_Allreduce(&mine, &least, 1, MPI_INT, MPI_MIN, world);
-  MPI_Allreduce(&mine, &most, 1, MPI_INT, MPI_MAX, world);
-  if (least != most && models->num_exchanges() > 0)
-    error->all(FLERR, "equipot: some ranks have a GPU and others have none, which a model that passes messages cannot use together; "
-               "start LAMMPS on nodes that have them, or use 'device cpu'");
 }

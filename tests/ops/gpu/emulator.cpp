@@ -1,6 +1,6 @@
 // A GPU without a GPU: compiles a kernel's text as C++ and runs its blocks one after the other. Without a compiler it only
 // keeps the text, and a list of what would be started; results are arbitrary. It counts what is asked of it, and is as late
-// as a GPU may be: the host gets what it copied when it waits, and must not have changed by then what it sent.
+// as a GPU may be: the host gets what it copied when it waits, and must not have changed by then what it sent; what is copied aside is there when it is joined.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -56,9 +56,9 @@ std::map<std::string, bool> kernels_of(std::string source) {
 
 class Emulator : public equipot::GpuDevice {
  public:
-  enum Count { launches, bytes_up, bytes_down, waits, allocations, zeroed };
+  enum Count { launches, bytes_up, bytes_down, waits, allocations, zeroed, beside };
   std::string directory, compiler;
-  int64_t counts[6] = {};
+  int64_t counts[7] = {};
   size_t in_use = 0, most = 0, memory = SIZE_MAX;  // bytes
 
   void* compile(const std::string& source, const char* name) override {
@@ -89,7 +89,11 @@ class Emulator : public equipot::GpuDevice {
     if (grid[0] < 1 || grid[1] < 1 || grid[2] < 1 || grid[1] > 65535 || grid[2] > 65535)
       throw std::runtime_error("a grid that no GPU has");
     ++counts[launches];
-    if (!compiler.empty()) return reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+    counts[beside] += forked_ > 0;
+    if (!compiler.empty()) {
+      reinterpret_cast<Run>(kernel)(parameter, grid.data(), threads);
+      return require_guards();
+    }
     const std::string stem = *static_cast<std::string*>(kernel);
     std::ofstream(directory + "/launches.txt", std::ios::app)
         << stem.substr(stem.rfind('/') + 1) << ' ' << grid[0] << ' ' << grid[1] << ' ' << grid[2] << ' ' << threads << '\n';
@@ -102,7 +106,8 @@ class Emulator : public equipot::GpuDevice {
     if (bytes > memory_left()) return nullptr;
     ++counts[allocations];
     in_use += bytes, most = std::max(most, in_use);
-    void* found = std::memset(std::malloc(bytes), 0xff, bytes);
+    void* found = std::memset(std::malloc(bytes + guard), 0xff, bytes);
+    std::memset(static_cast<char*>(found) + bytes, 0x5a, guard);
     sizes_[found] = bytes;
     return found;
   }
@@ -122,11 +127,13 @@ class Emulator : public equipot::GpuDevice {
   void zero(void* memory, size_t bytes) override {
     ++counts[zeroed];
     std::memset(memory, 0, bytes);
+    require_guards();
   }
   void copy_up(void* to, const void* from, size_t bytes) override {
     require_host(from, bytes);
     counts[bytes_up] += int64_t(bytes);
     std::memcpy(to, from, bytes);
+    require_guards();
     sent_.push_back({static_cast<const char*>(from), std::string(static_cast<const char*>(from), bytes)});
   }
   void copy_down(void* to, const void* from, size_t bytes) override {
@@ -141,10 +148,58 @@ class Emulator : public equipot::GpuDevice {
     for (const auto& [to, bytes] : coming_) std::memcpy(to, bytes.data(), bytes.size());
     sent_.clear(), coming_.clear();
   }
+  void fork() override { ++forked_; }
+  void copy_up_aside(void* to, const void* from, size_t bytes) override {
+    require_forked(), require_host(from, bytes);
+    counts[bytes_up] += int64_t(bytes);
+    aside_up_.push_back({static_cast<char*>(to), static_cast<const char*>(from), {static_cast<const char*>(from), bytes}});
+    std::memset(to, 0xff, bytes);  // it is not there yet
+  }
+  void copy_down_aside(void* to, const void* from, size_t bytes) override {
+    require_forked(), require_host(to, bytes);
+    counts[bytes_down] += int64_t(bytes);
+    aside_down_.push_back({static_cast<char*>(to), static_cast<const char*>(from), {static_cast<const char*>(from), bytes}});
+  }
+  void synchronize_aside() override {
+    ++counts[waits];
+    finish_aside();
+  }
+  void join() override {
+    require_forked();
+    finish_aside();
+    --forked_;
+  }
+  void enter(const std::function<void()>& work) override { work(); }
   size_t memory_left() override { return memory - std::min(in_use, memory); }
   std::string name() override { return "emulated GPU"; }
 
  private:
+  struct Aside {
+    char* to;
+    const char* from;
+    std::string bytes;  // when it was asked for
+  };
+
+  static constexpr size_t guard = 64;  // bytes behind an array
+
+  void require_guards() const {
+    for (const auto& [memory, bytes] : sizes_)
+      for (size_t n = 0; n < guard; ++n)
+        if (static_cast<const char*>(memory)[bytes + n] != 0x5a) throw std::runtime_error("something has been written behind an array");
+  }
+
+  void finish_aside() {
+    for (const auto* copies : {&aside_up_, &aside_down_})
+      for (const auto& [to, from, bytes] : *copies) {
+        if (std::memcmp(from, bytes.data(), bytes.size()) != 0)
+          throw std::runtime_error("what is copied aside has changed meanwhile");
+        std::memcpy(to, bytes.data(), bytes.size());
+      }
+    aside_up_.clear(), aside_down_.clear();
+  }
+  void require_forked() const {
+    if (forked_ == 0) throw std::runtime_error("copies aside that nothing has forked");
+  }
   void require_host(const void* memory, size_t bytes) const {
     const auto* address = static_cast<char*>(const_cast<void*>(memory));
     const auto after = host_.upper_bound(const_cast<char*>(address));
@@ -157,6 +212,8 @@ class Emulator : public equipot::GpuDevice {
   std::map<char*, size_t> host_;
   std::vector<std::pair<const char*, std::string>> sent_;
   std::vector<std::pair<char*, std::string>> coming_;
+  std::vector<Aside> aside_up_, aside_down_;
+  int forked_ = 0;  // by models that take turns
 };
 
 }  // namespace
@@ -164,7 +221,7 @@ class Emulator : public equipot::GpuDevice {
 // How many kernels have been started.
 extern "C" int64_t launches(const Emulator* emulator) { return emulator->counts[Emulator::launches]; }
 
-// Since it was made: launches, bytes up, bytes down, waits, allocations, arrays made zero.
+// Since it was made: launches, bytes up, bytes down, waits, allocations, arrays made zero, launches beside copies.
 extern "C" void counts(const Emulator* emulator, int64_t* to) { std::memcpy(to, emulator->counts, sizeof emulator->counts); }
 
 // Gives the device so many bytes, and says how many have been in use at most since then.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,18 +57,25 @@ void require(const void* pointer, const char* name) {
 class Exchange : public GhostExchange {
  public:
   explicit Exchange(const equipot_exchange& functions) : functions_(functions) {
-    if (functions.copy_to_ghosts == nullptr || functions.add_to_owners == nullptr || functions.num_owned < 0)
-      throw std::invalid_argument("the exchange lacks a function, or its num_owned is negative");
+    if (functions.to_ghosts == nullptr || functions.to_owners == nullptr || functions.num_owned < 0 || functions.num_sent < 0)
+      throw std::invalid_argument("the exchange lacks a function, or its num_owned or num_sent is negative");
+    if (functions.num_sent > 0) require(functions.sent, "the exchange's sent");
+    for (const int64_t atom : sent())
+      if (atom < 0 || atom >= functions.num_owned)
+        throw std::invalid_argument("the exchange sends atom " + std::to_string(atom) + ", of " +
+                                    std::to_string(functions.num_owned) + " that are owned");
   }
   int64_t num_owned() const override { return functions_.num_owned; }
-  void copy_to_ghosts(float* rows, int64_t n, int64_t width) override { copy(rows, n, width); }
-  void copy_to_ghosts(double* rows, int64_t n, int64_t width) override { copy(rows, n, width); }
-  void add_to_owners(float* rows, int64_t n, int64_t width) override { add(rows, n, width); }
-  void add_to_owners(double* rows, int64_t n, int64_t width) override { add(rows, n, width); }
+  std::span<const int64_t> sent() const override { return {functions_.sent, size_t(functions_.num_sent)}; }
+  bool is_gpu_aware() const override { return functions_.gpu_aware != 0; }
+  void to_ghosts(const void* rows, void* ghosts, int64_t row_bytes) override {
+    functions_.to_ghosts(functions_.context, rows, ghosts, row_bytes);
+  }
+  void to_owners(const void* ghosts, void* rows, int64_t row_bytes) override {
+    functions_.to_owners(functions_.context, ghosts, rows, row_bytes);
+  }
 
  private:
-  void copy(void* rows, int64_t n, int64_t width) { functions_.copy_to_ghosts(functions_.context, rows, n, width); }
-  void add(void* rows, int64_t n, int64_t width) { functions_.add_to_owners(functions_.context, rows, n, width); }
   equipot_exchange functions_;
 };
 

@@ -222,13 +222,28 @@ struct Exchange : Step<T> {
     }
     Array<T> y = c.make(c.num_atoms, x.width);
     std::copy_n(x.data(), c.num_computed * x.width, y.data());
-    c.exchange->copy_to_ghosts(y.data(), c.num_atoms, x.width);
+    const auto sent = c.exchange->sent();
+    Array<T> rows = c.make(int64_t(sent.size()), x.width);
+    for_rows(rows.rows, 1024, [&](int64_t first, int64_t count) {
+      for (int64_t n = first; n < first + count; ++n) std::copy_n(x[sent[size_t(n)]], x.width, rows[n]);
+    });
+    c.exchange->to_ghosts(rows.data(), y[c.num_computed], x.width * int64_t(sizeof(T)));
+    c.release(rows);
     c.put(this->output, std::move(y));
   }
 
   void backward(Context<T>& c) const override {
     Array<T>& from = c.grad(this->output);
-    if (c.exchange != nullptr) c.exchange->add_to_owners(from.data(), c.num_atoms, from.width);
+    if (c.exchange != nullptr) {
+      const auto sent = c.exchange->sent();
+      Array<T> rows = c.make(int64_t(sent.size()), from.width);
+      c.exchange->to_owners(from[c.num_computed], rows.data(), from.width * int64_t(sizeof(T)));
+      for (int64_t n = 0; n < rows.rows; ++n) {
+        T* const to = from[sent[size_t(n)]];
+        for (int64_t k = 0; k < from.width; ++k) to[k] += rows[n][k];
+      }
+      c.release(rows);
+    }
     from.rows = c.values_rows[this->inputs[0]];
     c.grads[this->inputs[0]] = std::move(from);
     from = {};

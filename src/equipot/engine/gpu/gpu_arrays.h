@@ -9,13 +9,14 @@ namespace equipot {
 // `records` (edges, gpu_record_width) stand for sh, length, center and neighbor in passes that are `by_records`.
 // `shares` takes what each warp adds to an edge's grad_sh and grad_length. Where the edges of an atom or interval are
 // shared out in parts, each part has its own grad_g and grad_x, and `grad_rows`, what it adds to the six rows of the
-// table that the interval takes.
+// table that the interval takes. `items`, of the center pass: only these groups are taken, in one
+// part; null: all of them. (The other passes have no register to spare for it.)
 EQUIPOT_DECLARE_AND_QUOTE(gpu_arrays_text,
 template <class T>
 struct GpuArrays {
   const T *x, *sh, *w, *g, *x_cotangent, *sh_cotangent, *w_cotangent;
   const T *table, *length, *table_cotangent, *length_cotangent, *records;
-  const long long *center, *neighbor, *order, *start;
+  const long long *center, *neighbor, *order, *start, *items;
   T *grad_g, *grad_x, *grad_w, *shares, *grad_rows;
   long long num_edges, intervals, parts;
   double cutoff;

@@ -99,7 +99,9 @@ void Writer::begin_group(const Group& group, size_t n) {
   if (group.is_full()) line("constexpr bool active = true;");
   else line("const bool active = channel < ", group.channels, ";");
   line("const int c = active ? channel : ", group.channels - group.width, ";");
-  line("const int item = blockIdx.x, part = blockIdx.z;");
+  if (form_.pass == GpuPass::center)
+    line("const int item = a.items == nullptr ? int(blockIdx.x) : int(load(a.items + blockIdx.x)), part = blockIdx.z;");
+  else line("const int item = blockIdx.x, part = blockIdx.z;");
 }
 
 // In order; this block's part of the edges.

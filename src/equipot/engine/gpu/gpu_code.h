@@ -19,7 +19,7 @@
 //                             parts = gpu_parts(...)
 //   shares (warps, E, values) of the neighbor pass with geometry; not zeroed
 //
-// The grid is N, blocks_y and parts blocks of `threads` threads. Then the parts are added in order, and shares over their
+// The grid is N (or as many as there are `items`), blocks_y and parts blocks of `threads` threads. Then the parts are added in order, and shares over their
 // warps: the first dim_sh values are grad_sh, with a table the last is grad_length. By records a pass reads x, g and
 // table beside them (center pass: x, table), and sh, length, center, neighbor only if it is not by records.
 #pragma once

@@ -17,6 +17,7 @@ using Context = struct ContextObject*;
 using Module = struct ModuleObject*;
 using Function = struct FunctionObject*;
 using Stream = struct StreamObject*;
+using Event = struct EventObject*;
 using Address = unsigned long long;
 enum : int { cuda_success = 0, out_of_memory = 2, capability_major = 75, capability_minor = 76 };
 
@@ -38,6 +39,10 @@ struct Driver {
   int (*make_stream)(Stream*, unsigned flags);
   int (*end_stream)(Stream);
   int (*wait_for)(Stream);
+  int (*make_event)(Event*, unsigned flags);
+  int (*end_event)(Event);
+  int (*record)(Event, Stream);
+  int (*let_wait)(Stream, Event, unsigned flags);
   int (*allocate)(Address*, size_t);
   int (*free)(Address);
   int (*allocate_host)(void**, size_t);
@@ -65,6 +70,8 @@ Driver find_driver() {
   find(d.load_module, "cuModuleLoadDataEx"), find(d.get_function, "cuModuleGetFunction");
   find(d.launch, "cuLaunchKernel"), find(d.message, "cuGetErrorString");
   find(d.make_stream, "cuStreamCreate"), find(d.end_stream, "cuStreamDestroy_v2"), find(d.wait_for, "cuStreamSynchronize");
+  find(d.make_event, "cuEventCreate"), find(d.end_event, "cuEventDestroy_v2"), find(d.record, "cuEventRecord");
+  find(d.let_wait, "cuStreamWaitEvent");
   find(d.allocate, "cuMemAlloc_v2"), find(d.free, "cuMemFree_v2");
   find(d.allocate_host, "cuMemAllocHost_v2"), find(d.free_host, "cuMemFreeHost");
   find(d.set_bytes, "cuMemsetD8Async"), find(d.memory, "cuMemGetInfo_v2");
@@ -115,11 +122,15 @@ class DriverDevice : public GpuDevice {
     check(driver_.retain_context(&own_, device()), "cuDevicePrimaryCtxRetain");
     const Entered entered(*this);
     check(driver_.make_stream(&own_stream_, 1), "cuStreamCreate");  // 1: it does not wait for other streams
+    check(driver_.make_stream(&aside_, 1), "cuStreamCreate");
+    check(driver_.make_event(&reached_, 2), "cuEventCreate");  // 2: it measures no time
   }
 
   // The context stays: modules() has what was compiled in it.
   ~DriverDevice() override {
-    if (own_stream_ != nullptr) quietly([&] { driver_.end_stream(own_stream_); });
+    for (Stream stream : {own_stream_, aside_})
+      if (stream != nullptr) quietly([&] { driver_.end_stream(stream); });
+    if (reached_ != nullptr) quietly([&] { driver_.end_event(reached_); });
   }
 
   void* compile(const std::string& source, const char* name) override {
@@ -172,17 +183,17 @@ class DriverDevice : public GpuDevice {
     const Entered entered(*this);
     check(driver_.set_bytes(address(memory), 0, bytes, own_stream_), "cuMemsetD8Async");
   }
-  void copy_up(void* to, const void* from, size_t bytes) override {
+  void copy_up(void* to, const void* from, size_t bytes) override { copy_up(to, from, bytes, own_stream_); }
+  void copy_down(void* to, const void* from, size_t bytes) override { copy_down(to, from, bytes, own_stream_); }
+  void synchronize() override { synchronize(own_stream_); }
+  void fork() override { let_wait(aside_, own_stream_); }
+  void copy_up_aside(void* to, const void* from, size_t bytes) override { copy_up(to, from, bytes, aside_); }
+  void copy_down_aside(void* to, const void* from, size_t bytes) override { copy_down(to, from, bytes, aside_); }
+  void synchronize_aside() override { synchronize(aside_); }
+  void join() override { let_wait(own_stream_, aside_); }
+  void enter(const std::function<void()>& work) override {
     const Entered entered(*this);
-    check(driver_.copy_up(address(to), from, bytes, own_stream_), "cuMemcpyHtoDAsync");
-  }
-  void copy_down(void* to, const void* from, size_t bytes) override {
-    const Entered entered(*this);
-    check(driver_.copy_down(to, address(from), bytes, own_stream_), "cuMemcpyDtoHAsync");
-  }
-  void synchronize() override {
-    const Entered entered(*this);
-    check(driver_.wait_for(own_stream_), "cuStreamSynchronize");
+    work();
   }
   size_t memory_left() override {
     const Entered entered(*this);
@@ -197,6 +208,26 @@ class DriverDevice : public GpuDevice {
   }
 
  private:
+  void copy_up(void* to, const void* from, size_t bytes, Stream stream) {
+    const Entered entered(*this);
+    check(driver_.copy_up(address(to), from, bytes, stream), "cuMemcpyHtoDAsync");
+  }
+  void copy_down(void* to, const void* from, size_t bytes, Stream stream) {
+    const Entered entered(*this);
+    check(driver_.copy_down(to, address(from), bytes, stream), "cuMemcpyDtoHAsync");
+  }
+  void synchronize(Stream stream) {
+    const Entered entered(*this);
+    check(driver_.wait_for(stream), "cuStreamSynchronize");
+  }
+  // For what the other has been asked for so far. (A wait is for what the event marked when it was asked for.)
+  void let_wait(Stream stream, Stream other) {
+    const Entered entered(*this);
+    const std::lock_guard guard(marking_);
+    check(driver_.record(reached_, other), "cuEventRecord");
+    check(driver_.let_wait(stream, reached_, 0), "cuStreamWaitEvent");
+  }
+
   // Gives back what may be gone with the context: in a forked process, when the process ends, after a kernel has failed.
   template <class F>
   void quietly(const F& give_back) const noexcept {
@@ -237,7 +268,9 @@ class DriverDevice : public GpuDevice {
   const GpuRuntime runtime_;
   const int ordinal_;
   Context own_ = nullptr;
-  Stream own_stream_ = nullptr;
+  Stream own_stream_ = nullptr, aside_ = nullptr;
+  Event reached_ = nullptr;
+  std::mutex marking_;  // models in several threads share it
 };
 
 }  // namespace

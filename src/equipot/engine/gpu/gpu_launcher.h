@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,15 @@ class GpuDevice : public GpuLauncher {
   virtual void copy_up(void* to, const void* from, size_t bytes) = 0;  // from the host
   virtual void copy_down(void* to, const void* from, size_t bytes) = 0;  // to the host
   virtual void synchronize() = 0;
+  // Copies beside that work, in an order of their own. After `fork` they wait for all that has been asked for until then, and
+  // touch only memory that was taken by then; after `join` what is asked for waits for them.
+  virtual void fork() = 0;
+  virtual void copy_up_aside(void* to, const void* from, size_t bytes) = 0;
+  virtual void copy_down_aside(void* to, const void* from, size_t bytes) = 0;
+  virtual void synchronize_aside() = 0;  // the host waits for them, and for what they wait for
+  virtual void join() = 0;
+  // Calls work() with the device current, for libraries that look for it themselves, such as MPI.
+  virtual void enter(const std::function<void()>& work) = 0;
   virtual size_t memory_left() = 0;
   virtual std::string name() = 0;
 };

@@ -14,7 +14,7 @@
 extern "C" {
 #endif
 
-#define EQUIPOT_ABI 5 /* grows when a struct or a function changes */
+#define EQUIPOT_ABI 6 /* grows when a struct or a function changes */
 
 typedef enum {
   EQUIPOT_OK = 0,
@@ -94,13 +94,18 @@ typedef struct {
 /* Pointers in *description are valid as long as the model. */
 equipot_status equipot_describe(const equipot_model* model, equipot_description* description);
 
-/* For codes that cut space into domains: owned atoms come first, ghosts follow. Rows are (atoms, width) of
- * bytes_per_number. Called from the thread that evaluates. */
+/* For codes that cut space into domains: owned atoms come first, ghosts follow. Both functions move rows of `row_bytes` bytes,
+ * one behind the other, between domains, which call them together, from the thread that evaluates; what the bytes mean is the
+ * engine's affair. `rows` (num_sent) are those of `sent`, `ghosts` (num_atoms - num_owned) those of the ghosts. Where both are
+ * in the order of domains, that is one message to each neighbor, of bytes as they lie. */
 typedef struct {
   void* context;
   int64_t num_owned;
-  void (*copy_to_ghosts)(void* context, void* rows, int64_t num_atoms, int64_t width); /* from their owners */
-  void (*add_to_owners)(void* context, void* rows, int64_t num_atoms, int64_t width);  /* the transpose */
+  int64_t num_sent;
+  const int64_t* sent; /* (num_sent) the owned atoms that are ghosts elsewhere, once for each of these ghosts */
+  int32_t gpu_aware;   /* nonzero: a model on a GPU passes addresses of its memory; otherwise all are the host's */
+  void (*to_ghosts)(void* context, const void* rows, void* ghosts, int64_t row_bytes); /* each row to its ghosts */
+  void (*to_owners)(void* context, const void* ghosts, void* rows, int64_t row_bytes); /* what ghosts have comes back */
 } equipot_exchange;
 
 typedef struct {

@@ -124,29 +124,45 @@ GpuArrays<void> GpuConvolution::arrays_of(const GpuContext& c, const Given& give
 
 // Rows of all atoms, by one block for each atom and part of its edges; parts are added in order.
 void GpuConvolution::run(const GpuContext& c, const GpuCompiled& pass, GpuArrays<void> arrays, void* GpuArrays<void>::*to,
-                         const GpuArray& rows, bool filled) const {
+                         const GpuArray& rows, bool filled, const Turns& turns) const {
   const int64_t parts = gpu_parts(pass.code, rows.rows, c.num_edges);
   const GpuArray own = parts > 1 ? c.make(parts * rows.rows, rows.width) : GpuArray{};
   const GpuArray& written = parts > 1 ? own : rows;
   if (!filled) c.zero(written);
-  arrays.parts = parts, arrays.*to = written.data();
-  c.launch(pass, rows.rows, arrays, parts);
+  arrays.parts = parts;
+  const auto take = [&](const Rows& some) {
+    GpuArrays<void> these = arrays;
+    these.items = some.items, these.start += some.first;
+    these.*to = c.model.offset(written.data(), some.first * rows.width);
+    if (some.first > 0) these.x = c.model.offset(arrays.x, some.first * plan_.dim_in);  // of the neighbor pass, one row for each
+    c.launch(pass, some.number, these, parts);
+  };
+  if (c.exchange != nullptr && parts == 1) {
+    take(turns.first), turns.between(), take(turns.last);
+    return;
+  }
+  if (turns.last_needs_it) turns.between();
+  take({nullptr, 0, rows.rows});
   if (parts > 1) add_shares(c, own, parts, rows.rows, rows.data(), rows.width, false);
+  if (!turns.last_needs_it) turns.between();
 }
 
-GpuArray GpuConvolution::send(const GpuContext& c, const Given& given) const {
+GpuArray GpuConvolution::send(const GpuContext& c, const Given& given, const std::function<void()>& ghosts_are_there) const {
   GpuArray messages = c.make(c.num_computed, plan_.dim_out);
-  run(c, center_, arrays_of(c, given), &GpuArrays<void>::grad_g, messages, fills_messages_);
+  const auto [atoms, num_inner] = c.inner_first;
+  run(c, center_, arrays_of(c, given), &GpuArrays<void>::grad_g, messages, fills_messages_,
+      {{atoms, 0, num_inner}, {atoms + num_inner, 0, c.num_computed - num_inner}, ghosts_are_there, true});
   return messages;
 }
 
-void GpuConvolution::receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x,
-                             void* by_w) const {
+void GpuConvolution::receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x, void* by_w,
+                             const std::function<void()>& ghosts_are_done) const {
   const GpuArray shares = c.make(neighbor_.code.warps * c.num_edges, neighbor_.code.values);
   GpuArrays<void> arrays = arrays_of(c, given);
   arrays.order = c.order, arrays.start = c.start;
   arrays.g = gradient.data(), arrays.grad_w = by_w, arrays.shares = shares.data();
-  run(c, neighbor_, arrays, &GpuArrays<void>::grad_x, by_x, fills_x_);
+  run(c, neighbor_, arrays, &GpuArrays<void>::grad_x, by_x, fills_x_,
+      {{nullptr, c.num_computed, c.num_atoms - c.num_computed}, {nullptr, 0, c.num_computed}, ghosts_are_done, false});
   add_shares(c, shares, neighbor_.code.warps, c.num_edges, c.geometry, c.dim_sh + 1, true);
 }
 

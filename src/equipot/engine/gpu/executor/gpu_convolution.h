@@ -1,6 +1,8 @@
 // The passes of form.h over the edges of an evaluation, and the radial networks that give their weights.
 #pragma once
 
+#include <functional>
+
 #include "gpu_arrays.h"
 #include "gpu_step.h"
 #include "message_passing.h"
@@ -53,15 +55,29 @@ class GpuConvolution {
     int64_t intervals = 0;
     double cutoff = 0;
   };
-  GpuArray send(const GpuContext& c, const Given& given) const;
-  // From the gradient by the messages to those by x, which is overwritten, by w, and by the geometry, which are added.
-  void receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x, void* by_w) const;
+  // Calls ghosts_are_there() as late as it can: before what reads their rows of x.
+  GpuArray send(const GpuContext& c, const Given& given, const std::function<void()>& ghosts_are_there) const;
+  // From the gradient by the messages to those by x, which is overwritten, by w, and by the geometry, which are added. Calls
+  // ghosts_are_done() as early as it can: when it has asked for their gradients by x.
+  void receive(const GpuContext& c, const Given& given, const GpuArray& gradient, const GpuArray& by_x, void* by_w,
+               const std::function<void()>& ghosts_are_done) const;
 
  private:
   const void* records(const GpuContext& c, const Given& given) const;
   GpuArrays<void> arrays_of(const GpuContext& c, const Given& given) const;
+  // `items`, or those from the first on.
+  struct Rows {
+    const long long* items;
+    int64_t first, number;
+  };
+  // With an exchange, if atoms are many, rows are taken in two turns; otherwise between() comes before all of them or behind.
+  struct Turns {
+    Rows first, last;
+    std::function<void()> between;
+    bool last_needs_it;  // or it needs the first
+  };
   void run(const GpuContext& c, const GpuCompiled& pass, GpuArrays<void> arrays, void* GpuArrays<void>::*to,
-           const GpuArray& rows, bool filled) const;
+           const GpuArray& rows, bool filled, const Turns& turns) const;
 
   Plan<double> plan_;
   GpuCompiled center_, neighbor_, make_records_;

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <optional>
 
+#include "gpu_exchange.h"
 #include "gpu_geometry.h"
 #include "gpu_neighbors.h"
 #include "gpu_step.h"
@@ -22,7 +23,7 @@ struct DeviceEdges {
   const void* close = nullptr;  // (2) of GpuNeighbors; null: that has been looked at
   const std::vector<int64_t>* first_on_host = nullptr;
   GhostExchange* exchange = nullptr;
-  bool same_border = false;  // as in the evaluation before
+  GpuInnerFirst inner_first;  // with an exchange
 };
 
 // Atoms with their edges, which are evaluated together.
@@ -37,18 +38,6 @@ struct Part {
 // make no GPU busier.
 int64_t most_edges_at_once = 1 << 19;
 
-// The owned atoms that other domains have as ghosts, found by a gradient of one by each ghost, in the precision of all rows.
-template <class T>
-std::vector<long long> find_border(GhostExchange& exchange, int64_t num_atoms) {
-  std::vector<T> rows(size_t(num_atoms), T(1));
-  std::fill_n(rows.begin(), exchange.num_owned(), T(0));
-  exchange.add_to_owners(rows.data(), num_atoms, 1);
-  std::vector<long long> border;
-  for (int64_t i = 0; i < exchange.num_owned(); ++i)
-    if (rows[size_t(i)] != 0) border.push_back(i);
-  return border;
-}
-
 class GpuEvaluator : public Evaluator {
  public:
   GpuEvaluator(const Program& program, std::shared_ptr<GpuDevice> device)
@@ -61,6 +50,7 @@ class GpuEvaluator : public Evaluator {
       throw std::runtime_error("it predicts more than energies and forces (model.outputs), which the engine does on a CPU only: use the device cpu");
     make_geometry(program);
     GpuReader reader{{program, {}}, model_, model_.num_types(), dim_sh_};
+    std::vector<bool> exchanges;
     for (const Json& json : program.json["steps"].items) {
       auto step = make_message_passing(reader, json);
       if (step) by_parts_ = false;
@@ -69,6 +59,7 @@ class GpuEvaluator : public Evaluator {
         throw std::runtime_error("its step '" + json["do"].text + "' runs on a CPU only: use the device cpu");
       const std::string& kind = json["do"].text;
       message_passing_ = message_passing_ || kind == "interaction" || kind == "exchange";
+      exchanges.push_back(kind == "exchange");
       bool varies = false;
       for (const Json& name : json["inputs"].items) {
         step->inputs.push_back(reader.find(name.text));
@@ -81,7 +72,7 @@ class GpuEvaluator : public Evaluator {
       reader.names.push_back(json["out"].text);
       steps_.push_back(std::move(step));
     }
-    find_uses();
+    find_uses(exchanges);
     model_.rows("linear_rows");  // compiles all of its text
     model_.memory().synchronize();  // weights are there
   }
@@ -108,6 +99,14 @@ class GpuEvaluator : public Evaluator {
     here.center = center.get(), here.neighbor = neighbor.get(), here.first_edge = first.get();
     here.order = order.get(), here.start = start.get(), here.vec = static_cast<const double*>(vec.get());
     here.first_on_host = &edges.first;
+    GpuAtomOrder inner_first;
+    if (given.exchange != nullptr && message_passing_) {
+      std::vector<bool> at_border(size_t(here.num_computed), false);
+      for (int64_t e = 0; e < here.num_edges; ++e)
+        if (edges.neighbor[e] >= here.num_computed) at_border[size_t(edges.center[e])] = true;
+      inner_first.set(model_, at_border);
+      here.inner_first = inner_first.get();
+    }
     std::optional<Buffer> owned;
     if (given.owned != nullptr) owned = memory.up(given.owned, size_t(given.num_atoms));
     send_types(here.num_atoms, here.num_computed, given.types);
@@ -128,13 +127,13 @@ class GpuEvaluator : public Evaluator {
 
   void evaluate_domain(const Domain& domain, const int64_t* ids, const Results& results) override {
     const std::lock_guard guard(in_use_);
-    if (!domain.moved) knows_border_ = false, neighbors_.forget();  // now: what follows may fail
+    if (!domain.moved) neighbors_.forget();  // now: what follows may fail
     refuse(domain.num_atoms, domain.types, results);
     const GpuMemory::Evaluation evaluation(model_.memory());
     send_types(domain.num_atoms, domain.num_owned, domain.types);
     neighbors_.update(domain, ids, static_cast<const long long*>(type_rows_.get()));
     DeviceEdges edges = found_edges(domain.num_atoms, domain.num_owned);
-    edges.exchange = domain.exchange, edges.same_border = domain.moved;
+    edges.exchange = domain.exchange, edges.inner_first = neighbors_.inner_first();
     run(edges, nullptr, results);
     if (too_close_) neighbors_.refuse(domain, ids);
   }
@@ -169,9 +168,15 @@ class GpuEvaluator : public Evaluator {
     edge_forward_ = device_->compile(text, "edge_forward"), edge_backward_ = device_->compile(text, "edge_backward");
   }
 
-  // Which step reads each array last, and which arrays are needed on the way back.
-  void find_uses() {
+  // Which step reads each array last, and which arrays are needed on the way back; `exchanges`: which come from one.
+  void find_uses(const std::vector<bool>& exchanges) {
     last_use_.assign(steps_.size(), 0), read_back_.assign(steps_.size(), false);
+    std::vector<bool> used(steps_.size(), false);
+    for (const auto& step : steps_) {
+      const auto first = step->inputs.empty() ? 0 : size_t(step->inputs[0]);
+      step->sends_home = step->works_beside_exchange() && exchanges[first] && !used[first] && steps_[first]->differentiable;
+      for (const int input : step->inputs) used[size_t(input)] = true;
+    }
     for (size_t s = 0; s < steps_.size(); ++s) {
       last_use_[s] = std::max(last_use_[s], s);
       for (const int input : steps_[s]->inputs) last_use_[size_t(input)] = s;
@@ -248,7 +253,7 @@ class GpuEvaluator : public Evaluator {
     c.by_type = indices(by_type_.get()), c.padded = padded_;
     c.values.resize(steps_.size()), c.grads.resize(steps_.size()), c.kept.resize(steps_.size());
     c.values_rows.resize(steps_.size()), c.values_width.resize(steps_.size());
-    c.exchange = edges.exchange, c.mirror = &mirror_;
+    if (exchange_.exists()) c.exchange = &exchange_, c.inner_first = edges.inner_first;
     return c;
   }
 
@@ -267,7 +272,7 @@ class GpuEvaluator : public Evaluator {
 
   // Where rows of `width` numbers of edges begin in the part.
   void* rows_of(const Part& part, const GpuArray& array) const {
-    return static_cast<char*>(array.data()) + size_t(part.first_edge * array.width) * model_.number_size();
+    return model_.offset(array.data(), part.first_edge * array.width);
   }
 
   // The part as if there were nothing else: its atoms and edges are counted from 0.
@@ -291,6 +296,7 @@ class GpuEvaluator : public Evaluator {
   void run(const DeviceEdges& edges, const unsigned char* owned, const Results& results) {
     GpuMemory& memory = model_.memory();
     make_room_to_count(edges.num_edges);
+    const GpuExchange::Use exchanging(exchange_, message_passing_ ? edges.exchange : nullptr);
     const GpuContext all = context(edges);
     const GpuArray length = all.make(all.num_edges, 1), sh = all.make(all.num_edges, dim_sh_);
     GpuEdgeArrays<void> of_edges{};
@@ -309,10 +315,6 @@ class GpuEvaluator : public Evaluator {
       GpuContext c = context(edges);
       c.length = rows_of(part, length), c.sh = rows_of(part, sh);
       if (part.num_atoms() < all.num_computed) narrow(c, part);
-      if (c.exchange != nullptr && message_passing_) {
-        if (!edges.same_border || !knows_border_) send_border(c);
-        c.border = &border_, c.border_rows = static_cast<const long long*>(border_rows_.get());
-      }
       run_forward(c);
       GpuAtomArrays<void> of_part{};
       const int last = int(steps_.size()) - 1;
@@ -348,13 +350,6 @@ class GpuEvaluator : public Evaluator {
     fetch(n, edges.close, energies, forces, virials, sums, results);
   }
 
-  void send_border(const GpuContext& c) {
-    knows_border_ = false;
-    border_ = model_.single() ? find_border<float>(*c.exchange, c.num_atoms) : find_border<double>(*c.exchange, c.num_atoms);
-    border_rows_ = model_.memory().keep(border_);
-    knows_border_ = true;
-  }
-
   static double* doubles(const Buffer& buffer) { return static_cast<double*>(buffer.get()); }
 
   void launch_edges(void* kernel, GpuEdgeArrays<void>& arrays) {
@@ -367,6 +362,8 @@ class GpuEvaluator : public Evaluator {
 
   void run_forward(GpuContext& c) const {
     for (size_t s = 0; s < steps_.size(); ++s) {
+      for (const int input : steps_[s]->inputs)
+        if (input == c.coming && !(steps_[s]->works_beside_exchange() && input == steps_[s]->inputs[0])) c.arrive();
       steps_[s]->forward(c);
       for (const int input : steps_[s]->inputs)
         if (last_use_[size_t(input)] == s && !read_back_[size_t(input)]) c.value(input) = {};
@@ -429,13 +426,11 @@ class GpuEvaluator : public Evaluator {
   std::vector<size_t> last_use_;
   std::vector<bool> read_back_;
   // Of the evaluation before.
-  bool too_close_ = false, knows_border_ = false;
-  std::vector<long long> border_;
-  Buffer border_rows_;
+  bool too_close_ = false;
+  GpuExchange exchange_{model_};
   std::vector<int64_t> types_;
   int64_t typed_ = -1, padded_ = 0, counted_ = 0;
   Buffer type_rows_, by_type_, counting_;
-  GpuMirror mirror_;
   std::mutex in_use_;
 };
 

@@ -3,6 +3,7 @@
 
 #include "gpu_arrays.h"
 #include "gpu_convolution.h"
+#include "gpu_exchange.h"
 
 namespace equipot {
 namespace {
@@ -103,71 +104,23 @@ struct GpuSilu : GpuStep {
   }
 };
 
-// Rows of atoms that other domains own come from there. Only rows that cross a border leave the device: those of owned atoms
-// that are ghosts elsewhere, and those of the ghosts, which lie one after the other.
-template <class T>
-struct GpuExchange : GpuStep {
+// Rows of atoms that other domains own come from there, before the first step that reads them.
+struct GpuExchangeStep : GpuStep {
   void forward(GpuContext& c) const override {
-    GpuArray x = std::move(c.value(inputs[0]));
-    if (c.exchange != nullptr) {
-      const std::vector<T> border = border_down(c, x);
-      T* const rows = mirror(c, x.width);
-      for (size_t n = 0; n < c.border->size(); ++n)
-        std::copy_n(border.data() + n * size_t(x.width), x.width, rows + (*c.border)[n] * x.width);
-      c.exchange->copy_to_ghosts(rows, c.num_atoms, x.width);
-      c.model.memory().up(ghosts(c, x), rows + c.num_computed * x.width, ghost_bytes(c, x.width));
-      x.rows = c.num_atoms;
-    }
-    c.put(output, std::move(x));
+    GpuArray& x = c.put(output, std::move(c.value(inputs[0])));
+    if (c.exchange == nullptr) return;
+    c.exchange->begin_forward(c, x);
+    c.coming = output;
   }
 
   void backward(GpuContext& c) const override {
     GpuArray from = std::move(c.gradient(output));
     if (c.exchange != nullptr) {
-      T* const rows = mirror(c, from.width);
-      for (const long long i : *c.border) std::fill_n(rows + i * from.width, from.width, T(0));
-      down(c, rows + c.num_computed * from.width, ghosts(c, from), ghost_bytes(c, from.width));
-      c.exchange->add_to_owners(rows, c.num_atoms, from.width);
-      std::vector<T> border(c.border->size() * size_t(from.width));
-      for (size_t n = 0; n < c.border->size(); ++n)
-        std::copy_n(rows + (*c.border)[n] * from.width, from.width, border.data() + n * size_t(from.width));
-      const auto added = c.model.memory().up(border);
-      GpuRowArrays<void> arrays{};
-      arrays.a = added.get(), arrays.index = c.border_rows, arrays.out = from.data();
-      c.run("scatter_rows", arrays, int64_t(c.border->size()), from.width);
+      if (!c.exchange->is_under_way()) c.exchange->begin_backward(c, from);
+      c.exchange->end_backward(c, from);
     }
     from.rows = c.values_rows[size_t(inputs[0])];
     c.gradient(inputs[0]) = std::move(from);
-  }
-
-  static T* mirror(const GpuContext& c, int64_t width) {
-    const size_t bytes = size_t(c.num_atoms * width) * sizeof(T);
-    if (c.mirror->size() < bytes) *c.mirror = GpuMirror(bytes);
-    return reinterpret_cast<T*>(c.mirror->data());
-  }
-
-  static std::vector<T> border_down(const GpuContext& c, const GpuArray& x) {
-    const GpuArray gathered = c.make(int64_t(c.border->size()), x.width);
-    GpuRowArrays<void> arrays{};
-    arrays.a = x.data(), arrays.index = c.border_rows, arrays.out = gathered.data();
-    c.run("gather_rows", arrays, gathered.rows, x.width);
-    std::vector<T> rows(size_t(gathered.size()));
-    down(c, rows.data(), gathered.data(), rows.size() * sizeof(T));
-    return rows;
-  }
-
-  // The one place, beside the results, that waits for the device.
-  static void down(const GpuContext& c, T* to, const void* from, size_t bytes) {
-    if (bytes == 0) return;
-    void* const host = c.model.memory().host(bytes);
-    c.model.memory().down(host, from, bytes);
-    c.model.memory().synchronize();
-    std::memcpy(to, host, bytes);
-  }
-
-  static void* ghosts(const GpuContext& c, const GpuArray& x) { return static_cast<T*>(x.data()) + c.num_computed * x.width; }
-  static size_t ghost_bytes(const GpuContext& c, int64_t width) {
-    return size_t((c.num_atoms - c.num_computed) * width) * sizeof(T);
   }
 };
 
@@ -236,6 +189,7 @@ struct GpuInteraction : GpuStep {
   }
 
   std::vector<int> read_back() const override { return {inputs[0]}; }
+  bool works_beside_exchange() const override { return true; }
 
   GpuConvolution::Given given(const GpuArray& x, const GpuArray& weights) const {
     return {.x = x.data(), .w = weights.data(), .table = radial.table.get(), .intervals = radial.intervals,
@@ -247,7 +201,9 @@ struct GpuInteraction : GpuStep {
     {
       std::vector<GpuArray> hidden;
       const GpuArray weights = radial.forward(c, hidden);
-      const GpuArray messages = convolution.send(c, given(c.value(inputs[0]), weights));
+      const GpuArray messages = convolution.send(c, given(c.value(inputs[0]), weights), [&] {
+        if (c.coming == inputs[0]) c.arrive();
+      });
       mixing.forth.apply(c, c.num_computed, messages, update, {.add = true});
     }
     GpuArray out = c.make(c.num_computed, gate.dim_out, c.num_atoms);
@@ -277,12 +233,16 @@ struct GpuInteraction : GpuStep {
 
   void receive(GpuContext& c, const GpuConvolution::Given& given, const GpuArray& by_messages, const GpuArray& by_weights) const {
     const auto [by_x, add] = c.target(inputs[0], c.num_atoms);
-    if (!add) return convolution.receive(c, given, by_messages, by_x, by_weights.data());
+    const auto send_home = [&, &by_x = by_x] {
+      if (sends_home && c.exchange != nullptr) c.exchange->begin_backward(c, by_x);
+    };
+    if (!add) return convolution.receive(c, given, by_messages, by_x, by_weights.data(), send_home);
     const GpuArray own = c.make(by_x.rows, by_x.width);
-    convolution.receive(c, given, by_messages, own, by_weights.data());
+    convolution.receive(c, given, by_messages, own, by_weights.data(), [] {});
     GpuRowArrays<void> arrays{};
     arrays.a = own.data(), arrays.out = by_x.data(), arrays.factor = 1, arrays.add = true;
     c.run("add_rows", arrays, own.rows, own.width);
+    send_home();
   }
 };
 
@@ -294,8 +254,7 @@ std::unique_ptr<GpuStep> make_message_passing(const GpuReader& reader, const Jso
   if (kind == "linear") return std::make_unique<GpuLinearStep>(reader, json);
   if (kind == "element_factors") return std::make_unique<GpuElementFactors>(reader, json);
   if (kind == "silu") return std::make_unique<GpuSilu>();
-  if (kind == "exchange" && reader.model.single()) return std::make_unique<GpuExchange<float>>();
-  if (kind == "exchange") return std::make_unique<GpuExchange<double>>();
+  if (kind == "exchange") return std::make_unique<GpuExchangeStep>();
   if (kind == "interaction") return std::make_unique<GpuInteraction>(reader, json);
   return nullptr;
 }

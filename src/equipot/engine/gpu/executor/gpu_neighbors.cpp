@@ -43,14 +43,17 @@ __device__ __forceinline__ Index atom_at(const GpuNeighborArrays& a, Index place
   return a.atoms == nullptr ? place : a.atoms[place];
 }
 
-// How many neighbors each atom has; -1: one of them is too close.
+// How many neighbors each atom has; -1: one of them is too close. Of a domain, whether other domains own one of them.
 extern "C" __global__ void __launch_bounds__(128) count_neighbors(const GpuNeighborArrays a) {
   const Index i = Index(blockIdx.x) * 128 + threadIdx.x;
   if (i >= a.num_centers || atom_at(a, i) < 0) return;
   Index count = 0;
-  bool close = false;
-  for_neighbors(a, i, [&](Index, const int*, double squared) { ++count, close = close || squared < a.least; });
+  bool close = false, border = false;
+  for_neighbors(a, i, [&](Index j, const int*, double squared) {
+    ++count, close = close || squared < a.least, border = border || atom_at(a, j) >= a.num_owned;
+  });
   a.counts[atom_at(a, i)] = close ? -1 : count;
+  if (a.at_border != nullptr) a.at_border[atom_at(a, i)] = border;
 }
 
 extern "C" __global__ void __launch_bounds__(128) find_neighbors(const GpuNeighborArrays a) {
@@ -161,7 +164,8 @@ void GpuNeighbors::update(const Structure& structure, const long long* types) {
 void GpuNeighbors::update(const Domain& domain, const int64_t* ids, const long long* types) {
   GpuMemory& memory = model_.memory();
   GpuNeighborArrays arrays{};
-  arrays.num_centers = domain.num_local, arrays.num_places = domain.num_places, arrays.least = least_distance * least_distance;
+  arrays.num_centers = domain.num_local, arrays.num_places = domain.num_places, arrays.num_owned = domain.num_owned;
+  arrays.least = least_distance * least_distance;
   const GpuMemory::Buffer positions = memory.up(domain.positions, size_t(3 * domain.num_places) * sizeof(double));
   arrays.positions = static_cast<const double*>(positions.get());
   if (!is_complete(domain)) build(domain, ids, arrays);
@@ -296,7 +300,8 @@ std::vector<int64_t> GpuNeighbors::find(int64_t num_atoms, GpuNeighborArrays& ar
   GpuMemory& memory = model_.memory();
   const auto n = size_t(num_atoms), places = size_t(arrays.num_places);
   const GpuMemory::Buffer counts = memory.take(n * sizeof(long long)), back = memory.take(places * sizeof(long long));
-  arrays.counts = numbers(counts), arrays.back_counts = numbers(back);
+  const GpuMemory::Buffer at_border = memory.take(of_domain_ ? size_t(arrays.num_owned) * sizeof(long long) : 0);
+  arrays.counts = numbers(counts), arrays.back_counts = numbers(back), arrays.at_border = of_domain_ ? numbers(at_border) : nullptr;
   if (of_domain_ && n > 0) model_.device().zero(counts.get(), n * sizeof(long long));  // of atoms that are not owned
   launch(count_, arrays.num_centers, arrays), launch(count_back_, arrays.num_places, arrays);
   const auto fetch = [&](const GpuMemory::Buffer& from, size_t count) {
@@ -305,7 +310,9 @@ std::vector<int64_t> GpuNeighbors::find(int64_t num_atoms, GpuNeighborArrays& ar
     return to;
   };
   const long long *found = fetch(counts, n), *found_back = fetch(back, places);
+  const long long* const found_border = fetch(at_border, of_domain_ ? size_t(arrays.num_owned) : 0);
   memory.synchronize();
+  if (of_domain_) inner_first_.set(model_, std::vector<bool>(found_border, found_border + arrays.num_owned));
   first_.assign(n + 1, 0);
   for (size_t i = 0; i < n; ++i) {
     if (found[i] < 0) refuse();

@@ -3,6 +3,7 @@
 // functions of the distance are zero there. Of a domain the atoms are at places, and some at several.
 #pragma once
 
+#include "gpu_exchange.h"
 #include "gpu_step.h"
 #include "neighbors.h"
 
@@ -12,11 +13,11 @@ EQUIPOT_DECLARE_AND_QUOTE(gpu_neighbor_arrays_text,
 struct GpuNeighborArrays {
   const double *positions, *home, *watched;
   const long long *start, *members, *along, *first_edge, *atoms, *first_back, *types;
-  long long *counts, *back_counts, *center, *neighbor, *from, *to, *order;
+  long long *counts, *back_counts, *at_border, *center, *neighbor, *from, *to, *order;
   int* shift;
   double *vec, *close;
   double lattice[9], limit, least;
-  long long num_centers, num_places, num_edges, num_types, number[3], reach[3];
+  long long num_centers, num_places, num_owned, num_edges, num_types, number[3], reach[3];
   int periodic[3];
 };)
 
@@ -38,6 +39,7 @@ class GpuNeighbors {
   const std::vector<int64_t>& first_edge_on_host() const { return first_; }
   const void* order() const { return order_.get(); }
   const void* start() const { return of_domain_ ? first_in_.get() : first_edge_.get(); }
+  GpuInnerFirst inner_first() const { return inner_first_.get(); }  // of a domain
   const double* vec() const { return static_cast<const double*>(vec_.get()); }
   // (2) on the device, not zero: two atoms are as close as they must not be; closer than what is watched.
   const void* close() const { return close_.get(); }
@@ -66,6 +68,7 @@ class GpuNeighbors {
   void *count_, *find_, *pair_up_, *count_back_, *find_back_, *vectors_;
   GpuMemory::Buffer center_, neighbor_, first_edge_, order_, shift_, vec_, close_;
   GpuMemory::Buffer from_, to_, first_in_, watched_;  // of a domain: the places of edges, the first one to each atom
+  GpuAtomOrder inner_first_;
   std::vector<double> watched_squares_;
   std::vector<int64_t> first_;  // edge of each atom
   int64_t num_edges_ = 0;

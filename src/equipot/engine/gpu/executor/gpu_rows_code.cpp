@@ -110,8 +110,10 @@ EQUIPOT_FOR_NUMBERS(gather_rows)
   a.out[n] = load(a.a + load(a.index + i) * a.width + k);
 }
 
-EQUIPOT_FOR_NUMBERS(scatter_rows)  // no row comes twice
-  a.out[load(a.index + i) * a.width + k] += load(a.a + n);
+EQUIPOT_FOR_NUMBERS(add_copies)  // a: copies of rows; those of row index[i] of out are sender[start[i]] ... sender[start[i + 1] - 1]
+  T sum = 0;
+  for (Index m = load(a.start + i); m < load(a.start + i + 1); ++m) sum += load(a.a + load(a.sender + m) * a.width + k);
+  a.out[load(a.index + i) * a.width + k] += sum;
 }
 
 EQUIPOT_FOR_NUMBERS(add_shares)  // a: (more, rows, width), of each warp

@@ -1,6 +1,9 @@
 #include "gpu_step.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "gpu_exchange.h"
 
 namespace equipot {
 
@@ -41,6 +44,13 @@ void GpuContext::run(const char* name, GpuRowArrays<void> arrays, int64_t rows, 
   arrays.rows = rows, arrays.width = width;
   const int64_t blocks = (rows * width + 127) / 128;
   if (blocks > 0) model.device().launch(model.rows(name), {blocks, 1, 1}, 128, &arrays);
+}
+
+void GpuContext::arrive() {
+  GpuArray& x = value(coming);
+  exchange->end_forward(*this, x);
+  x.rows = values_rows[size_t(coming)] = num_atoms;
+  coming = -1;
 }
 
 void GpuContext::run_warps(const char* name, GpuRowArrays<void> arrays, int64_t rows, int64_t width) const {

@@ -47,6 +47,10 @@ class GpuModel {
   bool single() const { return single_; }
   int64_t num_types() const { return num_types_; }
   size_t number_size() const { return single_ ? sizeof(float) : sizeof(double); }
+  template <class Address>
+  Address offset(Address from, int64_t numbers) const {  // on the device
+    return (Address)((const char*)from + numbers * int64_t(number_size()));
+  }
 
   // One of the kernels in gpu_rows.h.
   void* rows(const char* name);
@@ -63,17 +67,12 @@ class GpuModel {
   std::map<std::string, void*> kernels_;
 };
 
-// Room for rows of all atoms on the host, of which most are never touched: they take no memory.
-class GpuMirror {
- public:
-  GpuMirror() = default;
-  explicit GpuMirror(size_t size) : bytes_(new char[size]), size_(size) {}
-  char* data() const { return bytes_.get(); }
-  size_t size() const { return size_; }
+class GpuExchange;
 
- private:
-  std::unique_ptr<char[]> bytes_;
-  size_t size_ = 0;
+// The computed atoms, on the device: first those of which no edge leads to a ghost.
+struct GpuInnerFirst {
+  const long long* atoms = nullptr;
+  int64_t num_inner = 0;
 };
 
 // Addresses are the device's.
@@ -90,10 +89,9 @@ struct GpuContext {
   int64_t padded = 0;  // their number
   void *length = nullptr, *sh = nullptr;  // (num_edges), (num_edges, dim_sh)
   void* geometry = nullptr;  // (num_edges, dim_sh + 1) the gradient by harmonics and distance, which is added to
-  GhostExchange* exchange = nullptr;
-  const std::vector<long long>* border = nullptr;  // owned atoms that are ghosts elsewhere
-  const long long* border_rows = nullptr;  // the same
-  GpuMirror* mirror = nullptr;
+  GpuExchange* exchange = nullptr;  // null: none
+  GpuInnerFirst inner_first;  // with an exchange
+  int coming = -1;  // the array whose ghosts' rows are on their way
   mutable std::map<std::pair<int64_t, double>, GpuArray> records;  // of edges (gpu_code.h), by intervals and cutoff
   std::vector<GpuArray> values, grads;
   std::vector<std::vector<GpuArray>> kept;  // of each step, for its way back
@@ -109,6 +107,7 @@ struct GpuContext {
   }
 
   GpuArray& value(int array) { return values[size_t(array)]; }
+  void arrive();  // what is coming; whatever is asked for afterwards may read it
   GpuArray& gradient(int array) { return grads[size_t(array)]; }
 
   // The gradient by an array, of which the first `rows` rows are going to be written, all of them.
@@ -132,9 +131,11 @@ struct GpuStep {
   int output = 0;
   std::vector<int> inputs;
   bool differentiable = true;
+  bool sends_home = false;  // its first input comes from an exchange, and the gradient by that is complete after this step
 
   virtual ~GpuStep() = default;
   virtual std::vector<int> read_back() const { return {}; }  // arrays whose values backward reads
+  virtual bool works_beside_exchange() const { return false; }  // of its first input: it waits for ghosts' rows where it needs them
   virtual void forward(GpuContext& c) const = 0;
   virtual void backward(GpuContext& c) const = 0;
 };
