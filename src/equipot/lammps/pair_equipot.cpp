@@ -142,11 +142,12 @@ double PairEquipot::init_one(int i, int j)
 void PairEquipot::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
-  const double start = MPI_Wtime();
+  const double start = MPI_Wtime(), exchanged_at_start = exchange.seconds;
   const bool exchanges = models->num_exchanges() > 0 && comm->nprocs > 1;
-  int changed = neighbor->ago == 0 || !types_as_before();
-  if (comm->nprocs > 1) MPI_Allreduce(MPI_IN_PLACE, &changed, 1, MPI_INT, MPI_MAX, world);
-  if (changed) assign_rows();
+  const bool changed = neighbor->ago == 0 || !types_as_before();
+  if (rows_are_others()) assign_rows();
+  else if (changed) follow_types();
+  if (exchanges) exchange.connect();
   double hopeless = 0.0;
   if (takes_places) {
     find_places(!changed && evaluated_on >= 0);
@@ -158,7 +159,7 @@ void PairEquipot::compute(int eflag, int vflag)
     warn_of_distances();
   }
   const double evaluated = MPI_Wtime();
-  time_in_edges += evaluated - start;
+  time_in_edges += evaluated - start - (exchange.seconds - exchanged_at_start);
 
   const double exchanged_before = exchange.seconds;
   equipot::Evaluation result{};
@@ -224,6 +225,25 @@ bool PairEquipot::types_as_before() const
   return std::equal(types_of_slots.begin(), types_of_slots.end(), atom->type, atom->type + atom->nlocal + atom->nghost);
 }
 
+// Between two neighbor lists only atoms that the model begins or ceases to see, by types that are NULL, change the rows.
+bool PairEquipot::rows_are_others() const
+{
+  if (neighbor->ago == 0) return true;
+  const auto seen = [&](int type) { return species_of_type[type] >= 0; };
+  if (std::all_of(species_of_type.begin() + 1, species_of_type.end(), [](int species) { return species >= 0; })) return false;
+  int others = !std::equal(types_of_slots.begin(), types_of_slots.end(), atom->type, atom->type + atom->nlocal + atom->nghost,
+                           [&](int before, int now) { return seen(before) == seen(now); });
+  MPI_Allreduce(MPI_IN_PLACE, &others, 1, MPI_INT, MPI_MAX, world);
+  return others;
+}
+
+void PairEquipot::follow_types()
+{
+  types_of_slots.assign(atom->type, atom->type + row_of.size());
+  for (int64_t row = 0; row < neighborhood.num_atoms(); ++row)
+    neighborhood.atom_types[row] = species_of_type[atom->type[slot_of[row]]];
+}
+
 // By all ranks together.
 void PairEquipot::assign_rows()
 {
@@ -254,7 +274,7 @@ void PairEquipot::assign_rows()
     if (ghosts.empty() || ghosts.back() != homes[slot]) ghosts.push_back(homes[slot]), add_row(slot);
     row_of[slot] = neighborhood.num_atoms() - 1;
   }
-  if (comm->nprocs > 1) exchange.connect(neighborhood.num_owned, ghosts);
+  exchange.set(neighborhood.num_owned, std::move(ghosts));
 }
 
 // Where each slot's atom is owned, told by its owner.

@@ -66,6 +66,8 @@ class PairEquipot : public Pair {
   double common_scale() const;
   bool excluded(int slot) const;
   bool types_as_before() const;
+  bool rows_are_others() const;
+  void follow_types();
   void assign_rows();
   void find_homes();
   void find_edges();

@@ -214,6 +214,8 @@ void PairEquipot::print_summary(const std::vector<std::string> &checks)
   if (universe->nworlds > 1)
     text += fmt::format("  partition {} starts with process {} of its node\n", universe->iworld + 1, rank_on_node());
   utils::logmesg(lmp, text);
+  if (wanted_exchange == "gpu" && device == "cpu")
+    error->warning(FLERR, "equipot: 'exchange gpu' where there is no GPU: rows are exchanged as on any CPU");
   if (!not_on_gpu.empty()) error->warning(FLERR, "equipot: {}. 'device auto' takes the CPU", not_on_gpu);
   if (const auto unused = equipot::unused_gpu(); wanted_device == "auto" && device == "cpu" && !unused.empty())
     error->warning(FLERR, "equipot: {}", unused);

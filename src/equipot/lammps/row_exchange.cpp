@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace equipot {
 namespace {
@@ -40,16 +41,23 @@ bool mpi_takes_gpu_memory()
   return answer != 0;
 }
 
-void RowExchange::connect(int64_t num_owned, const std::vector<Home> &ghosts)
+void RowExchange::set(int64_t num_owned, std::vector<Home> ghosts)
 {
-  const Stopwatch watch{seconds};
-  num_owned_ = num_owned;
+  num_owned_ = num_owned, ghosts_ = std::move(ghosts), connected_ = false;
+}
+
+void RowExchange::connect()
+{
+  if (connected_) return;
   int size = 0;
   MPI_Comm_size(world_, &size);
   std::vector<int> wanted(size, 0), asked(size, 0);
   std::vector<int64_t> rows;
-  for (const Home &home : ghosts) ++wanted[home.rank], rows.push_back(home.row);
-  MPI_Alltoall(wanted.data(), 1, MPI_INT, asked.data(), 1, MPI_INT, world_);
+  for (const Home &home : ghosts_) ++wanted[home.rank], rows.push_back(home.row);
+  {
+    const Stopwatch watch{seconds};
+    MPI_Alltoall(wanted.data(), 1, MPI_INT, asked.data(), 1, MPI_INT, world_);
+  }
   neighbors_.clear();
   int64_t num_sent = 0, num_ghosts = 0;
   for (int rank = 0; rank < size; ++rank) {
@@ -59,6 +67,7 @@ void RowExchange::connect(int64_t num_owned, const std::vector<Home> &ghosts)
   }
   sent_.resize(num_sent);
   to_owners(rows.data(), sent_.data(), sizeof(int64_t));
+  connected_ = true;
 }
 
 void RowExchange::send(const void *from, int64_t bytes, int rank, std::vector<MPI_Request> &requests) const
@@ -99,6 +108,7 @@ void RowExchange::to_owners(const void *ghosts, void *rows, int64_t row_bytes)
 
 void RowExchange::add_to_owners(double *rows, int64_t width)
 {
+  connect();
   std::vector<double> copies(sent_.size() * width);
   to_owners(rows + num_owned_ * width, copies.data(), width * static_cast<int64_t>(sizeof(double)));
   for (size_t n = 0; n < sent_.size(); ++n)

@@ -25,8 +25,10 @@ class RowExchange : public GhostExchange {
  public:
   explicit RowExchange(MPI_Comm world) : world_(world) {}
 
-  // `ghosts`, in ascending order, are all of this rank's, none of which is at home here. By all ranks together.
-  void connect(int64_t num_owned, const std::vector<Home> &ghosts);
+  // `ghosts`, in ascending order, are all of this rank's, none of which is at home here.
+  void set(int64_t num_owned, std::vector<Home> ghosts);
+  // By all ranks together, before rows are exchanged; again after `set`.
+  void connect();
 
   void let_gpu(bool aware) { is_gpu_aware_ = aware; }
   int64_t num_owned() const override { return num_owned_; }
@@ -35,7 +37,7 @@ class RowExchange : public GhostExchange {
   void to_ghosts(const void *rows, void *ghosts, int64_t row_bytes) override;
   void to_owners(const void *ghosts, void *rows, int64_t row_bytes) override;
 
-  // Of `rows` (atoms, width), the ghosts' are added to those of their owners; the ghosts' stay as they are.
+  // Of `rows` (atoms, width), the ghosts' are added to those of their owners; the ghosts' stay as they are. Connects.
   void add_to_owners(double *rows, int64_t width);
 
   double seconds = 0;    // spent in messages
@@ -53,6 +55,8 @@ class RowExchange : public GhostExchange {
   MPI_Comm world_;
   bool is_gpu_aware_ = false;
   int64_t num_owned_ = 0;
+  std::vector<Home> ghosts_;
+  bool connected_ = false;
   std::vector<int64_t> sent_;
   std::vector<Neighbor> neighbors_;
 };

@@ -167,7 +167,7 @@ typedef struct {
   const double* positions;          /* (num_places, 3) Å */
   const int64_t* atoms;             /* (num_places) the atom at each place; -1: one that the model does not see */
   int32_t moved;                    /* nonzero: since the model's last evaluation, which did not fail, only positions have changed. Then a
-                                     * neighbor list is kept as long as it is complete; all domains of an exchange must say the same */
+                                     * neighbor list is kept as long as it is complete */
   const equipot_exchange* exchange; /* null: none, where nothing is exchanged or all atoms are owned */
   const int64_t* ids;               /* (num_atoms) what messages call the atoms; null: their index */
   const double* watched;            /* (num_species, num_species) Å, symmetric; null: none */
