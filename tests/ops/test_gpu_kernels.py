@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import test_convolution
+import test_gate
 import test_interaction
 import test_linear
 import test_tabulated_convolution
@@ -303,6 +304,12 @@ def test_interaction_and_its_gradients(emulator, channels, owned):
     """25 atoms of 60 are owned: the others send, and receive nothing."""
     given = test_interaction.arguments(channels, owned=owned)
     compare(emulator, lambda: test_interaction.value_and_gradients(torch.ops.equipot.interaction, given))
+
+
+@pytest.mark.parametrize("irreps", [test_gate.ALL, "6x0e", "33x0e + 20x1o + 70x2e"])
+def test_gate_and_its_derivatives(emulator, irreps):
+    x, others = test_gate.arguments(irreps)
+    compare(emulator, lambda: test_gate.derivatives(torch.ops.equipot.gate, x, others, 3))
 
 
 def test_gate_with_odd_scalars(emulator):

@@ -14,6 +14,7 @@ from plan import Case, Context, Rows
 from torch import Tensor
 
 from equipot.models.nequip import NequIP
+from equipot.nn.gate import Gate
 from equipot.nn.linear import SpeciesLinear
 from equipot.ops import reference
 from equipot.ops.convolution import kernel_tables
@@ -128,6 +129,28 @@ def interaction(l_max: int, layers: int, channels: int, owned: int) -> Check:
     )
 
 
+def _gate(irreps: str) -> tuple[Gate, tuple]:
+    gate = Gate(o3.Irreps(irreps))
+    return gate, (gate.table, gate.num_even, gate.num_odd, gate.silu_factor, gate.tanh_factor)
+
+
+def gate(irreps: str) -> Check:
+    layer, others = _gate(irreps)
+    return [torch.randn(130, layer.irreps_in.dim, dtype=torch.float64)], others, reference.gate
+
+
+def gate_gradient(irreps: str) -> Check:
+    layer, others = _gate(irreps)
+
+    def plain(x: Tensor, by_out: Tensor, *others) -> Tensor:
+        with torch.enable_grad():
+            given = x if x.requires_grad else x.detach().requires_grad_()
+            return torch.autograd.grad(reference.gate(given, *others), given, by_out, create_graph=True)[0]
+
+    shapes = (130, layer.irreps_in.dim), (130, layer.irreps_out.dim)
+    return [torch.randn(shape, dtype=torch.float64) for shape in shapes], others, plain
+
+
 def segment_sum(columns: int, side: int) -> Check:
     return [torch.randn(EDGES, columns, dtype=torch.float64)], (_edges(), side, ATOMS), reference.segment_sum
 
@@ -161,6 +184,8 @@ CHECKS: dict[str, list[tuple[Callable, tuple]]] = {
         (linear, (7, 3, True)),
     ],
     "linear_outer_sum": [(linear_outer_sum, (7, 1)), (linear_outer_sum, (33, 3))],
+    "gate": [(gate, ("7x0e + 3x0o + 5x1o + 2x2e",)), (gate, ("64x0e",)), (gate, ("64x0e + 64x1o + 64x2e",))],
+    "gate_gradient": [(gate_gradient, ("7x0e + 3x0o + 5x1o + 2x2e",)), (gate_gradient, ("33x0e + 33x1o",))],
     "interaction": [
         (interaction, (1, 3, 7, ATOMS)),
         (interaction, (2, 6, 5, ATOMS)),

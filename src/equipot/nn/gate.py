@@ -5,6 +5,8 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from equipot.nn.mlp import SILU_FACTOR, TANH_FACTOR
+from equipot.ops.operators import load_operators
+from equipot.ops.paths import block_offsets
 
 
 class Gate(nn.Module):
@@ -15,12 +17,9 @@ class Gate(nn.Module):
     Source: Weiler et al., NeurIPS 2018, sec. 3.3; Batzner et al., Nat. Commun. 13, 2453 (2022).
     """
 
-    in_sizes: list[int]
-    gate_sizes: list[int]
-    gated_rows: list[int]
-
     def __init__(self, irreps_out: o3.Irreps):
         super().__init__()
+        load_operators()
         even, odd = o3.Irrep("0e"), o3.Irrep("0o")
         self.irreps_out = irreps_out
         self.num_even = irreps_out.count(even)
@@ -31,23 +30,17 @@ class Gate(nn.Module):
         blocks = [(self.num_even + self.num_gates, even)]
         blocks += [(self.num_odd, odd)] if self.num_odd > 0 else []
         self.irreps_in = o3.Irreps([*blocks, *gated])
-        self.in_sizes = [self.num_even + self.num_gates, self.num_odd, *(mul * ir.dim for mul, ir in gated)]
-        self.gate_sizes = [self.num_even, *(mul for mul, _ in gated)]
-        self.gated_rows = [ir.dim for _, ir in gated]
+        table = [
+            [ir.dim, 0, mul, 0, start]
+            for (mul, ir), start in zip(self.irreps_in, block_offsets(self.irreps_in), strict=True)
+        ]
+        self.register_buffer("table", torch.tensor(table, dtype=torch.int64), persistent=False)
         expected = [ir for _, ir in irreps_out if ir.l == 0] + [ir for _, ir in gated]
         if [ir for _, ir in irreps_out] != expected or self.num_even == 0:
             raise ValueError(f"irreps_out must start with 0e, then 0o, then the others: {irreps_out}")
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, irreps_in.dim) → (N, irreps_out.dim)."""
-        blocks = torch.split_with_sizes(x, self.in_sizes, dim=1)
-        even = nn.functional.silu(blocks[0]) * self.silu_factor
-        scalars = torch.split_with_sizes(even, self.gate_sizes, dim=1)
-        parts = [scalars[0]]
-        if self.num_odd > 0:
-            parts.append(torch.tanh(blocks[1]) * self.tanh_factor)
-        for i, rows in enumerate(self.gated_rows):
-            gates = scalars[i + 1].unsqueeze(1)
-            block = blocks[i + 2].reshape(-1, rows, gates.shape[2])
-            parts.append((block * gates).view(-1, rows * gates.shape[2]))
-        return torch.cat(parts, dim=1)
+        return torch.ops.equipot.gate(
+            x, self.table, self.num_even, self.num_odd, self.silu_factor, self.tanh_factor
+        )

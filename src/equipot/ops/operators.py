@@ -20,6 +20,7 @@ PLAIN = {
         reference.tabulated_convolution,
         reference.atom_product,
         reference.linear,
+        reference.gate,
         reference.interaction,
         reference.segment_sum,
         reference.num_owned,

@@ -112,7 +112,7 @@ def linear(
 def gate(
     x: Tensor, blocks: Tensor, num_even: int, num_odd: int, even_factor: float, odd_factor: float
 ) -> Tensor:
-    """The gate of ``equipot::interaction``, fed by the map of ``blocks``."""
+    """``equipot::gate``: x (N, dim) as a map of these ``blocks`` gives it; see nn/gate.py."""
     table = blocks.tolist()
     num_scalars = table[0][2]
     scalars = torch.nn.functional.silu(x[:, :num_scalars]) * even_factor

@@ -54,12 +54,13 @@ struct GpuSumArrays {
   long long segments, columns, parts;
 };)
 
-// As gate.h: x (rows, dim_in); gradient (rows, dim_out) for the gate's gradient, whose `out` is as wide as x.
+// As gate.h: x (rows, dim_in); gradient (rows, dim_out) for the gate's gradient, whose `out` is as wide as x. For the gradients
+// of that, cotangent (rows, dim_in), `out` by x and `by_gradient` (rows, dim_out).
 EQUIPOT_DECLARE_AND_QUOTE(gpu_gate_arrays_text,
 template <class T>
 struct GpuGateArrays {
-  const T *x, *gradient;
-  T* out;
+  const T *x, *gradient, *cotangent;
+  T *out, *by_gradient;
 };)
 
 }  // namespace equipot

@@ -100,6 +100,7 @@ GpuCode generate(const GpuProductForm& form);
 GpuCode generate_segment_sum(bool single);
 
 // The kernels of gate.h, a block for each row.
-GpuCode generate(const GateShape& gate, bool single, bool gradient);
+enum class GpuGatePass { value, gradient, second };
+GpuCode generate(const GateShape& gate, bool single, GpuGatePass pass);
 
 }  // namespace equipot

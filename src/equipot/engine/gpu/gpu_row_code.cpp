@@ -81,6 +81,34 @@ void write_gate_gradient(std::ostringstream& text, const GateShape& gate) {
          << "    out[" << b.gate_offset << " + c] = sum * slope(gate);\n  }\n";
 }
 
+void write_gate_second(std::ostringstream& text, const GateShape& gate) {
+  text << "  const T* const grad = a.gradient + Index(blockIdx.x) * " << gate.dim_out << ";\n"
+       << "  const T* const v = a.cotangent + Index(blockIdx.x) * " << gate.dim_in << ";\n"
+       << "  T* const by_grad = a.by_gradient + Index(blockIdx.x) * " << gate.dim_out << ";\n"
+       << "  for (int c = threadIdx.x; c < " << gate.num_even << "; c += blockDim.x) {\n"
+       << "    by_grad[c] = slope(in[c]) * v[c];\n"
+       << "    out[c] = curvature(in[c]) * grad[c] * v[c];\n  }\n"
+       << "  for (int c = threadIdx.x; c < " << gate.num_odd << "; c += blockDim.x) {\n"
+       << "    const int at_in = " << gate.num_sigmoid() << " + c, at_out = " << gate.num_even << " + c;\n"
+       << "    const T t = tanh(in[at_in]), slope = odd_factor * (1 - t * t);\n"
+       << "    by_grad[at_out] = slope * v[at_in];\n"
+       << "    out[at_in] = -2 * t * slope * grad[at_out] * v[at_in];\n  }\n";
+  for (const GatedBlock& b : gate.gated)
+    text << "  for (int c = threadIdx.x; c < " << b.channels << "; c += blockDim.x) {\n"
+         << "    const T gate = in[" << b.gate_offset << " + c], factor = even_factor * gate * sigmoid(gate);\n"
+         << "    const T along = slope(gate) * v[" << b.gate_offset << " + c];\n"
+         << "    T products = 0, sum = 0;\n"
+         << "#pragma unroll\n"
+         << "    for (int m = 0; m < " << b.components << "; ++m) {\n"
+         << "      const int at_in = " << b.in_offset << " + m * " << b.channels << " + c, at_out = " << b.out_offset << " + m * "
+         << b.channels << " + c;\n"
+         << "      products += grad[at_out] * in[at_in], sum += grad[at_out] * v[at_in];\n"
+         << "      by_grad[at_out] = factor * v[at_in] + along * in[at_in];\n"
+         << "      out[at_in] = along * grad[at_out];\n    }\n"
+         << "    out[" << b.gate_offset << " + c] = curvature(gate) * v[" << b.gate_offset
+         << " + c] * products + slope(gate) * sum;\n  }\n";
+}
+
 }  // namespace
 
 GpuCode generate_records(int64_t dim_sh, bool single) {
@@ -98,7 +126,7 @@ GpuCode generate_segment_sum(bool single) {
           1, 1, 128, 0, 0};
 }
 
-GpuCode generate(const GateShape& gate, bool single, bool gradient) {
+GpuCode generate(const GateShape& gate, bool single, GpuGatePass pass) {
   char factors[120];
   std::snprintf(factors, sizeof factors, "constexpr T even_factor = %.17e, odd_factor = %.17e;\n", gate.even_factor,
                 gate.odd_factor);
@@ -107,11 +135,14 @@ GpuCode generate(const GateShape& gate, bool single, bool gradient) {
        << "// d/dx of even_factor * x * sigmoid(x)\n"
        << "__device__ __forceinline__ T slope(T x) {\n"
        << "  const T s = sigmoid(x);\n  return even_factor * s * (1 + x * (1 - s));\n}\n"
+       << "__device__ __forceinline__ T curvature(T x) {\n"
+       << "  const T s = sigmoid(x);\n  return even_factor * s * (1 - s) * (2 + x * (1 - 2 * s));\n}\n"
        << "extern \"C\" __global__ void equipot_kernel(const GpuGateArrays<T> a) {\n"
        << "  const T* const in = a.x + Index(blockIdx.x) * " << gate.dim_in << ";\n"
-       << "  T* const out = a.out + Index(blockIdx.x) * " << (gradient ? gate.dim_in : gate.dim_out) << ";\n";
-  if (gradient) write_gate_gradient(text, gate);
-  else write_gate(text, gate);
+       << "  T* const out = a.out + Index(blockIdx.x) * " << (pass == GpuGatePass::value ? gate.dim_out : gate.dim_in) << ";\n";
+  if (pass == GpuGatePass::value) write_gate(text, gate);
+  if (pass == GpuGatePass::gradient) write_gate_gradient(text, gate);
+  if (pass == GpuGatePass::second) write_gate_second(text, gate);
   text << "}\n";
   return {text.str(), 1, 1, 64, 0, 0};
 }

@@ -1,6 +1,7 @@
-// The equivariant nonlinearity on rows of features, and its gradient; see equipot/nn/gate.py. No torch here.
+// The equivariant nonlinearity on rows of features, its gradient and the gradients of that; see equipot/nn/gate.py. No torch here.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <stdexcept>
@@ -40,7 +41,7 @@ inline GateShape make_gate(const LinearMap& map, int64_t num_even, int64_t num_o
   }
   if (map.blocks.empty() || map.blocks[0].channels_out != gate.num_sigmoid() ||
       map.dim_out != gate.dim_out + gate.num_gates)
-    throw std::runtime_error("equipot::interaction: the map gives " + std::to_string(map.dim_out) +
+    throw std::runtime_error("equipot: the map gives " + std::to_string(map.dim_out) +
                                 " numbers, the gate needs " + std::to_string(gate.dim_out + gate.num_gates));
   return gate;
 }
@@ -100,6 +101,49 @@ void gate_gradient_rows(const GateShape& gate, int64_t rows, Rows<const T> x, Ro
     for (int64_t c = 0; c < gate.num_odd; ++c) {
       const T t = tanh[n][c];
       grad_in[gate.num_sigmoid() + c] = grad_out[gate.num_even + c] * odd_factor * (1 - t * t);
+    }
+  }
+}
+
+// The gradients of <cotangent, gradient by x> by x and by grad_y. `sigmoid` and `tanh` of x, as above.
+template <class T>
+void gate_second_rows(const GateShape& gate, int64_t rows, Rows<const T> x, Rows<const T> sigmoid, Rows<const T> tanh,
+                      Rows<const T> grad_y, Rows<const T> cotangent, Rows<T> by_x, Rows<T> by_grad_y) {
+  const T even_factor = T(gate.even_factor), odd_factor = T(gate.odd_factor);
+  const auto size = size_t(gate.num_sigmoid());
+  std::vector<T> scalars(size), slopes(size), along(size);  // along: how the scalars change along the cotangent
+  std::vector<T> products(size), sums(size);
+  for (int64_t n = 0; n < rows; ++n) {
+    const T *in = x[n], *s = sigmoid[n], *grad_out = grad_y[n], *v = cotangent[n];
+    T *to_x = by_x[n], *to_grad = by_grad_y[n];
+    for (int64_t c = 0; c < gate.num_sigmoid(); ++c) {
+      scalars[c] = even_factor * in[c] * s[c];
+      slopes[c] = even_factor * s[c] * (1 + in[c] * (1 - s[c]));
+      along[c] = slopes[c] * v[c];
+      const T curvature = even_factor * s[c] * (1 - s[c]) * (2 + in[c] * (1 - 2 * s[c]));
+      to_x[c] = curvature * v[c];  // times the gradient by the scalar
+    }
+    for (int64_t c = 0; c < gate.num_even; ++c) to_grad[c] = along[c], to_x[c] *= grad_out[c];
+    for (int64_t c = 0; c < gate.num_odd; ++c) {
+      const int64_t at_in = gate.num_sigmoid() + c, at_out = gate.num_even + c;
+      const T t = tanh[n][c], slope = odd_factor * (1 - t * t);
+      to_grad[at_out] = slope * v[at_in];
+      to_x[at_in] = -2 * t * slope * grad_out[at_out] * v[at_in];
+    }
+    for (const GatedBlock& block : gate.gated) {
+      const int64_t first = block.gate_offset;
+      std::fill_n(products.begin(), block.channels, T(0)), std::fill_n(sums.begin(), block.channels, T(0));
+      for (int64_t m = 0; m < block.components; ++m) {
+        const int64_t at_in = block.in_offset + m * block.channels, at_out = block.out_offset + m * block.channels;
+        for (int64_t c = 0; c < block.channels; ++c) {
+          to_grad[at_out + c] = scalars[first + c] * v[at_in + c] + along[first + c] * in[at_in + c];
+          to_x[at_in + c] = along[first + c] * grad_out[at_out + c];
+          products[c] += grad_out[at_out + c] * in[at_in + c];
+          sums[c] += grad_out[at_out + c] * v[at_in + c];
+        }
+      }
+      for (int64_t c = 0; c < block.channels; ++c)
+        to_x[first + c] = to_x[first + c] * products[c] + slopes[first + c] * sums[c];
     }
   }
 }

@@ -312,31 +312,41 @@ Tensor segment_sum_gpu(const Tensor& values, const Tensor& index, int64_t row, i
 
 namespace {
 
-Tensor launch_gate(const GateShape& gate, const Tensor& blocks, const Tensor& x, const Tensor& gradient) {
+void launch_gate(const GateShape& gate, const Tensor& blocks, GpuGatePass pass, const Tensor& x,
+                 const GpuGateArrays<void>& arrays) {
   const c10::OptionalDeviceGuard guard(x.device());
   const bool single = x.scalar_type() == at::kFloat;
   static TensorCache<Kernel> known(512, true);
-  const std::vector<int64_t> key{single, gradient.defined(), gate.num_even, gate.num_odd,
+  const std::vector<int64_t> key{single, int64_t(pass), gate.num_even, gate.num_odd,
                                  std::bit_cast<int64_t>(gate.even_factor), std::bit_cast<int64_t>(gate.odd_factor),
                                  x.device().index(), gpu_is_emulated()};
-  const auto pass =
-      known.get({blocks}, key, [&] { return compile(generate(gate, single, gradient.defined()), x.device()); });
-  const Tensor out = at::empty({x.size(0), gradient.defined() ? gate.dim_in : gate.dim_out}, x.options());
-  if (x.size(0) == 0) return out;
-  GpuGateArrays<void> arrays{};
-  arrays.x = pointer<void>(x), arrays.gradient = pointer<void>(gradient), arrays.out = pointer<void>(out);
-  launch(*pass, x.size(0), arrays);
-  return out;
+  const auto kernel = known.get({blocks}, key, [&] { return compile(generate(gate, single, pass), x.device()); });
+  GpuGateArrays<void> given = arrays;
+  given.x = pointer<void>(x);
+  if (x.size(0) > 0) launch(*kernel, x.size(0), given);
 }
 
 }  // namespace
 
 Tensor gate_gpu(const GateShape& gate, const Tensor& blocks, const Tensor& x) {
-  return launch_gate(gate, blocks, x, {});
+  const Tensor out = at::empty({x.size(0), gate.dim_out}, x.options());
+  launch_gate(gate, blocks, GpuGatePass::value, x, {.out = pointer<void>(out)});
+  return out;
 }
 
 Tensor gate_gradient_gpu(const GateShape& gate, const Tensor& blocks, const Tensor& x, const Tensor& gradient) {
-  return launch_gate(gate, blocks, x, gradient);
+  const Tensor out = at::empty({x.size(0), gate.dim_in}, x.options());
+  launch_gate(gate, blocks, GpuGatePass::gradient, x, {.gradient = pointer<void>(gradient), .out = pointer<void>(out)});
+  return out;
+}
+
+std::tuple<Tensor, Tensor> gate_second_gpu(const GateShape& gate, const Tensor& blocks, const Tensor& x,
+                                           const Tensor& gradient, const Tensor& cotangent) {
+  const Tensor by_x = at::empty_like(x), by_gradient = at::empty_like(gradient);
+  launch_gate(gate, blocks, GpuGatePass::second, x,
+              {.gradient = pointer<void>(gradient), .cotangent = pointer<void>(cotangent), .out = pointer<void>(by_x),
+               .by_gradient = pointer<void>(by_gradient)});
+  return {by_x, by_gradient};
 }
 
 }  // namespace equipot

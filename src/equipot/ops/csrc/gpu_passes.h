@@ -1,6 +1,8 @@
 // What the operators compute, on a GPU. Each sum has a fixed order: the same arguments give the same bits.
 #pragma once
 
+#include <tuple>
+
 #include "gate.h"
 #include "inputs.h"
 
@@ -25,5 +27,8 @@ at::Tensor gate_gpu(const GateShape& gate, const at::Tensor& blocks, const at::T
 // Its gradient by x, from that by its result.
 at::Tensor gate_gradient_gpu(const GateShape& gate, const at::Tensor& blocks, const at::Tensor& x,
                              const at::Tensor& gradient);
+// The gradients by x and by `gradient` of <cotangent, that>.
+std::tuple<at::Tensor, at::Tensor> gate_second_gpu(const GateShape& gate, const at::Tensor& blocks, const at::Tensor& x,
+                                                   const at::Tensor& gradient, const at::Tensor& cotangent);
 
 }  // namespace equipot

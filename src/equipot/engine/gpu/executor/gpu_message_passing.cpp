@@ -172,8 +172,8 @@ struct GpuInteraction : GpuStep {
         mixing(reader.model, read_mixing(reader, json), reader.values(json["mixing"].text)) {
     gate = make_gate(read_mixing(reader, json), reader.integer(json, "num_even", 0), reader.integer(json, "num_odd", 0),
                      json["even_factor"].number, json["odd_factor"].number);
-    gate_forth = reader.model.compile(generate(gate, reader.model.single(), false));
-    gate_back = reader.model.compile(generate(gate, reader.model.single(), true));
+    gate_forth = reader.model.compile(generate(gate, reader.model.single(), GpuGatePass::value));
+    gate_back = reader.model.compile(generate(gate, reader.model.single(), GpuGatePass::gradient));
   }
 
   static LinearMap read_mixing(const GpuReader& reader, const Json& json) {
