@@ -8,10 +8,12 @@ list, which nobody would need.
 Assumed, as options: what a GPU needs per atom and at least, how fast rows go to the host and to other ranks.
 A step of n atoms per GPU then takes
 
-    t = max(least, n t_atom) + LAMMPS + positions and forces over PCIe + exchanges,
+    t = max(least, n t_atom) + LAMMPS + positions and forces over PCIe + what is left of the exchanges.
 
-one after the other: nothing overlaps. Each exchange of features sends the rows that are ghosts elsewhere and
-takes as many, forward and back; without GPU-aware MPI they go through the host's memory, up and down.
+Each exchange of features sends the rows that are ghosts elsewhere and takes as many, forward and back;
+without GPU-aware MPI they go through the host's memory, up and down. Beside it the GPU computes messages of
+the atoms that have no ghosts among their neighbors, and on the way back the gradients that go to owned atoms;
+only what takes longer than that is counted.
 """
 
 import argparse
@@ -38,7 +40,11 @@ from equipot.errors import ConfigError, EquipotError, SimulationError
 BIN = Path(sys.executable).parent
 CUTOFF, SKIN = 5.0, 1.0  # Å
 RANKS = (1, 2, 4, 8)
-PARTNERS = 6  # of a rank, one after the other in each direction
+PARTNERS = 26  # of a rank, at once
+LIST_SKIN = 0.5  # Å, of the engine's neighbor list
+# Of the convolutions' instructions (l2p in docs/performance.md); the others are their way back, and layers in
+# between.
+FORWARD, FIRST_LAYER, LAST_LAYER = 0.31, 0.06, 0.08
 INPUT = f"""units metal
 atom_style atomic
 read_data atoms.data
@@ -61,11 +67,13 @@ class Assumed:
     host: float  # LAMMPS on the host, per atom
     pcie: float  # bytes per second, one direction
     network: float  # bytes per second and GPU, each direction at once
-    latency: float  # of a message
+    latency: float  # of messages that are sent at once
+    convolutions: float  # their share of the model's time
     exchanges: int
     width: int  # numbers of a row
     through_host: bool
     number: int = 4  # bytes
+    message: float = 1e-6  # of the processor, each
     crossing: int = 60  # bytes per atom and step over PCIe
 
 
@@ -79,14 +87,25 @@ def step(atoms: float, density: float, assumed: Assumed) -> dict[str, float]:
     """Seconds of a step of this many atoms per GPU, by what takes them."""
     a = assumed
     rows = cube_ghosts(atoms, density) * a.width * a.number  # bytes
-    each_way = rows / a.network + PARTNERS * a.latency
+    each_way = rows / a.network + a.latency + PARTNERS * a.message
     if a.through_host:
         each_way += 2 * rows / a.pcie
+    model = max(a.least, atoms * a.atom)
+    between = (1 - FIRST_LAYER - LAST_LAYER) / max(a.exchanges - 1, 1)
+    layers = [between] * (a.exchanges - 1) + [LAST_LAYER] * min(a.exchanges, 1)  # behind an exchange
+    edge = (atoms / density) ** (1 / 3)
+    inner = max(0.0, 1 - 2 * (CUTOFF + LIST_SKIN) / edge) ** 3  # atoms
+    to_owned = max(0.0, 1 - 6 * 3 / 16 * CUTOFF / edge)  # edges: a sphere is cut by a plane at any depth
+    left = [
+        max(0.0, each_way - model * a.convolutions * layer * beside)
+        for layer in layers
+        for beside in (FORWARD * inner, (1 - FORWARD) * to_owned)
+    ]
     return {
-        "model": max(a.least, atoms * a.atom),
+        "model": model,
         "LAMMPS": atoms * a.host,
         "PCIe": atoms * a.crossing / a.pcie,
-        "exchange": 2 * a.exchanges * each_way,
+        "exchange": sum(left),
     }
 
 
@@ -146,8 +165,20 @@ def structure(system: str, atoms: int) -> Atoms:
 def show_steps(density: float, assumed: Assumed, console: Console) -> None:
     """Print what a step takes by atoms per GPU, and a million atoms on more and more GPUs."""
     direct = replace(assumed, through_host=False)
-    table = Table(title="A step on paper, ms; efficiency: the model's share", title_justify="left")
-    head = ("atoms per GPU", "ghosts", "model", "LAMMPS", "PCIe", "exchange", "efficiency", "GPU-aware MPI")
+    table = Table(
+        title="A step on paper, ms; exchange: what is left",
+        title_justify="left",
+    )
+    head = (
+        "atoms per GPU",
+        "ghosts",
+        "model",
+        "LAMMPS",
+        "PCIe",
+        "exchange",
+        "efficiency",
+        "GPU-aware MPI",
+    )
     for column in head:
         table.add_column(column, justify="right")
     for atoms in (1e3, 1e4, 1e5, 1e6):
@@ -190,11 +221,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--least-ms", type=number, default=0.5, help="of an evaluation (0.5)")
     parser.add_argument("--pcie", type=number, default=25.0, help="GB/s, one direction, pinned (25)")
     parser.add_argument("--network", type=number, default=25.0, help="GB/s per GPU, each direction (25)")
-    parser.add_argument("--latency-us", type=number, default=5.0, help="of a message (5)")
+    parser.add_argument("--latency-us", type=number, default=5.0, help="of messages sent at once (5)")
+    parser.add_argument(
+        "--convolutions",
+        type=positive(float, or_zero=True),
+        default=0.6,
+        help="their share of the model's time (0.6); 0: nothing overlaps",
+    )
     parser.add_argument(
         "--exchanges", type=positive(int, or_zero=True), default=3, help="of features; layers less one (3)"
     )
-    parser.add_argument("--width", type=positive(int), default=1152, help="numbers of a row (1152)")
+    parser.add_argument(
+        "--width", type=positive(int), default=747, help="numbers of a row, the mean of all exchanges (747)"
+    )
     return parser.parse_args(argv)
 
 
@@ -208,13 +247,14 @@ def main(options: argparse.Namespace) -> None:
     us = options.us_per_atom or {"silicon": 1.6, "water": 2.4}[options.system]
     assumed = Assumed(
         atom=1e-6 * us, least=1e-3 * options.least_ms, host=host, pcie=1e9 * options.pcie,
-        network=1e9 * options.network, latency=1e-6 * options.latency_us, exchanges=options.exchanges,
-        width=options.width, through_host=True,
+        network=1e9 * options.network, latency=1e-6 * options.latency_us, convolutions=options.convolutions,
+        exchanges=options.exchanges, width=options.width, through_host=True,
     )  # fmt: skip
     options.console.print(
         f"Assumed: {us:g} µs per atom, {options.least_ms:g} ms at least; PCIe {options.pcie:g} GB/s; network "
-        f"{options.network:g} GB/s, {options.latency_us:g} µs a message; {options.exchanges} exchanges of "
-        f"{options.width} numbers; cutoff {CUTOFF:g} Å, skin {SKIN:g} Å. Nothing overlaps."
+        f"{options.network:g} GB/s, {options.latency_us:g} µs for messages at once; {options.exchanges} "
+        f"exchanges of {options.width} numbers, beside {options.convolutions:.0%} of the model; "
+        f"cutoff {CUTOFF:g} Å, skin {SKIN:g} Å."
     )
     show_steps(len(box) / box.cell.volume, assumed, options.console)
 
