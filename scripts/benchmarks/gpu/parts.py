@@ -16,10 +16,10 @@ PARTS = [
     Part("operators", "Operators against plain torch on a CPU", 90, operators.cases),
     Part("models", "Models, training, neighbor lists, deployed files against a CPU", 75, models.cases),
     Part("launches", "Launches and waits per evaluation", 30, launches.cases),
-    Part("steps", "Steps: evaluations and ASE, small to large", 100, steps.cases),
+    Part("steps", "Steps: evaluations and ASE, small to large", 90, steps.cases),
     Part("edges", "Numbers of edges that change", 25, steps.changing_cases),
     Part("layers", "Convolutions by layer and pass", 45, layers.cases),
     Part("training", "A training step of molecules of 27 atoms", 20, training.cases),
     Part("peers", "Beside NequIP", 45, peers.cases, longest=150),  # one may compile itself
-    Part("lammps", "LAMMPS, one rank", 30, lammps_part.cases),
+    Part("lammps", "LAMMPS", 40, lammps_part.cases),
 ]
