@@ -207,6 +207,19 @@ def test_atoms_without_ids(lammps, model_file):
             assert relative(lammps(script, ranks).thermo[0, 1:], with_ids[1:]) < 1e-10
 
 
+def test_atoms_that_the_model_ceases_to_see_between_neighbor_lists(lammps, model_file, tmp_path):
+    """Their owners tell the ranks that have them as ghosts."""
+    write_data(tmp_path / "atoms.data", oxide((1, 1, 2)))
+    pair = (
+        "pair_style hybrid/overlay equipot lj/cut 3.0\npair_coeff 1*2 2 lj/cut 0.01 1.0\n"
+        f"pair_coeff * * equipot {model_file('nequip')} O NULL\n"
+    )
+    script = "thermo 1\nfix 1 all nve\nrun 1\nset atom 1*5 type 2\nrun 2 pre no\nset atom 1*5 type 1\nrun 2\n"
+    one, three = (lammps(setup(None, pair=pair) + script, ranks).thermo for ranks in (1, 3))
+    np.testing.assert_allclose(three, one, rtol=1e-9)
+    assert np.ptp(one[:, 1]) > 1.0
+
+
 def test_types_changed_between_neighbor_lists(lammps, model_file, tmp_path):
     """As Monte Carlo fixes and scripts do it; `pre no` keeps the neighbor lists."""
     write_data(tmp_path / "atoms.data", oxide())
