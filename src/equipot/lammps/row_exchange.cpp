@@ -17,11 +17,6 @@ struct Stopwatch {
   ~Stopwatch() { sum += MPI_Wtime() - begin; }
 };
 
-void wait_for(std::vector<MPI_Request> &requests)
-{
-  MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
-}
-
 }    // namespace
 
 // Open MPI and its kin answer the first question, MPICH and its kin the second. Asked of the library that MPI is in.
@@ -62,7 +57,7 @@ void RowExchange::connect()
   int64_t num_sent = 0, num_ghosts = 0;
   for (int rank = 0; rank < size; ++rank) {
     if (wanted[rank] == 0 && asked[rank] == 0) continue;
-    neighbors_.push_back({rank, num_sent, asked[rank], num_ghosts, wanted[rank]});
+    neighbors_.push_back({rank, {num_sent, asked[rank]}, {num_ghosts, wanted[rank]}});
     num_sent += asked[rank], num_ghosts += wanted[rank];
   }
   sent_.resize(num_sent);
@@ -70,40 +65,34 @@ void RowExchange::connect()
   connected_ = true;
 }
 
-void RowExchange::send(const void *from, int64_t bytes, int rank, std::vector<MPI_Request> &requests) const
-{
-  for (int64_t at = 0; at < bytes; at += longest)
-    MPI_Isend(static_cast<const char *>(from) + at, static_cast<int>(std::min(bytes - at, longest)), MPI_BYTE, rank, tag, world_,
-              &requests.emplace_back());
-}
-
-void RowExchange::receive(void *to, int64_t bytes, int rank, std::vector<MPI_Request> &requests) const
-{
-  for (int64_t at = 0; at < bytes; at += longest)
-    MPI_Irecv(static_cast<char *>(to) + at, static_cast<int>(std::min(bytes - at, longest)), MPI_BYTE, rank, tag, world_,
-              &requests.emplace_back());
-}
-
 void RowExchange::to_ghosts(const void *rows, void *ghosts, int64_t row_bytes)
 {
-  const Stopwatch watch{seconds};
-  std::vector<MPI_Request> requests;
-  for (const Neighbor &n : neighbors_)
-    receive(static_cast<char *>(ghosts) + n.first_ghost * row_bytes, n.num_ghosts * row_bytes, n.rank, requests);
-  for (const Neighbor &n : neighbors_)
-    send(static_cast<const char *>(rows) + n.first_sent * row_bytes, n.num_sent * row_bytes, n.rank, requests);
-  wait_for(requests);
+  move(rows, &Neighbor::sent, ghosts, &Neighbor::ghosts, row_bytes);
 }
 
 void RowExchange::to_owners(const void *ghosts, void *rows, int64_t row_bytes)
 {
+  move(ghosts, &Neighbor::ghosts, rows, &Neighbor::sent, row_bytes);
+}
+
+void RowExchange::move(const void *from, Range Neighbor::*out, void *to, Range Neighbor::*in, int64_t row_bytes)
+{
   const Stopwatch watch{seconds};
   std::vector<MPI_Request> requests;
+  // Calls work(first byte, bytes) for the messages that these rows take.
+  const auto for_messages = [&](const Range &rows, const auto &work) {
+    const int64_t end = (rows.first + rows.number) * row_bytes;
+    for (int64_t at = rows.first * row_bytes; at < end; at += longest) work(at, static_cast<int>(std::min(end - at, longest)));
+  };
   for (const Neighbor &n : neighbors_)
-    receive(static_cast<char *>(rows) + n.first_sent * row_bytes, n.num_sent * row_bytes, n.rank, requests);
+    for_messages(n.*in, [&](int64_t at, int bytes) {
+      MPI_Irecv(static_cast<char *>(to) + at, bytes, MPI_BYTE, n.rank, tag, world_, &requests.emplace_back());
+    });
   for (const Neighbor &n : neighbors_)
-    send(static_cast<const char *>(ghosts) + n.first_ghost * row_bytes, n.num_ghosts * row_bytes, n.rank, requests);
-  wait_for(requests);
+    for_messages(n.*out, [&](int64_t at, int bytes) {
+      MPI_Isend(static_cast<const char *>(from) + at, bytes, MPI_BYTE, n.rank, tag, world_, &requests.emplace_back());
+    });
+  MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE);
 }
 
 void RowExchange::add_to_owners(double *rows, int64_t width)

@@ -43,14 +43,17 @@ class RowExchange : public GhostExchange {
   double seconds = 0;    // spent in messages
 
  private:
-  // Consecutive rows of `sent` and of the ghosts.
+  // Consecutive rows.
+  struct Range {
+    int64_t first, number;
+  };
   struct Neighbor {
     int rank;
-    int64_t first_sent, num_sent, first_ghost, num_ghosts;
+    Range sent, ghosts;
   };
 
-  void send(const void *from, int64_t bytes, int rank, std::vector<MPI_Request> &requests) const;
-  void receive(void *to, int64_t bytes, int rank, std::vector<MPI_Request> &requests) const;
+  // The rows `out` to each neighbor, the rows `in` from it.
+  void move(const void *from, Range Neighbor::*out, void *to, Range Neighbor::*in, int64_t row_bytes);
 
   MPI_Comm world_;
   bool is_gpu_aware_ = false;
