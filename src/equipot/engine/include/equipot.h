@@ -44,8 +44,7 @@ equipot_status equipot_open_memory(const char* name, const void* bytes, size_t s
  * are those that a CPU gives, but for rounding; features, outputs, fields, and heat virials of models that pass messages are
  * not computed, and asking for them is an error, as is opening a model with outputs. Nothing of CUDA is needed when a
  * program is compiled or linked: the driver (libcuda.so.1) and NVRTC (libnvrtc.so) are found when the first model is opened,
- * or a message says what is missing. Evaluations of a model on a GPU wait for each other. All domains of an exchange must use
- * the same kind of device. */
+ * or a message says what is missing. Evaluations of a model on a GPU wait for each other. */
 equipot_status equipot_open_on(const char* path, const char* device, equipot_model** model);
 equipot_status equipot_open_memory_on(const char* name, const void* bytes, size_t size, const char* device,
                                       equipot_model** model);
