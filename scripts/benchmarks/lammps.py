@@ -39,6 +39,7 @@ from equipot import EquipotCalculator, keep_memory
 from equipot.config.model import ModelConfig
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.torchscript import write_torchscript
+from equipot.engine.library import load_library
 from equipot.files import atomic_write
 from equipot.integrations.lammps import build_plugin, find_lammps
 from equipot.models.build import build_potential
@@ -81,7 +82,7 @@ class PairStyle:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(1)
+    load_library().equipot_set_threads(1)  # for ASE; the engine's threads are its own
     atoms = water(None, options.per_edge) if options.system == "water" else silicon(options.atoms)
     report = {"system": options.system, "atoms": len(atoms), "model": options.model, "steps": options.steps}
     with tempfile.TemporaryDirectory() as scratch:
