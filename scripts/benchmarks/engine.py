@@ -21,7 +21,7 @@ from equipot.config import AllegroConfig, NequIPConfig
 from equipot.deploy.capsule import synthetic_structures
 from equipot.deploy.structure import make_structure
 from equipot.deploy.torchscript import write_torchscript
-from equipot.engine.library import Engine
+from equipot.engine.library import Engine, load_library
 from equipot.machine import keep_memory
 from equipot.models.build import build_potential
 
@@ -96,6 +96,7 @@ def main() -> None:
         large(arguments.water)
         return
     torch.set_num_threads(1)
+    load_library().equipot_set_threads(1)
     keep_memory()
     print(f"{'ms of processor time':26s}{'TorchScript':>12s}{'engine':>9s}{'ratio':>7s}   "
           f"{'ASE, torch':>10s}{'ASE':>9s}{'ratio':>7s}   {'heat flux':>9s}{'ratio':>7s}")  # fmt: skip

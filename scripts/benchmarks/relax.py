@@ -21,7 +21,7 @@ from ase.optimize import FIRE, LBFGS
 
 from equipot import EquipotCalculator
 from equipot.deploy.load import load_deployed
-from equipot.engine.library import Engine
+from equipot.engine.library import Engine, load_library
 from equipot.integrations.relax import run_relax
 from equipot.integrations.relax_settings import RelaxSettings
 from equipot.machine import keep_memory
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--optimizer", default="lbfgs", help="of equipot: lbfgs or fire")
     arguments = parser.parse_args()
     keep_memory()
+    load_library().equipot_set_threads(1)
     model = load_deployed(arguments.model, "cpu")
     structures = crystals(model.metadata.species, arguments)
     sizes = [len(atoms) for atoms in structures]
